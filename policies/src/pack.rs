@@ -1,0 +1,164 @@
+//! A pack: its levels and its rules, read together and checked against each other.
+
+use crate::{
+    decide::Vocabulary,
+    error::PackError,
+    manifest::{Level, Manifest},
+    request::{Action, Identity, Principal, Request, Resource},
+    rules::Rules,
+};
+use holm_proto::ids::Name;
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// The largest file of a pack, bytes. A pack is written by hand.
+const FILE_MAX: u64 = 1 << 20;
+
+const MANIFEST: &str = "pack.toml";
+const SCHEMA: &str = "schema.cedarschema";
+const POLICIES: &str = "policies.cedar";
+
+macro_rules! built_in {
+    ($($name:literal),*) => {
+        /// Name and files of the packs that come with Holm.
+        const BUILT_IN: &[(&str, [&str; 3])] = &[$((
+            $name,
+            [
+                include_str!(concat!("../packs/", $name, "/pack.toml")),
+                include_str!(concat!("../packs/", $name, "/schema.cedarschema")),
+                include_str!(concat!("../packs/", $name, "/policies.cedar")),
+            ],
+        )),*];
+    };
+}
+
+built_in!("aau-2018");
+
+/// A checked pack. There is no unchecked one.
+#[derive(Debug)]
+pub struct Pack {
+    pub(crate) manifest: Manifest,
+    pub(crate) rules: Rules,
+    pub(crate) vocabulary: Vocabulary,
+}
+
+impl Pack {
+    /// The pack in a directory.
+    ///
+    /// # Errors
+    /// A file that is not there or larger than 1 MiB, a field or annotation that is not known, a level or a
+    /// rule twice, a policy that does not hold against its schema, an action that nobody may do: the error
+    /// names file and line.
+    pub fn load(directory: &Path) -> Result<Self, PackError> {
+        let [manifest, schema, policies] = [MANIFEST, SCHEMA, POLICIES].map(|name| directory.join(name));
+        let texts = [read(&manifest)?, read(&schema)?, read(&policies)?];
+        Self::parse([manifest, schema, policies], texts.each_ref().map(String::as_str))
+    }
+
+    /// A pack that comes with Holm.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn builtin(name: &str) -> Result<Self, PackError> {
+        let Some((name, texts)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) else {
+            let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            return Err(PackError::whole(
+                Path::new(&crate::manifest::shown(name)),
+                format!("no pack of this name comes with Holm: there is {}", names.join(", ")),
+            ));
+        };
+        Self::parse([MANIFEST, SCHEMA, POLICIES].map(|file| Path::new(name).join(file)), *texts)
+    }
+
+    /// NAME/VERSION, "aau-2018/1".
+    pub fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// The level of that id.
+    pub fn level(&self, id: &str) -> Option<&Level> {
+        self.levels().iter().find(|level| level.id == id)
+    }
+
+    /// Every level, in the pack's order.
+    pub fn levels(&self) -> &[Level] {
+        &self.manifest.levels
+    }
+
+    fn parse([manifest, schema, policies]: [PathBuf; 3], texts: [&str; 3]) -> Result<Self, PackError> {
+        let [manifest_text, schema_text, policies_text] = texts;
+        let read = Manifest::parse(&manifest, manifest_text)?;
+        let rules = Rules::parse((&schema, schema_text), (&policies, policies_text))?;
+        let vocabulary = Vocabulary::new(&rules.schema, rules.roles.clone())
+            .map_err(|problem| PackError::whole(&schema, problem))?;
+        let pack = Self { manifest: read, rules, vocabulary };
+        for action in Action::ALL {
+            if let Err(problem) = pack.can_ask(*action) {
+                return Err(Rules::at_action((&schema, schema_text), *action, problem));
+            }
+        }
+        pack.refuses_other_levels().map_err(|problem| PackError::whole(&policies, problem))?;
+        Ok(pack)
+    }
+
+    /// Some question with this action fits the schema; otherwise the pack would refuse it for ever.
+    fn can_ask(&self, action: Action) -> Result<(), String> {
+        let mut problem = String::new();
+        for identity in self.samples() {
+            for resource in Resource::samples(identity.name(), "") {
+                match self.fits(&identity, action, &resource) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => problem = why,
+                }
+            }
+        }
+        Err(format!("nothing that holmd asks fits `{action}`: {problem}"))
+    }
+
+    /// Nothing starts at a level that does not run here, or that there is not, whoever asks.
+    fn refuses_other_levels(&self) -> Result<(), String> {
+        let elsewhere = self.levels().iter().filter(|level| !level.runs_here).map(|level| level.id.as_str());
+        for level in elsewhere.chain(["no such level"]) {
+            for identity in self.samples() {
+                for resource in Resource::samples(identity.name(), level) {
+                    for action in [Action::ProjectCreate, Action::SliceRequest, Action::SliceApprove] {
+                        let principal = Principal { identity: identity.clone(), known: true };
+                        let request = Request { principal, action, resource: resource.clone() };
+                        if self.decide(&request).allow {
+                            return Err(format!(
+                                "`{action}` is allowed at level `{level}`, which does not run here"
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One who could be anybody: each role by itself, and a host.
+    fn samples(&self) -> Vec<Identity> {
+        let Ok(name) = "sample".parse::<Name>() else { return Vec::new() };
+        let mut all: Vec<Identity> = self
+            .vocabulary
+            .roles()
+            .map(|role| Identity::Person { name: name.clone(), roles: vec![role.to_owned()] })
+            .collect();
+        all.push(Identity::Host { name });
+        all
+    }
+}
+
+fn read(file: &Path) -> Result<String, PackError> {
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|open| open.take(FILE_MAX + 1).read_to_string(&mut text))
+        .map_err(|cause| PackError::unreadable(file, cause))?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(PackError::whole(file, "is larger than 1 MiB"));
+    }
+    Ok(text)
+}

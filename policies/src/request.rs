@@ -1,0 +1,222 @@
+//! The question: may this one do this to that?
+
+use holm_proto::ids::Name;
+
+/// One question to a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub principal: Principal,
+    /// To do what.
+    pub action: Action,
+    /// To what.
+    pub resource: Resource,
+}
+
+/// Who asks, as the certificate names them and the store knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Who.
+    pub identity: Identity,
+    /// Enrolled and not removed since. Who is not is refused everything.
+    pub known: bool,
+}
+
+/// A person or a host, never both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field says what it is by its name")]
+pub enum Identity {
+    Person { name: Name, roles: Vec<String> },
+    Host { name: Name },
+}
+
+impl Identity {
+    /// The name in the certificate.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Person { name, .. } | Self::Host { name } => name,
+        }
+    }
+}
+
+/// What is acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// Holm as a whole: may all people, all hosts be listed?
+    System,
+    /// A project; for [`Action::ProjectCreate`] the one that is to be.
+    Project {
+        /// Its name.
+        name: Name,
+        /// As the pack names it.
+        level: String,
+        /// Who answers for it.
+        lead: Name,
+        /// Who is in it.
+        members: Vec<Name>,
+    },
+    /// A slice of a project.
+    Slice {
+        /// Whose it is.
+        project: Name,
+        /// Its name in the project.
+        name: Name,
+        /// As the pack names it.
+        level: String,
+        /// Of the project.
+        lead: Name,
+        /// Of the project.
+        members: Vec<Name>,
+        /// Who asked for it.
+        requested_by: Name,
+        /// Who has approved it so far.
+        approved_by: Vec<Name>,
+    },
+    /// A host and its devices; for [`Action::PersonInviteHost`] the one that is to be.
+    Host {
+        /// Its name.
+        name: Name,
+    },
+    /// A person's entry.
+    Person {
+        /// Her name.
+        name: Name,
+        /// The roles she has **and** those she is to get: an invitation of one who is an officer already is
+        /// an invitation of an officer.
+        roles: Vec<String>,
+    },
+    /// The audit log.
+    Log,
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $action:ident = $text:literal;)*) => {
+        /// What can be done. The text is stable: it is in the policies and in the log.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Action {
+            $($(#[$doc])* $action,)*
+        }
+
+        impl Action {
+            /// Every action there is.
+            pub const ALL: &'static [Self] = &[$(Self::$action),*];
+
+            /// The stable text.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$action => $text,)*
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    /// Register a project.
+    ProjectCreate = "project.create";
+    /// See that a project exists, and what it is.
+    ProjectRead = "project.read";
+    /// Add a person to a project.
+    ProjectAddMember = "project.add-member";
+    /// Ask for a slice; the resource is the **project**.
+    SliceRequest = "slice.request";
+    /// See that a slice exists, and its state.
+    SliceRead = "slice.read";
+    /// Approve a requested slice.
+    SliceApprove = "slice.approve";
+    /// Reject a requested slice.
+    SliceReject = "slice.reject";
+    /// Take a request back.
+    SliceWithdraw = "slice.withdraw";
+    /// Destroy a slice.
+    SliceClose = "slice.close";
+    /// Read a slice at each change.
+    SliceWatch = "slice.watch";
+    /// Log in to a slice: a signed SSH key, a tunnel.
+    SliceConnect = "slice.connect";
+    /// Read a slice's deletion certificate.
+    SliceCertificate = "slice.certificate";
+    /// Invite a person who has no certificate, is no officer, and will be none.
+    PersonInvite = "person.invite";
+    /// Invite an officer who has no certificate.
+    PersonInviteOfficer = "person.invite-officer";
+    /// Give somebody who has a certificate another: whoever uses the code is her.
+    PersonRenew = "person.renew";
+    /// Invite a host.
+    PersonInviteHost = "person.invite-host";
+    /// Read a person's entry; of the system: list them all.
+    PersonRead = "person.read";
+    /// Read a host and its devices; of the system: list them all.
+    HostRead = "host.read";
+    /// Have a quarantined device sanitised again.
+    DeviceRelease = "device.release";
+    /// Read and verify the log.
+    AuditRead = "audit.read";
+    /// An agent's stream.
+    AgentSession = "agent.session";
+    /// An agent asks for a volume key of a slice on its host.
+    AgentKey = "agent.key";
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl Action {
+    /// The resource is what the caller describes and is not there yet: that it is refused tells her nothing.
+    pub(crate) fn creates(self) -> bool {
+        matches!(
+            self,
+            Self::ProjectCreate | Self::PersonInvite | Self::PersonInviteOfficer | Self::PersonInviteHost
+        )
+    }
+}
+
+impl Resource {
+    /// Who may do this may know that the resource exists. `None`: that it exists is no secret.
+    pub(crate) fn read_by(&self) -> Option<Action> {
+        match self {
+            Self::System | Self::Log => None,
+            Self::Project { .. } => Some(Action::ProjectRead),
+            Self::Slice { .. } => Some(Action::SliceRead),
+            Self::Host { .. } => Some(Action::HostRead),
+            Self::Person { .. } => Some(Action::PersonRead),
+        }
+    }
+
+    /// The level it has, as the pack names it.
+    pub(crate) fn level(&self) -> Option<&str> {
+        match self {
+            Self::Project { level, .. } | Self::Slice { level, .. } => Some(level),
+            Self::System | Self::Host { .. } | Self::Person { .. } | Self::Log => None,
+        }
+    }
+
+    /// One resource of each kind, for questions put to a new pack.
+    pub(crate) fn samples(name: &Name, level: &str) -> Vec<Self> {
+        let (level, members) = (level.to_owned(), vec![name.clone()]);
+        vec![
+            Self::System,
+            Self::Project {
+                name: name.clone(),
+                level: level.clone(),
+                lead: name.clone(),
+                members: members.clone(),
+            },
+            Self::Slice {
+                project: name.clone(),
+                name: name.clone(),
+                level,
+                lead: name.clone(),
+                members,
+                requested_by: name.clone(),
+                approved_by: Vec::new(),
+            },
+            Self::Host { name: name.clone() },
+            Self::Person { name: name.clone(), roles: Vec::new() },
+            Self::Log,
+        ]
+    }
+}

@@ -1,0 +1,63 @@
+//! The built-in packs held against what they must and must never allow.
+
+mod broken;
+mod laws;
+mod matrix;
+
+use crate::{Action, Decision, Identity, Pack, Principal, Request, Resource};
+use holm_proto::ids::Name;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn names(texts: &[&str]) -> Vec<Name> {
+    texts.iter().map(|t| name(t)).collect()
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&t| t.to_owned()).collect()
+}
+
+fn person(who: &str, roles: &[&str]) -> Principal {
+    Principal { identity: Identity::Person { name: name(who), roles: strings(roles) }, known: true }
+}
+
+fn host(who: &str) -> Principal {
+    Principal { identity: Identity::Host { name: name(who) }, known: true }
+}
+
+/// Led by lina, with ravn, opal and mona in it.
+fn project(level: &str) -> Resource {
+    Resource::Project {
+        name: name("heart"),
+        level: level.to_owned(),
+        lead: name("lina"),
+        members: names(&["lina", "ravn", "opal", "mona"]),
+    }
+}
+
+/// Asked for by lina, approved once by olga.
+fn slice(level: &str) -> Resource {
+    Resource::Slice {
+        project: name("heart"),
+        name: name("train"),
+        level: level.to_owned(),
+        lead: name("lina"),
+        members: names(&["lina", "ravn", "opal", "mona"]),
+        requested_by: name("lina"),
+        approved_by: names(&["olga"]),
+    }
+}
+
+fn account(who: &str, roles: &[&str]) -> Resource {
+    Resource::Person { name: name(who), roles: strings(roles) }
+}
+
+fn pack() -> Pack {
+    Pack::builtin("aau-2018").unwrap()
+}
+
+fn ask(pack: &Pack, principal: &Principal, action: Action, resource: &Resource) -> Decision {
+    pack.decide(&Request { principal: principal.clone(), action, resource: resource.clone() })
+}
