@@ -1,0 +1,564 @@
+//! The agents' side: one session a host, intention out, observation in.
+//!
+//! ```text
+//!   Hello ──▶ who, what the host has ──▶ the log ──▶ Intended ──▶ again whenever it changes
+//!   Observed ──▶ live, and what it means for each slice of this host
+//!   KeyRequest ──▶ may it, now, for this generation, the first time? ──▶ the log ──▶ VolumeKey or KeyRefused
+//!   SanitiseReport ──▶ devices free or quarantined, evidence to their last slice
+//! ```
+//!
+//! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
+//! below it may be somebody else's by now.
+
+use super::{About, Asked, Scene, plain, status, tunnel};
+use crate::app::App;
+use crate::domain::records::{Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState};
+use crate::domain::slice::{Phase, Sighting};
+use crate::domain::{Refusal, RefusalKind, State, device, slice};
+use crate::identity::Caller;
+use crate::keys::{Key, fingerprint};
+use crate::ledger::{Call, Decided};
+use crate::live::TunnelEnd;
+use crate::reconcile;
+use holm_policies::{Action, Resource};
+use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId};
+use holm_proto::v1;
+use holm_proto::v1::agent_service_server::AgentService;
+use jiff::Timestamp;
+use newtype_uuid::{GenericUuid, TypedUuid, TypedUuidKind};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// No host has more devices, slices or steps than this.
+const MANY: usize = 64;
+/// Characters of a reason, a step's name, a tool's.
+const LONG: usize = 160;
+const SHORT: usize = 48;
+/// Messages that wait for the agent.
+const AHEAD: usize = 32;
+
+#[derive(Clone)]
+pub(super) struct Agents(pub Arc<App>);
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type SessionStream = ReceiverStream<Result<v1::ToAgent, Status>>;
+    type TunnelStream = ReceiverStream<Result<v1::TunnelFrame, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (_, extensions, mut frames) = request.into_parts();
+        let first = tunnel::first(&mut frames).await?;
+        let Some(v1::from_agent::Body::Hello(hello)) = first.body else {
+            return Err(Status::invalid_argument("a session begins with a Hello"));
+        };
+        let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
+        let (asked, host) = itself(asked);
+        let name = host.clone();
+        let begun = asked
+            .clone()
+            .change(move |state| find(state, &name), move |scene, host| greet(scene, host, hello))
+            .await?;
+        let (out, receive) = mpsc::channel(AHEAD);
+        let id = self.0.live.begin(&host, out.clone());
+        let session = Session { asked, host, id, out, sent: None, first: None };
+        tokio::spawn(session.run(frames));
+        Ok(begun.map(|()| ReceiverStream::new(receive)))
+    }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelFrame>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let (_, extensions, mut frames) = request.into_parts();
+        let first = tunnel::first(&mut frames).await?;
+        let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
+        let (asked, host) = itself(asked);
+        let name = host.clone();
+        // The connection that it is for is in the log; this is the other end of it.
+        let allowed = asked.read(move |state| find(state, &name), |_, _| Ok(())).await?;
+        let nobody = || Status::not_found("nobody waits for this tunnel");
+        let id: TunnelId = typed(&first.tunnel_id).ok_or_else(nobody)?;
+        let (to_agent, receive) = mpsc::channel(AHEAD);
+        if !self.0.live.open_tunnel(id, &host, TunnelEnd { first, from_agent: frames, to_agent }) {
+            return Err(nobody());
+        }
+        Ok(allowed.map(|()| ReceiverStream::new(receive)))
+    }
+}
+
+/// A host speaks for itself: the call is about the one in its certificate.
+fn itself(mut asked: Asked) -> (Asked, Name) {
+    let (Caller::Host(name) | Caller::Person(name)) = asked.caller.clone();
+    let about = About::host(name.as_str());
+    (asked.call.resource, asked.missing) = (about.resource, about.missing);
+    (asked, name)
+}
+
+/// A person is refused by the pack, whether or not there is a host of her name.
+fn find(state: &State, name: &Name) -> Result<Option<(Resource, Option<Host>)>, Refusal> {
+    Ok(Some((Resource::Host { name: name.clone() }, state.hosts.get(name).cloned())))
+}
+
+fn typed<K: TypedUuidKind>(text: &str) -> Option<TypedUuid<K>> {
+    uuid::Uuid::parse_str(text).ok().map(TypedUuid::from_untyped_uuid)
+}
+
+/// How many entries the log has: the number of an intention computed now.
+fn generation(app: &App) -> u64 {
+    *app.ledger.subscribe().borrow()
+}
+
+/// The first message of a session.
+fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Decided<()>, Refusal> {
+    let host = host.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "this host is not known"))?;
+    let ours = generation(scene.app);
+    if hello.seen_generation > ours {
+        return Err(Refusal::new(
+            RefusalKind::State,
+            format!(
+                "this host has seen generation {} and the log ends at {ours}: holmd runs on an older copy",
+                hello.seen_generation
+            ),
+        )
+        .hint("restore holmd's newest log, then run: holmd rebuild"));
+    }
+    let inventory = hello
+        .inventory
+        .ok_or_else(|| Refusal::new(RefusalKind::Invalid, "a Hello says what the host has"))?;
+    let seen = devices(&host.name, &inventory.devices)?;
+    let next = Host {
+        simulated: hello.simulated,
+        platform: plain(&hello.platform, SHORT),
+        agent_version: plain(&hello.agent_version, SHORT),
+        cpus: inventory.cpus,
+        numa_nodes: inventory.numa_nodes,
+        memory_mib: inventory.memory_mib,
+        iommu: inventory.iommu,
+        kernel: plain(&inventory.kernel, SHORT),
+        watch: plain(&hello.watch, SHORT),
+        ..host.clone()
+    };
+    let detail = json!({ "devices": seen.len(), "seen_generation": hello.seen_generation });
+    let watched = !next.watch.is_empty() && next.watch == host.watch;
+    let mut changes = device::inventory(scene.state, &host.name, &seen, watched);
+    if next != host {
+        changes.push(Change::Put(Record::Host(next)));
+    }
+    Ok(Decided { detail, ..Decided::new(changes, ()) })
+}
+
+/// The devices in a host's inventory, each place and each fabric number once.
+fn devices(host: &Name, seen: &[v1::PciDevice]) -> Result<Vec<Device>, Refusal> {
+    let invalid = |text: String| Refusal::new(RefusalKind::Invalid, text);
+    if seen.len() > MANY {
+        return Err(invalid(format!("an inventory has at most {MANY} devices")));
+    }
+    let mut places = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
+    let mut all = Vec::new();
+    for d in seen {
+        let address: PciAddress = super::parsed(&d.address)?;
+        if !places.insert(address) {
+            return Err(invalid(format!("the inventory has {address} twice")));
+        }
+        if let Some(number) = d.physical_id.filter(|n| !numbers.insert(*n)) {
+            return Err(invalid(format!("the inventory has two devices with fabric number {number}")));
+        }
+        let gpu = match d.kind() {
+            v1::DeviceKind::Gpu => true,
+            v1::DeviceKind::Nvswitch => false,
+            v1::DeviceKind::Unspecified => return Err(invalid(format!("{address} is of no kind"))),
+        };
+        all.push(Device {
+            host: host.clone(),
+            address,
+            gpu,
+            id: plain(&d.id, SHORT),
+            numa_node: d.numa_node,
+            iommu_group: d.iommu_group,
+            physical_id: d.physical_id,
+            driver: plain(&d.driver, SHORT),
+            reset_methods: d.reset_methods.iter().take(8).map(|m| plain(m, SHORT)).collect(),
+            memory_bytes: d.memory_bytes,
+            problem: plain(&d.problem, LONG),
+            state: DeviceState::Dirty,
+            reason: String::new(),
+            slice: None,
+            evidence: None,
+        });
+    }
+    Ok(all)
+}
+
+/// One session.
+struct Session {
+    asked: Asked,
+    host: Name,
+    /// As `live` numbers it.
+    id: u64,
+    out: mpsc::Sender<Result<v1::ToAgent, Status>>,
+    /// What the agent was told last.
+    sent: Option<v1::Intended>,
+    /// The generation it was told first in this session.
+    first: Option<u64>,
+}
+
+/// The agent is gone; nothing is left to tell it.
+struct Gone;
+
+impl Session {
+    async fn run(mut self, mut frames: Streaming<v1::FromAgent>) {
+        let app = Arc::clone(&self.asked.app);
+        tracing::info!(host = %self.host, "the agent is connected");
+        let end = self.serve(&app, &mut frames).await;
+        app.live.end(&self.host, self.id);
+        if let Err(last) = end {
+            // One that does not listen any more is not waited for.
+            let _ = self.out.try_send(Err(last));
+        }
+        tracing::info!(host = %self.host, "the agent is disconnected");
+    }
+
+    async fn serve(&mut self, app: &Arc<App>, frames: &mut Streaming<v1::FromAgent>) -> Result<(), Status> {
+        let (mut ledger, mut live) = (app.ledger.subscribe(), app.live.subscribe());
+        ledger.mark_changed();
+        // A newer session may have begun before this one listened.
+        self.superseded(app)?;
+        loop {
+            tokio::select! {
+                message = frames.message() => match message {
+                    Ok(Some(message)) => self.hear(app, message.body).await?,
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                _ = ledger.changed() => {
+                    let generation = *ledger.borrow_and_update();
+                    self.asked
+                        .known(&app.ledger.state())
+                        .map_err(|refusal| status(&refusal, self.asked.call.request))?;
+                    if self.intend(app, generation).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                _ = live.changed() => self.superseded(app)?,
+                () = self.out.closed() => return Ok(()),
+                () = app.stopped() => return Err(Status::unavailable("holmd is stopping")),
+            }
+        }
+    }
+
+    fn superseded(&self, app: &App) -> Result<(), Status> {
+        match app.live.host(&self.host) {
+            Some(current) if current.session == self.id => Ok(()),
+            _ => Err(Status::aborted("a newer session of this host has taken over")),
+        }
+    }
+
+    /// Say what is intended, where it is not what was said last.
+    async fn intend(&mut self, app: &App, generation: u64) -> Result<(), Gone> {
+        let wanted = reconcile::intended(&app.ledger.state(), &self.host, app.authority.ssh_ca());
+        if self.sent.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        self.sent = Some(wanted.clone());
+        self.first.get_or_insert(generation);
+        self.say(v1::to_agent::Body::Intended(v1::Intended { generation, ..wanted })).await
+    }
+
+    async fn say(&self, body: v1::to_agent::Body) -> Result<(), Gone> {
+        self.out.send(Ok(v1::ToAgent { body: Some(body) })).await.map_err(|_| Gone)
+    }
+
+    async fn hear(&mut self, app: &Arc<App>, body: Option<v1::from_agent::Body>) -> Result<(), Status> {
+        use v1::from_agent::Body;
+        match body {
+            Some(Body::Observed(observed)) => self.observed(app, observed).await,
+            Some(Body::KeyRequest(request)) => self.key(app, request).await,
+            Some(Body::SanitiseReport(report)) => self.sanitised(app, report).await,
+            Some(Body::Hello(_)) => Err(Status::invalid_argument("a session has one Hello")),
+            None => Ok(()),
+        }
+    }
+
+    /// A call of this agent's, as the log has it.
+    fn call(&self, action: &'static str, resource: String) -> Call {
+        Call { request: RequestId::new_v4(), action, resource, ..self.asked.call.clone() }
+    }
+
+    async fn observed(&self, app: &Arc<App>, observed: v1::Observed) -> Result<(), Status> {
+        let report = Report::new(observed)?;
+        let now = app.ledger.now();
+        if !app.live.report(&self.host, self.id, now, report.attached.clone(), report.slices.clone()) {
+            return self.superseded(app);
+        }
+        // An agent that has not heard of anything yet in this session says nothing by leaving things out.
+        let complete = self.first.is_some_and(|first| report.generation >= first);
+        let (worker, host) = (Arc::clone(app), self.host.clone());
+        let call = self.call("observe.slice", String::new());
+        let done = super::blocking(move || observe(&worker, &host, &call, &report, complete));
+        done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
+    }
+
+    async fn key(&self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
+        let state = app.ledger.state();
+        let id = typed(&request.slice_id);
+        let slice = id.and_then(|id| state.slices.get(&id));
+        let resource = slice.map(|s| format!("slice/{}", state.slice_label(s)));
+        let mut asked = self.asked.clone();
+        asked.action = Action::AgentKey;
+        asked.call = self.call(Action::AgentKey.text(), resource.unwrap_or_else(|| "slice/?".to_owned()));
+        asked.call.project = slice.and_then(|s| state.projects.get(&s.project)).map(|p| p.name.to_string());
+        let (host, name, session) = (self.host.clone(), self.host.clone(), self.id);
+        let (slice_id, generation) = (request.slice_id.clone(), request.generation);
+        let volume_id = request.volume_id.clone();
+        let handed = asked
+            .change(
+                move |state| find(state, &name),
+                move |scene, _| hand_out(scene, &host, session, &request),
+            )
+            .await;
+        let body = match handed {
+            Ok(key) => v1::to_agent::Body::VolumeKey(v1::VolumeKey {
+                slice_id,
+                volume_id,
+                generation,
+                key: key.into_inner().expose_secret().to_vec(),
+            }),
+            // The log cannot be written: the agent asks again in a new session.
+            Err(status) if status.code() == tonic::Code::Unavailable => return Err(status),
+            Err(status) => v1::to_agent::Body::KeyRefused(v1::KeyRefused {
+                slice_id,
+                generation,
+                reason: status.message().to_owned(),
+            }),
+        };
+        // Nobody there any more: the loop sees it.
+        let _ = self.say(body).await;
+        Ok(())
+    }
+
+    async fn sanitised(&self, app: &Arc<App>, report: v1::SanitiseReport) -> Result<(), Status> {
+        let Some(run) = typed::<holm_proto::ids::RunKind>(&report.run_id) else {
+            return Err(Status::invalid_argument("a report names its run"));
+        };
+        if report.evidence.len() > MANY {
+            return Err(Status::invalid_argument(format!("a report has at most {MANY} devices")));
+        }
+        let (worker, host) = (Arc::clone(app), self.host.clone());
+        let call = self.call("observe.sanitise", format!("host/{host}"));
+        let done = super::blocking(move || {
+            worker.ledger.commit_if(&call, |state, now| evidence(state, &host, run, &report, now))
+        });
+        match done.await? {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                tracing::info!(host = %self.host, "a report of a run that is over was passed over");
+                Ok(())
+            }
+            Err(refusal) => Err(status(&refusal, self.asked.call.request)),
+        }
+    }
+}
+
+/// What a host says, checked.
+struct Report {
+    generation: u64,
+    attached: BTreeSet<PciAddress>,
+    slices: BTreeMap<SliceId, v1::ObservedSlice>,
+}
+
+impl Report {
+    fn new(observed: v1::Observed) -> Result<Self, Status> {
+        let bad = |text: &str| Status::invalid_argument(text.to_owned());
+        if observed.slices.len() > MANY || observed.attached.len() > MANY {
+            return Err(bad("a report has too many slices or devices"));
+        }
+        let attached = observed.attached.iter().map(|a| a.parse());
+        let attached =
+            attached.collect::<Result<_, _>>().map_err(|_| bad("a report has an address that is none"))?;
+        let mut slices = BTreeMap::new();
+        for mut s in observed.slices {
+            let id = typed(&s.slice_id).ok_or_else(|| bad("a report has a slice id that is none"))?;
+            s.reason = plain(&s.reason, LONG);
+            s.steps.truncate(MANY);
+            for step in &mut s.steps {
+                step.name = plain(&step.name, SHORT);
+            }
+            s.guest = s.guest.take().and_then(guest);
+            slices.insert(id, s);
+        }
+        Ok(Self { generation: observed.generation, attached, slices })
+    }
+}
+
+/// What a guest claims, as far as it can be meant: its key is a key.
+fn guest(claimed: v1::Guest) -> Option<v1::Guest> {
+    let key = (claimed.ssh_host_key.len() < 1024)
+        .then(|| ssh_key::PublicKey::from_openssh(claimed.ssh_host_key.trim()).ok())??;
+    let mut bare = key;
+    bare.set_comment("");
+    let ssh_host_key = bare.to_openssh().ok()?;
+    Some(v1::Guest { ssh_host_key, gpus: claimed.gpus, slurm: plain(&claimed.slurm, SHORT) })
+}
+
+/// What a report means for each slice of the host.
+fn observe(app: &App, host: &Name, call: &Call, report: &Report, complete: bool) -> Result<(), Refusal> {
+    let state = app.ledger.state();
+    let here = |s: &&Slice| s.placement.as_ref().is_some_and(|p| &p.host == host) && !s.state.is_final();
+    for s in state.slices.values().filter(here) {
+        let Some(sighting) = sighting(s, report, complete) else { continue };
+        let id = s.id;
+        // A look first, without the ledger's lock: most reports change nothing.
+        if slice::observe(&state, s, &sighting, &report.attached, app.ledger.now()).is_none() {
+            continue;
+        }
+        let call = Call {
+            request: RequestId::new_v4(),
+            resource: format!("slice/{}", state.slice_label(s)),
+            project: state.projects.get(&s.project).map(|p| p.name.to_string()),
+            ..call.clone()
+        };
+        app.ledger.commit_if(&call, |state, now| {
+            let s = state.slices.get(&id)?;
+            let changes = slice::observe(state, s, &sighting, &report.attached, now)?;
+            let detail = json!({ "host": host, "phase": format!("{:?}", sighting.phase).to_lowercase() });
+            Some(Decided { detail, ..Decided::new(changes, ()) })
+        })?;
+    }
+    Ok(())
+}
+
+/// What the report says of this slice. Left out of a complete report means that it is not there.
+fn sighting(s: &Slice, report: &Report, complete: bool) -> Option<Sighting> {
+    let Some(seen) = report.slices.get(&s.id) else {
+        let absent = Sighting {
+            generation: s.generation,
+            phase: Phase::Absent,
+            reason: String::new(),
+            guest: None,
+            volume_erased: false,
+        };
+        return complete.then_some(absent);
+    };
+    let phase = match seen.phase() {
+        v1::Phase::Unspecified => return None,
+        v1::Phase::Absent => Phase::Absent,
+        v1::Phase::Preparing => Phase::Preparing,
+        v1::Phase::Booting => Phase::Booting,
+        v1::Phase::Ready => Phase::Ready,
+        v1::Phase::Failed => Phase::Failed,
+        v1::Phase::Destroying => Phase::Destroying,
+    };
+    let guest = seen.guest.as_ref().map(|g| Guest {
+        ssh_host_key: g.ssh_host_key.clone(),
+        gpus: g.gpus,
+        slurm: g.slurm.clone(),
+    });
+    Some(Sighting {
+        generation: seen.generation,
+        phase,
+        reason: seen.reason.clone(),
+        guest,
+        volume_erased: seen.volume_erased,
+    })
+}
+
+/// The key of a volume, to the host that is starting its slice, once a session and generation.
+fn hand_out(
+    scene: &Scene<'_>,
+    host: &Name,
+    session: u64,
+    wanted: &v1::KeyRequest,
+) -> Result<Decided<Key>, Refusal> {
+    let no = |text: String| Refusal::new(RefusalKind::State, text);
+    let none = || Refusal::new(RefusalKind::NotFound, "this host has no such slice");
+    let s: &Slice = typed(&wanted.slice_id)
+        .and_then(|id| scene.state.slices.get(&id))
+        .filter(|s| s.placement.as_ref().is_some_and(|p| &p.host == host))
+        .ok_or_else(none)?;
+    if !SliceState::STARTING.contains(&s.state) {
+        return Err(no(format!("a slice that is {} gets no key: only one that starts", s.state.text())));
+    }
+    if wanted.generation != s.generation {
+        return Err(no(format!("generation {} is not the current one, {}", wanted.generation, s.generation)));
+    }
+    if typed(&wanted.volume_id) != Some(s.volume) {
+        return Err(none());
+    }
+    let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
+    let key = scene
+        .app
+        .keys
+        .open_volume_key(s.project, s.volume)
+        .map_err(|e| no(format!("its key cannot be opened: {e}")))?
+        .ok_or_else(|| no("its key is gone".to_owned()))?;
+    let print = fingerprint(&key);
+    if print != s.key_fingerprint {
+        return Err(no("its key is not the one that was made for it".to_owned()));
+    }
+    if scene.app.live.host(host).is_none_or(|l| l.session != session) {
+        return Err(unavailable("this session is over".to_owned()));
+    }
+    if !scene.app.live.key_once(host, session, s.id, s.generation) {
+        return Err(no("its key was given out in this session already".to_owned()));
+    }
+    let detail = json!({
+        "fingerprint": print,
+        "volume": s.volume.into_untyped_uuid(),
+        "generation": s.generation,
+        "host": host,
+    });
+    Ok(Decided { detail, ..Decided::new(Vec::new(), key) })
+}
+
+/// What a sanitiser's report changes. `None`: the run is over, or another host's.
+fn evidence(
+    state: &State,
+    host: &Name,
+    run: RunId,
+    report: &v1::SanitiseReport,
+    now: Timestamp,
+) -> Option<Decided<()>> {
+    let run = state.runs.get(&run).filter(|r| &r.host == host)?;
+    let seen: device::Report = report
+        .evidence
+        .iter()
+        .filter_map(|e| {
+            let address = e.address.parse().ok()?;
+            let evidence = Evidence {
+                run: typed(&e.run_id)?,
+                address,
+                cleaned: e.cleaned,
+                method: plain(&e.method, SHORT),
+                bytes_total: e.bytes_total,
+                bytes_written: e.bytes_written,
+                bytes_verified: e.bytes_verified,
+                bytes_dirty_before: e.bytes_dirty_before,
+                took_ms: e.took_ms,
+                tool: plain(&e.tool, SHORT),
+                detail: plain(&e.detail, LONG),
+                at: now,
+            };
+            Some((address, evidence))
+        })
+        .collect();
+    let (evidence, mut changes) = device::reported(state, run, &seen);
+    let free = changes
+        .iter()
+        .filter(|c| matches!(c, Change::Put(Record::Device(d)) if d.state == DeviceState::Free));
+    let detail =
+        json!({ "run": run.id.into_untyped_uuid(), "cleaned": free.count(), "expected": run.devices.len() });
+    // A certificate that was made is not added to.
+    let last = run.slice.and_then(|id| state.slices.get(&id)).filter(|s| !s.state.is_final());
+    if let Some(s) = last {
+        changes.extend(slice::with_evidence(s, evidence));
+    }
+    Some(Decided { detail, ..Decided::new(changes, ()) })
+}

@@ -1,0 +1,105 @@
+//! The log, for officers and auditors. That it was read is itself an entry.
+
+use super::{About, Asked};
+use crate::app::App;
+use crate::domain::{Refusal, RefusalKind};
+use crate::ledger::Decided;
+use holm_policies::{Action, Resource};
+use holm_proto::v1;
+use holm_proto::v1::audit_service_server::AuditService;
+use serde_json::json;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Entries read at once: as many as lie in one file.
+const BATCH: u64 = 256;
+
+#[derive(Clone)]
+pub(super) struct Auditing(pub Arc<App>);
+
+#[tonic::async_trait]
+impl AuditService for Auditing {
+    type ListEntriesStream = ReceiverStream<Result<v1::LogEntry, Status>>;
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::Checkpoint>, Status> {
+        let response = Asked::new(&self.0, request.extensions(), Action::AuditRead, log())?
+            .change(
+                |_| Ok(Some((Resource::Log, ()))),
+                |_, ()| {
+                    let detail = json!({ "read": "checkpoint" });
+                    Ok(Decided { detail, ..Decided::new(Vec::new(), ()) })
+                },
+            )
+            .await?;
+        // Afterwards, so that it covers the entry of its own reading.
+        let app = Arc::clone(&self.0);
+        let checkpoint = super::blocking(move || v1::Checkpoint {
+            note: app.ledger.checkpoint(),
+            verifier_key: app.log_key.vkey(&app.config.log_origin),
+        });
+        let checkpoint = checkpoint.await?;
+        Ok(response.map(|()| checkpoint))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<v1::ListEntriesRequest>,
+    ) -> Result<Response<Self::ListEntriesStream>, Status> {
+        let v1::ListEntriesRequest { start, end } = *request.get_ref();
+        let response = Asked::new(&self.0, request.extensions(), Action::AuditRead, log())?
+            .change(
+                |_| Ok(Some((Resource::Log, ()))),
+                move |scene, ()| {
+                    let size = *scene.app.ledger.subscribe().borrow();
+                    let end = if end == 0 { size } else { end };
+                    if start > end || end > size {
+                        let text = format!("there are no entries {start} to {end}: the log has {size}");
+                        return Err(Refusal::new(RefusalKind::Invalid, text).hint("holm audit log"));
+                    }
+                    let detail = json!({ "read": "entries", "start": start, "end": end });
+                    Ok(Decided { detail, ..Decided::new(Vec::new(), end) })
+                },
+            )
+            .await?;
+        let (send, receive) = mpsc::channel(BATCH as usize);
+        tokio::spawn(stream(Arc::clone(&self.0), start, *response.get_ref(), send));
+        Ok(response.map(|_| ReceiverStream::new(receive)))
+    }
+}
+
+fn log() -> About {
+    About { resource: "log".to_owned(), ..About::system() }
+}
+
+async fn stream(app: Arc<App>, start: u64, end: u64, send: mpsc::Sender<Result<v1::LogEntry, Status>>) {
+    let mut at = start;
+    while at < end {
+        let until = (at / BATCH + 1).saturating_mul(BATCH).min(end);
+        let worker = Arc::clone(&app);
+        let read = super::blocking(move || worker.ledger.entries(at, until)).await;
+        let bodies = match read {
+            Ok(Ok(bodies)) => bodies,
+            Ok(Err(failure)) => {
+                let text = format!("the log cannot be read: {}", crate::ledger::chain(&failure));
+                tracing::error!("{text}");
+                let _ = send.send(Err(Status::data_loss(text))).await;
+                return;
+            }
+            Err(failure) => {
+                let _ = send.send(Err(failure)).await;
+                return;
+            }
+        };
+        for (index, body) in (at..).zip(bodies) {
+            if send.send(Ok(v1::LogEntry { index, body })).await.is_err() {
+                return;
+            }
+        }
+        at = until;
+    }
+}

@@ -1,0 +1,117 @@
+//! Hosts and their devices, for operators.
+
+use super::{About, Asked, parsed, view};
+use crate::app::App;
+use crate::domain::records::{Host, Slice};
+use crate::domain::{Refusal, RefusalKind, State, device};
+use crate::ledger::Decided;
+use holm_policies::{Action, Resource};
+use holm_proto::ids::{Name, PciAddress};
+use holm_proto::v1;
+use holm_proto::v1::host_service_server::HostService;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Characters of a reason.
+const REASON_MAX: usize = 200;
+
+#[derive(Clone)]
+pub(super) struct Hosts(pub Arc<App>);
+
+#[tonic::async_trait]
+impl HostService for Hosts {
+    async fn list_hosts(
+        &self,
+        request: Request<v1::ListHostsRequest>,
+    ) -> Result<Response<v1::ListHostsResponse>, Status> {
+        Asked::new(&self.0, request.extensions(), Action::HostRead, About::system())?
+            .list(|scene, may| {
+                let state = scene.state;
+                let sees = sees(state, may);
+                let hosts = state
+                    .hosts
+                    .values()
+                    .filter(|h| may(Action::HostRead, Resource::Host { name: h.name.clone() }))
+                    .map(|h| view::host(state, &scene.app.live, h, &sees))
+                    .collect();
+                Ok(v1::ListHostsResponse { hosts })
+            })
+            .await
+    }
+
+    async fn get_host(&self, request: Request<v1::GetHostRequest>) -> Result<Response<v1::Host>, Status> {
+        let name = request.get_ref().name.clone();
+        let asked = Asked::new(&self.0, request.extensions(), Action::HostRead, About::host(&name))?;
+        let again = asked.clone();
+        asked
+            .read(move |state| find(state, &name), move |scene, host| Ok(shown(&again, scene.state, &host)))
+            .await
+    }
+
+    async fn release_device(
+        &self,
+        request: Request<v1::ReleaseDeviceRequest>,
+    ) -> Result<Response<v1::Host>, Status> {
+        let message = request.get_ref().clone();
+        let mut about = About::host(&message.host);
+        about.resource = format!("{}/{}", about.resource, super::shown(&message.address));
+        let asked = Asked::new(&self.0, request.extensions(), Action::DeviceRelease, about)?;
+        let again = asked.clone();
+        asked
+            .change(
+                move |state| {
+                    let address: PciAddress = parsed(&message.address)?;
+                    if message.reason.chars().count() > REASON_MAX {
+                        let text = format!("a reason has at most {REASON_MAX} characters");
+                        return Err(Refusal::new(RefusalKind::Invalid, text));
+                    }
+                    let found = find(state, &message.host)?;
+                    Ok(found.map(|(resource, host)| (resource, (host, address, message.reason))))
+                },
+                move |scene, (host, address, reason)| {
+                    let key = (host.name.clone(), address);
+                    let device = scene.state.devices.get(&key).ok_or_else(|| {
+                        Refusal::new(
+                            RefusalKind::NotFound,
+                            format!("there is no device `{address}` in `{}`", host.name),
+                        )
+                        .hint(format!("holm host show {}", host.name))
+                    })?;
+                    let change = device::release(device, scene.person()?, &reason)?;
+                    let mut state = scene.state.clone();
+                    state.apply(std::slice::from_ref(&change));
+                    let value = shown(&again, &state, &host);
+                    Ok(Decided::new(vec![change], value))
+                },
+            )
+            .await
+    }
+}
+
+/// The host of that name; without a name the only one.
+fn find(state: &State, name: &str) -> Result<Option<(Resource, Host)>, Refusal> {
+    let host = if name.is_empty() {
+        match state.hosts.len() {
+            0 | 1 => state.hosts.values().next(),
+            n => {
+                let text = format!("there are {n} hosts: say which");
+                return Err(Refusal::new(RefusalKind::Invalid, text).hint("holm host list"));
+            }
+        }
+    } else {
+        state.hosts.get(&parsed::<Name>(name)?)
+    };
+    Ok(host.map(|h| (Resource::Host { name: h.name.clone() }, h.clone())))
+}
+
+fn shown(asked: &Asked, state: &State, host: &Host) -> v1::Host {
+    let sees = |s: &Slice| {
+        let reading = Asked { action: Action::SliceRead, ..asked.clone() };
+        view::slice_resource(state, s).is_some_and(|r| reading.allowed(state, r))
+    };
+    view::host(state, &asked.app.live, host, &sees)
+}
+
+fn sees<'a>(state: &'a State, may: &'a dyn Fn(Action, Resource) -> bool) -> impl Fn(&Slice) -> bool + 'a {
+    move |s| view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r))
+}

@@ -1,0 +1,404 @@
+//! The services. Each call goes one way, and no handler can leave a step out:
+//!
+//! ```text
+//!   Peer (certificate) ──▶ known? ──▶ find what it is about ──▶ Pack::decide ──▶ domain ──▶ ledger ──▶ answer
+//!                            │              │                       │               │         │
+//!                            └──────────────┴─── refused: an entry in the log ──────┴─────────┘
+//! ```
+//!
+//! What one may not see is *not found*, in the same words as what is not there; the log has the true reason.
+//! A read is not an entry of its own, unless it is refused, or done by one who watches: an officer or an
+//! auditor.
+
+mod agent;
+mod audit;
+mod enrolment;
+mod host;
+mod person;
+mod project;
+mod serve;
+mod slice;
+mod tunnel;
+mod view;
+
+pub use serve::{Running, start};
+
+use crate::app::App;
+use crate::domain::{Refusal, RefusalKind, State};
+use crate::identity::{Caller, Peer};
+use crate::ledger::{Call, Decided};
+use holm_policies::{Action, Identity, Principal, Resource};
+use holm_proto::ids::{Name, RequestId};
+use jiff::Timestamp;
+use std::str::FromStr;
+use std::sync::Arc;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Response, Status};
+
+/// The next command, UTF-8.
+pub const HINT: &str = "holm-hint-bin";
+/// The call's id, as it stands in the log.
+pub const REQUEST: &str = "holm-request";
+
+/// Roles whose every read is an entry.
+const WATCHERS: [&str; 2] = ["officer", "auditor"];
+
+/// What a call is about, as far as is known before anything is looked up.
+#[derive(Debug, Clone)]
+struct About {
+    /// As in the log, `slice/heart/main`.
+    resource: String,
+    project: Option<String>,
+    /// What is said where there is none, or none that the caller may see.
+    missing: Refusal,
+}
+
+impl About {
+    fn new(resource: String, project: Option<&str>, missing: String, next: &str) -> Self {
+        let missing = Refusal::new(RefusalKind::NotFound, missing).hint(next);
+        Self { resource, project: project.map(shown), missing }
+    }
+
+    fn system() -> Self {
+        Self::new("holm".to_owned(), None, "there is no such thing".to_owned(), "")
+    }
+
+    fn project(name: &str) -> Self {
+        let name = shown(name);
+        let missing = format!("there is no project `{name}`");
+        Self::new(format!("project/{name}"), Some(&name), missing, "holm project list")
+    }
+
+    fn person(name: &str) -> Self {
+        let name = shown(name);
+        let missing = format!("there is no person `{name}`");
+        Self::new(format!("person/{name}"), None, missing, "holm person list")
+    }
+
+    fn host(name: &str) -> Self {
+        let name = shown(name);
+        let missing = format!("there is no host `{name}`");
+        Self::new(format!("host/{name}"), None, missing, "holm host list")
+    }
+}
+
+/// What somebody sent, bounded and printable.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// What a host's agent sent, for people to read: bounded, one line, no control characters. Bounded in bytes, and
+/// without the characters that JSON writes as two or, in a certificate within a record, as four: whatever a host
+/// says of all its devices, the entry that holds it fits into the log.
+fn plain(text: &str, most: usize) -> String {
+    let mut left = most;
+    let safe = text.chars().map(|c| match c {
+        '"' => '\'',
+        '\\' => '/',
+        c if c.is_control() => ' ',
+        c => c,
+    });
+    safe.take_while(|c| {
+        left.checked_sub(c.len_utf8()).is_some_and(|rest| {
+            left = rest;
+            true
+        })
+    })
+    .collect()
+}
+
+/// A name, an address, an id: refused in its own words.
+fn parsed<T: FromStr>(text: &str) -> Result<T, Refusal>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e: T::Err| Refusal::new(RefusalKind::Invalid, e.to_string()))
+}
+
+/// What a handler decides with.
+struct Scene<'a> {
+    app: &'a App,
+    state: &'a State,
+    caller: &'a Caller,
+    request: RequestId,
+    now: Timestamp,
+}
+
+impl Scene<'_> {
+    /// The person who calls. A pack that lets a host do what people do stops here.
+    fn person(&self) -> Result<&Name, Refusal> {
+        match self.caller {
+            Caller::Person(name) => Ok(name),
+            Caller::Host(name) => {
+                Err(Refusal::new(RefusalKind::Denied, format!("`{name}` is a host: this is for people")))
+            }
+        }
+    }
+}
+
+/// One call, its caller known, nothing decided.
+#[derive(Clone)]
+struct Asked {
+    app: Arc<App>,
+    caller: Caller,
+    /// SHA-256 of the certificate it shows.
+    certificate: String,
+    call: Call,
+    action: Action,
+    missing: Refusal,
+    dry_run: bool,
+}
+
+/// A refusal, and what the caller is told of it.
+struct No {
+    logged: Refusal,
+    told: Refusal,
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        Self { logged: refusal.clone(), told: refusal }
+    }
+}
+
+/// What allowed it.
+struct Granted {
+    rules: Vec<String>,
+    pack: String,
+}
+
+impl Asked {
+    fn new(
+        app: &Arc<App>,
+        extensions: &tonic::Extensions,
+        action: Action,
+        about: About,
+    ) -> Result<Self, Status> {
+        let peer = extensions.get::<Peer>();
+        let known = peer.and_then(|p| Some((p.caller.clone()?, p.certificate.clone(), p.address)));
+        let Some((caller, certificate, address)) = known else {
+            return Err(Status::unauthenticated("this connection has no certificate; run: holm enrol CODE"));
+        };
+        let call = Call {
+            request: RequestId::new_v4(),
+            actor: caller.actor(),
+            peer: address.to_string(),
+            action: action.text(),
+            resource: about.resource,
+            project: about.project,
+        };
+        let app = Arc::clone(app);
+        Ok(Self { app, caller, certificate, call, action, missing: about.missing, dry_run: false })
+    }
+
+    /// Decide and say what would happen, change nothing.
+    fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// A change: `find` looks up what it is about, `act` decides it. Both see one state that nobody else
+    /// changes meanwhile. `find` gives `None` for what is not there.
+    async fn change<F: 'static, T: Send + 'static>(
+        self,
+        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let id = self.call.request;
+        let done = blocking(move || {
+            let mut told = None;
+            let done = self.app.ledger.commit(&self.call, |state, now| {
+                let decided = self.judged(state, find).and_then(|(granted, found)| {
+                    let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now };
+                    let mut decided = act(&scene, found)?;
+                    decided.reasons = granted.rules;
+                    decided.pack = Some(granted.pack);
+                    if self.dry_run {
+                        decided.changes.clear();
+                        decided.detail = serde_json::json!({ "dry_run": true });
+                    }
+                    Ok(decided)
+                });
+                decided.map_err(|no| {
+                    told = Some(no.told);
+                    no.logged
+                })
+            });
+            done.map_err(|failure| told.unwrap_or(failure))
+        })
+        .await?;
+        answer(done, id)
+    }
+
+    /// A read.
+    async fn read<F: 'static, T: Send + 'static>(
+        self,
+        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        show: impl FnOnce(&Scene<'_>, F) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let id = self.call.request;
+        let done = blocking(move || {
+            let state = self.app.ledger.state();
+            let seen = self.judged(&state, find).and_then(|(granted, found)| {
+                let now = self.app.ledger.now();
+                let scene = Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now };
+                Ok((granted, show(&scene, found)?))
+            });
+            self.noted(&state, seen)
+        })
+        .await?;
+        answer(done, id)
+    }
+
+    /// A list: what one may not see is left out. `each` says of every item what it is.
+    async fn list<T: Send + 'static>(
+        self,
+        all: impl FnOnce(&Scene<'_>, &dyn Fn(Action, Resource) -> bool) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let id = self.call.request;
+        let done = blocking(move || {
+            let state = self.app.ledger.state();
+            let seen = self.known(&state).map_err(No::from).and_then(|principal| {
+                let may = |action: Action, resource: Resource| {
+                    let request = holm_policies::Request { principal: principal.clone(), action, resource };
+                    self.app.pack.decide(&request).allow
+                };
+                let now = self.app.ledger.now();
+                let scene = Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now };
+                let granted = Granted { rules: Vec::new(), pack: self.app.pack.id().to_owned() };
+                Ok((granted, all(&scene, &may)?))
+            });
+            self.noted(&state, seen)
+        })
+        .await?;
+        answer(done, id)
+    }
+
+    /// May it still be done? Without an entry: for streams, at each of their steps.
+    fn allowed(&self, state: &State, resource: Resource) -> bool {
+        self.judged(state, |_| Ok(Some((resource, ())))).is_ok()
+    }
+
+    /// Write down a read: that it was refused, or that one who watches did it.
+    fn noted<T>(&self, state: &State, seen: Result<(Granted, T), No>) -> Result<T, Refusal> {
+        match seen {
+            Ok((granted, value)) => {
+                if self.watches(state) {
+                    self.app.ledger.commit(&self.call, |_, _| {
+                        let mut decided = Decided::new(Vec::new(), ());
+                        decided.reasons = granted.rules;
+                        decided.pack = Some(granted.pack);
+                        Ok(decided)
+                    })?;
+                }
+                Ok(value)
+            }
+            Err(no) => match self.app.ledger.commit::<()>(&self.call, |_, _| Err(no.logged)) {
+                Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
+                _ => Err(no.told),
+            },
+        }
+    }
+
+    fn watches(&self, state: &State) -> bool {
+        match &self.caller {
+            Caller::Person(name) => {
+                state.people.get(name).is_some_and(|p| p.roles.iter().any(|r| WATCHERS.contains(&r.as_str())))
+            }
+            Caller::Host(_) => false,
+        }
+    }
+
+    /// Find and decide.
+    fn judged<F>(
+        &self,
+        state: &State,
+        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal>,
+    ) -> Result<(Granted, F), No> {
+        let principal = self.known(state)?;
+        let (resource, found) = find(state)?.ok_or_else(|| self.missing.clone())?;
+        let request = holm_policies::Request { principal, action: self.action, resource };
+        let decision = self.app.pack.decide(&request);
+        if decision.allow {
+            return Ok((Granted { rules: decision.reasons, pack: decision.pack }, found));
+        }
+        let logged = Refusal { kind: RefusalKind::Denied, reasons: decision.reasons, hint: String::new() };
+        let told = if decision.visible { logged.clone() } else { self.missing.clone() };
+        Err(No { logged, told })
+    }
+
+    /// The caller with her roles. Who is not known is told so, and nothing else; and of several certificates
+    /// that one name got, only the newest speaks for it: a stolen one ends when its owner enrols again, and one
+    /// that somebody got in her name cannot be used without her noticing.
+    fn known(&self, state: &State) -> Result<Principal, Refusal> {
+        let (identity, known, newest) = match &self.caller {
+            Caller::Person(name) => {
+                let person = state.people.get(name);
+                let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
+                let identity = Identity::Person { name: name.clone(), roles };
+                (identity, person.is_some_and(|p| p.enrolled), person.map(|p| p.certificate.as_str()))
+            }
+            Caller::Host(name) => {
+                let host = state.hosts.get(name);
+                let identity = Identity::Host { name: name.clone() };
+                (identity, host.is_some(), host.map(|h| h.certificate.as_str()))
+            }
+        };
+        let principal = Principal { identity, known };
+        if known {
+            // Where none is noted, it was given out before that was done.
+            if newest.is_some_and(|newest| !newest.is_empty() && newest != self.certificate) {
+                let text = "this certificate was replaced by a newer one: if you did not enrol again, somebody \
+                            did in your name, and an officer must know";
+                return Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
+            }
+            return Ok(principal);
+        }
+        // The pack has the words for it.
+        let request = holm_policies::Request { principal, action: self.action, resource: Resource::System };
+        Err(Refusal {
+            kind: RefusalKind::Denied,
+            reasons: self.app.pack.decide(&request).reasons,
+            hint: String::new(),
+        })
+    }
+}
+
+/// Run what waits for the disk where it holds up nobody else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|failure| {
+        tracing::error!("a call failed: {failure}");
+        Status::internal("holmd failed in this call; its operator finds why in its messages")
+    })
+}
+
+fn answer<T>(done: Result<T, Refusal>, id: RequestId) -> Result<Response<T>, Status> {
+    let value = done.map_err(|refusal| status(&refusal, id))?;
+    let mut response = Response::new(value);
+    identify(response.metadata_mut(), id);
+    Ok(response)
+}
+
+/// A refusal as the caller gets it.
+fn status(refusal: &Refusal, id: RequestId) -> Status {
+    let code = match refusal.kind {
+        RefusalKind::Denied => Code::PermissionDenied,
+        RefusalKind::NotFound => Code::NotFound,
+        RefusalKind::Invalid => Code::InvalidArgument,
+        RefusalKind::Exists => Code::AlreadyExists,
+        RefusalKind::State => Code::FailedPrecondition,
+        RefusalKind::Unavailable => Code::Unavailable,
+    };
+    let mut metadata = MetadataMap::new();
+    identify(&mut metadata, id);
+    if !refusal.hint.is_empty() {
+        metadata.insert_bin(HINT, MetadataValue::from_bytes(refusal.hint.as_bytes()));
+    }
+    Status::with_metadata(code, refusal.to_string(), metadata)
+}
+
+fn identify(metadata: &mut MetadataMap, id: RequestId) {
+    if let Ok(value) = id.to_string().parse() {
+        metadata.insert(REQUEST, value);
+    }
+}

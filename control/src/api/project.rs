@@ -1,0 +1,133 @@
+//! Projects.
+
+use super::{About, Asked, parsed, view};
+use crate::app::App;
+use crate::domain::records::{Change, Project, Record};
+use crate::domain::{Refusal, RefusalKind, State, project};
+use crate::identity::Caller;
+use crate::ledger::Decided;
+use holm_policies::{Action, Resource};
+use holm_proto::ids::{Name, ProjectId};
+use holm_proto::v1;
+use holm_proto::v1::project_service_server::ProjectService;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+#[derive(Clone)]
+pub(super) struct Projects(pub Arc<App>);
+
+#[tonic::async_trait]
+impl ProjectService for Projects {
+    async fn create_project(
+        &self,
+        request: Request<v1::CreateProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let message = request.get_ref().clone();
+        let asked =
+            Asked::new(&self.0, request.extensions(), Action::ProjectCreate, About::project(&message.name))?
+                .dry_run(message.dry_run);
+        let caller = asked.caller.clone();
+        asked
+            .change(
+                move |_| {
+                    let name: Name = parsed(&message.name)?;
+                    // Whoever registers it leads it; of a host the pack says what it says.
+                    let (Caller::Person(lead) | Caller::Host(lead)) = caller;
+                    let level = message.level.clone();
+                    let resource = Resource::Project {
+                        name: name.clone(),
+                        level,
+                        lead: lead.clone(),
+                        members: vec![lead],
+                    };
+                    Ok(Some((resource, (name, message))))
+                },
+                |scene, (name, message)| {
+                    let lead = scene.person()?.clone();
+                    let level = scene.app.pack.level(&message.level).ok_or_else(|| {
+                        Refusal::new(
+                            RefusalKind::Invalid,
+                            format!("`{}` is no level", super::shown(&message.level)),
+                        )
+                    })?;
+                    let made = Project {
+                        id: ProjectId::new_v4(),
+                        name,
+                        level: level.id.clone(),
+                        level_name: level.name.clone(),
+                        purpose: message.purpose,
+                        lead: lead.clone(),
+                        members: vec![lead],
+                        created: scene.now,
+                        pack: scene.app.pack.id().to_owned(),
+                    };
+                    decided(project::create(scene.state, made)?)
+                },
+            )
+            .await
+    }
+
+    async fn get_project(
+        &self,
+        request: Request<v1::GetProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let name = request.get_ref().name.clone();
+        Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::project(&name))?
+            .read(move |state| find(state, &name), |_, project| Ok(view::project(&project)))
+            .await
+    }
+
+    async fn list_projects(
+        &self,
+        request: Request<v1::ListProjectsRequest>,
+    ) -> Result<Response<v1::ListProjectsResponse>, Status> {
+        Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::system())?
+            .list(|scene, may| {
+                let mut seen: Vec<&Project> = scene
+                    .state
+                    .projects
+                    .values()
+                    .filter(|p| may(Action::ProjectRead, view::project_resource(p)))
+                    .collect();
+                seen.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(v1::ListProjectsResponse { projects: seen.into_iter().map(view::project).collect() })
+            })
+            .await
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<v1::AddMemberRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let message = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::ProjectAddMember, About::project(&message.project))?
+            .change(
+                move |state| {
+                    let person: Name = parsed(&message.person)?;
+                    let found = find(state, &message.project)?;
+                    Ok(found.map(|(resource, project)| (resource, (project, person))))
+                },
+                |scene, (project, person)| {
+                    let mut decided = decided(project::add_member(scene.state, &project, &person)?)?;
+                    decided.detail = serde_json::json!({ "person": person });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+}
+
+/// The project of that name, for the pack and for the handler.
+pub(super) fn find(state: &State, name: &str) -> Result<Option<(Resource, Project)>, Refusal> {
+    let name: Name = parsed(name)?;
+    Ok(state.project(&name).map(|p| (view::project_resource(p), p.clone())))
+}
+
+fn decided(changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
+    let value = changes.iter().find_map(|change| match change {
+        Change::Put(Record::Project(p)) => Some(view::project(p)),
+        _ => None,
+    });
+    let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no project was written"))?;
+    Ok(Decided::new(changes, value))
+}

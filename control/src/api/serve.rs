@@ -1,0 +1,223 @@
+//! Two listeners: one for people and agents, one for enrolment.
+
+use super::REQUEST;
+use super::agent::Agents;
+use super::audit::Auditing;
+use super::enrolment::Enrolment;
+use super::host::Hosts;
+use super::person::People;
+use super::project::Projects;
+use super::slice::Slices;
+use crate::app::{App, Failure};
+use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
+use crate::ledger::Call;
+use crate::reconcile;
+use holm_proto::MAX_MESSAGE_BYTES;
+use holm_proto::ids::RequestId;
+use holm_proto::v1::agent_service_server::AgentServiceServer;
+use holm_proto::v1::audit_service_server::AuditServiceServer;
+use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
+use holm_proto::v1::host_service_server::HostServiceServer;
+use holm_proto::v1::person_service_server::PersonServiceServer;
+use holm_proto::v1::project_service_server::ProjectServiceServer;
+use holm_proto::v1::slice_service_server::SliceServiceServer;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::NamedService;
+use tonic::transport::Server;
+
+/// Streams of one connection: a person's commands, an agent's session and its tunnels.
+const STREAMS: u32 = 128;
+/// Bytes of the headers of one call.
+const HEADERS: u32 = 16 * 1024;
+/// How long a call may take before its answer begins; a tunnel is opened in 20 s at most.
+const ANSWER: Duration = Duration::from_secs(45);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long calls under way may take when holmd stops.
+const GRACE: Duration = Duration::from_secs(5);
+const SUMMARY: Duration = Duration::from_secs(60);
+
+/// A holmd that accepts.
+pub struct Running {
+    /// For people and agents.
+    pub address: SocketAddr,
+    /// For enrolment.
+    pub enrolment: SocketAddr,
+    app: Arc<App>,
+    servers: JoinSet<Result<(), tonic::transport::Error>>,
+    background: JoinSet<()>,
+}
+
+/// Bind, and serve until [`Running::stop`].
+pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
+    let hosts = tls::hosts(&app.config.server);
+    let secured = |e| Failure::because("TLS cannot be set up", "holmd check", e);
+    let mutual = tls::mutual(&app.authority, hosts.clone()).map_err(secured)?;
+    let open = tls::enrolment(&app.authority, hosts).map_err(secured)?;
+    let (main, address) = bind(app.config.listen).await?;
+    let (enrol, enrolment) = bind(app.config.enrol_listen).await?;
+    let strangers = Arc::new(Strangers::new(Arc::clone(&app)));
+
+    let mut servers = JoinSet::new();
+    let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
+    let stop = stopped(Arc::clone(&app));
+    servers.spawn(server().serve_with_incoming_shutdown(Services::new(&app), connections, stop));
+    let connections = accept(enrol, open, Demand::Nothing, Arc::clone(&strangers));
+    let service = EnrolmentServiceServer::new(Enrolment::new(Arc::clone(&app), Arc::clone(&strangers)))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let stop = stopped(Arc::clone(&app));
+    servers.spawn(server().serve_with_incoming_shutdown(service, connections, stop));
+
+    let mut background = JoinSet::new();
+    background.spawn(reconcile::run(Arc::clone(&app)));
+    background.spawn(async move {
+        let mut minutes = tokio::time::interval(SUMMARY);
+        loop {
+            minutes.tick().await;
+            strangers.summarise();
+        }
+    });
+    Ok(Running { address, enrolment, app, servers, background })
+}
+
+impl Running {
+    /// Returns when serving ended by itself, which it should not.
+    pub async fn ended(&mut self) -> Failure {
+        let why = match self.servers.join_next().await {
+            Some(Ok(Err(failure))) => crate::ledger::chain(&failure),
+            Some(Err(failure)) => failure.to_string(),
+            _ => "a listener ended".to_owned(),
+        };
+        Failure::new(format!("holmd does not serve any more: {why}"), "holmd check, then start it again")
+    }
+
+    /// End: no new calls, streams end, the others have some seconds.
+    pub async fn stop(mut self) {
+        self.app.stop();
+        let all = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::warn!("some calls did not end in time");
+        }
+        self.background.shutdown().await;
+    }
+}
+
+async fn stopped(app: Arc<App>) {
+    app.stopped().await;
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, address))
+    };
+    bound.await.map_err(|e| {
+        let what = format!("`{address}` cannot be listened on");
+        Failure::because(what, "see who has it: ss -ltnp; or change holmd.toml", e)
+    })
+}
+
+fn server() -> Server {
+    Server::builder()
+        .timeout(ANSWER)
+        .max_concurrent_streams(STREAMS)
+        .concurrency_limit_per_connection(STREAMS as usize)
+        .http2_max_header_list_size(HEADERS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+}
+
+/// The services of the main listener, by the first part of the path.
+#[derive(Clone)]
+struct Services {
+    app: Arc<App>,
+    people: PersonServiceServer<People>,
+    projects: ProjectServiceServer<Projects>,
+    slices: SliceServiceServer<Slices>,
+    hosts: HostServiceServer<Hosts>,
+    audit: AuditServiceServer<Auditing>,
+    agents: AgentServiceServer<Agents>,
+}
+
+impl Services {
+    fn new(app: &Arc<App>) -> Self {
+        let app = || Arc::clone(app);
+        let most = MAX_MESSAGE_BYTES;
+        Self {
+            app: app(),
+            people: PersonServiceServer::new(People(app())).max_decoding_message_size(most),
+            projects: ProjectServiceServer::new(Projects(app())).max_decoding_message_size(most),
+            slices: SliceServiceServer::new(Slices(app())).max_decoding_message_size(most),
+            hosts: HostServiceServer::new(Hosts(app())).max_decoding_message_size(most),
+            audit: AuditServiceServer::new(Auditing(app())).max_decoding_message_size(most),
+            agents: AgentServiceServer::new(Agents(app())).max_decoding_message_size(most),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Services {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Each of them is always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        fn name<S: NamedService>(_: &S) -> &'static str {
+            S::NAME
+        }
+        let path = request.uri().path();
+        let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default();
+        let (app, peer, path) =
+            (Arc::clone(&self.app), request.extensions().get::<Peer>().cloned(), path.to_owned());
+        let answer = match service {
+            s if s == name(&self.people) => self.people.call(request),
+            s if s == name(&self.projects) => self.projects.call(request),
+            s if s == name(&self.slices) => self.slices.call(request),
+            s if s == name(&self.hosts) => self.hosts.call(request),
+            s if s == name(&self.audit) => self.audit.call(request),
+            s if s == name(&self.agents) => self.agents.call(request),
+            _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
+        };
+        Box::pin(async move {
+            let answer = answer.await?;
+            if let Some(reason) = unheard(&answer) {
+                note(app, peer, path, reason).await;
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// Why a call was refused before any handler heard of it: a message that is too large or is none. What a
+/// handler refuses carries the id of its entry.
+fn unheard(answer: &http::Response<Body>) -> Option<String> {
+    let status = tonic::Status::from_header_map(answer.headers())?;
+    let refused = status.code() != tonic::Code::Ok && !answer.headers().contains_key(REQUEST);
+    refused.then(|| status.message().chars().take(200).flat_map(char::escape_debug).collect())
+}
+
+async fn note(app: Arc<App>, peer: Option<Peer>, path: String, reason: String) {
+    let caller = peer.as_ref().and_then(|p| p.caller.as_ref());
+    let call = Call {
+        request: RequestId::new_v4(),
+        actor: caller.map_or_else(|| "unknown".to_owned(), Caller::actor),
+        peer: peer.as_ref().map(|p| p.address.to_string()).unwrap_or_default(),
+        action: "call",
+        resource: path,
+        project: None,
+    };
+    // It fails where the pool of blocking threads is closed: holmd is ending.
+    let _ = tokio::task::spawn_blocking(move || app.ledger.refused(&call, &reason)).await;
+}

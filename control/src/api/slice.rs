@@ -1,0 +1,409 @@
+//! Slices.
+
+use super::{About, Asked, Scene, answer, parsed, project, shown, status, tunnel, view};
+use crate::app::App;
+use crate::domain::records::{Change, Record, Slice, SliceState};
+use crate::domain::{Refusal, RefusalKind, State, slice};
+use crate::ledger::Decided;
+use crate::placement;
+use holm_policies::{Action, Resource};
+use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
+use holm_proto::v1;
+use holm_proto::v1::slice_service_server::SliceService;
+use newtype_uuid::GenericUuid;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+/// Characters of a comment.
+const COMMENT_MAX: usize = 500;
+/// Frames of a stream that wait for the caller.
+const AHEAD: usize = 16;
+
+#[derive(Clone)]
+pub(super) struct Slices(pub Arc<App>);
+
+/// What an officer or a lead does to a slice: the rule of `domain::slice`.
+type Decide = fn(&Scene<'_>, &Slice, &str) -> Result<Vec<Change>, Refusal>;
+
+impl Slices {
+    async fn decide(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+        action: Action,
+        decide: Decide,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.unwrap_or_default();
+        Asked::new(&self.0, request.extensions(), action, about(&wanted))?
+            .dry_run(message.dry_run)
+            .change(
+                move |state| {
+                    if message.comment.chars().count() > COMMENT_MAX {
+                        let text = format!("a comment has at most {COMMENT_MAX} characters");
+                        return Err(Refusal::new(RefusalKind::Invalid, text));
+                    }
+                    // It stands in the record, the certificate and the certificate's note: six bytes a
+                    // character there would be too much for one entry.
+                    let comment = message.comment.chars().map(|c| if c.is_control() { ' ' } else { c });
+                    let comment: String = comment.collect();
+                    let found = find(state, &wanted)?;
+                    Ok(found.map(|(resource, slice)| (resource, (slice, comment))))
+                },
+                move |scene, (slice, comment)| {
+                    let changes = decide(scene, &slice, &comment).map_err(|r| with_hint(scene, &slice, r))?;
+                    decided(scene, changes)
+                },
+            )
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl SliceService for Slices {
+    type WatchSliceStream = ReceiverStream<Result<v1::Slice, Status>>;
+    type ConnectStream = ReceiverStream<Result<v1::ConnectFrame, Status>>;
+
+    async fn request_slice(
+        &self,
+        request: Request<v1::RequestSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let (project, name) = (shown(&message.project), shown(&message.name));
+        let about = About { resource: format!("slice/{project}/{name}"), ..About::project(&message.project) };
+        Asked::new(&self.0, request.extensions(), Action::SliceRequest, about)?
+            .dry_run(message.dry_run)
+            .change(
+                move |state| {
+                    let name: Name = parsed(&message.name)?;
+                    let found = project::find(state, &message.project)?;
+                    Ok(found.map(|(resource, project)| (resource, (project, name, message))))
+                },
+                |scene, (project, name, message)| {
+                    let slice = wanted(scene, &project, name, &message)?;
+                    decided(scene, slice::request(scene.state, slice)?)
+                },
+            )
+            .await
+    }
+
+    async fn get_slice(&self, request: Request<v1::SliceRef>) -> Result<Response<v1::Slice>, Status> {
+        let wanted = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::SliceRead, about(&wanted))?
+            .read(
+                move |state| find(state, &wanted),
+                |scene, slice| Ok(view::slice(scene.state, &scene.app.live, &slice)),
+            )
+            .await
+    }
+
+    async fn list_slices(
+        &self,
+        request: Request<v1::ListSlicesRequest>,
+    ) -> Result<Response<v1::ListSlicesResponse>, Status> {
+        let project = request.get_ref().project.clone();
+        let about = if project.is_empty() { About::system() } else { About::project(&project) };
+        Asked::new(&self.0, request.extensions(), Action::SliceRead, about)?
+            .list(move |scene, may| {
+                let only: Option<Name> = if project.is_empty() { None } else { Some(parsed(&project)?) };
+                let state = scene.state;
+                let of_project = |s: &&Slice| {
+                    let name = state.projects.get(&s.project).map(|p| &p.name);
+                    only.as_ref().is_none_or(|only| Some(only) == name)
+                };
+                let seen =
+                    |s: &&Slice| view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r));
+                let mut slices: Vec<&Slice> = state.slices.values().filter(of_project).filter(seen).collect();
+                slices.sort_by_key(|s| (s.requested, s.id));
+                let slices = slices.into_iter().map(|s| view::slice(state, &scene.app.live, s)).collect();
+                Ok(v1::ListSlicesResponse { slices })
+            })
+            .await
+    }
+
+    async fn approve_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, comment| slice::approve(s, scene.person()?, comment, scene.now);
+        self.decide(request, Action::SliceApprove, decide).await
+    }
+
+    async fn reject_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, comment| slice::reject(s, scene.person()?, comment, scene.now);
+        self.decide(request, Action::SliceReject, decide).await
+    }
+
+    async fn withdraw_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| slice::withdraw(s, scene.now);
+        self.decide(request, Action::SliceWithdraw, decide).await
+    }
+
+    async fn close_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| slice::close(s, scene.person()?, scene.now);
+        self.decide(request, Action::SliceClose, decide).await
+    }
+
+    async fn watch_slice(
+        &self,
+        request: Request<v1::SliceRef>,
+    ) -> Result<Response<Self::WatchSliceStream>, Status> {
+        let wanted = request.get_ref().clone();
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceWatch, about(&wanted))?;
+        let first = asked.clone().read(move |state| find(state, &wanted), |_, slice| Ok(slice.id)).await?;
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::spawn(watch(asked, *first.get_ref(), send));
+        Ok(first.map(|_| ReceiverStream::new(receive)))
+    }
+
+    async fn get_certificate(
+        &self,
+        request: Request<v1::SliceRef>,
+    ) -> Result<Response<v1::DeletionCertificate>, Status> {
+        let wanted = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::SliceCertificate, about(&wanted))?
+            .read(
+                move |state| {
+                    // A new slice of the same name does not hide the certificate of the old one.
+                    let Some((_, current)) = find(state, &wanted)? else { return Ok(None) };
+                    let namesake = |s: &&Slice| s.project == current.project && s.name == current.name;
+                    let ended = state.slices.values().filter(namesake).filter(|s| s.certificate.is_some());
+                    let slice = ended.max_by_key(|s| s.changed).unwrap_or(&current);
+                    Ok(view::slice_resource(state, slice).map(|r| (r, slice.clone())))
+                },
+                |scene, slice| match &slice.certificate {
+                    Some(c) => Ok(v1::DeletionCertificate { body: c.body.clone(), note: c.note.clone() }),
+                    None => {
+                        let label = scene.state.slice_label(&slice);
+                        let text = format!("`{label}` is {}: it is not destroyed", slice.state.text());
+                        let next = format!("holm slice close {label}, and when it is destroyed: holm slice certificate {label}");
+                        Err(Refusal::new(RefusalKind::State, text).hint(next))
+                    }
+                },
+            )
+            .await
+    }
+
+    async fn sign_ssh_key(
+        &self,
+        request: Request<v1::SignSshKeyRequest>,
+    ) -> Result<Response<v1::SshCertificate>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.unwrap_or_default();
+        Asked::new(&self.0, request.extensions(), Action::SliceConnect, about(&wanted))?
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let guest = ready(scene, &slice)?;
+                    let person = scene.person()?;
+                    let signed = scene
+                        .app
+                        .authority
+                        .ssh_certificate(&message.public_key, person, scene.request, scene.now)
+                        .map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
+                    let detail =
+                        json!({ "ssh_certificate": signed.serial.to_string(), "expires": signed.expires });
+                    let value = v1::SshCertificate {
+                        certificate: signed.text,
+                        user: person.to_string(),
+                        host_key: guest,
+                        expires: Some(view::time(signed.expires)),
+                    };
+                    Ok(Decided { detail, ..Decided::new(Vec::new(), value) })
+                },
+            )
+            .await
+    }
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ConnectFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (_, extensions, mut frames) = request.into_parts();
+        let first = tunnel::first(&mut frames).await?;
+        let wanted = first.slice.clone().unwrap_or_default();
+        let tunnel = TunnelId::new_v4();
+        let (asked, id, host) = self.may_connect(&extensions, wanted, tunnel).await?;
+        let end = match tunnel::open(&self.0, &host, id, tunnel).await {
+            Ok(end) => end,
+            Err(refusal) => {
+                tunnel::closed(&asked, tunnel::Carried::default(), &refusal.to_string()).await;
+                return Err(status(&refusal, asked.call.request));
+            }
+        };
+        let (send, receive) = mpsc::channel(AHEAD);
+        let request = asked.call.request;
+        tokio::spawn(tunnel::carry(asked, id, first.data, frames, end, send));
+        answer(Ok(ReceiverStream::new(receive)), request)
+    }
+}
+
+impl Slices {
+    /// Authorised, and in the log, before anything is opened.
+    async fn may_connect(
+        &self,
+        extensions: &Extensions,
+        wanted: v1::SliceRef,
+        tunnel: TunnelId,
+    ) -> Result<(Asked, SliceId, Name), Status> {
+        let asked = Asked::new(&self.0, extensions, Action::SliceConnect, about(&wanted))?;
+        let opened = asked
+            .clone()
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    ready(scene, &slice)?;
+                    let host = slice.placement.map(|p| p.host);
+                    let host = host.ok_or_else(|| Refusal::new(RefusalKind::State, "it is on no host"))?;
+                    let detail = json!({ "tunnel": tunnel.into_untyped_uuid() });
+                    Ok(Decided { detail, ..Decided::new(Vec::new(), (slice.id, host)) })
+                },
+            )
+            .await?;
+        let (id, host) = opened.into_inner();
+        Ok((asked, id, host))
+    }
+}
+
+pub(super) fn about(wanted: &v1::SliceRef) -> About {
+    let label = format!("{}/{}", shown(&wanted.project), shown(&wanted.name));
+    let missing = format!("there is no slice `{label}`");
+    About::new(format!("slice/{label}"), Some(&wanted.project), missing, "holm slice list")
+}
+
+/// The slice of that name, for the pack and for the handler.
+fn find(state: &State, wanted: &v1::SliceRef) -> Result<Option<(Resource, Slice)>, Refusal> {
+    let (project, name): (Name, Name) = (parsed(&wanted.project)?, parsed(&wanted.name)?);
+    let slice = state.project(&project).and_then(|p| state.slice(p.id, &name));
+    Ok(slice.and_then(|s| Some((view::slice_resource(state, s)?, s.clone()))))
+}
+
+/// The slice asked for, with the site's rules where the request does not say.
+fn wanted(
+    scene: &Scene<'_>,
+    project: &crate::domain::records::Project,
+    name: Name,
+    message: &v1::RequestSliceRequest,
+) -> Result<Slice, Refusal> {
+    let label = format!("{}/{name}", project.name);
+    let requested_by = scene.person()?.clone();
+    placement::choose(&scene.app.partitions, &BTreeSet::new(), message.gpus).map_err(|refusal| {
+        let sizes: Vec<String> = scene.app.partitions.sizes().iter().map(u32::to_string).collect();
+        Refusal::new(RefusalKind::Invalid, refusal.to_string())
+            .hint(format!("holm slice request {label} --gpus N   (N is {})", sizes.join(", ")))
+    })?;
+    let level = scene.app.pack.level(&project.level).ok_or_else(|| {
+        Refusal::new(RefusalKind::State, format!("`{}` is no level any more", shown(&project.level)))
+    })?;
+    let rule = &scene.app.config.defaults;
+    let or = |asked: u64, rule: u64| if asked == 0 { rule } else { asked };
+    let vcpus = or(message.vcpus.into(), u64::from(rule.vcpus_per_gpu) * u64::from(message.gpus));
+    Ok(Slice {
+        id: SliceId::new_v4(),
+        project: project.id,
+        name,
+        level: level.id.clone(),
+        level_name: level.name.clone(),
+        gpus: message.gpus,
+        vcpus: u32::try_from(vcpus).unwrap_or(u32::MAX),
+        memory_mib: or(message.memory_mib, rule.memory_mib_per_gpu.saturating_mul(message.gpus.into())),
+        disk_gib: or(message.disk_gib, rule.disk_gib),
+        state: SliceState::Requested,
+        reason: format!("0 of {} approvals", level.approvals.max(1)),
+        requested_by,
+        requested: scene.now,
+        approvals: Vec::new(),
+        approvals_needed: level.approvals.max(1),
+        placement: None,
+        volume: VolumeId::new_v4(),
+        key_fingerprint: String::new(),
+        key_destroyed: None,
+        generation: 0,
+        changed: scene.now,
+        guest: None,
+        evidence: Vec::new(),
+        detached: None,
+        certificate: None,
+        closed_by: None,
+    })
+}
+
+fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Slice>, Refusal> {
+    let value = changes.iter().find_map(|change| match change {
+        Change::Put(Record::Slice(s)) => Some(view::slice(scene.state, &scene.app.live, s)),
+        _ => None,
+    });
+    let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no slice was written"))?;
+    Ok(Decided::new(changes, value))
+}
+
+/// The guest's SSH host key, of a slice one can log in to.
+fn ready(scene: &Scene<'_>, slice: &Slice) -> Result<String, Refusal> {
+    let guest = slice.guest.as_ref().filter(|_| slice.state == SliceState::Ready);
+    guest.map(|g| g.ssh_host_key.clone()).ok_or_else(|| {
+        let label = scene.state.slice_label(slice);
+        Refusal::new(RefusalKind::State, format!("`{label}` is {}: it is not ready", slice.state.text()))
+            .hint(format!("holm slice watch {label}"))
+    })
+}
+
+/// What to do about a slice that is not in the right state.
+fn with_hint(scene: &Scene<'_>, slice: &Slice, refusal: Refusal) -> Refusal {
+    if refusal.kind != RefusalKind::State || !refusal.hint.is_empty() {
+        return refusal;
+    }
+    let label = scene.state.slice_label(slice);
+    let early = matches!(slice.state, SliceState::Requested | SliceState::Approved);
+    let verb = if early && scene.caller.actor() == format!("person/{}", slice.requested_by) {
+        "withdraw"
+    } else {
+        "show"
+    };
+    refusal.hint(format!("holm slice {verb} {label}"))
+}
+
+/// The slice now and at each change, until the caller leaves or may see it no more.
+async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, Status>>) {
+    let app = Arc::clone(&asked.app);
+    let (mut ledger, mut live) = (app.ledger.subscribe(), app.live.subscribe());
+    let mut last = None;
+    loop {
+        ledger.mark_unchanged();
+        live.mark_unchanged();
+        let state = app.ledger.state();
+        let Some(slice) = state.slices.get(&id) else { return };
+        let allowed = view::slice_resource(&state, slice).is_some_and(|r| asked.allowed(&state, r));
+        if !allowed {
+            let _ = send.send(Err(status(&asked.missing, asked.call.request))).await;
+            return;
+        }
+        let now = view::slice(&state, &app.live, slice);
+        if last.as_ref() != Some(&now) {
+            if send.send(Ok(now.clone())).await.is_err() {
+                return;
+            }
+            last = Some(now);
+        }
+        tokio::select! {
+            _ = ledger.changed() => {}
+            _ = live.changed() => {}
+            () = send.closed() => return,
+            () = app.stopped() => {
+                let _ = send.send(Err(Status::unavailable("holmd is stopping"))).await;
+                return;
+            }
+        }
+    }
+}

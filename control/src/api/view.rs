@@ -1,0 +1,200 @@
+//! Records as they cross the wire.
+
+use crate::domain::State;
+use crate::domain::records::{Device, DeviceState, Evidence, Host, Person, Project, Slice, SliceState};
+use crate::live::Live;
+use holm_policies::Resource;
+use holm_proto::v1;
+use jiff::Timestamp;
+use newtype_uuid::GenericUuid;
+
+pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+}
+
+pub(super) fn person(p: &Person) -> v1::Person {
+    v1::Person {
+        name: p.name.to_string(),
+        roles: p.roles.clone(),
+        created: Some(time(p.created)),
+        enrolled: p.enrolled,
+    }
+}
+
+pub(super) fn project(p: &Project) -> v1::Project {
+    v1::Project {
+        id: p.id.into_untyped_uuid().to_string(),
+        name: p.name.to_string(),
+        level: p.level.clone(),
+        level_name: p.level_name.clone(),
+        purpose: p.purpose.clone(),
+        lead: p.lead.to_string(),
+        members: p.members.iter().map(ToString::to_string).collect(),
+        created: Some(time(p.created)),
+        pack: p.pack.clone(),
+    }
+}
+
+/// A slice, with what its host reports of it now.
+pub(super) fn slice(state: &State, live: &Live, s: &Slice) -> v1::Slice {
+    let report = s
+        .placement
+        .as_ref()
+        .filter(|_| !s.state.is_final())
+        .and_then(|p| live.host(&p.host)?.slices.get(&s.id).cloned())
+        .filter(|r| r.generation == s.generation);
+    let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
+    let known = s.guest.as_ref().map(|g| v1::Guest {
+        ssh_host_key: g.ssh_host_key.clone(),
+        gpus: g.gpus,
+        slurm: g.slurm.clone(),
+    });
+    v1::Slice {
+        id: s.id.into_untyped_uuid().to_string(),
+        project: state.projects.get(&s.project).map(|p| p.name.to_string()).unwrap_or_default(),
+        name: s.name.to_string(),
+        level: s.level.clone(),
+        level_name: s.level_name.clone(),
+        gpus: s.gpus,
+        vcpus: s.vcpus,
+        memory_mib: s.memory_mib,
+        disk_gib: s.disk_gib,
+        state: slice_state(s.state).into(),
+        reason: s.reason.clone(),
+        requested_by: s.requested_by.to_string(),
+        approvals: s
+            .approvals
+            .iter()
+            .map(|a| v1::Approval { by: a.by.to_string(), at: Some(time(a.at)), comment: a.comment.clone() })
+            .collect(),
+        approvals_needed: s.approvals_needed,
+        host: s.placement.as_ref().map(|p| p.host.to_string()).unwrap_or_default(),
+        partition: s.placement.as_ref().map(|p| p.partition),
+        devices: s.placement.iter().flat_map(|p| &p.devices).map(ToString::to_string).collect(),
+        generation: s.generation,
+        requested: Some(time(s.requested)),
+        changed: Some(time(s.changed)),
+        steps,
+        guest: known.or(guest),
+        key_fingerprint: s.key_fingerprint.clone(),
+    }
+}
+
+fn slice_state(state: SliceState) -> v1::SliceState {
+    match state {
+        SliceState::Requested => v1::SliceState::Requested,
+        SliceState::Approved => v1::SliceState::Approved,
+        SliceState::Placed => v1::SliceState::Placed,
+        SliceState::Preparing => v1::SliceState::Preparing,
+        SliceState::Booting => v1::SliceState::Booting,
+        SliceState::Ready => v1::SliceState::Ready,
+        SliceState::Failed => v1::SliceState::Failed,
+        SliceState::Rejected => v1::SliceState::Rejected,
+        SliceState::Withdrawn => v1::SliceState::Withdrawn,
+        SliceState::Closing => v1::SliceState::Closing,
+        SliceState::Destroying => v1::SliceState::Destroying,
+        SliceState::Destroyed => v1::SliceState::Destroyed,
+    }
+}
+
+/// A host with its devices; `sees` says which slices the caller may know of.
+pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -> bool) -> v1::Host {
+    let session = live.host(&h.name);
+    let devices: Vec<v1::Device> = state
+        .host_devices(&h.name)
+        .map(|d| {
+            let of = d.slice.and_then(|id| state.slices.get(&id)).filter(|s| sees(s));
+            device(d, of.map(|s| state.slice_label(s)).unwrap_or_default())
+        })
+        .collect();
+    v1::Host {
+        name: h.name.to_string(),
+        online: session.is_some(),
+        simulated: h.simulated,
+        platform: h.platform.clone(),
+        agent_version: h.agent_version.clone(),
+        inventory: Some(v1::Inventory {
+            cpus: h.cpus,
+            numa_nodes: h.numa_nodes,
+            memory_mib: h.memory_mib,
+            iommu: h.iommu,
+            kernel: h.kernel.clone(),
+            devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
+        }),
+        devices,
+        last_report: session.and_then(|s| s.reported).map(time),
+    }
+}
+
+fn device(d: &Device, slice: String) -> v1::Device {
+    let kind = if d.gpu { v1::DeviceKind::Gpu } else { v1::DeviceKind::Nvswitch };
+    v1::Device {
+        pci: Some(v1::PciDevice {
+            address: d.address.to_string(),
+            kind: kind.into(),
+            id: d.id.clone(),
+            numa_node: d.numa_node,
+            iommu_group: d.iommu_group,
+            physical_id: d.physical_id,
+            driver: d.driver.clone(),
+            reset_methods: d.reset_methods.clone(),
+            memory_bytes: d.memory_bytes,
+            problem: d.problem.clone(),
+        }),
+        state: device_state(d.state).into(),
+        slice,
+        reason: d.reason.clone(),
+        evidence: d.evidence.as_ref().map(evidence),
+    }
+}
+
+fn device_state(state: DeviceState) -> v1::DeviceState {
+    match state {
+        DeviceState::Free => v1::DeviceState::Free,
+        DeviceState::Claimed => v1::DeviceState::Claimed,
+        DeviceState::Assigned => v1::DeviceState::Assigned,
+        DeviceState::Dirty => v1::DeviceState::Dirty,
+        DeviceState::Sanitising => v1::DeviceState::Sanitising,
+        DeviceState::Quarantined => v1::DeviceState::Quarantined,
+    }
+}
+
+fn evidence(e: &Evidence) -> v1::Evidence {
+    v1::Evidence {
+        run_id: e.run.into_untyped_uuid().to_string(),
+        address: e.address.to_string(),
+        cleaned: e.cleaned,
+        method: e.method.clone(),
+        bytes_total: e.bytes_total,
+        bytes_written: e.bytes_written,
+        bytes_verified: e.bytes_verified,
+        bytes_dirty_before: e.bytes_dirty_before,
+        took_ms: e.took_ms,
+        tool: e.tool.clone(),
+        detail: e.detail.clone(),
+    }
+}
+
+/// A project as the pack sees it.
+pub(super) fn project_resource(p: &Project) -> Resource {
+    Resource::Project {
+        name: p.name.clone(),
+        level: p.level.clone(),
+        lead: p.lead.clone(),
+        members: p.members.clone(),
+    }
+}
+
+/// A slice as the pack sees it; `None` where its project is gone, which cannot be.
+pub(super) fn slice_resource(state: &State, s: &Slice) -> Option<Resource> {
+    let p = state.projects.get(&s.project)?;
+    Some(Resource::Slice {
+        project: p.name.clone(),
+        name: s.name.clone(),
+        level: s.level.clone(),
+        lead: p.lead.clone(),
+        members: p.members.clone(),
+        requested_by: s.requested_by.clone(),
+        approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
+    })
+}

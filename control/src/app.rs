@@ -1,0 +1,181 @@
+//! What every part of a running holmd shares, and where it lies on disk.
+//!
+//! ```text
+//!   DATA/ca/        the certificate authority
+//!   DATA/keys/      wrapped keys, and the key that wraps them
+//!   DATA/log.key    signs the log and deletion certificates
+//!   DATA/log/       the log: the truth
+//!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
+//! ```
+
+use crate::audit::{Log, SigningKey};
+use crate::config::Config;
+use crate::identity::Authority;
+use crate::keys::Keyring;
+use crate::ledger::Ledger;
+use crate::live::Live;
+use crate::placement::PartitionTable;
+use crate::store::SledStore;
+use holm_policies::Pack;
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A running holmd. Shared by reference; each part guards itself.
+pub struct App {
+    /// As read from its file.
+    pub config: Config,
+    /// The state and the only way to change it.
+    pub ledger: Ledger,
+    /// Sessions of hosts, forgotten with the process.
+    pub live: Live,
+    /// Wrapped keys.
+    pub keys: Keyring,
+    /// Signs checkpoints and deletion certificates.
+    pub log_key: SigningKey,
+    /// Of the hosts' fabric.
+    pub partitions: PartitionTable,
+    /// The rules.
+    pub pack: Pack,
+    /// Signs people's and hosts' certificates and people's SSH keys.
+    pub authority: Arc<Authority>,
+    stopping: watch::Sender<bool>,
+}
+
+/// Why holmd does not start, or a command of it did not do what it was to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Failure {
+    /// A sentence.
+    pub what: String,
+    /// The next command; may be empty.
+    pub next: String,
+    /// What lies beneath.
+    #[source]
+    pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// Nothing lies beneath.
+    pub fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { what: what.into(), next: next.into(), cause: None }
+    }
+
+    /// Something does.
+    pub fn because(
+        what: impl Into<String>,
+        next: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { what: what.into(), next: next.into(), cause: Some(cause.into()) }
+    }
+}
+
+/// Where things lie.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the drawing says what each is")]
+pub struct Paths {
+    pub ca: PathBuf,
+    pub keys: PathBuf,
+    pub log_key: PathBuf,
+    pub log: PathBuf,
+    pub store: PathBuf,
+}
+
+impl Paths {
+    /// Below this directory.
+    pub fn of(data: &Path) -> Self {
+        Self {
+            ca: data.join("ca"),
+            keys: data.join("keys"),
+            log_key: data.join("log.key"),
+            log: data.join("log"),
+            store: data.join("store"),
+        }
+    }
+}
+
+impl App {
+    /// Open everything that the configuration names. Nothing is made that is not there.
+    pub fn open(config: Config) -> Result<Self, Failure> {
+        let paths = Paths::of(&config.data);
+        let restore = "restore it from a copy, or run `holmd init` for a new Holm in a new directory";
+        let pack = pack(&config.pack)?;
+        let partitions = partitions(&config.platform)?;
+        let authority = Authority::load(&paths.ca)
+            .map_err(|e| Failure::because("the certificate authority cannot be loaded", restore, e))?;
+        let keys = Keyring::load(&paths.keys)
+            .map_err(|e| Failure::because("the keys cannot be loaded", restore, e))?;
+        let (log_key, log) = log(&config)?;
+        if !paths.store.is_dir() {
+            return Err(Failure::new(
+                format!("there is no store in `{}`", paths.store.display()),
+                "holmd rebuild   (makes it anew from the log)",
+            ));
+        }
+        let ledger = Ledger::open(Box::new(store(&paths.store)?), log, Timestamp::now)
+            .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
+        Ok(Self {
+            config,
+            ledger,
+            live: Live::default(),
+            keys,
+            log_key,
+            partitions,
+            pack,
+            authority: Arc::new(authority),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// holmd is to end: every stream ends.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Returns when holmd is to end.
+    pub async fn stopped(&self) {
+        // The sender is in `self`, so it cannot be gone.
+        let _ = self.stopping.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+/// The pack that comes with holmd, or the one in a directory.
+pub fn pack(name: &str) -> Result<Pack, Failure> {
+    let read = if name.contains('/') { Pack::load(Path::new(name)) } else { Pack::builtin(name) };
+    read.map_err(|e| Failure::because("the policy pack is not accepted", "mend it, then: holmd check", e))
+}
+
+/// The partition table of a platform.
+pub fn partitions(platform: &str) -> Result<PartitionTable, Failure> {
+    PartitionTable::of(platform).ok_or_else(|| {
+        Failure::new(
+            format!("no platform `{}` is known", platform.escape_debug()),
+            "set `platform = \"dgx-2\"`",
+        )
+    })
+}
+
+/// The log and the key it is signed with.
+pub fn log(config: &Config) -> Result<(SigningKey, Log), Failure> {
+    let paths = Paths::of(&config.data);
+    let key = SigningKey::load(&paths.log_key)
+        .map_err(|e| Failure::because("the key of the log cannot be loaded", "restore it from a copy", e))?;
+    let log = Log::open(&paths.log, &config.log_origin, key.clone()).map_err(|e| {
+        let next = "stop holmd if it runs; if the log is damaged, restore the whole of it from a copy";
+        Failure::because("the log cannot be opened", next, e)
+    })?;
+    Ok((key, log))
+}
+
+/// The store; made where there is none.
+pub fn store(path: &Path) -> Result<SledStore, Failure> {
+    SledStore::open(path).map_err(|e| {
+        let next = format!(
+            "stop holmd if it runs; if the store is damaged: mv {0} {0}.damaged && holmd rebuild",
+            path.display()
+        );
+        Failure::because("the store cannot be opened", next, e)
+    })
+}

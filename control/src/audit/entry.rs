@@ -1,0 +1,95 @@
+//! One entry of the log, as JSON. What is hashed and kept are the bytes; this is what they mean.
+
+use jiff::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Bytes that an entry may have: its length is written in 16 bits.
+pub const MAX_ENTRY: usize = u16::MAX as usize;
+
+/// The version that is written here and read here.
+const VERSION: u32 = 1;
+
+/// What was asked, by whom, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// Its place in the log, so that an entry by itself says where it belongs.
+    pub index: u64,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The call's id.
+    pub request: String,
+    /// `person/NAME`, `host/NAME`, `holmd` or `unknown`.
+    pub actor: String,
+    /// Socket address; empty where there was none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub peer: String,
+    /// As `slice.approve`.
+    pub action: String,
+    /// As `slice/heart/main`.
+    pub resource: String,
+    /// The project it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// `allowed`, `refused` or `observed`.
+    pub outcome: String,
+    /// Which rules spoke, or why it was refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// NAME/VERSION of the policy pack that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<String>,
+    /// More, by action. Never a secret.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub detail: Value,
+    /// The whole transition: from these the store can be made anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Value>,
+}
+
+/// Why an entry cannot be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// Longer than [`MAX_ENTRY`].
+    #[error("the log entry of `{action}` would have {length} bytes, and 65535 is the most")]
+    TooLong {
+        /// Of the entry.
+        action: String,
+        /// Of its JSON.
+        length: usize,
+    },
+    /// It has no JSON form.
+    #[error("the log entry of `{action}` cannot be written")]
+    Json {
+        /// Of the entry.
+        action: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+impl Entry {
+    /// The bytes that are hashed.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, EntryError> {
+        let action = || self.action.clone();
+        let bytes =
+            serde_json::to_vec(self).map_err(|source| EntryError::Json { action: action(), source })?;
+        if bytes.len() > MAX_ENTRY {
+            return Err(EntryError::TooLong { action: action(), length: bytes.len() });
+        }
+        Ok(bytes)
+    }
+
+    /// What bytes of the log mean.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let entry: Self = serde_json::from_slice(bytes)?;
+        if entry.v == VERSION {
+            return Ok(entry);
+        }
+        Err(serde_json::Error::custom(format!("it is of version {}, this reads version {VERSION}", entry.v)))
+    }
+}

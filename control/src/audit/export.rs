@@ -1,0 +1,66 @@
+//! A log taken along: its entries as somebody received them, in the form in which it lies on holmd's own
+//! disk, so that [`super::verify::directory`] and other people's tools for C2SP tlog-tiles can read it.
+//!
+//! Hashes are not copied but made anew, so an export is verified while it is written. The checkpoint
+//! comes last: an export that was cut short has none.
+
+use super::disk::{Disk, DiskError};
+use super::log::CHECKPOINT;
+use super::verify::{Checker, Verified, VerifyError};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The key that verifies the export. Compare it with one from elsewhere: whoever forges an export forges
+/// this, too.
+pub const VKEY: &str = "vkey";
+
+/// Why there is no export.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Nothing is overwritten.
+    #[error("`{0}` is not empty: name a directory that is, or that is not there yet")]
+    NotEmpty(PathBuf),
+    /// The entries are not those of the checkpoint.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Write an export of the entries under a checkpoint, all of them from the first on.
+pub fn write(
+    dir: &Path,
+    note: &str,
+    vkey: &str,
+    entries: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<Verified, ExportError> {
+    let mut checker = Checker::new(note, vkey)?;
+    let mut disk = Disk::create(dir)?;
+    let failed = |source| DiskError { what: "read", path: dir.to_path_buf(), source };
+    if fs::read_dir(dir).map_err(failed)?.next().is_some() {
+        return Err(ExportError::NotEmpty(dir.to_path_buf()));
+    }
+    let mut paths = Vec::new();
+    let mut parts = Vec::new();
+    let mut put = |disk: &Disk, (path, bytes): (String, Vec<u8>)| {
+        disk.write(&path, &bytes)?;
+        paths.push(path);
+        Ok::<(), DiskError>(())
+    };
+    for body in entries {
+        checker.push_to(&body, &mut parts)?;
+        for (tile, bytes) in parts.drain(..) {
+            put(&disk, (tile.path(), bytes))?;
+        }
+    }
+    for (tile, bytes) in checker.partial() {
+        put(&disk, (tile.path(), bytes))?;
+    }
+    let verified = checker.finish()?;
+    put(&disk, (VKEY.to_owned(), format!("{vkey}\n").into_bytes()))?;
+    disk.sync_above(paths.iter().map(String::as_str))?;
+    disk.write(CHECKPOINT, note.as_bytes())?;
+    disk.sync_root()?;
+    Ok(verified)
+}

@@ -1,0 +1,76 @@
+//! The growing end of a log: the edge of its tree and its last, partial bundle of entries. Pure: says
+//! what files there must be, and leaves reading and writing them to others.
+
+use super::entry::MAX_ENTRY;
+use super::layout::{self, Tile};
+use super::tree::{self, Edge, Hash, WIDTH};
+use std::convert::Infallible;
+
+/// A tile, or bundle, and its bytes.
+pub(super) type Part = (Tile, Vec<u8>);
+
+/// Everything that appending, or checking, needs to know of what is already there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tip {
+    edge: Edge,
+    bundle: Vec<u8>,
+}
+
+/// The bytes of an entry that is longer than [`MAX_ENTRY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLong(pub usize);
+
+impl Tip {
+    /// Of these the bundle must be the entries that the edge's leaves stand for.
+    pub(super) const fn of(edge: Edge, bundle: Vec<u8>) -> Self {
+        Self { edge, bundle }
+    }
+
+    /// Entries so far.
+    pub(super) const fn size(&self) -> u64 {
+        self.edge.size()
+    }
+
+    /// The root over all of them.
+    pub(super) fn root(&self) -> Hash {
+        self.edge.root()
+    }
+
+    /// The hashes of the partial tile of `level`.
+    pub(super) fn row(&self, level: u8) -> &[Hash] {
+        self.edge.partial().find(|(at, _)| *at == level).map_or(&[], |(_, row)| row)
+    }
+
+    /// The entries of the partial bundle.
+    pub(super) fn entries(&self) -> Vec<&[u8]> {
+        layout::entries_of(&self.bundle).0
+    }
+
+    /// Add an entry; `full` gets what it completes. Nothing is added where it is too long.
+    pub(super) fn push(&mut self, body: &[u8], full: &mut Vec<Part>) -> Result<(), TooLong> {
+        if body.len() > MAX_ENTRY || !layout::add_entry(&mut self.bundle, body) {
+            return Err(TooLong(body.len()));
+        }
+        let size = self.edge.size() + 1;
+        if size.is_multiple_of(WIDTH) {
+            let bundle = std::mem::take(&mut self.bundle);
+            full.extend(Tile::entries(size / WIDTH - 1, size).map(|tile| (tile, bundle)));
+        }
+        let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |level, index, row| {
+            full.extend(Tile::hashes(level, index, size).map(|tile| (tile, row.concat())));
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// What is not full yet: the bundle, then the tiles from the leaves up.
+    pub(super) fn partial(&self) -> Vec<Part> {
+        let size = self.size();
+        let bundle = Tile::entries(size / WIDTH, size).map(|tile| (tile, self.bundle.clone()));
+        let tiles = self.edge.partial().filter_map(|(level, row)| {
+            let index = size.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0);
+            Tile::hashes(level, index, size).map(|tile| (tile, row.concat()))
+        });
+        bundle.into_iter().chain(tiles).collect()
+    }
+}

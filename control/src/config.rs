@@ -1,0 +1,107 @@
+//! holmd's one configuration file. An unknown field is an error that names the file and the line.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// `holmd.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Everything holmd keeps: CA, keys, store, log.
+    pub data: PathBuf,
+    /// For people and agents: TLS 1.3, client certificates demanded.
+    pub listen: SocketAddr,
+    /// For enrolment by one-time code: TLS 1.3, no client certificate.
+    pub enrol_listen: SocketAddr,
+    /// What people and agents dial, HOST:PORT; told to them at enrolment.
+    pub server: String,
+    /// A directory with a policy pack, or the name of one that holmd brings along.
+    pub pack: String,
+    /// The log's name in its checkpoints, as a schema-less URL.
+    pub log_origin: String,
+    /// What a slice gets where the request does not say.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// The partition table of the hosts' fabric.
+    #[serde(default = "dgx2")]
+    pub platform: String,
+}
+
+/// What a slice gets where the request does not say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Per GPU.
+    pub vcpus_per_gpu: u32,
+    /// Per GPU, MiB.
+    pub memory_mib_per_gpu: u64,
+    /// GiB.
+    pub disk_gib: u64,
+}
+
+impl Default for Defaults {
+    /// The site's rule of thumb for a DGX-2: 6 CPUs and about 90 GB a GPU.
+    fn default() -> Self {
+        Self { vcpus_per_gpu: 6, memory_mib_per_gpu: 92_160, disk_gib: 100 }
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("`{path}` cannot be read; run `holmd init` to make one, or say `--config FILE`")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("`{path}` is not a configuration of holmd: {message}")]
+    Parse { path: PathBuf, message: String },
+}
+
+impl Config {
+    /// Read and check.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        toml::from_str(&text)
+            .map_err(|e| ConfigError::Parse { path: path.to_path_buf(), message: e.to_string() })
+    }
+}
+
+fn dgx2() -> String {
+    "dgx-2".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Config {
+        Config {
+            data: "/var/lib/holmd".into(),
+            listen: "127.0.0.1:7443".parse().unwrap(),
+            enrol_listen: "127.0.0.1:7444".parse().unwrap(),
+            server: "localhost:7443".into(),
+            pack: "aau-2018".into(),
+            log_origin: "holm.example/log".into(),
+            defaults: Defaults::default(),
+            platform: dgx2(),
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, toml::to_string(&example()).unwrap()).unwrap();
+        assert_eq!(Config::load(file.path()).unwrap(), example());
+    }
+
+    #[test]
+    fn an_unknown_field_names_file_and_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("skip_sanitising = true\n{}", toml::to_string(&example()).unwrap());
+        std::fs::write(&file, text).unwrap();
+        let error = Config::load(file.path()).unwrap_err().to_string();
+        assert!(error.contains("skip_sanitising") && error.contains("line 1"), "{error}");
+        assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+    }
+}

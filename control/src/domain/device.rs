@@ -1,0 +1,251 @@
+//! The life of a device.
+//!
+//! ```text
+//!          place            agent              observed detached       run ordered
+//!   Free ────────▶ Claimed ───────▶ Assigned ────────────────▶ Dirty ─────────────▶ Sanitising
+//!    ▲                │                                        ▲   ▲                 │      │
+//!    │                └──────── observed detached ─────────────┘   │   evidence:     │      │
+//!    │                                first seen, seen in use ─────┘   anything but  │      │
+//!    │                                by something else                "cleaned"     ▼      │
+//!    │                                                   Dirty ◀── operator ── Quarantined  │
+//!    └──────────────────────── evidence: cleaned, by this run's id ─────────────────────────┘
+//! ```
+//!
+//! Nothing else makes a device Free, and there is no switch that does.
+
+use super::records::{Change, Device, DeviceState, Evidence, Record, Run};
+use super::{Refusal, RefusalKind, State};
+use holm_proto::ids::{Name, PciAddress, RunId, SliceId};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Devices of one run at most: what is said of them all must fit into one entry of the log.
+const RUN_MAX: usize = 16;
+
+/// What a report says of one device of one run.
+pub type Report = BTreeMap<PciAddress, Evidence>;
+
+impl DeviceState {
+    /// A slice has it, or will.
+    pub const TAKEN: [Self; 2] = [Self::Claimed, Self::Assigned];
+}
+
+/// Free → Claimed.
+pub fn claim(device: &Device, slice: SliceId) -> Change {
+    let mut next = device.clone();
+    next.state = DeviceState::Claimed;
+    next.reason.clear();
+    next.slice = Some(slice);
+    put(next)
+}
+
+/// Claimed → Assigned; nothing where it is so already.
+pub fn assign(device: &Device) -> Option<Change> {
+    (device.state == DeviceState::Claimed).then(|| {
+        let mut next = device.clone();
+        next.state = DeviceState::Assigned;
+        put(next)
+    })
+}
+
+/// Anything → Dirty.
+pub fn dirty(device: &Device, why: &str) -> Change {
+    let mut next = device.clone();
+    next.state = DeviceState::Dirty;
+    why.clone_into(&mut next.reason);
+    put(next)
+}
+
+/// What a host reports of its devices. First seen: dirty. Gone: quarantined. Facts are taken over. Not
+/// `watched`, because the agent was away: a free one may have been used by anybody since, and is dirty.
+pub fn inventory(state: &State, host: &Name, seen: &[Device], watched: bool) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for reported in seen {
+        let known = state.devices.get(&(host.clone(), reported.address));
+        let mut next = reported.clone();
+        match known {
+            None => {
+                next.state = DeviceState::Dirty;
+                next.reason = "never seen before".to_owned();
+                next.slice = None;
+                next.evidence = None;
+            }
+            Some(known) => {
+                next.state = known.state;
+                next.reason.clone_from(&known.reason);
+                next.slice = known.slice;
+                next.evidence.clone_from(&known.evidence);
+                // Another device in the same place is one nobody has cleaned.
+                let same = known.id == reported.id && known.memory_bytes == reported.memory_bytes;
+                if known.gpu && known.state == DeviceState::Free && !(same && watched) {
+                    next.state = DeviceState::Dirty;
+                    next.reason = match same {
+                        true => "nobody watched it while the agent was away".to_owned(),
+                        false => format!("it was {} and is {}", known.id, reported.id),
+                    };
+                }
+            }
+        }
+        if known != Some(&next) {
+            changes.push(put(next));
+        }
+    }
+    let here: BTreeSet<PciAddress> = seen.iter().map(|d| d.address).collect();
+    for gone in state.host_devices(host).filter(|d| !here.contains(&d.address)) {
+        if gone.state != DeviceState::Quarantined {
+            let mut next = gone.clone();
+            next.state = DeviceState::Quarantined;
+            next.reason = "no longer on the bus".to_owned();
+            changes.push(put(next));
+        }
+    }
+    changes
+}
+
+/// A free device that something holds is not clean any more, whoever holds it.
+pub fn in_use_by_others(state: &State, host: &Name, attached: &BTreeSet<PciAddress>) -> Vec<Change> {
+    state
+        .host_devices(host)
+        .filter(|d| d.state == DeviceState::Free && attached.contains(&d.address))
+        .map(|d| {
+            let mut next = d.clone();
+            next.slice = None;
+            dirty(&next, "something that is not Holm uses it")
+        })
+        .collect()
+}
+
+/// Order a run for a host's dirty devices: those of one former owner together. `None`: nothing to do.
+pub fn order_run(
+    state: &State,
+    host: &Name,
+    attached: &BTreeSet<PciAddress>,
+    id: RunId,
+    now: Timestamp,
+) -> Option<(Run, Vec<Change>)> {
+    let busy = busy(state, host);
+    let ready = |d: &&Device| {
+        let idle = !attached.contains(&d.address) && !busy.contains(&d.address);
+        d.gpu && d.state == DeviceState::Dirty && d.problem.is_empty() && idle
+    };
+    let owner = state.host_devices(host).find(ready)?.slice;
+    let devices: Vec<&Device> =
+        state.host_devices(host).filter(ready).filter(|d| d.slice == owner).take(RUN_MAX).collect();
+    let run = Run {
+        id,
+        host: host.clone(),
+        devices: devices.iter().map(|d| d.address).collect(),
+        slice: owner,
+        started: now,
+    };
+    let mut changes: Vec<Change> = devices
+        .into_iter()
+        .map(|d| {
+            let mut next = d.clone();
+            next.state = DeviceState::Sanitising;
+            next.evidence = None;
+            put(next)
+        })
+        .collect();
+    changes.push(Change::Put(Record::Run(run.clone())));
+    Some((run, changes))
+}
+
+/// A run's report. Every expected device is judged: cleaned in full is Free, all else Quarantined,
+/// missing too. A device that is not Sanitising any more is left as it is.
+pub fn reported(state: &State, run: &Run, report: &Report) -> (Vec<Evidence>, Vec<Change>) {
+    let mut all = Vec::new();
+    let mut changes = vec![Change::Delete(Record::Run(run.clone()).key())];
+    for address in &run.devices {
+        let evidence = report.get(address).filter(|e| e.run == run.id).cloned();
+        let Some(device) =
+            state.devices.get(&(run.host.clone(), *address)).filter(|d| d.state == DeviceState::Sanitising)
+        else {
+            continue;
+        };
+        let mut next = device.clone();
+        let problem = evidence
+            .as_ref()
+            .map_or_else(|| Some("its report is missing".to_owned()), |e| incomplete(device, e));
+        let evidence = evidence.unwrap_or_else(|| missing(run, *address));
+        match problem {
+            None => {
+                next.state = DeviceState::Free;
+                next.reason.clear();
+                next.slice = None;
+            }
+            Some(problem) => {
+                next.state = DeviceState::Quarantined;
+                next.reason = format!("not sanitised: {problem}");
+            }
+        }
+        next.evidence = Some(evidence.clone());
+        all.push(evidence);
+        changes.push(put(next));
+    }
+    (all, changes)
+}
+
+/// Quarantined → Dirty, by an operator's word: it is sanitised again before anyone gets it.
+pub fn release(device: &Device, by: &Name, why: &str) -> Result<Change, Refusal> {
+    if device.state != DeviceState::Quarantined {
+        return Err(Refusal::new(
+            RefusalKind::State,
+            format!("device {} is not quarantined", device.address),
+        ));
+    }
+    if why.trim().is_empty() {
+        return Err(Refusal::new(RefusalKind::Invalid, "a release from quarantine has a reason")
+            .hint(format!("holm host release-device {} {} --reason \"…\"", device.host, device.address)));
+    }
+    Ok(dirty(device, &format!("released by {by}: {why}")))
+}
+
+/// Devices that are not to be touched, whatever their own state says: those of a slice that is not
+/// observed released, and those that an earlier run still has to report, lest its report be taken for
+/// the later one's.
+fn busy(state: &State, host: &Name) -> BTreeSet<PciAddress> {
+    let slices = state.slices.values().filter(|s| s.detached.is_none()).filter_map(|s| s.placement.as_ref());
+    let held = slices.filter(|p| &p.host == host).flat_map(|p| &p.devices);
+    let runs = state.runs.values().filter(|r| &r.host == host).flat_map(|r| &r.devices);
+    held.chain(runs).copied().collect()
+}
+
+/// Why this evidence does not show that the whole of the device's memory was cleaned.
+fn incomplete(device: &Device, evidence: &Evidence) -> Option<String> {
+    if !evidence.cleaned {
+        return Some(evidence.detail.clone());
+    }
+    let total = evidence.bytes_total;
+    if total == 0 || total != device.memory_bytes {
+        return Some(format!("{total} bytes were covered, it has {}", device.memory_bytes));
+    }
+    if evidence.bytes_written != total || evidence.bytes_verified != total {
+        return Some(format!(
+            "of {total} bytes {} were written and {} verified",
+            evidence.bytes_written, evidence.bytes_verified
+        ));
+    }
+    None
+}
+
+fn missing(run: &Run, address: PciAddress) -> Evidence {
+    Evidence {
+        run: run.id,
+        address,
+        cleaned: false,
+        method: String::new(),
+        bytes_total: 0,
+        bytes_written: 0,
+        bytes_verified: 0,
+        bytes_dirty_before: 0,
+        took_ms: 0,
+        tool: String::new(),
+        detail: "its report is missing".to_owned(),
+        at: run.started,
+    }
+}
+
+fn put(device: Device) -> Change {
+    Change::Put(Record::Device(device))
+}

@@ -1,0 +1,65 @@
+//! What Holm knows and how it may change: projects, slices, devices, people. Pure: no I/O, no async, no
+//! clock (time is an argument), so that every rule here can be tested by itself.
+//!
+//! A change is a list of [`Change`]s computed from a [`State`]; `ledger` makes it durable.
+
+pub mod device;
+pub mod people;
+pub mod project;
+pub mod records;
+pub mod slice;
+pub mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use records::{Change, Record};
+pub use state::State;
+
+/// Why something was not done, in words for the person who asked. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of no it is.
+    pub kind: RefusalKind,
+    /// One reason or several, each a sentence without a full stop.
+    pub reasons: Vec<String>,
+    /// The next command, or empty.
+    pub hint: String,
+}
+
+/// The kinds of no, as gRPC distinguishes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// A rule says no.
+    Denied,
+    /// There is none, or the caller may not know that there is one.
+    NotFound,
+    /// The request makes no sense.
+    Invalid,
+    /// There is one already.
+    Exists,
+    /// Not in this state.
+    State,
+    /// It cannot be made durable, so it does not happen.
+    Unavailable,
+}
+
+impl Refusal {
+    /// A refusal with one reason.
+    pub fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
+        Self { kind, reasons: vec![reason.into()], hint: String::new() }
+    }
+
+    /// The same with the command to run next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reasons.join("; "))
+    }
+}

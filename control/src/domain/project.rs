@@ -1,0 +1,52 @@
+//! Projects: registered by their lead under a level of the pack.
+
+use super::records::{Change, Project, Record};
+use super::{Refusal, RefusalKind, State};
+use holm_proto::ids::Name;
+
+/// The longest purpose, in characters.
+const PURPOSE_MAX: usize = 2000;
+
+/// Register a project. The level has been judged by the pack already.
+pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
+    if state.project(&project.name).is_some() {
+        return Err(Refusal::new(
+            RefusalKind::Exists,
+            format!("a project named `{}` is registered already", project.name),
+        )
+        .hint("holm project list"));
+    }
+    if project.purpose.trim().is_empty() {
+        return Err(Refusal::new(RefusalKind::Invalid, "a project says what it is for").hint(format!(
+            "holm project create {} --level {} --purpose \"…\"",
+            project.name, project.level
+        )));
+    }
+    if project.purpose.chars().count() > PURPOSE_MAX {
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
+            format!("the purpose is longer than {PURPOSE_MAX} characters"),
+        ));
+    }
+    Ok(vec![Change::Put(Record::Project(project))])
+}
+
+/// Add a person to a project. One who is in it stays in it.
+pub fn add_member(state: &State, project: &Project, person: &Name) -> Result<Vec<Change>, Refusal> {
+    let known = state.people.get(person).ok_or_else(|| {
+        Refusal::new(RefusalKind::NotFound, format!("no person named `{person}` is known"))
+            .hint(format!("ask an operator: holm person invite {person} --role researcher"))
+    })?;
+    if !known.roles.iter().any(|r| r == "researcher" || r == "lead") {
+        // Officers and operators have no data access, not even by invitation.
+        return Err(Refusal::new(
+            RefusalKind::Denied,
+            format!("`{person}` is {}: only leads and researchers join projects", known.roles.join(", ")),
+        ));
+    }
+    let mut project = project.clone();
+    if !project.members.contains(person) {
+        project.members.push(person.clone());
+    }
+    Ok(vec![Change::Put(Record::Project(project))])
+}

@@ -1,0 +1,359 @@
+//! The records Holm keeps, as they stand in the store and in the log.
+
+use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One record of any kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// A person.
+    Person(Person),
+    /// A one-time code that has not been used yet.
+    Invitation(Invitation),
+    /// A project.
+    Project(Project),
+    /// A slice.
+    Slice(Box<Slice>),
+    /// A host.
+    Host(Host),
+    /// A device of a host.
+    Device(Device),
+    /// A sanitising run that has not been reported yet.
+    Run(Run),
+}
+
+/// One change of one record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", content = "of", rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant, reason = "almost every change is a put, and few are alive at a time")]
+pub enum Change {
+    /// Write the whole record.
+    Put(Record),
+    /// Remove the record with this key.
+    Delete(String),
+}
+
+impl Record {
+    /// The record's key in the store: its kind, a slash, what is unique in that kind.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Person(r) => format!("person/{}", r.name),
+            Self::Invitation(r) => format!("invitation/{}", r.hash),
+            Self::Project(r) => format!("project/{}", r.id.into_untyped_uuid()),
+            Self::Slice(r) => format!("slice/{}", r.id.into_untyped_uuid()),
+            Self::Host(r) => format!("host/{}", r.name),
+            Self::Device(r) => format!("device/{}/{}", r.host, r.address),
+            Self::Run(r) => format!("run/{}", r.id.into_untyped_uuid()),
+        }
+    }
+}
+
+use newtype_uuid::GenericUuid;
+
+/// A person, known from the moment of the invitation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// Also the account's name in slices.
+    pub name: Name,
+    /// As the policy pack names them.
+    pub roles: Vec<String>,
+    /// The account's number in slices.
+    pub uid: u32,
+    /// When invited first.
+    pub created: Timestamp,
+    /// Has a certificate.
+    pub enrolled: bool,
+    /// SHA-256 of the newest one. Those before it are good for nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
+}
+
+/// A one-time code, by its hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    /// SHA-256 of the code's secret, hexadecimal.
+    pub hash: String,
+    /// Whom the certificate will name.
+    pub subject: Subject,
+    /// Who invited.
+    pub by: String,
+    /// Not usable from then on.
+    pub expires: Timestamp,
+}
+
+/// Whom a certificate names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A person.
+    Person(Name),
+    /// A host.
+    Host(Name),
+}
+
+/// A research project.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Project {
+    /// Stays when the name changes.
+    pub id: ProjectId,
+    /// Unique.
+    pub name: Name,
+    /// As the pack names it.
+    pub level: String,
+    /// As people call it.
+    pub level_name: String,
+    /// What for.
+    pub purpose: String,
+    /// Who answers for it.
+    pub lead: Name,
+    /// Who may use its slices, the lead among them.
+    pub members: Vec<Name>,
+    /// When registered.
+    pub created: Timestamp,
+    /// The pack it was judged by, NAME/VERSION.
+    pub pack: String,
+}
+
+/// Where a slice stands; the diagram is in `domain::slice`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the diagram in domain::slice says what each is")]
+pub enum SliceState {
+    Requested,
+    Approved,
+    Placed,
+    Preparing,
+    Booting,
+    Ready,
+    Failed,
+    Rejected,
+    Withdrawn,
+    Closing,
+    Destroying,
+    Destroyed,
+}
+
+/// One approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// The officer.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// What she said.
+    pub comment: String,
+}
+
+/// Where a slice was put.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// On which host.
+    pub host: Name,
+    /// The fabric partition.
+    pub partition: u32,
+    /// Its devices.
+    pub devices: Vec<PciAddress>,
+}
+
+/// What the guest claims of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guest {
+    /// OpenSSH form.
+    pub ssh_host_key: String,
+    /// As its Slurm counts them.
+    pub gpus: u32,
+    /// Slurm's version.
+    pub slurm: String,
+}
+
+/// What sanitising did to one device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "as holm.v1.Evidence documents them")]
+pub struct Evidence {
+    pub run: RunId,
+    pub address: PciAddress,
+    pub cleaned: bool,
+    pub method: String,
+    pub bytes_total: u64,
+    pub bytes_written: u64,
+    pub bytes_verified: u64,
+    pub bytes_dirty_before: u64,
+    pub took_ms: u64,
+    pub tool: String,
+    pub detail: String,
+    pub at: Timestamp,
+}
+
+/// One virtual machine of one project.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// Also the domain's UUID on the host.
+    pub id: SliceId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// Unique in the project.
+    pub name: Name,
+    /// The project's level when it was asked for.
+    pub level: String,
+    /// As people call it.
+    pub level_name: String,
+    /// GPUs: 1, 2, 4, 8 or 16.
+    pub gpus: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Disk, GiB.
+    pub disk_gib: u64,
+    /// Where it stands.
+    pub state: SliceState,
+    /// What it waits for, or why it failed.
+    pub reason: String,
+    /// Who asked.
+    pub requested_by: Name,
+    /// When.
+    pub requested: Timestamp,
+    /// By whom so far.
+    pub approvals: Vec<Approval>,
+    /// How many the level demands.
+    pub approvals_needed: u32,
+    /// Where it was put, kept after it is gone.
+    pub placement: Option<Placement>,
+    /// Its disk.
+    pub volume: VolumeId,
+    /// SHA-256 of the volume key, first 16 hex digits.
+    pub key_fingerprint: String,
+    /// When the key was destroyed.
+    pub key_destroyed: Option<Timestamp>,
+    /// Of holmd's intention; an agent acts on none older than it has seen.
+    pub generation: u64,
+    /// The last change of state.
+    pub changed: Timestamp,
+    /// What the guest says.
+    pub guest: Option<Guest>,
+    /// What sanitising did to its devices after it.
+    pub evidence: Vec<Evidence>,
+    /// When the host reported the machine, its disk and every device released.
+    pub detached: Option<Timestamp>,
+    /// The deletion certificate.
+    pub certificate: Option<Certificate>,
+    /// Who closed it.
+    pub closed_by: Option<Name>,
+}
+
+/// A deletion certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// JSON, as signed.
+    pub body: String,
+    /// A signed note over it.
+    pub note: String,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// As its certificate says.
+    pub name: Name,
+    /// When invited first.
+    pub created: Timestamp,
+    /// Nothing is real there.
+    pub simulated: bool,
+    /// Which partition table it has.
+    pub platform: String,
+    /// As its agent says.
+    pub agent_version: String,
+    /// As last reported.
+    pub cpus: u32,
+    /// As last reported.
+    pub numa_nodes: u32,
+    /// As last reported, MiB.
+    pub memory_mib: u64,
+    /// As last reported.
+    pub iommu: bool,
+    /// As last reported.
+    pub kernel: String,
+    /// Of the agent's run that was here last.
+    #[serde(default)]
+    pub watch: String,
+    /// SHA-256 of its newest certificate. Those before it are good for nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
+}
+
+/// Where a device stands; the diagram is in `domain::device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the diagram in domain::device says what each is")]
+pub enum DeviceState {
+    Free,
+    Claimed,
+    Assigned,
+    Dirty,
+    Sanitising,
+    Quarantined,
+}
+
+/// A device of a host. NVSwitches are listed, never assigned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// On which host.
+    pub host: Name,
+    /// Where in it.
+    pub address: PciAddress,
+    /// A GPU; otherwise an NVSwitch.
+    pub gpu: bool,
+    /// vvvv:dddd
+    pub id: String,
+    /// NUMA node, -1 where there is none.
+    pub numa_node: i32,
+    /// IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// The fabric's number.
+    pub physical_id: Option<u32>,
+    /// The driver bound when last reported.
+    pub driver: String,
+    /// As sysfs says.
+    pub reset_methods: Vec<String>,
+    /// Of its own memory.
+    pub memory_bytes: u64,
+    /// Why it cannot be given to a slice.
+    pub problem: String,
+    /// Where it stands.
+    pub state: DeviceState,
+    /// Why it stands there.
+    pub reason: String,
+    /// Whose it is, or whose it was last while it is not free.
+    pub slice: Option<SliceId>,
+    /// The last run's.
+    pub evidence: Option<Evidence>,
+}
+
+/// A sanitising run under way: its report must name this id and every one of these devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Evidence goes by it, never by time.
+    pub id: RunId,
+    /// On which host.
+    pub host: Name,
+    /// Every device expected.
+    pub devices: Vec<PciAddress>,
+    /// Whose they were.
+    pub slice: Option<SliceId>,
+    /// When ordered.
+    pub started: Timestamp,
+}

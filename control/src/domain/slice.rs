@@ -1,0 +1,373 @@
+//! The life of a slice.
+//!
+//! ```text
+//!              approve ×n            place              agent          agent         guest
+//!  Requested ────────────▶ Approved ───────▶ Placed ───────▶ Preparing ──────▶ Booting ─────▶ Ready
+//!   │    │                   │  (waits here while the host is full)  │           │           │
+//!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
+//!   └─ reject ──▶ Rejected                              │                                  │
+//!                                                       └───────── close ──────────────────┤
+//!                                                                                          ▼
+//!            Destroyed ◀──────────── Destroying ◀───────────────────────────────────── Closing
+//!               key destroyed, host detached, evidence       agent began
+//!               for every device, certificate
+//! ```
+//!
+//! Closing bumps the generation, so nothing the agent says of the running machine counts any more.
+//! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
+
+use super::records::{
+    Approval, Change, Device, DeviceState, Evidence, Guest, Placement, Record, Slice, SliceState,
+};
+use super::{Refusal, RefusalKind, State, device};
+use holm_proto::ids::{Name, PciAddress};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+/// Limits of what can be asked for; what the host has is placement's business.
+pub const VCPUS_MAX: u32 = 96;
+/// MiB.
+pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 256..=1_572_864;
+/// GiB.
+pub const DISK_GIB: std::ops::RangeInclusive<u64> = 2..=30_720;
+
+impl SliceState {
+    /// Nothing comes after these.
+    pub const FINAL: [Self; 3] = [Self::Rejected, Self::Withdrawn, Self::Destroyed];
+    /// The agent is to have it running.
+    pub const WANTED: [Self; 4] = [Self::Placed, Self::Preparing, Self::Booting, Self::Ready];
+    /// The agent is to remove it.
+    pub const UNWANTED: [Self; 2] = [Self::Closing, Self::Destroying];
+    /// A volume key may be handed out.
+    pub const STARTING: [Self; 2] = [Self::Placed, Self::Preparing];
+
+    /// Nothing comes after it.
+    pub fn is_final(self) -> bool {
+        Self::FINAL.contains(&self)
+    }
+
+    /// As people read it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Approved => "approved",
+            Self::Placed => "placed",
+            Self::Preparing => "preparing",
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Withdrawn => "withdrawn",
+            Self::Closing => "closing",
+            Self::Destroying => "destroying",
+            Self::Destroyed => "destroyed",
+        }
+    }
+}
+
+/// Ask for a slice.
+pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
+    if let Some(living) = state.slice(slice.project, &slice.name).filter(|s| !s.state.is_final()) {
+        let label = state.slice_label(living);
+        return Err(Refusal::new(
+            RefusalKind::Exists,
+            format!("`{label}` exists already and is {}", living.state.text()),
+        )
+        .hint(format!("holm slice show {label}")));
+    }
+    let bounds = [
+        ("vcpus", u64::from(slice.vcpus), 1, u64::from(VCPUS_MAX)),
+        ("memory in MiB", slice.memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
+        ("disk in GiB", slice.disk_gib, *DISK_GIB.start(), *DISK_GIB.end()),
+    ];
+    for (what, value, low, high) in bounds {
+        if !(low..=high).contains(&value) {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("{what} can be {low} to {high}: `{value}` is not"),
+            ));
+        }
+    }
+    Ok(put(slice))
+}
+
+/// One approval more. With the last one needed it is approved.
+pub fn approve(slice: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    demand(slice, &[SliceState::Requested], "approved")?;
+    // The pack says so too; that nobody approves her own is not for a pack to lift (invariant 11).
+    if &slice.requested_by == by {
+        return Err(Refusal::new(RefusalKind::Denied, "nobody approves what they asked for themselves"));
+    }
+    if slice.approvals.iter().any(|a| &a.by == by) {
+        return Err(Refusal::new(
+            RefusalKind::Denied,
+            format!("`{by}` has approved it already: the next approval is another officer's"),
+        ));
+    }
+    let mut next = slice.clone();
+    next.approvals.push(Approval { by: by.clone(), at: now, comment: comment.to_owned() });
+    let have = u32::try_from(next.approvals.len()).unwrap_or(u32::MAX);
+    if have >= next.approvals_needed {
+        step(&mut next, SliceState::Approved, String::new(), now);
+    } else {
+        next.reason = format!("{have} of {} approvals", next.approvals_needed);
+    }
+    Ok(put(next))
+}
+
+/// An officer says no.
+pub fn reject(slice: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    demand(slice, &[SliceState::Requested], "rejected")?;
+    let mut next = slice.clone();
+    step(&mut next, SliceState::Rejected, format!("rejected by {by}: {comment}"), now);
+    Ok(put(next))
+}
+
+/// The lead takes the request back.
+pub fn withdraw(slice: &Slice, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    demand(slice, &[SliceState::Requested, SliceState::Approved], "withdrawn")?;
+    let mut next = slice.clone();
+    step(&mut next, SliceState::Withdrawn, String::new(), now);
+    Ok(put(next))
+}
+
+/// Say why it waits, where that is news.
+pub fn waits(slice: &Slice, reason: &str) -> Option<Vec<Change>> {
+    if slice.reason == reason {
+        return None;
+    }
+    let mut next = slice.clone();
+    reason.clone_into(&mut next.reason);
+    Some(put(next))
+}
+
+/// Put an approved slice on a host. Its devices are claimed in the same change, before anything starts.
+pub fn place(
+    state: &State,
+    slice: &Slice,
+    placement: Placement,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
+    demand(slice, &[SliceState::Approved], "placed")?;
+    let mut changes = Vec::new();
+    for address in &placement.devices {
+        let key = (placement.host.clone(), *address);
+        let free = state.devices.get(&key).filter(|d| d.state == DeviceState::Free);
+        let device =
+            free.ok_or_else(|| Refusal::new(RefusalKind::State, format!("device {address} is not free")))?;
+        changes.push(device::claim(device, slice.id));
+    }
+    let mut next = slice.clone();
+    next.placement = Some(placement);
+    next.generation += 1;
+    step(&mut next, SliceState::Placed, String::new(), now);
+    changes.extend(put(next));
+    Ok(changes)
+}
+
+/// A volume key was made for it, before the agent may ask.
+pub fn keyed(slice: &Slice, fingerprint: &str) -> Vec<Change> {
+    let mut next = slice.clone();
+    fingerprint.clone_into(&mut next.key_fingerprint);
+    put(next)
+}
+
+/// What an agent says of a slice, as far as it matters here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sighting {
+    /// The generation it acts on.
+    pub generation: u64,
+    /// How far it is.
+    pub phase: Phase,
+    /// Why it failed or waits.
+    pub reason: String,
+    /// What the guest says.
+    pub guest: Option<Guest>,
+    /// Its disk's header is overwritten and its file gone.
+    pub volume_erased: bool,
+}
+
+/// As `holm.v1.Phase`, without the unspecified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as holm.v1.Phase documents them")]
+pub enum Phase {
+    Absent,
+    Preparing,
+    Booting,
+    Ready,
+    Failed,
+    Destroying,
+}
+
+/// Take note of what the agent says. `None` where it changes nothing, or is of another generation.
+pub fn observe(
+    state: &State,
+    slice: &Slice,
+    seen: &Sighting,
+    attached: &BTreeSet<PciAddress>,
+    now: Timestamp,
+) -> Option<Vec<Change>> {
+    if seen.generation != slice.generation {
+        return None;
+    }
+    let mut next = slice.clone();
+    match (slice.state, seen.phase) {
+        (SliceState::Placed, Phase::Preparing) => {
+            step(&mut next, SliceState::Preparing, String::new(), now);
+        }
+        (SliceState::Placed | SliceState::Preparing, Phase::Booting) => {
+            step(&mut next, SliceState::Booting, String::new(), now);
+        }
+        (SliceState::Placed | SliceState::Preparing | SliceState::Booting, Phase::Ready) => {
+            // A guest is ready when it has what it was given, not when it says so.
+            let guest = seen.guest.as_ref()?;
+            if guest.gpus == slice.gpus {
+                next.guest = seen.guest.clone();
+                step(&mut next, SliceState::Ready, String::new(), now);
+            } else {
+                let reason = format!("its Slurm counts {} GPUs, {} were given", guest.gpus, slice.gpus);
+                step(&mut next, SliceState::Failed, reason, now);
+            }
+        }
+        (
+            SliceState::Placed | SliceState::Preparing | SliceState::Booting | SliceState::Ready,
+            Phase::Failed,
+        ) => step(&mut next, SliceState::Failed, seen.reason.clone(), now),
+        (SliceState::Booting | SliceState::Ready, Phase::Absent) => {
+            step(&mut next, SliceState::Failed, "the host no longer has it".to_owned(), now);
+        }
+        (SliceState::Closing, Phase::Destroying) => {
+            step(&mut next, SliceState::Destroying, String::new(), now);
+        }
+        (SliceState::Closing | SliceState::Destroying, Phase::Absent) if slice.detached.is_none() => {
+            return detach(state, slice, seen, attached, now);
+        }
+        _ => return None,
+    }
+    let mut changes = Vec::new();
+    if matches!(next.state, SliceState::Booting | SliceState::Ready) {
+        changes.extend(devices(state, slice).filter_map(device::assign));
+    }
+    changes.extend(put(next));
+    Some(changes)
+}
+
+/// Close it: nothing brings it back.
+pub fn close(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    let open = [
+        SliceState::Placed,
+        SliceState::Preparing,
+        SliceState::Booting,
+        SliceState::Ready,
+        SliceState::Failed,
+    ];
+    demand(slice, &open, "closed")?;
+    let mut next = slice.clone();
+    next.generation += 1;
+    next.closed_by = Some(by.clone());
+    step(&mut next, SliceState::Closing, String::new(), now);
+    Ok(put(next))
+}
+
+/// Its key is gone from the key store.
+pub fn key_destroyed(slice: &Slice, now: Timestamp) -> Vec<Change> {
+    let mut next = slice.clone();
+    next.key_destroyed = Some(now);
+    put(next)
+}
+
+/// One more device of it has been sanitised, or has not.
+pub fn with_evidence(slice: &Slice, evidence: Vec<Evidence>) -> Vec<Change> {
+    let mut next = slice.clone();
+    next.evidence.extend(evidence);
+    put(next)
+}
+
+/// What a closing slice still waits for; empty when its certificate can be made.
+pub fn remains(slice: &Slice) -> Vec<String> {
+    let mut waits = Vec::new();
+    if slice.key_destroyed.is_none() {
+        waits.push("the key to be destroyed".to_owned());
+    }
+    if slice.detached.is_none() {
+        waits.push("the host to report machine, disk and devices gone".to_owned());
+    }
+    let have: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
+    let missing: Vec<String> = slice
+        .placement
+        .iter()
+        .flat_map(|p| &p.devices)
+        .filter(|a| !have.contains(a))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        waits.push(format!("evidence of sanitising for {}", missing.join(", ")));
+    }
+    waits
+}
+
+/// The end.
+pub fn destroyed(slice: &Slice, certificate: super::records::Certificate, now: Timestamp) -> Vec<Change> {
+    let mut next = slice.clone();
+    next.certificate = Some(certificate);
+    next.guest = None;
+    step(&mut next, SliceState::Destroyed, String::new(), now);
+    put(next)
+}
+
+/// Released means observed released: by the hypervisor, the disk and every device, not by the wish.
+fn detach(
+    state: &State,
+    slice: &Slice,
+    seen: &Sighting,
+    attached: &BTreeSet<PciAddress>,
+    now: Timestamp,
+) -> Option<Vec<Change>> {
+    let held = slice.placement.iter().flat_map(|p| &p.devices).any(|a| attached.contains(a));
+    if held || !seen.volume_erased {
+        return None;
+    }
+    let mut next = slice.clone();
+    next.detached = Some(now);
+    step(&mut next, SliceState::Destroying, String::new(), now);
+    let why = format!("released by {}", state.slice_label(slice));
+    // Quarantine ends by an operator's word, not with the slice.
+    let loose = devices(state, slice).filter(|d| d.state != DeviceState::Quarantined);
+    let mut changes: Vec<Change> = loose.map(|d| device::dirty(d, &why)).collect();
+    changes.extend(put(next));
+    Some(changes)
+}
+
+fn devices<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {
+    slice
+        .placement
+        .iter()
+        .flat_map(|p| p.devices.iter().map(|a| (p.host.clone(), *a)))
+        .filter_map(|key| state.devices.get(&key))
+        .filter(|d| d.slice == Some(slice.id))
+}
+
+fn demand(slice: &Slice, states: &[SliceState], what: &str) -> Result<(), Refusal> {
+    if states.contains(&slice.state) {
+        return Ok(());
+    }
+    let from: Vec<&str> = states.iter().map(|s| s.text()).collect();
+    Err(Refusal::new(
+        RefusalKind::State,
+        format!(
+            "a slice that is {} cannot be {what}: only one that is {}",
+            slice.state.text(),
+            from.join(" or ")
+        ),
+    ))
+}
+
+fn step(slice: &mut Slice, state: SliceState, reason: String, now: Timestamp) {
+    slice.state = state;
+    slice.reason = reason;
+    slice.changed = now;
+}
+
+fn put(slice: Slice) -> Vec<Change> {
+    vec![Change::Put(Record::Slice(Box::new(slice)))]
+}

@@ -1,0 +1,232 @@
+//! The accept loop: TLS before anything else, each handshake limited in time, all of them in number.
+//!
+//! A connection ends when the certificate it began with does, whatever is under way on it; one without a
+//! certificate after a minute.
+
+use super::authority::fingerprint;
+use super::caller::{Caller, Peer};
+use super::strangers::{Stranger, Strangers};
+use jiff::Timestamp;
+use rustls::{CertificateError, ServerConfig};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+const HANDSHAKES: usize = 64;
+const CONNECTIONS: usize = 1024;
+/// Of one person or host: whoever may come in must not be able to keep everybody else out.
+const CONNECTIONS_OF_ONE: usize = 128;
+/// To enrol takes one call. Who has no certificate keeps no seat.
+const ENROLMENT_TIME: Duration = Duration::from_secs(60);
+/// After an accept that failed, as it does when there are no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a listener demands of who comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// A certificate.
+    Certificate,
+    /// Nothing.
+    Nothing,
+}
+
+/// A connection after its handshake.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    /// When the certificate ends, or the patience with who has none.
+    expires: Option<Pin<Box<Sleep>>>,
+    _seat: OwnedSemaphorePermit,
+    _place: Option<Place>,
+}
+
+/// Who has how many connections.
+type Places = Arc<Mutex<BTreeMap<Caller, usize>>>;
+
+/// One of a caller's connections, given back when dropped.
+struct Place {
+    places: Places,
+    caller: Caller,
+}
+
+impl Place {
+    /// `None` where there are too many.
+    fn take(places: &Places, caller: &Caller) -> Option<Self> {
+        let mut all = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = all.entry(caller.clone()).or_default();
+        if *taken >= CONNECTIONS_OF_ONE {
+            return None;
+        }
+        *taken += 1;
+        drop(all);
+        Some(Self { places: Arc::clone(places), caller: caller.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = all.get_mut(&self.caller) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// Connections as they come, until the stream is dropped.
+pub fn accept(
+    tcp: TcpListener,
+    tls: Arc<ServerConfig>,
+    demand: Demand,
+    strangers: Arc<Strangers>,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (send, receive) = mpsc::channel(16);
+    tokio::spawn(run(tcp, TlsAcceptor::from(tls), demand, strangers, send));
+    ReceiverStream::new(receive)
+}
+
+async fn run(
+    tcp: TcpListener,
+    tls: TlsAcceptor,
+    demand: Demand,
+    strangers: Arc<Strangers>,
+    out: mpsc::Sender<io::Result<Connection>>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
+    loop {
+        // Who comes while all are taken waits in the kernel's queue.
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = tcp.accept() => accepted,
+            () = out.closed() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(failure) => {
+                tracing::warn!("a connection was not accepted: {failure}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+            strangers.note(Stranger::Full, String::new(), address);
+            continue;
+        };
+        let (tls, strangers, out) = (tls.clone(), Arc::clone(&strangers), out.clone());
+        let places = Arc::clone(&places);
+        tokio::spawn(async move {
+            let shaken = handshake(stream, address, &tls, demand, (seat, &places)).await;
+            drop(permit);
+            match shaken {
+                Ok(connection) => drop(out.send(Ok(connection)).await),
+                Err((kind, text)) => strangers.note(kind, text, address),
+            }
+        });
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: &TlsAcceptor,
+    demand: Demand,
+    (seat, places): (OwnedSemaphorePermit, &Places),
+) -> Result<Connection, (Stranger, String)> {
+    let _ = stream.set_nodelay(true);
+    let stream = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream))
+        .await
+        .map_err(|_| (Stranger::Slow, String::new()))?
+        .map_err(|failure| kind_of(&failure))?;
+    let mut print = String::new();
+    let (caller, expires) = match demand {
+        Demand::Nothing => (None, Some(ENROLMENT_TIME)),
+        Demand::Certificate => {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = certificate.ok_or((Stranger::NoCertificate, String::new()))?;
+            let (caller, ends) =
+                Caller::of(certificate).map_err(|e| (Stranger::NoIdentity, e.to_string()))?;
+            let left = ends.duration_since(Timestamp::now());
+            print = fingerprint(certificate);
+            (Some(caller), Some(Duration::try_from(left).unwrap_or(Duration::ZERO)))
+        }
+    };
+    let place = match &caller {
+        None => None,
+        Some(caller) => Some(
+            Place::take(places, caller).ok_or_else(|| (Stranger::Full, format!("of {}", caller.actor())))?,
+        ),
+    };
+    let expires = expires.map(|left| Box::pin(tokio::time::sleep(left)));
+    let peer = Peer { caller, certificate: print, address };
+    Ok(Connection { stream, peer, expires, _seat: seat, _place: place })
+}
+
+/// Which kind of stranger it is that fails like this.
+fn kind_of(failure: &io::Error) -> (Stranger, String) {
+    use rustls::Error;
+    let cause = failure.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    let kind = match cause {
+        Some(Error::NoCertificatesPresented) => Stranger::NoCertificate,
+        Some(Error::InvalidCertificate(problem)) => match problem {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Stranger::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Stranger::NotYet,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Stranger::Foreign,
+            CertificateError::Other(other) => return (Stranger::NoIdentity, other.0.to_string()),
+            _ => return (Stranger::BadCertificate, problem.to_string()),
+        },
+        _ => return (Stranger::NoTls, failure.to_string()),
+    };
+    (kind, String::new())
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.expires.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "its time is over")));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,122 @@
+//! SSH certificates: a slice trusts this authority's key, and each certificate is good for one person's own
+//! account, for a working day.
+
+use super::authority::{BACKDATE, IdentityError, random, read_secret, sign_error, write_new};
+use holm_proto::ids::{Name, RequestId};
+use jiff::{SignedDuration, Timestamp};
+use ssh_key::certificate::{Builder, CertType};
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, LineEnding, PrivateKey, PublicKey};
+use std::path::Path;
+
+const LIFE: SignedDuration = SignedDuration::from_hours(8);
+/// An ed25519 key with its comment is some hundred bytes.
+const KEY_MAX: usize = 1024;
+
+/// A signed key.
+#[derive(Debug, Clone)]
+pub struct SshCertificate {
+    /// OpenSSH form.
+    pub text: String,
+    /// Its serial number, for the log.
+    pub serial: u64,
+    /// Not good for new connections from then on.
+    pub expires: Timestamp,
+}
+
+pub(super) struct SshAuthority {
+    key: PrivateKey,
+    public: String,
+}
+
+impl SshAuthority {
+    pub(super) fn create(path: &Path) -> Result<(), IdentityError> {
+        let mut key =
+            PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|_| IdentityError::Random)?;
+        key.set_comment("holm SSH certificates");
+        write_new(path, key.to_openssh(LineEnding::LF).map_err(sign_error)?.as_bytes(), 0o600)
+    }
+
+    pub(super) fn load(path: &Path) -> Result<Self, IdentityError> {
+        let damaged =
+            |e: ssh_key::Error| IdentityError::Damaged { path: path.to_path_buf(), problem: e.to_string() };
+        let key = PrivateKey::from_openssh(read_secret(path)?.as_bytes()).map_err(damaged)?;
+        let public = key.public_key().to_openssh().map_err(damaged)?;
+        Ok(Self { key, public })
+    }
+
+    pub(super) fn public(&self) -> &str {
+        &self.public
+    }
+
+    pub(super) fn sign(
+        &self,
+        public_key: &str,
+        person: &Name,
+        request: RequestId,
+        now: Timestamp,
+    ) -> Result<SshCertificate, IdentityError> {
+        let key = ed25519(public_key)?;
+        let seconds = |at: Timestamp| u64::try_from(at.as_second()).map_err(sign_error);
+        let from = seconds(now.checked_sub(BACKDATE).unwrap_or(now))?;
+        let expires = now.checked_add(LIFE).unwrap_or(now);
+        let serial = u64::from_be_bytes(random()?);
+        let mut builder = Builder::new(random::<16>()?, key, from, seconds(expires)?).map_err(sign_error)?;
+        builder
+            .serial(serial)
+            .and_then(|b| b.cert_type(CertType::User))
+            .and_then(|b| b.key_id(format!("person/{person} request/{request}")))
+            .and_then(|b| b.valid_principal(person.as_str()))
+            // A terminal, and nothing else: no forwarding of ports, agents or X11.
+            .and_then(|b| b.extension("permit-pty", ""))
+            .map_err(sign_error)?;
+        let certificate = builder.sign(&self.key).map_err(sign_error)?;
+        Ok(SshCertificate { text: certificate.to_openssh().map_err(sign_error)?, serial, expires })
+    }
+}
+
+/// An Ed25519 public key in OpenSSH form.
+fn ed25519(text: &str) -> Result<PublicKey, IdentityError> {
+    let bad = || IdentityError::SshKey(text.chars().take(40).flat_map(char::escape_debug).collect());
+    if text.len() > KEY_MAX {
+        return Err(bad());
+    }
+    let key = PublicKey::from_openssh(text.trim()).map_err(|_| bad())?;
+    if key.algorithm() == Algorithm::Ed25519 { Ok(key) } else { Err(bad()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssh_key::Certificate;
+    use ssh_key::certificate::CertType;
+
+    #[test]
+    fn a_certificate_is_for_one_account_and_a_terminal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ssh_ca");
+        SshAuthority::create(&path).unwrap();
+        let authority = SshAuthority::load(&path).unwrap();
+        let user = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).unwrap();
+        let (now, request) = (Timestamp::now(), RequestId::new_v4());
+        let public = user.public_key().to_openssh().unwrap();
+        let signed = authority.sign(&public, &"ada".parse().unwrap(), request, now).unwrap();
+        let read = Certificate::from_openssh(&signed.text).unwrap();
+        let fingerprint = authority.key.fingerprint(ssh_key::HashAlg::Sha256);
+        read.validate([&fingerprint]).unwrap();
+        assert_eq!(read.cert_type(), CertType::User);
+        assert_eq!(read.valid_principals(), ["ada"]);
+        assert!(read.key_id().contains("person/ada") && read.key_id().contains(&request.to_string()));
+        assert_eq!(read.valid_before() - u64::try_from(now.as_second()).unwrap(), 8 * 3600);
+        assert_eq!(read.extensions().keys().collect::<Vec<_>>(), ["permit-pty"]);
+        assert!(read.critical_options().is_empty());
+        assert_eq!(read.public_key(), user.public_key().key_data());
+    }
+
+    #[test]
+    fn other_keys_are_refused() {
+        for bad in ["", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 !!!!", &"a".repeat(5000)] {
+            assert!(ed25519(bad).is_err(), "{bad:.40}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Does a disk open with any of these keys? For the drill after a slice was destroyed: a copy of its
+//! disk, and every key that is left.
+
+use super::{Key, KeyError};
+use data_encoding::HEXLOWER;
+use secrecy::ExposeSecret;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use zeroize::Zeroizing;
+
+/// What came of one key on one disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It reads.
+    Opened,
+    /// QEMU refused it; its own words.
+    Refused(String),
+}
+
+/// QEMU's words for a key that opens no slot.
+const WRONG_KEY: &str = "Invalid password";
+
+/// Try to open a qcow2 volume with a key, as QEMU would. The key goes through a pipe: it is in no
+/// command line, environment or file.
+pub fn opens_with(disk: &Path, key: &Key) -> Result<Attempt, KeyError> {
+    let failed = |e| super::err(format!("`qemu-io` cannot be run on `{}`", disk.display()), e);
+    let mut image =
+        std::ffi::OsString::from("driver=qcow2,encrypt.key-secret=k,read-only=on,backing=,file.filename=");
+    image.push(disk);
+    let mut child = Command::new("qemu-io")
+        .args(["-r", "--object", "secret,id=k,file=/dev/stdin", "--image-opts"])
+        .arg(image)
+        .args(["-c", "read 0 512"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let passphrase = Zeroizing::new(HEXLOWER.encode(key.expose_secret()));
+        stdin.write_all(passphrase.as_bytes()).map_err(failed)?;
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(Attempt::Opened);
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let words = words.lines().last().unwrap_or("no word why").to_owned();
+    // Only what LUKS says of a wrong key counts: a disk that cannot be read at all proves nothing.
+    if words.contains(WRONG_KEY) {
+        return Ok(Attempt::Refused(words));
+    }
+    Err(KeyError { what: format!("no key can be tried on `{}`: {words}", disk.display()), cause: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_opens_with_its_key_and_no_other_and_what_is_no_disk_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, secret) = (dir.path().join("disk.qcow2"), dir.path().join("secret"));
+        let key = Key::init_with_mut(|k: &mut [u8; 32]| k.fill(7));
+        let other = Key::init_with_mut(|k: &mut [u8; 32]| k.fill(8));
+        std::fs::write(&secret, HEXLOWER.encode(key.expose_secret())).unwrap();
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "--object", &format!("secret,id=k,file={}", secret.display())])
+            .args(["-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10"])
+            .arg(&disk)
+            .arg("1M")
+            .status();
+        // Machines without QEMU have no disks either.
+        let Ok(status) = made else { return };
+        assert!(status.success());
+        assert_eq!(opens_with(&disk, &key).unwrap(), Attempt::Opened);
+        assert!(matches!(opens_with(&disk, &other).unwrap(), Attempt::Refused(_)));
+        std::fs::write(&disk, "no disk").unwrap();
+        let failure = opens_with(&disk, &key).unwrap_err();
+        assert!(failure.what.contains("no key can be tried"), "{}", failure.what);
+    }
+}

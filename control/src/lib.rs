@@ -1,0 +1,16 @@
+//! The control service of Holm: who may do what, what is intended of every host, and the log of it all.
+//! `holmd` is a thin binary over this; `holm` uses the log's verifier.
+
+pub mod api;
+pub mod app;
+pub mod audit;
+pub mod config;
+pub mod domain;
+pub mod identity;
+pub mod keys;
+pub mod ledger;
+pub mod live;
+pub mod placement;
+pub mod reconcile;
+pub mod setup;
+pub mod store;

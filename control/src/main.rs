@@ -1,0 +1,365 @@
+//! holmd: a thin binary over the library.
+
+use clap::{CommandFactory, Parser, Subcommand};
+use holm_control::api;
+use holm_control::app::{self, App, Failure, Paths};
+use holm_control::config::Config;
+use holm_control::identity::Authority;
+use holm_control::keys::{Attempt, Keyring, fingerprint, opens_with};
+use holm_control::ledger::{Ledger, LedgerError, chain, replay};
+use holm_control::setup::{self, Options};
+use holm_control::store::{SledStore, Store};
+use holm_proto::ids::Name;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The control service of Holm.
+#[derive(Parser)]
+#[command(name = "holmd", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new Holm: configuration, certificate authority, keys, log, store, and the first people.
+    Init(Init),
+    /// Serve people and agents until SIGTERM.
+    Serve(At),
+    /// Make the store anew from the log.
+    Rebuild {
+        #[command(flatten)]
+        at: At,
+        /// Compare only, change nothing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Say whether configuration, rules, keys, log and store are in order.
+    Check(At),
+    /// Keys that are left.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Print completions for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(clap::Args)]
+struct At {
+    /// holmd's configuration.
+    #[arg(long, value_name = "FILE", env = "HOLMD_CONFIG", default_value = "/etc/holm/holmd/holmd.toml")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Try every key that is left on a disk, or a copy of one.
+    Try {
+        #[command(flatten)]
+        at: At,
+        /// A slice's disk, qcow2.
+        disk: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Init {
+    /// A new directory for everything that holmd keeps.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What people and agents dial.
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:7443")]
+    server: String,
+    /// Where to listen for people and agents.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
+    listen: SocketAddr,
+    /// Where to listen for enrolment.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7444")]
+    enrol_listen: SocketAddr,
+    /// A policy pack that comes with holmd, or a directory with one.
+    #[arg(long, default_value = "aau-2018")]
+    pack: String,
+    /// The log's name for good, as a URL without scheme; from --server where not given.
+    #[arg(long, value_name = "NAME")]
+    log_origin: Option<String>,
+    /// The partition table of the hosts.
+    #[arg(long, default_value = "dgx-2")]
+    platform: String,
+    /// The first operator, who invites everybody but officers.
+    #[arg(long, value_name = "NAME")]
+    operator: Name,
+    /// A first security officer; only an officer invites officers. Can be repeated.
+    #[arg(long = "officer", value_name = "NAME")]
+    officers: Vec<Name>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = harden().and_then(|()| run(cli.command));
+    match done {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("holmd: {}", chain(&failure));
+            if !failure.next.is_empty() {
+                eprintln!("  next: {}", failure.next);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Keys are in this process: no core dump and no debugger gets at them.
+fn harden() -> Result<(), Failure> {
+    let failed = |e: rustix::io::Errno| {
+        Failure::because("core dumps cannot be switched off", "run holmd where prctl is allowed", e)
+    };
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?;
+    if getrlimit(Resource::Core).maximum != Some(0) {
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Init(init) => initialise(init),
+        Command::Serve(at) => serve(&load(&at.config)?),
+        Command::Rebuild { at, check } => rebuild(&load(&at.config)?, check),
+        Command::Check(at) => check(&at.config),
+        Command::Keys(Keys::Try { at, disk }) => try_keys(&load(&at.config)?, &disk),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path)
+        .map_err(|e| Failure::because("the configuration cannot be used", "mend it, then: holmd check", e))
+}
+
+fn initialise(init: Init) -> Result<ExitCode, Failure> {
+    let host = init.server.rsplit_once(':').map_or(init.server.as_str(), |(host, _)| host).to_owned();
+    let options = Options {
+        log_origin: init.log_origin.unwrap_or_else(|| format!("{host}/holm")),
+        dir: init.dir,
+        server: init.server,
+        listen: init.listen,
+        enrol_listen: init.enrol_listen,
+        pack: init.pack,
+        platform: init.platform,
+        operator: init.operator,
+        officers: init.officers,
+    };
+    let made = setup::init(&options)?;
+    let config = made.config.display();
+    println!("a new Holm is in {}", options.dir.display());
+    println!();
+    println!("Public key of its log. Keep a copy elsewhere: with it anybody can verify the log.");
+    println!("  {}", made.verifier_key);
+    println!();
+    println!("One-time codes, good for 24 hours. Give each to its person alone.");
+    for (name, role, code) in &made.invited {
+        println!("  {role:<9} {:<16} {code}", name.as_str());
+    }
+    println!();
+    println!("next: holmd serve --config {config}");
+    let port = options.enrol_listen.port();
+    println!("      holm enrol CODE --server {host}:{port}   (each person)");
+    if options.officers.is_empty() {
+        println!();
+        println!(
+            "There is no officer: nobody can approve a slice, and nobody can become one. Start again with --officer."
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(config: &Config) -> Result<ExitCode, Failure> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    let app = Arc::new(App::open(config.clone())?);
+    // What holmd does waits for the disk; few threads do, and each costs memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|e| {
+            Failure::because("holmd cannot start its threads", "see the limits of its user: ulimit -u", e)
+        })?;
+    runtime.block_on(async {
+        let signals = |e| Failure::because("signals cannot be caught", "", e);
+        let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let mut running = api::start(app).await?;
+        println!("holmd ready: listening on {}, for enrolment on {}", running.address, running.enrolment);
+        // A pipe would keep it for later.
+        let _ = std::io::stdout().flush();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            failure = running.ended() => return Err(failure),
+        }
+        tracing::info!("holmd stops");
+        running.stop().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The store holds what the log says, nothing else; with `check` nothing is changed.
+fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
+    let paths = Paths::of(&config.data);
+    if !check {
+        let (_, log) = app::log(config)?;
+        // An entry that waits in the outbox goes to the log first, where the store can still be read.
+        match Ledger::open(Box::new(app::store(&paths.store)?), log, jiff::Timestamp::now) {
+            Err(failure @ (LedgerError::Gap { .. } | LedgerError::Differs { .. })) => {
+                let next =
+                    "find out which of the two was restored from a copy, and restore the other to match";
+                return Err(Failure::because("store and log are not of one history", next, failure));
+            }
+            Err(failure) => eprintln!("holmd: the store is passed over: {}", chain(&failure)),
+            Ok(_) => {}
+        }
+    }
+    let (_, log) = app::log(config)?;
+    let records = replay(&log).map_err(|e| {
+        Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
+    })?;
+    let store = app::store(&paths.store)?;
+    let failed = |e| Failure::because("the store cannot be used", "holmd rebuild", e);
+    if !check {
+        store.replace(&records).map_err(failed)?;
+    }
+    let (same, waiting) = compare(&store, records).map_err(failed)?;
+    if !same {
+        return Err(Failure::new(
+            "the store is not what the log says",
+            "holmd rebuild   (makes the store anew; the log is the truth)",
+        ));
+    }
+    let what = if check { "the store is what the log says" } else { "the store was made anew from the log" };
+    println!(
+        "{what}: {} entries, {} records, {waiting} waiting to be sealed",
+        log.size(),
+        count(&store).map_err(failed)?
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the store has these records, and how many entries of the outbox are not in the log yet.
+fn compare(
+    store: &SledStore,
+    mut expected: Vec<holm_control::domain::Record>,
+) -> Result<(bool, usize), holm_control::store::StoreError> {
+    let mut found = store.records()?;
+    expected.sort_by_key(holm_control::domain::Record::key);
+    found.sort_by_key(holm_control::domain::Record::key);
+    Ok((found == expected, store.outbox()?.len()))
+}
+
+fn count(store: &SledStore) -> Result<usize, holm_control::store::StoreError> {
+    Ok(store.records()?.len())
+}
+
+/// Each part by itself, so that one look shows all that is wrong.
+fn check(path: &Path) -> Result<ExitCode, Failure> {
+    let config = load(path)?;
+    let paths = Paths::of(&config.data);
+    let mut good = true;
+    let mut say = |what: &str, found: Result<String, Failure>| match found {
+        Ok(text) => println!("ok       {what:<14} {text}"),
+        Err(failure) => {
+            good = false;
+            println!("WRONG    {what:<14} {}", chain(&failure));
+            println!("         {:<14} next: {}", "", failure.next);
+        }
+    };
+    say("configuration", Ok(path.display().to_string()));
+    say("policy pack", app::pack(&config.pack).map(|p| format!("{}, {} levels", p.id(), p.levels().len())));
+    say(
+        "platform",
+        app::partitions(&config.platform)
+            .map(|t| format!("{}, {} partitions", t.platform(), t.partitions().count())),
+    );
+    let restore = "restore it from a copy";
+    say(
+        "authority",
+        Authority::load(&paths.ca)
+            .map(|a| format!("codes end in {}", a.hash()))
+            .map_err(|e| Failure::because("the certificate authority cannot be loaded", restore, e)),
+    );
+    say(
+        "keys",
+        Keyring::load(&paths.keys)
+            .and_then(|k| k.all())
+            .map(|all| format!("{} keys", all.len()))
+            .map_err(|e| Failure::because("the keys cannot be loaded", restore, e)),
+    );
+    say("log and store", history(&config, &paths));
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The log reads from end to end, and the store agrees with it. A holmd that runs has the store to itself.
+fn history(config: &Config, paths: &Paths) -> Result<String, Failure> {
+    let (_, log) = app::log(config)?;
+    let records = replay(&log).map_err(|e| {
+        Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
+    })?;
+    let store = app::store(&paths.store)?;
+    let outbox = store.outbox();
+    let behind = outbox.iter().flatten().any(|waiting| waiting.index >= log.size());
+    let failed = |e| Failure::because("the store cannot be read", "holmd rebuild", e);
+    let (same, _) = compare(&store, records).map_err(failed)?;
+    match (same, behind) {
+        (true, _) => Ok(format!("{} entries, {} records", log.size(), count(&store).map_err(failed)?)),
+        (false, true) => {
+            Ok(format!("{} entries; what a kill left over is sealed at the next start", log.size()))
+        }
+        (false, false) => Err(Failure::new("the store is not what the log says", "holmd rebuild")),
+    }
+}
+
+/// For the drill after a slice was destroyed: no key that is left may open a copy of its disk.
+fn try_keys(config: &Config, disk: &Path) -> Result<ExitCode, Failure> {
+    if !disk.is_file() {
+        return Err(Failure::new(format!("there is no disk `{}`", disk.display()), "holmd keys try DISK"));
+    }
+    let failed = |e| Failure::because("the keys cannot be tried", "holmd check", e);
+    let keys = Keyring::load(&Paths::of(&config.data).keys).and_then(|k| k.all()).map_err(failed)?;
+    let mut opened = 0;
+    println!("{:<45} {:<17} RESULT", "KEY", "FINGERPRINT");
+    for (name, key) in &keys {
+        let result = match opens_with(disk, key).map_err(failed)? {
+            Attempt::Opened => {
+                opened += 1;
+                "opened".to_owned()
+            }
+            Attempt::Refused(words) => format!("refused: {words}"),
+        };
+        println!("{name:<45} {:<17} {result}", fingerprint(key));
+    }
+    if opened == 0 {
+        println!("\nno key that is left opens this disk: {} tried", keys.len());
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("\n{opened} of {} keys that are left opened this disk", keys.len());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,134 @@
+//! Partition tables of the platforms there are, as data.
+
+use std::collections::BTreeSet;
+
+/// One partition of the fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    id: u32,
+    gpus: &'static [u32],
+    links: u32,
+}
+
+/// All partitions that the fabric of a platform can form. No others exist: the switches reset their ports in
+/// pairs, so GPUs cannot be put together freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionTable {
+    platform: &'static str,
+    partitions: &'static [Partition],
+}
+
+impl PartitionTable {
+    /// The table of a platform, "dgx-2".
+    pub fn of(platform: &str) -> Option<Self> {
+        [Self::dgx2()].into_iter().find(|table| table.platform == platform)
+    }
+
+    /// The table of a DGX-2, and of any HGX-2, in shared NVSwitch mode.
+    pub const fn dgx2() -> Self {
+        Self { platform: "dgx-2", partitions: DGX_2 }
+    }
+
+    /// The platform's name.
+    pub fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    /// Every partition, by rising id.
+    pub fn partitions(&self) -> impl Iterator<Item = &'static Partition> {
+        self.partitions.iter()
+    }
+
+    /// The partition with this id.
+    pub fn get(&self, id: u32) -> Option<&'static Partition> {
+        self.partitions().find(|p| p.id == id)
+    }
+
+    /// The physical ids of a partition's GPUs; none where there is no such partition.
+    pub fn members(&self, partition: u32) -> &'static [u32] {
+        self.get(partition).map_or(&[], |p| p.gpus)
+    }
+
+    /// The physical ids of all GPUs, rising.
+    pub fn physical_ids(&self) -> impl Iterator<Item = u32> + use<> {
+        self.partitions().flat_map(|p| p.gpus).copied().collect::<BTreeSet<u32>>().into_iter()
+    }
+
+    /// How many GPUs a partition can have, rising.
+    pub fn sizes(&self) -> Vec<u32> {
+        self.partitions().map(Partition::size).collect::<BTreeSet<u32>>().into_iter().collect()
+    }
+}
+
+impl Partition {
+    /// As the fabric manager numbers it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The physical ids of its GPUs, rising.
+    pub fn gpus(&self) -> &'static [u32] {
+        self.gpus
+    }
+
+    /// How many GPUs it has.
+    pub fn size(&self) -> u32 {
+        u32::try_from(self.gpus.len()).unwrap_or(u32::MAX)
+    }
+
+    /// NVLinks that each of its GPUs has in it.
+    pub fn links(&self) -> u32 {
+        self.links
+    }
+
+    /// Its GPUs as bits.
+    pub(super) fn mask(&self) -> u64 {
+        self.gpus.iter().fold(0, |mask, id| mask | bit(*id))
+    }
+}
+
+/// The bit of a physical id; none for one that no table has.
+pub(super) fn bit(physical_id: u32) -> u64 {
+    1_u64.checked_shl(physical_id).unwrap_or(0)
+}
+
+const fn partition(id: u32, gpus: &'static [u32], links: u32) -> Partition {
+    Partition { id, gpus, links }
+}
+
+/// NVIDIA Fabric Manager User Guide, "Default Partitions", DGX-2 and HGX-2.
+const DGX_2: &[Partition] = &[
+    partition(0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], 6),
+    partition(1, &[1, 2, 3, 4, 5, 6, 7, 8], 6),
+    partition(2, &[9, 10, 11, 12, 13, 14, 15, 16], 6),
+    partition(3, &[1, 4, 6, 7, 9, 12, 14, 15], 5),
+    partition(4, &[2, 3, 5, 8, 10, 11, 13, 16], 5),
+    partition(5, &[1, 4, 6, 7], 5),
+    partition(6, &[2, 3, 5, 8], 5),
+    partition(7, &[9, 12, 14, 15], 5),
+    partition(8, &[10, 11, 13, 16], 5),
+    partition(9, &[1, 4], 5),
+    partition(10, &[2, 3], 5),
+    partition(11, &[5, 8], 5),
+    partition(12, &[6, 7], 5),
+    partition(13, &[9, 12], 5),
+    partition(14, &[10, 11], 5),
+    partition(15, &[13, 16], 5),
+    partition(16, &[14, 15], 5),
+    partition(17, &[1], 0),
+    partition(18, &[2], 0),
+    partition(19, &[3], 0),
+    partition(20, &[4], 0),
+    partition(21, &[5], 0),
+    partition(22, &[6], 0),
+    partition(23, &[7], 0),
+    partition(24, &[8], 0),
+    partition(25, &[9], 0),
+    partition(26, &[10], 0),
+    partition(27, &[11], 0),
+    partition(28, &[12], 0),
+    partition(29, &[13], 0),
+    partition(30, &[14], 0),
+    partition(31, &[15], 0),
+    partition(32, &[16], 0),
+];

@@ -1,0 +1,42 @@
+//! The deletion certificate: what was destroyed, the evidence for it, and what it does not cover.
+
+use crate::app::App;
+use crate::audit::note;
+use crate::domain::State;
+use crate::domain::records::{Certificate, Slice};
+use newtype_uuid::GenericUuid;
+use serde_json::json;
+
+/// Make and sign it, from what the state says and the log's checkpoint of this moment.
+pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
+    let project = state.projects.get(&slice.project);
+    let body = json!({
+        "certificate": "holm deletion certificate, version 1",
+        "issued": app.ledger.now(),
+        "slice": { "id": slice.id.into_untyped_uuid(), "name": state.slice_label(slice) },
+        "project": project.map(|p| json!({ "id": p.id.into_untyped_uuid(), "name": p.name, "lead": p.lead })),
+        "level": { "id": slice.level, "name": slice.level_name },
+        "requested": { "by": slice.requested_by, "at": slice.requested },
+        "approved": slice.approvals,
+        "closed_by": slice.closed_by,
+        "placement": slice.placement,
+        "volume": {
+            "id": slice.volume.into_untyped_uuid(),
+            "key_fingerprint": slice.key_fingerprint,
+            "key_destroyed": slice.key_destroyed,
+            "header_and_key_slots_overwritten": slice.detached.is_some(),
+        },
+        "detached": slice.detached,
+        "devices": slice.evidence,
+        "log_checkpoint": app.ledger.checkpoint(),
+        "not_covered": [
+            "backups and copies made outside Holm",
+            "copies of holmd's key directory made elsewhere before the key was destroyed",
+            "what people took with them"
+        ],
+    });
+    let body = format!("{body:#}");
+    let text = format!("{body}\n");
+    let note = note::sign(&app.log_key, &app.config.log_origin, &text);
+    Certificate { body, note }
+}

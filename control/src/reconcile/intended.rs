@@ -1,0 +1,73 @@
+//! What holmd wants of one host, as a whole, each time.
+
+use crate::domain::State;
+use crate::domain::records::{Slice, SliceState};
+use holm_proto::ids::Name;
+use holm_proto::v1;
+use newtype_uuid::GenericUuid;
+
+/// Everything intended of this host. `generation` is left for the sender to fill in.
+pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
+    let slices = state
+        .slices
+        .values()
+        .filter_map(|s| {
+            let placement = s.placement.as_ref().filter(|p| &p.host == host)?;
+            Some(v1::IntendedSlice {
+                slice_id: s.id.into_untyped_uuid().to_string(),
+                generation: s.generation,
+                goal: goal(s)?.into(),
+                project: state.projects.get(&s.project)?.name.to_string(),
+                name: s.name.to_string(),
+                level: s.level.clone(),
+                level_name: s.level_name.clone(),
+                vcpus: s.vcpus,
+                memory_mib: s.memory_mib,
+                disk_gib: s.disk_gib,
+                devices: placement.devices.iter().map(ToString::to_string).collect(),
+                partition: placement.partition,
+                volume_id: s.volume.into_untyped_uuid().to_string(),
+                users: users(state, s),
+                ssh_ca: ssh_ca.to_owned(),
+            })
+        })
+        .collect();
+    let runs = state
+        .runs
+        .values()
+        .filter(|r| &r.host == host)
+        .map(|r| v1::SanitiseRun {
+            run_id: r.id.into_untyped_uuid().to_string(),
+            devices: r.devices.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    v1::Intended { generation: 0, slices, runs }
+}
+
+fn goal(slice: &Slice) -> Option<v1::Goal> {
+    match slice.state {
+        // Before its key is made and in the log, an agent hears nothing of it.
+        SliceState::Placed if slice.key_fingerprint.is_empty() => None,
+        SliceState::Placed | SliceState::Preparing | SliceState::Booting | SliceState::Ready => {
+            Some(v1::Goal::Run)
+        }
+        // What failed stays as it is until it is closed; the agent tries no generation twice.
+        SliceState::Failed => Some(v1::Goal::Run),
+        SliceState::Closing | SliceState::Destroying => {
+            slice.detached.is_none().then_some(v1::Goal::Destroyed)
+        }
+        SliceState::Requested
+        | SliceState::Approved
+        | SliceState::Rejected
+        | SliceState::Withdrawn
+        | SliceState::Destroyed => None,
+    }
+}
+
+fn users(state: &State, slice: &Slice) -> Vec<v1::GuestUser> {
+    let members = state.projects.get(&slice.project).into_iter().flat_map(|p| &p.members);
+    members
+        .filter_map(|name| state.people.get(name))
+        .map(|p| v1::GuestUser { name: p.name.to_string(), uid: p.uid })
+        .collect()
+}

@@ -1,0 +1,229 @@
+//! Drives slices and devices from what is observed to what is intended. Level-triggered: a round looks
+//! at everything and may be run at any time, twice, or after a kill; it remembers nothing.
+
+mod certificate;
+mod intended;
+#[cfg(test)]
+mod tests;
+
+pub use intended::intended;
+
+use crate::app::App;
+use crate::domain::records::{DeviceState, Placement, Slice, SliceState};
+use crate::domain::{Refusal, RefusalKind, State, device, slice};
+use crate::ledger::{Call, Decided};
+use crate::live::HostLive;
+use crate::placement;
+use holm_proto::ids::{Name, PciAddress, RunId, SliceId};
+use jiff::Timestamp;
+use newtype_uuid::GenericUuid;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A round is run at least this often, whatever happened or did not.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// Run rounds until holmd ends: at each change of the state or of a host's report, and now and then.
+pub async fn run(app: Arc<App>) {
+    let mut ledger = app.ledger.subscribe();
+    let mut live = app.live.subscribe();
+    loop {
+        ledger.mark_unchanged();
+        live.mark_unchanged();
+        let worker = Arc::clone(&app);
+        match tokio::task::spawn_blocking(move || round(&worker)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => tracing::error!("reconciling stopped: {refusal}"),
+            Err(failure) => tracing::error!("reconciling failed: {failure}"),
+        }
+        tokio::select! {
+            _ = ledger.changed() => {}
+            _ = live.changed() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// One look at everything. What fails for one host or slice holds up no other, unless nothing can be logged.
+pub fn round(app: &App) -> Result<(), Refusal> {
+    let mut failed = None;
+    let mut passed = |done: Result<(), Refusal>| match done {
+        Err(refusal) if refusal.kind != RefusalKind::Unavailable => {
+            tracing::error!("something is passed over in this round: {refusal}");
+            failed.get_or_insert(refusal);
+            Ok(())
+        }
+        done => done,
+    };
+    for (host, live) in app.live.reporting() {
+        passed(devices(app, &host, &live))?;
+    }
+    let state = app.ledger.state();
+    let mut waiting: Vec<&Slice> = state.slices.values().collect();
+    // The oldest request is looked at first.
+    waiting.sort_by_key(|s| (s.requested, s.id));
+    for s in waiting {
+        passed(match s.state {
+            SliceState::Approved => place(app, s.id),
+            SliceState::Placed if s.key_fingerprint.is_empty() => make_key(app, s),
+            SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
+            _ => Ok(()),
+        })?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
+    let resource = format!("host/{host}");
+    app.ledger.commit_if(&Call::own("observe.device", resource.clone()), |state, _| {
+        let changes = device::in_use_by_others(state, host, &live.attached);
+        (!changes.is_empty()).then(|| Decided::new(changes, ()))
+    })?;
+    while app.ledger.commit_if(&Call::own("device.sanitise", resource.clone()), |state, now| {
+        let (run, changes) = device::order_run(state, host, &live.attached, RunId::new_v4(), now)?;
+        let mut decided = Decided::new(changes, ());
+        decided.detail = serde_json::json!({ "run": run.id.into_untyped_uuid(), "devices": run.devices });
+        Some(decided)
+    })? {}
+    Ok(())
+}
+
+fn place(app: &App, id: SliceId) -> Result<(), Refusal> {
+    let hosts: BTreeSet<Name> = app.live.reporting().into_iter().map(|(name, _)| name).collect();
+    let state = app.ledger.state();
+    let Some(s) = state.slices.get(&id) else { return Ok(()) };
+    let mut call = Call::own("slice.place", format!("slice/{}", state.slice_label(s)));
+    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
+    app.ledger.commit_if(&call, |state, now| {
+        let s = state.slices.get(&id)?;
+        decide_place(state, s, &hosts, app, now)
+    })?;
+    Ok(())
+}
+
+/// Placed on the first host with room, or still waiting with the reason.
+fn decide_place(
+    state: &State,
+    s: &Slice,
+    hosts: &BTreeSet<Name>,
+    app: &App,
+    now: Timestamp,
+) -> Option<Decided<()>> {
+    if s.state != SliceState::Approved {
+        return None;
+    }
+    let mut reason = "no host is connected".to_owned();
+    for host in hosts {
+        match room(state, host, s).and_then(|()| fit(state, host, s.gpus, &app.partitions)) {
+            Ok(placement) => {
+                let detail = serde_json::json!({ "host": host, "partition": placement.partition });
+                let changes = slice::place(state, s, placement, now).ok()?;
+                let mut decided = Decided::new(changes, ());
+                decided.detail = detail;
+                return Some(decided);
+            }
+            Err(why) => reason = why,
+        }
+    }
+    let changes = slice::waits(s, &format!("queued: {reason}"))?;
+    Some(Decided::new(changes, ()))
+}
+
+/// A machine with devices passed through has all of its memory pinned: one too many, and the host ends another
+/// tenant's to make room. A host that does not say what it has is not judged by it.
+fn room(state: &State, host: &Name, s: &Slice) -> Result<(), String> {
+    let Some(has) = state.hosts.get(host).map(|h| h.memory_mib).filter(|has| *has > 0) else { return Ok(()) };
+    let here = |o: &&Slice| o.detached.is_none() && o.placement.as_ref().is_some_and(|p| &p.host == host);
+    let taken = state.slices.values().filter(here).fold(0_u64, |all, o| all.saturating_add(o.memory_mib));
+    if s.memory_mib <= has.saturating_sub(taken) {
+        return Ok(());
+    }
+    // Its lead reads this: how much others have is not hers to know.
+    Err(format!("{} MiB of memory are not free", s.memory_mib))
+}
+
+/// The partition for this many GPUs on this host, by the GPUs that are free now.
+pub fn fit(
+    state: &State,
+    host: &Name,
+    gpus: u32,
+    table: &placement::PartitionTable,
+) -> Result<Placement, String> {
+    let mut free = std::collections::BTreeMap::new();
+    for d in state.host_devices(host) {
+        if let (true, DeviceState::Free, Some(id), true) =
+            (d.gpu, d.state, d.physical_id, d.problem.is_empty())
+        {
+            free.insert(id, d.address);
+        }
+    }
+    let occupied: BTreeSet<u32> = table.physical_ids().filter(|id| !free.contains_key(id)).collect();
+    let partition = placement::choose(table, &occupied, gpus).map_err(|r| r.to_string())?;
+    let devices: Vec<PciAddress> =
+        table.members(partition).iter().filter_map(|id| free.get(id).copied()).collect();
+    Ok(Placement { host: host.clone(), partition, devices })
+}
+
+fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
+    let made = app.keys.volume_key(s.project, s.volume);
+    let id = s.id;
+    let resource = format!("volume/{}", s.volume.into_untyped_uuid());
+    app.ledger.commit_if(&Call::own("key.make", resource), |state, _| {
+        let s = state.slices.get(&id)?;
+        match &made {
+            Ok((_, print)) => Some(Decided::new(slice::keyed(s, print), ())),
+            Err(e) => {
+                let text = format!("no key can be made: {}", crate::ledger::chain(e));
+                Some(Decided::new(slice::waits(s, &text)?, ()))
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The key goes as soon as closing is in the log; the certificate comes when nothing remains.
+fn destroy(app: &App, id: SliceId) -> Result<(), Refusal> {
+    let state = app.ledger.state();
+    let Some(s) = state.slices.get(&id) else { return Ok(()) };
+    if s.key_destroyed.is_none() {
+        let last = !state.slices.values().any(|o| {
+            o.project == s.project
+                && o.id != s.id
+                && o.key_destroyed.is_none()
+                && !o.key_fingerprint.is_empty()
+        });
+        let resource = format!("volume/{}", s.volume.into_untyped_uuid());
+        if let Err(failure) = app.keys.destroy(s.project, s.volume, last) {
+            let text = format!("its key cannot be destroyed: {}", crate::ledger::chain(&failure));
+            app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
+                Some(Decided::new(slice::waits(state.slices.get(&id)?, &text)?, ()))
+            })?;
+            return Ok(());
+        }
+        app.ledger.commit_if(&Call::own("key.destroy", resource), |state, now| {
+            let s = state.slices.get(&id).filter(|s| s.key_destroyed.is_none())?;
+            let mut decided = Decided::new(slice::key_destroyed(s, now), ());
+            decided.detail = serde_json::json!({ "fingerprint": s.key_fingerprint, "project_key": last });
+            Some(decided)
+        })?;
+    }
+    let state = app.ledger.state();
+    let Some(s) = state.slices.get(&id) else { return Ok(()) };
+    let remains = slice::remains(s);
+    let mut call = Call::own("slice.destroy", format!("slice/{}", state.slice_label(s)));
+    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
+    if remains.is_empty() {
+        let made = certificate::make(app, &state, s);
+        app.ledger.commit_if(&call, |state, now| {
+            let s = state.slices.get(&id).filter(|s| s.state == SliceState::Destroying)?;
+            Some(Decided::new(slice::destroyed(s, made.clone(), now), ()))
+        })?;
+    } else {
+        let reason = format!("waits for {}", remains.join("; "));
+        app.ledger.commit_if(&call, |state, _| {
+            Some(Decided::new(slice::waits(state.slices.get(&id)?, &reason)?, ()))
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! Rounds over a real store and log, with reports of a host that is not there.
+
+use super::*;
+use crate::config::Config;
+use crate::domain::records::{Change, Device, Evidence, Project, Record};
+use crate::domain::slice::{Phase, Sighting};
+use crate::setup::{self, tests::options};
+use holm_proto::ids::{ProjectId, VolumeId};
+use holm_proto::v1;
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+
+const MEMORY: u64 = 1 << 20;
+
+struct Ground {
+    app: App,
+    host: Name,
+    session: u64,
+    project: ProjectId,
+    _dir: tempfile::TempDir,
+    _agent: mpsc::Receiver<Result<v1::ToAgent, tonic::Status>>,
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn gpu(n: u8) -> PciAddress {
+    PciAddress { domain: 0, bus: n, device: 0, function: 0 }
+}
+
+impl Ground {
+    /// A host with 16 free GPUs, connected, and a project.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let made = setup::init(&options(&dir.path().join("holmd"))).unwrap();
+        let app = App::open(Config::load(&made.config).unwrap()).unwrap();
+        let host: Name = "dgx".parse().unwrap();
+        let (send, receive) = mpsc::channel(8);
+        let session = app.live.begin(&host, send);
+        let project = ProjectId::new_v4();
+        let ground = Self { app, host, session, project, _dir: dir, _agent: receive };
+        let lead: Name = "dina".parse().unwrap();
+        let mut changes = vec![Change::Put(Record::Project(Project {
+            id: project,
+            name: "heart".parse().unwrap(),
+            level: "2".to_owned(),
+            level_name: "confidential".to_owned(),
+            purpose: "a study".to_owned(),
+            lead: lead.clone(),
+            members: vec![lead],
+            created: at(0),
+            pack: "aau-2018/1".to_owned(),
+        }))];
+        for n in 1..=16 {
+            changes.push(Change::Put(Record::Device(Device {
+                host: ground.host.clone(),
+                address: gpu(n),
+                gpu: true,
+                id: "10de:1db8".to_owned(),
+                numa_node: 0,
+                iommu_group: Some(n.into()),
+                physical_id: Some(n.into()),
+                driver: String::new(),
+                reset_methods: Vec::new(),
+                memory_bytes: MEMORY,
+                problem: String::new(),
+                state: DeviceState::Free,
+                reason: String::new(),
+                slice: None,
+                evidence: None,
+            })));
+        }
+        ground.put(changes);
+        ground.report(BTreeSet::new());
+        ground
+    }
+
+    fn put(&self, changes: Vec<Change>) {
+        let call = Call::own("test", String::new());
+        self.app.ledger.commit(&call, |_, _| Ok(Decided::new(changes, ()))).unwrap();
+    }
+
+    fn report(&self, attached: BTreeSet<PciAddress>) {
+        let now = self.app.ledger.now();
+        assert!(self.app.live.report(&self.host, self.session, now, attached, BTreeMap::new()));
+    }
+
+    /// An approved request, asked for in this order.
+    fn approved(&self, name: &str, gpus: u32, order: i64) -> SliceId {
+        let id = SliceId::new_v4();
+        self.put(vec![Change::Put(Record::Slice(Box::new(Slice {
+            id,
+            project: self.project,
+            name: name.parse().unwrap(),
+            level: "2".to_owned(),
+            level_name: "confidential".to_owned(),
+            gpus,
+            vcpus: 6,
+            memory_mib: 1024,
+            disk_gib: 10,
+            state: SliceState::Approved,
+            reason: String::new(),
+            requested_by: "dina".parse().unwrap(),
+            requested: at(order),
+            approvals: Vec::new(),
+            approvals_needed: 1,
+            placement: None,
+            volume: VolumeId::new_v4(),
+            key_fingerprint: String::new(),
+            key_destroyed: None,
+            generation: 0,
+            changed: at(order),
+            guest: None,
+            evidence: Vec::new(),
+            detached: None,
+            certificate: None,
+            closed_by: None,
+        })))]);
+        id
+    }
+
+    fn round(&self) {
+        round(&self.app).unwrap();
+    }
+
+    fn slice(&self, id: SliceId) -> Slice {
+        self.app.ledger.state().slices[&id].clone()
+    }
+
+    /// The agent says this of the slice.
+    fn seen(&self, id: SliceId, phase: Phase) {
+        let sighting = Sighting {
+            generation: self.slice(id).generation,
+            phase,
+            reason: String::new(),
+            guest: None,
+            volume_erased: phase == Phase::Absent,
+        };
+        let call = Call::own("observe.slice", String::new());
+        let changed = self.app.ledger.commit_if(&call, |state, now| {
+            let s = state.slices.get(&id)?;
+            Some(Decided::new(slice::observe(state, s, &sighting, &BTreeSet::new(), now)?, ()))
+        });
+        assert!(changed.unwrap());
+    }
+
+    fn close(&self, id: SliceId) {
+        self.put(slice::close(&self.slice(id), &"dina".parse().unwrap(), self.app.ledger.now()).unwrap());
+    }
+
+    /// Every run that is ordered is reported, of all devices but these.
+    fn clean(&self, all_but: &[PciAddress]) {
+        for run in self.app.ledger.state().runs.values() {
+            let report = run
+                .devices
+                .iter()
+                .filter(|a| !all_but.contains(a))
+                .map(|a| {
+                    let evidence = Evidence {
+                        run: run.id,
+                        address: *a,
+                        cleaned: true,
+                        method: "bar".to_owned(),
+                        bytes_total: MEMORY,
+                        bytes_written: MEMORY,
+                        bytes_verified: MEMORY,
+                        bytes_dirty_before: 7,
+                        took_ms: 1,
+                        tool: "test".to_owned(),
+                        detail: String::new(),
+                        at: self.app.ledger.now(),
+                    };
+                    (*a, evidence)
+                })
+                .collect();
+            let state = self.app.ledger.state();
+            let (evidence, mut changes) = device::reported(&state, run, &report);
+            if let Some(s) = run.slice.and_then(|id| state.slices.get(&id)) {
+                changes.extend(slice::with_evidence(s, evidence));
+            }
+            self.put(changes);
+        }
+    }
+}
+
+#[test]
+fn of_two_who_want_the_last_partition_the_first_gets_it_and_the_other_waits() {
+    let ground = Ground::new();
+    ground.approved("half", 8, 1);
+    ground.round();
+    // The later request is written first: the order of asking counts.
+    let (second, first) = (ground.approved("second", 8, 3), ground.approved("first", 8, 2));
+    ground.round();
+    assert_eq!(ground.slice(first).state, SliceState::Placed);
+    let waiting = ground.slice(second);
+    assert_eq!(waiting.state, SliceState::Approved);
+    assert_eq!(waiting.reason, "queued: no GPU is free");
+    let state = ground.app.ledger.state();
+    assert!(state.devices.values().all(|d| d.state == DeviceState::Claimed));
+    // The keys are made in the next round; then nothing more happens, however often it is looked at.
+    ground.round();
+    let size = ground.app.ledger.size();
+    for _ in 0..3 {
+        ground.round();
+    }
+    assert_eq!(ground.app.ledger.size(), size);
+}
+
+#[test]
+fn racing_requests_never_share_a_device() {
+    let ground = Ground::new();
+    for n in 0..12 {
+        ground.approved(&format!("s{n}"), [1, 2, 4, 8][n % 4], n as i64);
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| ground.round());
+        }
+    });
+    let state = ground.app.ledger.state();
+    let mut owners: BTreeMap<PciAddress, SliceId> = BTreeMap::new();
+    for s in state.slices.values() {
+        for address in s.placement.iter().flat_map(|p| &p.devices) {
+            assert!(owners.insert(*address, s.id).is_none(), "{address} has two owners");
+            assert_eq!(state.devices[&(ground.host.clone(), *address)].slice, Some(s.id));
+        }
+    }
+    assert!(!owners.is_empty());
+}
+
+#[test]
+fn a_placed_slice_is_intended_only_with_its_key_in_the_log() {
+    let ground = Ground::new();
+    let id = ground.approved("main", 2, 1);
+    place(&ground.app, id).unwrap();
+    let now = || intended(&ground.app.ledger.state(), &ground.host, "ca");
+    assert!(now().slices.is_empty());
+    ground.round();
+    assert_eq!(now().slices.len(), 1);
+    assert_eq!(ground.slice(id).key_fingerprint.len(), 16);
+    assert_eq!(now().slices[0].goal(), v1::Goal::Run);
+    let other: Name = "other".parse().unwrap();
+    assert!(intended(&ground.app.ledger.state(), &other, "ca").slices.is_empty());
+}
+
+#[test]
+fn what_is_freed_is_cleaned_and_then_given_to_who_waited() {
+    let ground = Ground::new();
+    let (first, second) = (ground.approved("first", 16, 1), ground.approved("second", 16, 2));
+    ground.round();
+    ground.round();
+    let key = |s: &Slice| ground.app.keys.open_volume_key(s.project, s.volume).unwrap();
+    assert!(key(&ground.slice(first)).is_some());
+    ground.close(first);
+    ground.round();
+    let closing = ground.slice(first);
+    assert!(closing.key_destroyed.is_some() && key(&closing).is_none());
+    assert!(closing.reason.contains("machine, disk and devices gone"), "{}", closing.reason);
+    // Not before the host says that nothing holds them any more.
+    assert!(ground.app.ledger.state().runs.is_empty());
+    ground.seen(first, Phase::Absent);
+    // Something still has one of them open.
+    ground.report(BTreeSet::from([gpu(3)]));
+    ground.round();
+    let state = ground.app.ledger.state();
+    assert_eq!(state.runs.values().map(|r| r.devices.len()).collect::<Vec<_>>(), [15]);
+    assert_eq!(state.devices[&(ground.host.clone(), gpu(3))].state, DeviceState::Dirty);
+    ground.clean(&[]);
+    ground.report(BTreeSet::new());
+    ground.round();
+    assert_eq!(ground.slice(first).state, SliceState::Destroying);
+    assert_eq!(ground.slice(second).state, SliceState::Approved);
+    ground.clean(&[]);
+    ground.round();
+    ground.round();
+    let ended = ground.slice(first);
+    assert_eq!(ended.state, SliceState::Destroyed);
+    assert_eq!(ended.evidence.len(), 16);
+    let certificate = ended.certificate.unwrap();
+    let vkey = ground.app.log_key.vkey(&ground.app.config.log_origin);
+    let text = crate::audit::note::verify(&certificate.note, &vkey).unwrap();
+    assert_eq!(text, format!("{}\n", certificate.body));
+    assert_eq!(ground.slice(second).state, SliceState::Placed);
+}
+
+#[test]
+fn a_device_that_was_not_cleaned_is_in_the_certificate_and_not_given_away() {
+    let ground = Ground::new();
+    let first = ground.approved("first", 16, 1);
+    ground.round();
+    ground.close(first);
+    ground.seen(first, Phase::Absent);
+    ground.round();
+    ground.clean(&[gpu(5)]);
+    let next = ground.approved("next", 16, 2);
+    ground.round();
+    ground.round();
+    let ended = ground.slice(first);
+    assert_eq!(ended.state, SliceState::Destroyed);
+    let bad: Vec<PciAddress> = ended.evidence.iter().filter(|e| !e.cleaned).map(|e| e.address).collect();
+    assert_eq!(bad, [gpu(5)]);
+    assert_eq!(
+        ground.app.ledger.state().devices[&(ground.host.clone(), gpu(5))].state,
+        DeviceState::Quarantined
+    );
+    assert!(ground.slice(next).reason.contains("at most 8"), "{}", ground.slice(next).reason);
+}
+
+#[test]
+fn the_projects_key_goes_with_its_last_volume() {
+    let ground = Ground::new();
+    let (one, two) = (ground.approved("one", 1, 1), ground.approved("two", 1, 2));
+    ground.round();
+    ground.round();
+    assert_eq!(ground.app.keys.all().unwrap().len(), 1 + 1 + 2);
+    ground.close(one);
+    ground.round();
+    assert_eq!(ground.app.keys.all().unwrap().len(), 1 + 1 + 1);
+    ground.close(two);
+    ground.round();
+    assert_eq!(ground.app.keys.all().unwrap().len(), 1);
+}
+
+#[test]
+fn without_a_host_everybody_waits_and_is_told_why() {
+    let ground = Ground::new();
+    ground.app.live.end(&ground.host, ground.session);
+    let id = ground.approved("main", 1, 1);
+    ground.round();
+    assert_eq!(ground.slice(id).reason, "queued: no host is connected");
+}
+
+#[test]
+fn a_free_device_that_somebody_uses_is_dirty() {
+    let ground = Ground::new();
+    ground.report(BTreeSet::from([gpu(1)]));
+    ground.round();
+    let state = ground.app.ledger.state();
+    let device = &state.devices[&(ground.host.clone(), gpu(1))];
+    assert_eq!(device.state, DeviceState::Dirty);
+    assert!(state.runs.is_empty(), "it is still held");
+}
+
+#[test]
+fn an_entry_that_is_too_long_holds_up_nobody_else() {
+    let ground = Ground::new();
+    let first = ground.approved("first", 1, 1);
+    let second = ground.approved("second", 1, 2);
+    let mut long = ground.slice(first);
+    // It fits into the log once, and not together with a device.
+    long.level_name = "x".repeat(64_500);
+    ground.put(vec![Change::Put(Record::Slice(Box::new(long)))]);
+    let refusal = round(&ground.app).unwrap_err();
+    assert!(refusal.to_string().contains("65535 is the most"), "{refusal}");
+    assert_eq!(ground.slice(first).state, SliceState::Approved);
+    assert_eq!(ground.slice(second).state, SliceState::Placed);
+}
+
+#[test]
+fn memory_is_given_out_once() {
+    let ground = Ground::new();
+    let state = ground.app.ledger.state();
+    let invited = crate::domain::people::invite_host(&state, &ground.host, "h".to_owned(), "test", at(0));
+    let Some(Change::Put(Record::Host(mut host))) = invited.into_iter().next() else { panic!("no host") };
+    host.memory_mib = 1536;
+    ground.put(vec![Change::Put(Record::Host(host))]);
+    let (first, second) = (ground.approved("first", 1, 1), ground.approved("second", 1, 2));
+    ground.round();
+    assert_eq!(ground.slice(first).state, SliceState::Placed);
+    assert_eq!(ground.slice(second).reason, "queued: 1024 MiB of memory are not free");
+    ground.close(first);
+    ground.seen(first, Phase::Absent);
+    ground.round();
+    assert_eq!(ground.slice(second).state, SliceState::Placed);
+}

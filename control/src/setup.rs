@@ -1,0 +1,216 @@
+//! `holmd init`: a whole new Holm in one directory, or nothing.
+
+use crate::app::{self, Failure, Paths};
+use crate::audit::{Log, SigningKey};
+use crate::config::{Config, Defaults};
+use crate::domain::people;
+use crate::identity::{Authority, Code};
+use crate::keys::Keyring;
+use crate::ledger::{Call, Decided, Ledger};
+use holm_proto::ids::Name;
+use jiff::Timestamp;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The configuration's file in the directory.
+pub const CONFIG_FILE: &str = "holmd.toml";
+
+/// What a new Holm is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where; must be new, or empty.
+    pub dir: PathBuf,
+    /// What people and agents dial, HOST:PORT.
+    pub server: String,
+    /// For people and agents.
+    pub listen: SocketAddr,
+    /// For enrolment.
+    pub enrol_listen: SocketAddr,
+    /// Policy pack.
+    pub pack: String,
+    /// The log's name.
+    pub log_origin: String,
+    /// Partition table.
+    pub platform: String,
+    /// The first operator, who invites all others.
+    pub operator: Name,
+    /// The first officers: only an officer can invite officers.
+    pub officers: Vec<Name>,
+}
+
+/// A new Holm.
+#[derive(Debug)]
+pub struct Made {
+    /// Its configuration.
+    pub config: PathBuf,
+    /// The log's public key.
+    pub verifier_key: String,
+    /// Name, role and one-time code of the first people.
+    pub invited: Vec<(Name, &'static str, String)>,
+}
+
+/// Make it. What was made is removed when something fails.
+pub fn init(options: &Options) -> Result<Made, Failure> {
+    let dir = std::path::absolute(&options.dir)
+        .map_err(|e| Failure::because("the directory has no absolute path", "say --dir DIRECTORY", e))?;
+    let existed = match fs::read_dir(&dir) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(Failure::new(
+                    format!("`{}` is there already and not empty", dir.display()),
+                    "name a new directory: holmd init --dir DIRECTORY",
+                ));
+            }
+            true
+        }
+        Err(_) => false,
+    };
+    if options.officers.contains(&options.operator) {
+        return Err(Failure::new(
+            format!("`{}` cannot be operator and officer at once", options.operator),
+            "name two people: --operator NAME --officer NAME",
+        ));
+    }
+    make(&dir, options).inspect_err(|_| {
+        // Only what was made here: the directory was not there, or empty.
+        let undone = if existed { empty(&dir) } else { fs::remove_dir_all(&dir) };
+        if let Err(failure) = undone {
+            tracing::warn!("`{}` is left behind: {failure}", dir.display());
+        }
+    })
+}
+
+fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
+    let next = "mend that, then run `holmd init` again: nothing was left behind";
+    let now = Timestamp::now();
+    let config = Config {
+        data: dir.to_path_buf(),
+        listen: options.listen,
+        enrol_listen: options.enrol_listen,
+        server: options.server.clone(),
+        pack: options.pack.clone(),
+        log_origin: options.log_origin.clone(),
+        defaults: Defaults::default(),
+        platform: options.platform.clone(),
+    };
+    app::pack(&config.pack)?;
+    app::partitions(&config.platform)?;
+    let paths = Paths::of(dir);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Failure::because(format!("`{}` cannot be made", dir.display()), next, e))?;
+    let authority = Authority::create(&paths.ca, now)
+        .map_err(|e| Failure::because("the certificate authority cannot be made", next, e))?;
+    Keyring::create(&paths.keys).map_err(|e| Failure::because("the keys cannot be made", next, e))?;
+    let key = SigningKey::create(&paths.log_key)
+        .map_err(|e| Failure::because("the key of the log cannot be made", next, e))?;
+    let verifier_key = key.vkey(&config.log_origin);
+    let log = Log::create(&paths.log, &config.log_origin, key)
+        .map_err(|e| Failure::because("the log cannot be made", next, e))?;
+    let ledger = Ledger::open(Box::new(app::store(&paths.store)?), log, Timestamp::now)
+        .map_err(|e| Failure::because("the store cannot be made", next, e))?;
+    let mut invited = Vec::new();
+    let people = std::iter::once((&options.operator, "operator"))
+        .chain(options.officers.iter().map(|name| (name, "officer")));
+    for (name, role) in people {
+        let code =
+            Code::new(&authority.hash()).map_err(|e| Failure::because("no code can be made", next, e))?;
+        let roles = [role.to_owned()];
+        ledger
+            .commit(&Call::own("person.invite", format!("person/{name}")), |state, now| {
+                people::invite_person(state, name, &roles, code.hash(), "holmd init", now)
+                    .map(|changes| Decided::new(changes, ()))
+            })
+            .map_err(|refusal| Failure::new(format!("`{name}` cannot be invited: {refusal}"), next))?;
+        invited.push((name.clone(), role, code.text()));
+    }
+    let file = dir.join(CONFIG_FILE);
+    write_config(&file, &config)
+        .map_err(|e| Failure::because(format!("`{}` cannot be written", file.display()), next, e))?;
+    Ok(Made { config: file, verifier_key, invited })
+}
+
+fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
+    let text = toml::to_string(config).map_err(std::io::Error::other)?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o640).open(file)?;
+    out.write_all(b"# holmd's configuration. `holmd check` tells what is wrong with it.\n")?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()
+}
+
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::app::App;
+
+    /// Options for a Holm in this directory, on free ports.
+    pub(crate) fn options(dir: &Path) -> Options {
+        Options {
+            dir: dir.to_path_buf(),
+            server: "localhost:7443".to_owned(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            enrol_listen: "127.0.0.1:0".parse().unwrap(),
+            pack: "aau-2018".to_owned(),
+            log_origin: "holm.test/log".to_owned(),
+            platform: "dgx-2".to_owned(),
+            operator: "olga".parse().unwrap(),
+            officers: vec!["frida".parse().unwrap(), "gustav".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn what_is_made_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = init(&options(&dir.path().join("holmd"))).unwrap();
+        assert_eq!(
+            made.invited.iter().map(|(_, role, _)| *role).collect::<Vec<_>>(),
+            ["operator", "officer", "officer"]
+        );
+        let config = Config::load(&made.config).unwrap();
+        let app = App::open(config).unwrap();
+        let state = app.ledger.state();
+        assert_eq!((state.people.len(), state.invitations.len(), app.ledger.size()), (3, 3, 3));
+        for (_, _, code) in &made.invited {
+            let code = Code::parse(code).unwrap();
+            assert!(state.invitations.contains_key(&code.hash()) && code.ca() == app.authority.hash());
+        }
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_and_what_is_there_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holmd");
+        for bad in [
+            Options { log_origin: "two words".to_owned(), ..options(&path) },
+            Options { pack: "none".to_owned(), ..options(&path) },
+            Options { officers: vec!["olga".parse().unwrap()], ..options(&path) },
+        ] {
+            assert!(init(&bad).is_err());
+            assert!(!path.exists());
+        }
+        fs::create_dir(&path).unwrap();
+        assert!(init(&Options { log_origin: "two words".to_owned(), ..options(&path) }).is_err());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::write(path.join("mine"), "x").unwrap();
+        let error = init(&options(&path)).unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+    }
+}

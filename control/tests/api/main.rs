@@ -1,0 +1,18 @@
+//! holmd in one process, on 127.0.0.1, with its real store, log and TLS; people and agents as tonic clients.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what they expect"
+)]
+
+mod agents;
+mod attacks;
+mod certificates;
+mod enrolment;
+mod matrix;
+mod people;
+mod slices;
+mod world;

@@ -1,0 +1,188 @@
+//! Connections to slices, and watching them.
+
+use crate::world::{Agent, SOON, World, decide, ready_slice, reference};
+use holm_proto::v1;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+fn first(slice: &str, data: &[u8]) -> v1::ConnectFrame {
+    v1::ConnectFrame { slice: Some(reference(slice)), data: data.to_vec() }
+}
+
+fn data(data: &[u8]) -> v1::ConnectFrame {
+    v1::ConnectFrame { slice: None, data: data.to_vec() }
+}
+
+type Connection = (mpsc::Sender<v1::ConnectFrame>, Streaming<v1::ConnectFrame>);
+
+async fn connect(world: &World, who: &str, frame: v1::ConnectFrame) -> Result<Connection, Status> {
+    let (send, frames) = mpsc::channel(4);
+    send.send(frame).await.unwrap();
+    let mut request = Request::new(ReceiverStream::new(frames));
+    request.set_timeout(Duration::from_secs(60));
+    let stream = world.slices(who).connect(request).await?.into_inner();
+    Ok((send, stream))
+}
+
+/// Opens each tunnel that holmd asks for, and says everything back in capitals.
+async fn echo(world: &World, mut agent: Agent) -> mpsc::Sender<v1::FromAgent> {
+    let out = agent.out.clone();
+    let client = world.agents("dgx");
+    tokio::spawn(async move {
+        while let Some(body) = agent.hear().await {
+            let v1::to_agent::Body::OpenTunnel(open) = body else { continue };
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let (send, frames) = mpsc::channel(4);
+                let name = v1::TunnelFrame { tunnel_id: open.tunnel_id, ..Default::default() };
+                send.send(name).await.unwrap();
+                let mut request = Request::new(ReceiverStream::new(frames));
+                request.set_timeout(Duration::from_secs(60));
+                let mut inbound = client.tunnel(request).await.unwrap().into_inner();
+                while let Ok(Some(frame)) = inbound.message().await {
+                    let data = frame.data.to_ascii_uppercase();
+                    if send.send(v1::TunnelFrame { data, ..Default::default() }).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_both_ways_and_the_log_has_how_many() {
+    let world = World::full().await;
+    let (agent, _) = ready_slice(&world, "heart/main", 1).await;
+    let _agent = echo(&world, agent).await;
+    let (send, mut stream) = connect(&world, "rosa", first("heart/main", b"hello ")).await.unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().data, b"HELLO ");
+    let block = vec![b'x'; 60_000];
+    let mut back = 0;
+    for _ in 0..50 {
+        send.send(data(&block)).await.unwrap();
+        back += stream.message().await.unwrap().unwrap().data.len();
+    }
+    assert_eq!(back, 50 * 60_000);
+    // She has said all; the slice ends it when it has answered.
+    drop(send);
+    assert!(stream.message().await.unwrap().is_none());
+    let entry = world.logged(|e| e.action == "slice.disconnect").await;
+    assert_eq!(entry.actor, "person/rosa");
+    assert_eq!(entry.detail["bytes_in"], 3_000_006);
+    assert_eq!(entry.detail["bytes_out"], 3_000_006);
+    let began = world.log().into_iter().find(|e| e.action == "slice.connect").unwrap();
+    assert_eq!(began.request, entry.request);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_connect_or_cannot() {
+    let world = World::full().await;
+    world.request("dina", "heart/early", 1).await.unwrap();
+    let failure = connect(&world, "rosa", first("heart/early", b"")).await.err().unwrap();
+    assert_eq!(failure.code(), Code::FailedPrecondition);
+    world.slices("dina").withdraw_slice(decide("heart/early", "")).await.unwrap();
+    let (mut agent, wanted) = ready_slice(&world, "heart/main", 1).await;
+    for (who, code) in [
+        ("olga", Code::PermissionDenied),
+        ("frida", Code::PermissionDenied),
+        ("lars", Code::NotFound),
+        ("dgx", Code::NotFound),
+    ] {
+        let failure = connect(&world, who, first("heart/main", b"")).await.err().unwrap();
+        assert_eq!(failure.code(), code, "{who}");
+    }
+    let failure = connect(&world, "rosa", v1::ConnectFrame::default()).await.err().unwrap();
+    assert_eq!(failure.code(), Code::InvalidArgument);
+    // A tunnel nobody asked for, and one with another's number.
+    let frames = ReceiverStream::new({
+        let (send, frames) = mpsc::channel(1);
+        let id = "11111111-2222-4333-8444-555555555555".to_owned();
+        send.send(v1::TunnelFrame { tunnel_id: id, ..Default::default() }).await.unwrap();
+        frames
+    });
+    assert_eq!(world.agents("dgx").tunnel(frames).await.unwrap_err().code(), Code::NotFound);
+    // The agent cannot reach the guest.
+    let waiting = connect(&world, "rosa", first("heart/main", b""));
+    let answer = async {
+        let id = loop {
+            if let Some(v1::to_agent::Body::OpenTunnel(open)) = agent.hear().await {
+                assert_eq!(open.slice_id, wanted.slice_id);
+                break open.tunnel_id;
+            }
+        };
+        let (send, frames) = mpsc::channel(1);
+        let error = "no\u{7} answer".to_owned();
+        send.send(v1::TunnelFrame { tunnel_id: id, data: Vec::new(), error }).await.unwrap();
+        world.agents("dgx").tunnel(ReceiverStream::new(frames)).await
+    };
+    let (failure, _) = tokio::join!(waiting, answer);
+    let failure = failure.err().unwrap();
+    assert_eq!(failure.code(), Code::Unavailable);
+    assert!(failure.message().contains("no  answer"), "{}", failure.message());
+    // The host is away.
+    drop(agent);
+    let name = "dgx".parse().unwrap();
+    let mut live = world.app.live.subscribe();
+    while world.app.live.host(&name).is_some() {
+        tokio::time::timeout(SOON, live.changed()).await.unwrap().unwrap();
+    }
+    let failure = connect(&world, "rosa", first("heart/main", b"")).await.err().unwrap();
+    assert!(failure.message().contains("not connected"), "{}", failure.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_its_slice_does() {
+    let world = World::full().await;
+    let (agent, _) = ready_slice(&world, "heart/main", 1).await;
+    let _agent = echo(&world, agent).await;
+    let (_send, mut stream) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().data, b"HELLO");
+    world.close("dina", "heart/main").await.unwrap();
+    let end = tokio::time::timeout(SOON, stream.message()).await.unwrap().unwrap_err();
+    assert_eq!(end.code(), Code::FailedPrecondition);
+    world.logged(|e| e.action == "slice.disconnect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_says_the_slice_now_and_at_each_change() {
+    let world = World::full().await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    let mut watched = world.slices("rosa").watch_slice(reference("heart/main")).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().state(), v1::SliceState::Requested);
+    world.approve("frida", "heart/main").await.unwrap();
+    assert_eq!(watched.message().await.unwrap().unwrap().state(), v1::SliceState::Approved);
+    let queued = watched.message().await.unwrap().unwrap();
+    assert!(queued.reason.contains("no host is connected"), "{}", queued.reason);
+    let mut agent = Agent::ready(&world, "dgx").await;
+    let wanted = agent.slice(v1::Goal::Run).await;
+    agent.reaches(&wanted, v1::Phase::Preparing).await;
+    loop {
+        let now = tokio::time::timeout(SOON, watched.message()).await.unwrap().unwrap().unwrap();
+        if now.state() == v1::SliceState::Preparing && !now.steps.is_empty() {
+            assert_eq!(now.steps[0].name, "volume");
+            break;
+        }
+    }
+    assert_eq!(
+        world.slices("lars").watch_slice(reference("heart/main")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holmd_ends_its_streams_when_it_stops() {
+    let world = World::full().await;
+    let mut agent = Agent::ready(&world, "dgx").await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    let mut watched = world.slices("rosa").watch_slice(reference("heart/main")).await.unwrap().into_inner();
+    watched.message().await.unwrap();
+    let began = std::time::Instant::now();
+    world.running.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(4));
+    while agent.hear().await.is_some() {}
+    assert_eq!(watched.message().await.unwrap_err().code(), Code::Unavailable);
+}

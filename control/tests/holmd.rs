@@ -1,0 +1,145 @@
+//! holmd as a process: its commands, what they print, how they end.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what they expect"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn holmd(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_holmd")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
+}
+
+fn good(arguments: &[&str]) -> String {
+    let output = holmd(arguments);
+    assert!(output.status.success(), "holmd {arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+fn bad(arguments: &[&str]) -> String {
+    let output = holmd(arguments);
+    assert!(!output.status.success(), "holmd {arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+struct Made {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    config: String,
+}
+
+fn made() -> Made {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holmd");
+    let at = path.to_str().unwrap();
+    let ports = ["--listen", "127.0.0.1:0", "--enrol-listen", "127.0.0.1:0"];
+    let people = ["--operator", "olga", "--officer", "frida", "--officer", "gustav"];
+    let said = good(&[&["init", "--dir", at], &ports[..], &people[..]].concat());
+    assert_eq!(said.matches(" holm1-").count(), 3, "{said}");
+    assert!(bad(&["init", "--dir", at, "--operator", "olga"]).contains("not empty"));
+    let config = path.join("holmd.toml").to_str().unwrap().to_owned();
+    Made { _dir: dir, path, config }
+}
+
+fn serve(config: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_holmd"))
+        .args(["serve", "--config", config])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.starts_with("holmd ready: listening on 127.0.0.1:"), "{line}");
+    (child, out)
+}
+
+#[test]
+fn a_new_holm_is_in_order_serves_and_stops() {
+    let made = made();
+    assert!(!good(&["check", "--config", &made.config]).contains("WRONG"));
+    let (mut child, _out) = serve(&made.config);
+    // Store and log are one process's.
+    assert!(bad(&["rebuild", "--check", "--config", &made.config]).contains("stop holmd"));
+    let pid = rustix::process::Pid::from_child(&child);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|w| *w == "0").count(), 2, "{core}");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(good(&["rebuild", "--check", "--config", &made.config]).contains("3 entries, 6 records"));
+}
+
+#[test]
+fn a_lost_or_spoilt_store_is_made_anew_from_the_log() {
+    let made = made();
+    let (store, aside) = (made.path.join("store"), made.path.join("aside"));
+    std::fs::rename(&store, &aside).unwrap();
+    let no_store = bad(&["serve", "--config", &made.config]);
+    assert!(no_store.contains("there is no store") && no_store.contains("holmd rebuild"), "{no_store}");
+    assert!(bad(&["rebuild", "--check", "--config", &made.config]).contains("not what the log says"));
+    assert!(good(&["rebuild", "--config", &made.config]).contains("6 records"));
+    good(&["rebuild", "--check", "--config", &made.config]);
+    good(&["check", "--config", &made.config]);
+    let (mut child, _out) = serve(&made.config);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    good(&["check", "--config", &made.config]);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let made = made();
+    let text = std::fs::read_to_string(&made.config).unwrap();
+    std::fs::write(&made.config, format!("skip_sanitising = true\n{text}")).unwrap();
+    let said = bad(&["serve", "--config", &made.config]);
+    assert!(
+        said.contains("skip_sanitising") && said.contains("holmd.toml") && said.contains("line 1"),
+        "{said}"
+    );
+    std::fs::write(&made.config, text.replace("aau-2018", "./nowhere")).unwrap();
+    assert!(bad(&["serve", "--config", &made.config]).contains("./nowhere"));
+    std::fs::write(&made.config, &text).unwrap();
+    for secret in ["ca/ca.key", "keys/kek", "log.key"] {
+        let file = made.path.join(secret);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(bad(&["serve", "--config", &made.config]).contains("chmod 600"), "{secret}");
+        assert!(bad(&["check", "--config", &made.config]).contains("WRONG"), "{secret}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert!(bad(&["serve", "--config", "/nowhere/holmd.toml"]).contains("holmd init"));
+    assert!(bad(&["keys", "try", "--config", &made.config, "/nowhere/disk"]).contains("there is no disk"));
+}
+
+#[test]
+fn a_changed_log_keeps_holmd_from_starting() {
+    let made = made();
+    let entries = made.path.join("log/tile/entries/000.p");
+    let file = std::fs::read_dir(entries).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"olga").unwrap();
+    bytes[at] = b'x';
+    std::fs::write(&file, bytes).unwrap();
+    let said = bad(&["serve", "--config", &made.config]);
+    assert!(said.contains("does not agree with the signed checkpoint"), "{said}");
+}
+
+#[test]
+fn completions_and_help() {
+    assert!(good(&["completion", "bash"]).contains("holmd"));
+    assert!(good(&["--help"]).contains("rebuild"));
+    assert!(bad(&["init", "--dir", "/tmp/x", "--operator", "../x"]).contains("is not a name"));
+    assert!(!Path::new("/tmp/x/holmd.toml").exists());
+}
