@@ -1,0 +1,118 @@
+//! The grammar: `holm NOUN VERB [NAME] [--flags]`, with the same verbs for every noun. It stays as it is.
+
+mod nouns;
+mod slice;
+
+pub use nouns::{
+    AuditVerb, CertificateVerb, Enrol, HostVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
+};
+pub use slice::{Copy, InProject, Request, SliceVerb, Ssh, Target};
+
+use crate::output::Format;
+use clap::{Args, Parser, Subcommand};
+
+const MORE: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed
+  2  the command line makes no sense
+  3  holmd cannot be reached
+  4  what was waited for did not come in time
+  `ssh` and `copy` end with the exit code of ssh and scp
+
+Files:
+  profiles lie in $HOLM_CONFIG, or in $XDG_CONFIG_HOME/holm, or in ~/.config/holm
+
+Start with:
+  holm enrol CODE --server HOST:PORT    with the one-time code you were given
+  holm doctor                           says what is wrong, and how to mend it";
+
+/// Confidential slices of a GPU server: ask for them, approve them, use them, prove they are gone.
+#[derive(Debug, Parser)]
+#[command(
+    name = "holm",
+    version,
+    after_help = MORE,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Who you are, to which holmd
+    #[arg(
+        long,
+        global = true,
+        env = "HOLM_PROFILE",
+        hide_env_values = true,
+        default_value = "default",
+        value_name = "NAME"
+    )]
+    pub profile: String,
+    /// Form of the answer. JSON is one document; of a watch, one a line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "FORM",
+        hide_possible_values = true,
+        help = "Form of the answer: table, json or csv. JSON is one document; of a watch, one a line"
+    )]
+    pub format: Format,
+    /// Answers only: no remarks, no next commands, no progress
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Get a certificate for a one-time code
+    Enrol(Enrol),
+    /// Who you are to holmd, and until when
+    Whoami,
+    /// Profiles on this machine
+    #[command(subcommand)]
+    Profile(ProfileVerb),
+    /// People
+    #[command(subcommand)]
+    Person(PersonVerb),
+    /// Hosts and their devices
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// Projects
+    #[command(subcommand)]
+    Project(ProjectVerb),
+    /// Slices: the virtual machines of projects
+    #[command(subcommand)]
+    Slice(SliceVerb),
+    /// Log in to a slice, or run a command there: `holm slice ssh`
+    Ssh(Ssh),
+    /// Wait until a slice, or a host, is in a state
+    Wait(Wait),
+    /// The tamper-evident log, for officers and auditors
+    #[command(subcommand)]
+    Audit(AuditVerb),
+    /// Deletion certificates
+    #[command(subcommand)]
+    Certificate(CertificateVerb),
+    /// What is wrong here, and how to mend it
+    Doctor,
+    /// Print completions for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The version of this command line
+    Version,
+}

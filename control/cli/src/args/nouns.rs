@@ -1,0 +1,213 @@
+//! Every noun but slices.
+
+use crate::text::parse_duration;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `holm enrol`.
+#[derive(Debug, Args)]
+#[command(after_help = "The code holds a hash of holmd's authority: no other server is given it.")]
+pub struct Enrol {
+    /// The one-time code, holm1-…; for `-` it is read from standard input
+    pub code: String,
+    /// holmd's enrolment listener; port 7444 where none is given
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+    /// Put key and certificates here instead of in a profile, as for a host's agent
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Replace an enrolment that is still good
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `holm profile`.
+#[derive(Debug, Subcommand)]
+pub enum ProfileVerb {
+    /// Those on this machine: who, where, until when
+    List,
+}
+
+/// `holm person`.
+#[derive(Debug, Subcommand)]
+pub enum PersonVerb {
+    /// Everybody you may see
+    List,
+    /// One person
+    Show {
+        /// The person's name
+        name: String,
+    },
+    /// Make a one-time code with which a person gets a certificate
+    Invite {
+        /// A new name, or that of somebody who needs a new certificate
+        name: String,
+        /// lead, researcher, officer, operator or auditor; can be repeated. Without it a known person keeps hers
+        #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
+        roles: Vec<String>,
+    },
+}
+
+/// `holm host`.
+#[derive(Debug, Subcommand)]
+pub enum HostVerb {
+    /// Every host
+    List,
+    /// One host with its devices: the only one, where no name is given
+    Show {
+        /// The host's name
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+    },
+    /// Make a one-time code with which a host's agent gets its certificate
+    Invite {
+        /// The host's name
+        name: String,
+    },
+    /// Let a quarantined device be cleaned again, by your word
+    ReleaseDevice {
+        /// The host's name
+        host: String,
+        /// The device's PCI address, as in 0000:34:00.0
+        address: String,
+        /// What was done about it
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// `holm project`.
+#[derive(Debug, Subcommand)]
+pub enum ProjectVerb {
+    /// Every project you may see
+    List,
+    /// One project
+    Show {
+        /// The project's name
+        name: String,
+    },
+    /// Register a project; you become its lead
+    Create {
+        /// 1 to 32 lower-case letters, digits and hyphens
+        name: String,
+        /// How sensitive its data is, as the site's rules number it
+        #[arg(long)]
+        level: String,
+        /// What it is for, in one sentence
+        #[arg(long, value_name = "TEXT")]
+        purpose: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Let a person use the project's slices
+    AddMember {
+        /// The project's name
+        project: String,
+        /// The person's name
+        person: String,
+    },
+    /// Make a project the current one: then NAME alone names its slices
+    Switch {
+        /// The project's name
+        name: String,
+    },
+}
+
+/// `holm wait`.
+#[derive(Debug, Args)]
+#[command(
+    allow_missing_positional = true,
+    override_usage = "holm wait <SLICE> <STATE> [--timeout 10m]\n       holm wait --host <HOST> <STATE> [--timeout 10m]"
+)]
+pub struct Wait {
+    /// PROJECT/NAME, or NAME in the current project
+    #[arg(required_unless_present = "host", conflicts_with = "host")]
+    pub slice: Option<String>,
+    /// Of a slice: requested, approved, placed, preparing, booting, ready, failed, rejected, withdrawn, closing,
+    /// destroying, destroyed. Of a host: online, clean (no GPU waits to be
+    /// cleaned), free (every GPU clean, and nobody's)
+    pub state: String,
+    /// Wait for a host
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Give up after this time, with exit code 4
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    pub project: super::InProject,
+}
+
+/// `holm audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditVerb {
+    /// What was asked, by whom, and what came of it
+    Log(Log),
+    /// One entry, whole
+    Show {
+        /// Its number
+        index: u64,
+    },
+    /// Recompute the log, here: the one on holmd, or a copy of it
+    #[command(
+        after_help = "Online, the log's key is remembered when it is seen first, and so is the log's head each \
+        time it is verified. A log whose key changed, that shrank, or that does not begin as it did is an alarm, and \
+        ends with exit code 1. Offline nothing is asked of holmd."
+    )]
+    Verify {
+        /// A copy of the log's directory, or an export: offline
+        dir: Option<PathBuf>,
+        /// The log's public key, or a file with it. Without it: the one remembered
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+    },
+    /// Write a copy of the log that can be verified anywhere
+    Export {
+        /// A new directory
+        dir: PathBuf,
+    },
+    /// The log's public key
+    Key,
+    /// The log's signed head
+    Checkpoint,
+}
+
+/// `holm audit log`.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Of this person
+    #[arg(long, value_name = "NAME")]
+    pub person: Option<String>,
+    /// About this project
+    #[arg(long, value_name = "NAME")]
+    pub project: Option<String>,
+    /// This action, as in slice.approve; `slice` stands for all of slices
+    #[arg(long)]
+    pub action: Option<String>,
+    /// allowed, refused or observed
+    #[arg(long)]
+    pub outcome: Option<String>,
+    /// From then on: 2h (ago), 2026-11-03, 2026-11-03T14:00, or RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Look at the last entries only
+    #[arg(long, value_name = "N")]
+    pub last: Option<u64>,
+}
+
+/// `holm certificate`.
+#[derive(Debug, Subcommand)]
+pub enum CertificateVerb {
+    /// Whether holmd signed it, and what it covers: offline
+    #[command(
+        after_help = "Ends with exit code 0 where the log's key signed this certificate, whatever it says: read it."
+    )]
+    Verify {
+        /// What `holm slice certificate --out` wrote
+        file: PathBuf,
+        /// The log's public key, or a file with it
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+}

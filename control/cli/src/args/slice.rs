@@ -1,0 +1,165 @@
+//! Slices.
+
+use crate::text::{parse_duration, parse_gib, parse_mib};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `holm slice`.
+#[derive(Debug, Subcommand)]
+pub enum SliceVerb {
+    /// Every slice you may see
+    List {
+        /// Of this project only
+        #[arg(long)]
+        project: Option<String>,
+    },
+    /// One slice
+    Show(Target),
+    /// Ask for a slice
+    Request(Request),
+    /// Approve it, for a security officer
+    Approve {
+        #[command(flatten)]
+        target: Target,
+        /// What you looked at; it is in the log
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        comment: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Refuse it, for a security officer
+    Reject {
+        #[command(flatten)]
+        target: Target,
+        /// Why; the project is told, and it is in the log
+        #[arg(long, value_name = "TEXT")]
+        comment: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take the request back
+    Withdraw {
+        #[command(flatten)]
+        target: Target,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Close it: machine gone, key destroyed, disk erased, devices cleaned. Nothing comes back
+    Close {
+        #[command(flatten)]
+        target: Target,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Every step as it happens, until the slice is ready, failed or gone
+    #[command(
+        after_help = "Ends with exit code 0 where the slice is ready or destroyed, 1 where it failed, was rejected \
+        or withdrawn, 4 where the time was up."
+    )]
+    Watch {
+        #[command(flatten)]
+        target: Target,
+        /// Give up after this time, with exit code 4
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+    },
+    /// Why it is where it is, what it waits for, what comes next
+    Explain(Target),
+    /// The deletion certificate of a slice that is destroyed
+    Certificate {
+        #[command(flatten)]
+        target: Target,
+        /// Write it here
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Log in, or run a command
+    Ssh(Ssh),
+    /// Standard input and output to the slice's SSH server, as a ProxyCommand
+    Tunnel(Target),
+    /// Copy files to a slice or back, with scp
+    Copy(Copy),
+}
+
+/// Which slice.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// PROJECT/NAME, or NAME in the current project
+    pub slice: String,
+    #[command(flatten)]
+    pub project: InProject,
+}
+
+/// The current project.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InProject {
+    /// Where NAME alone is; otherwise the project switched to
+    #[arg(long, value_name = "NAME", env = "HOLM_PROJECT", hide_env_values = true)]
+    pub project: Option<String>,
+}
+
+/// `holm slice request`.
+#[derive(Debug, Args)]
+pub struct Request {
+    #[command(flatten)]
+    pub target: Target,
+    /// 1, 2, 4, 8 or 16
+    #[arg(long, value_name = "N")]
+    pub gpus: u32,
+    /// Virtual CPUs; otherwise as the site's rule per GPU says
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// Memory, as in 64G; otherwise as the site's rule per GPU says
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib, conflicts_with = "memory_mib")]
+    pub memory: Option<u64>,
+    /// The same as a number of MiB
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+    /// Disk, as in 200G; otherwise as the site's rule says
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
+    pub disk: Option<u64>,
+    /// Show the whole request and whether it would be accepted; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `holm ssh`.
+#[derive(Debug, Args)]
+pub struct Ssh {
+    #[command(flatten)]
+    pub target: Target,
+    /// Give the command a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// A command to run there instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `holm slice copy`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One side is on a slice: PROJECT/NAME:PATH. Write ./ before a local name with a colon in it.\n\n  \
+    holm slice copy data.tar heart-study/main:\n  holm slice copy heart-study/main:results ./ --recursive"
+)]
+pub struct Copy {
+    /// What to copy
+    #[arg(required = true, value_name = "FROM")]
+    pub from: Vec<String>,
+    /// Where to
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// Whole directories
+    #[arg(long, short)]
+    pub recursive: bool,
+    #[command(flatten)]
+    pub project: InProject,
+}

@@ -1,0 +1,229 @@
+//! The log, read and recomputed here.
+
+mod rows;
+
+use super::Session;
+use super::pin::{Known, alarm};
+use crate::args::{AuditVerb, Log};
+use crate::output::{Format, put};
+use crate::progress::{Spinner, patiently};
+use crate::text::{json_pretty, plain_lines};
+use crate::{Exit, Failure};
+use holm_control::audit::verify::{self, Checker, Verified};
+use holm_control::audit::{Entry, export};
+use holm_proto::v1::audit_service_client::AuditServiceClient;
+use holm_proto::v1::{Checkpoint, GetCheckpointRequest, ListEntriesRequest, LogEntry};
+use rows::Rows;
+use serde_json::{Value, json};
+use std::path::Path;
+use tokio::sync::mpsc;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// Entries on their way to the disk.
+const AHEAD: usize = 256;
+/// The spinner counts in steps of this.
+const COUNT: u64 = 1024;
+
+type Client = AuditServiceClient<Channel>;
+
+pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failure> {
+    match verb {
+        AuditVerb::Log(filters) => log(session, &filters).await,
+        AuditVerb::Show { index } => show(session, index).await,
+        AuditVerb::Verify { dir: Some(dir), key } => offline(session, &dir, key.as_deref()),
+        AuditVerb::Verify { dir: None, key } => online(session, key.as_deref()).await,
+        AuditVerb::Export { dir } => export(session, &dir).await,
+        AuditVerb::Key => {
+            let now = checkpoint(session, &mut session.log().await?).await?;
+            if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
+                return Err(alarm(format!("the log's key is `{}`, and was `{}`", now.verifier_key, pin.key)));
+            }
+            session.output.answer(&now.verifier_key, &json!({ "key": now.verifier_key }))
+        }
+        AuditVerb::Checkpoint => {
+            let now = checkpoint(session, &mut session.log().await?).await?;
+            match session.output.format {
+                Format::Json => {
+                    session.output.document(&json!({ "note": now.note, "key": now.verifier_key }))
+                }
+                Format::Table | Format::Csv => put(&plain_lines(&now.note)),
+            }
+        }
+    }
+}
+
+async fn checkpoint(session: &Session, client: &mut Client) -> Result<Checkpoint, Failure> {
+    session.ask(client.get_checkpoint(GetCheckpointRequest {})).await
+}
+
+async fn entries(
+    session: &Session,
+    client: &mut Client,
+    start: u64,
+    end: u64,
+) -> Result<Streaming<LogEntry>, Failure> {
+    session.ask(client.list_entries(ListEntriesRequest { start, end })).await
+}
+
+async fn log(session: &Session, filters: &Log) -> Result<(), Failure> {
+    let wanted = rows::Filter::new(filters, &session.clock).map_err(Failure::usage)?;
+    let mut client = session.log().await?;
+    let (start, end) = match filters.last {
+        Some(last) => {
+            let note = checkpoint(session, &mut client).await?.note;
+            let size: u64 = note.lines().nth(1).and_then(|line| line.parse().ok()).unwrap_or(0);
+            (size.saturating_sub(last), size)
+        }
+        None => (0, 0),
+    };
+    let mut stream = entries(session, &mut client, start, end).await?;
+    let mut rows = Rows::new(&session.output, &session.clock);
+    rows.begin()?;
+    while let Some(next) = patiently(&session.output, "reading the log", stream.message()).await? {
+        let entry = read(&next)?;
+        if wanted.takes(&entry) {
+            rows.add(&entry, &next.body)?;
+        }
+    }
+    rows.end()
+}
+
+async fn show(session: &Session, index: u64) -> Result<(), Failure> {
+    let mut client = session.log().await?;
+    let end = index.checked_add(1).ok_or_else(|| Failure::usage("there is no entry of that number"))?;
+    let mut stream = entries(session, &mut client, index, end).await?;
+    let missing = || Failure::new(format!("there is no entry {index}")).hint("holm audit log");
+    let entry = stream.message().await?.ok_or_else(missing)?;
+    let value: Value = serde_json::from_slice(&entry.body)
+        .map_err(|e| Failure::new(format!("entry {index} cannot be read: {e}")))?;
+    put(&format!("{}\n", json_pretty(&value)))
+}
+
+fn read(entry: &LogEntry) -> Result<Entry, Failure> {
+    Entry::from_bytes(&entry.body).map_err(|e| {
+        Failure::new(format!("entry {} cannot be read: {e}", entry.index)).hint("holm audit verify")
+    })
+}
+
+async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
+    let key = key.map(key_of).transpose()?;
+    let mut client = session.log().await?;
+    let now = checkpoint(session, &mut client).await?;
+    let mut known = Known::of(session, key.as_deref(), &now)?;
+    let mut checker = Checker::new(&now.note, &known.key).map_err(|e| alarm(crate::failure::chain(&e)))?;
+    let mut stream = entries(session, &mut client, 0, known.head.size).await?;
+    let spinner = Spinner::new(&session.output);
+    let mut count = 0;
+    while let Some(entry) = stream.message().await? {
+        known.see(&entry.body)?;
+        checker.push(&entry.body).map_err(|e| alarm(crate::failure::chain(&e)))?;
+        count += 1;
+        if count % COUNT == 0 {
+            spinner.says(&format!("{count} of {} entries", known.head.size));
+        }
+    }
+    drop(spinner);
+    let verified = checker.finish().map_err(|e| alarm(crate::failure::chain(&e)))?;
+    let (first, key) = (known.first, known.key.clone());
+    let before = known.remember(&session.place, session.clock.now)?;
+    report(session, &verified, &key, before)?;
+    if first {
+        session.output.remark("its key was not known here before, and is from now on. compare it with the copy from when holmd was set up:");
+        session.output.remark(&format!("  {key}"));
+    }
+    Ok(())
+}
+
+fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failure> {
+    let key = match key {
+        Some(key) => key_of(key)?,
+        // Never the one beside the log: whoever forged that forged this.
+        None => session.place.pin()?.map(|pin| pin.key).ok_or_else(|| {
+            Failure::usage("with which key? none is known here")
+                .hint(format!("holm audit verify {} --key KEY   (KEY: holm audit key)", dir.display()))
+        })?,
+    };
+    let verified = verify::directory(dir, &key).map_err(|e| {
+        Failure::new(format!(
+            "`{}` is NOT the log that was signed: {}",
+            dir.display(),
+            crate::failure::chain(&e)
+        ))
+    })?;
+    report(session, &verified, &key, None)
+}
+
+/// What was recomputed, and of what.
+fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>) -> Result<(), Failure> {
+    let hex: String = verified.root.iter().map(|byte| format!("{byte:02x}")).collect();
+    let json = json!({
+        "origin": verified.origin,
+        "entries": verified.entries,
+        "root": hex,
+        "first": verified.first.map(|t| t.to_string()),
+        "last": verified.last.map(|t| t.to_string()),
+        "key": key,
+        "verified_before": before,
+    });
+    let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
+    let mut sheet = crate::output::Sheet::new(&verified.origin)
+        .state(crate::output::Cell::new("verified").tone(crate::output::Tone::Good));
+    sheet
+        .line("entries", format!("{}, every one recomputed here", verified.entries))
+        .line("first", time(verified.first))
+        .line("last", time(verified.last))
+        .line("root", hex)
+        .line("key", key);
+    if let Some(before) = before {
+        sheet.line("before", format!("begins with the {before} entries that were verified here before"));
+    }
+    session.output.sheet(&sheet, &json)
+}
+
+async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
+    let mut client = session.log().await?;
+    let now = checkpoint(session, &mut client).await?;
+    let mut known = Known::of(session, None, &now)?;
+    let mut stream = entries(session, &mut client, 0, known.head.size).await?;
+    let (send, mut receive) = mpsc::channel::<Vec<u8>>(AHEAD);
+    let (to, note, key) = (dir.to_path_buf(), now.note, known.key.clone());
+    let writer = tokio::task::spawn_blocking(move || {
+        export::write(&to, &note, &key, std::iter::from_fn(move || receive.blocking_recv()))
+    });
+    let spinner = Spinner::new(&session.output);
+    let mut count = 0;
+    while let Some(entry) = stream.message().await? {
+        known.see(&entry.body)?;
+        if send.send(entry.body).await.is_err() {
+            // The writer stopped, and says why below.
+            break;
+        }
+        count += 1;
+        if count % COUNT == 0 {
+            spinner.says(&format!("{count} of {} entries", known.head.size));
+        }
+    }
+    drop((send, spinner));
+    let written = writer.await.map_err(|e| Failure::new(format!("the export was not written: {e}")))?;
+    let verified = written.map_err(|e| match e {
+        export::ExportError::NotEmpty(_) => Failure { exit: Exit::Usage, ..Failure::of(&e) },
+        export::ExportError::Disk(_) => Failure::of(&e),
+        export::ExportError::Verify(_) => alarm(crate::failure::chain(&e)),
+    })?;
+    let key = known.key.clone();
+    let before = known.remember(&session.place, session.clock.now)?;
+    report(session, &verified, &key, before)?;
+    session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
+}
+
+/// A key as such, or a file with it.
+pub(super) fn key_of(text: &str) -> Result<String, Failure> {
+    let path = Path::new(text);
+    if !path.is_file() {
+        return Ok(text.trim().to_owned());
+    }
+    std::fs::read_to_string(path)
+        .map(|key| key.trim().to_owned())
+        .map_err(|e| Failure::file("read", path, &e))
+}

@@ -1,0 +1,204 @@
+//! What each command does.
+
+mod audit;
+mod certificate;
+mod copy;
+mod doctor;
+mod enrol;
+mod host;
+mod person;
+mod pin;
+mod project;
+mod slice;
+mod ssh;
+mod tunnel;
+mod wait;
+mod watch;
+
+use crate::args::{Cli, Command, InProject, ProfileVerb};
+use crate::dial::{self, ANSWER};
+use crate::output::{Cell, Output, Table, Tone};
+use crate::profile::{Place, Profiles};
+use crate::progress::patiently;
+use crate::text::Clock;
+use crate::{Failure, tls, view};
+use clap::CommandFactory;
+use holm_proto::MAX_MESSAGE_BYTES;
+use holm_proto::v1::SliceRef;
+use holm_proto::v1::audit_service_client::AuditServiceClient;
+use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::person_service_client::PersonServiceClient;
+use holm_proto::v1::project_service_client::ProjectServiceClient;
+use holm_proto::v1::slice_service_client::SliceServiceClient;
+use serde_json::json;
+use std::future::Future;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// Port of holmd's main listener, where none is said.
+const PORT: u16 = 7443;
+/// Port of its enrolment listener.
+const ENROL_PORT: u16 = 7444;
+
+/// Runs a command line; its exit code.
+pub async fn main(cli: Cli) -> u8 {
+    let output = Output::new(cli.global.format, cli.global.quiet);
+    match run(cli, &output).await {
+        Ok(code) => code,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.code()
+        }
+    }
+}
+
+async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
+    match cli.command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "holm", &mut script);
+            return crate::output::put(&String::from_utf8_lossy(&script)).map(|()| 0);
+        }
+        Command::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            return output.answer(&format!("holm {version}"), &json!({ "version": version })).map(|()| 0);
+        }
+        Command::Certificate(verb) => return certificate::run(&verb, output, &Clock::system()).map(|()| 0),
+        _ => {}
+    }
+    let profiles = Profiles::find()?;
+    let place = profiles.place(&cli.global.profile)?;
+    let session = Session { output: output.clone(), clock: Clock::system(), profiles, place };
+    match cli.command {
+        Command::Enrol(args) => enrol::run(&session, args).await.map(|()| 0),
+        Command::Whoami => person::whoami(&session).await.map(|()| 0),
+        Command::Profile(ProfileVerb::List) => profile_list(&session).map(|()| 0),
+        Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),
+        Command::Host(verb) => host::run(&session, verb).await.map(|()| 0),
+        Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
+        Command::Slice(verb) => slice::run(&session, verb).await,
+        Command::Ssh(args) => ssh::run(&session, args).await,
+        Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),
+        Command::Audit(verb) => audit::run(&session, verb).await.map(|()| 0),
+        Command::Doctor => doctor::run(&session).await,
+        // Done above, without a profile.
+        Command::Certificate(_) | Command::Completion { .. } | Command::Version => Ok(0),
+    }
+}
+
+/// One command line: whose it is, and where its answers go.
+#[derive(Clone)]
+struct Session {
+    output: Output,
+    clock: Clock,
+    profiles: Profiles,
+    place: Place,
+}
+
+impl Session {
+    /// A connection to this profile's holmd.
+    async fn connect(&self) -> Result<Channel, Failure> {
+        let profile = self.place.profile()?;
+        let (_, until) = self.place.validity()?;
+        if until <= self.clock.now {
+            let name =
+                view::short_identity(&profile.identity).rsplit('/').next().unwrap_or_default().to_owned();
+            let when = self.clock.relative(until);
+            return Err(Failure::new(format!(
+                "your certificate ended {when}: ask an officer for a new code"
+            ))
+            .hint(format!("the officer: holm person invite {name}; you: holm enrol CODE")));
+        }
+        let config = tls::mutual(&self.place.identity()?)?;
+        let connected = dial::connect(&profile.server, PORT, config);
+        patiently(&self.output, &format!("connecting to {}", profile.server), connected).await
+    }
+
+    /// The same without signs of life of its own, for who gives some already.
+    fn silent(&self) -> Self {
+        Self { output: Output { quiet: true, ..self.output.clone() }, ..self.clone() }
+    }
+
+    /// One question, in the time that an answer may take.
+    async fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+        let limited = tokio::time::timeout(ANSWER, call);
+        match patiently(&self.output, "waiting for holmd", limited).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => {
+                let text = format!("holmd did not answer in {} s", ANSWER.as_secs());
+                Err(Failure::unreachable(text).hint("holm doctor"))
+            }
+        }
+    }
+
+    async fn people(&self) -> Result<PersonServiceClient<Channel>, Failure> {
+        Ok(PersonServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn projects(&self) -> Result<ProjectServiceClient<Channel>, Failure> {
+        Ok(ProjectServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn slices(&self) -> Result<SliceServiceClient<Channel>, Failure> {
+        Ok(SliceServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn hosts(&self) -> Result<HostServiceClient<Channel>, Failure> {
+        Ok(HostServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn log(&self) -> Result<AuditServiceClient<Channel>, Failure> {
+        Ok(AuditServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// PROJECT/NAME, or NAME in the current project. What is a name, holmd says.
+    fn slice(&self, text: &str, project: &InProject) -> Result<SliceRef, Failure> {
+        if let Some((project, name)) = text.split_once('/') {
+            return Ok(SliceRef { project: project.to_owned(), name: name.to_owned() });
+        }
+        let project = match project.project.clone().filter(|p| !p.is_empty()) {
+            Some(project) => Some(project),
+            None => self.place.memory()?.project,
+        };
+        let project = project.ok_or_else(|| {
+            Failure::usage(format!("`{text}` is in no project: there is no current one"))
+                .hint(format!("PROJECT/{text}, or first: holm project switch PROJECT"))
+        })?;
+        Ok(SliceRef { project, name: text.to_owned() })
+    }
+}
+
+fn profile_list(session: &Session) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut all = Vec::new();
+    for place in session.profiles.all()? {
+        let (profile, validity) = (place.profile()?, place.validity().ok());
+        let name = place.name.clone().unwrap_or_default();
+        let current = place.name == session.place.name;
+        let until = match validity {
+            Some((_, until)) if until <= session.clock.now => {
+                Cell::both(format!("ended {}", session.clock.relative(until)), until.to_string())
+                    .tone(Tone::Bad)
+            }
+            Some((_, until)) => Cell::both(session.clock.relative(until), until.to_string()),
+            None => Cell::new("no certificate").tone(Tone::Bad),
+        };
+        all.push(json!({
+            "name": name,
+            "current": current,
+            "identity": profile.identity,
+            "server": profile.server,
+            "until": validity.map(|(_, until)| until.to_string()),
+        }));
+        rows.push(vec![
+            Cell::both(if current { format!("{name} *") } else { name.clone() }, name),
+            Cell::both(view::short_identity(&profile.identity), &profile.identity),
+            profile.server.into(),
+            until,
+        ]);
+    }
+    let columns = vec!["profile", "identity", "server", "certificate ends"];
+    let table =
+        Table { columns, rows, empty: "no profiles: begin with `holm enrol CODE --server HOST:PORT`" };
+    session.output.list(&table, &json!(all))
+}

@@ -1,0 +1,68 @@
+//! People.
+
+use super::Session;
+use crate::args::PersonVerb;
+use crate::output::Format;
+use crate::text::instant;
+use crate::{Failure, view};
+use holm_proto::v1::invite_request::Subject;
+use holm_proto::v1::{Invitation, InviteRequest, ListPeopleRequest, WhoAmIRequest};
+use serde_json::json;
+
+pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failure> {
+    let mut client = session.people().await?;
+    match verb {
+        PersonVerb::List => {
+            let all = session.ask(client.list_people(ListPeopleRequest {})).await?.people;
+            let json = all.iter().map(view::person_json).collect::<Vec<_>>();
+            session.output.list(&view::people(&all, &session.clock), &json!(json))
+        }
+        PersonVerb::Show { name } => {
+            let all = session.ask(client.list_people(ListPeopleRequest {})).await?.people;
+            let person = all.iter().find(|p| p.name == name).ok_or_else(|| {
+                Failure::new(format!("there is no person `{name}`")).hint("holm person list")
+            })?;
+            session.output.sheet(&view::person(person, &session.clock), &view::person_json(person))
+        }
+        PersonVerb::Invite { name, roles } => {
+            let request = InviteRequest { subject: Some(Subject::Person(name)), roles };
+            let invitation = session.ask(client.invite(request)).await?;
+            invited(session, &invitation, "")
+        }
+    }
+}
+
+/// A code, and what to do with it.
+pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str) -> Result<(), Failure> {
+    if session.output.format != Format::Table {
+        return session.output.done("", &view::invitation_json(invitation));
+    }
+    crate::output::put(&format!("{}\n", crate::text::plain(&invitation.code)))?;
+    let who = view::short_identity(&invitation.identity);
+    let until = instant(invitation.expires.as_ref());
+    let until = until.map(|at| format!(", good once, until {}", session.clock.local(at))).unwrap_or_default();
+    session.output.remark(&format!("  for {who} alone{until}"));
+    let server = session.place.memory()?.enrolment.unwrap_or_else(|| "HOST:PORT".to_owned());
+    session.output.remark(&format!("  there: holm enrol CODE --server {server}{options}"));
+    Ok(())
+}
+
+pub(super) async fn whoami(session: &Session) -> Result<(), Failure> {
+    let mut client = session.people().await?;
+    let person = session.ask(client.who_am_i(WhoAmIRequest {})).await?;
+    let profile = session.place.profile()?;
+    let (_, until) = session.place.validity()?;
+    let mut json = view::person_json(&person);
+    if let Some(object) = json.as_object_mut() {
+        object.insert("identity".to_owned(), profile.identity.clone().into());
+        object.insert("server".to_owned(), profile.server.clone().into());
+        object.insert("certificate_until".to_owned(), until.to_string().into());
+    }
+    let mut sheet = view::person(&person, &session.clock);
+    sheet
+        .line("identity", profile.identity)
+        .line("server", profile.server)
+        .line("certificate until", session.clock.full(until));
+    sheet.line("project", session.place.memory()?.project.unwrap_or_default());
+    session.output.sheet(&sheet, &json)
+}

@@ -1,0 +1,168 @@
+//! Slices: what is asked and answered at once.
+
+use super::{Session, copy, ssh, tunnel, watch};
+use crate::args::{Request, SliceVerb, Target};
+use crate::output::{Format, put};
+use crate::{Failure, view};
+use holm_proto::v1::slice_service_client::SliceServiceClient;
+use holm_proto::v1::{DecideSliceRequest, ListSlicesRequest, RequestSliceRequest, Slice};
+use serde_json::json;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+use tonic::transport::Channel;
+
+pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failure> {
+    match verb {
+        SliceVerb::List { project } => list(session, project.unwrap_or_default()).await?,
+        SliceVerb::Show(target) => {
+            let slice = get(session, &target).await?;
+            session.output.sheet(&view::slice(&slice, &session.clock), &view::slice_json(&slice))?;
+        }
+        SliceVerb::Request(request) => ask_for(session, request).await?,
+        SliceVerb::Approve { target, comment, dry_run } => {
+            decide(session, Verb::Approve, &target, comment, dry_run).await?;
+        }
+        SliceVerb::Reject { target, comment, dry_run } => {
+            decide(session, Verb::Reject, &target, comment, dry_run).await?;
+        }
+        SliceVerb::Withdraw { target, dry_run } => {
+            decide(session, Verb::Withdraw, &target, String::new(), dry_run).await?;
+        }
+        SliceVerb::Close { target, yes, dry_run } => {
+            if !yes && !dry_run {
+                let wanted = session.slice(&target.slice, &target.project)?;
+                confirm(&format!("{}/{}", wanted.project, wanted.name))?;
+            }
+            decide(session, Verb::Close, &target, String::new(), dry_run).await?;
+        }
+        SliceVerb::Watch { target, timeout } => return watch::run(session, &target, timeout).await,
+        SliceVerb::Explain(target) => {
+            let slice = get(session, &target).await?;
+            session.output.sheet(&view::explain(&slice, &session.clock), &view::slice_json(&slice))?;
+            next(session, &slice)?;
+        }
+        SliceVerb::Certificate { target, out } => certificate(session, &target, out.as_deref()).await?,
+        SliceVerb::Ssh(args) => return ssh::run(session, args).await,
+        SliceVerb::Tunnel(target) => tunnel::run(session, &target).await?,
+        SliceVerb::Copy(args) => return copy::run(session, args).await,
+    }
+    Ok(0)
+}
+
+async fn list(session: &Session, project: String) -> Result<(), Failure> {
+    let mut client = session.slices().await?;
+    let all = session.ask(client.list_slices(ListSlicesRequest { project })).await?.slices;
+    let json = all.iter().map(view::slice_json).collect::<Vec<_>>();
+    session.output.list(&view::slices(&all, &session.clock), &json!(json))
+}
+
+async fn get(session: &Session, target: &Target) -> Result<Slice, Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    session.ask(client.get_slice(wanted)).await
+}
+
+async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
+    let wanted = session.slice(&request.target.slice, &request.target.project)?;
+    let mut client = session.slices().await?;
+    // Nought lets the site's rule decide.
+    let message = RequestSliceRequest {
+        project: wanted.project,
+        name: wanted.name,
+        gpus: request.gpus,
+        vcpus: request.vcpus.unwrap_or(0),
+        memory_mib: request.memory.or(request.memory_mib).unwrap_or(0),
+        disk_gib: request.disk.unwrap_or(0),
+        dry_run: request.dry_run,
+    };
+    let slice = session.ask(client.request_slice(message)).await?;
+    if request.dry_run {
+        session.output.remark("nothing was changed; this is what would be asked for:");
+    }
+    session.output.sheet(&view::slice(&slice, &session.clock), &view::slice_json(&slice))?;
+    if request.dry_run { Ok(()) } else { next(session, &slice) }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Approve,
+    Reject,
+    Withdraw,
+    Close,
+}
+
+async fn decide(
+    session: &Session,
+    verb: Verb,
+    target: &Target,
+    comment: String,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let request = DecideSliceRequest { slice: Some(wanted), comment, dry_run };
+    let slice = session.ask(call(&mut client, verb, request)).await?;
+    let word = view::word(view::state(&slice));
+    let label = view::label(&slice);
+    let sentence = match verb {
+        Verb::Approve => format!("{label} is {word}; approvals {}", view::approvals(&slice)),
+        Verb::Reject | Verb::Withdraw => format!("{label} is {word}"),
+        Verb::Close => format!("{label} is {word}: its machine, key and disk go, its devices are cleaned"),
+    };
+    let sentence = if dry_run { format!("nothing was changed; afterwards: {sentence}") } else { sentence };
+    session.output.done(&sentence, &view::slice_json(&slice))?;
+    if dry_run { Ok(()) } else { next(session, &slice) }
+}
+
+async fn call(
+    client: &mut SliceServiceClient<Channel>,
+    verb: Verb,
+    request: DecideSliceRequest,
+) -> Result<tonic::Response<Slice>, tonic::Status> {
+    match verb {
+        Verb::Approve => client.approve_slice(request).await,
+        Verb::Reject => client.reject_slice(request).await,
+        Verb::Withdraw => client.withdraw_slice(request).await,
+        Verb::Close => client.close_slice(request).await,
+    }
+}
+
+fn next(session: &Session, slice: &Slice) -> Result<(), Failure> {
+    view::next_command(slice).map_or(Ok(()), |next| session.output.next(&next))
+}
+
+/// Nothing of a closed slice comes back, so its name is typed, or `--yes` is.
+fn confirm(label: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(format!("nothing of `{label}` can be brought back once it is closed"))
+            .hint(format!("holm slice close {label} --yes")));
+    }
+    let failed = |e: std::io::Error| Failure::new(format!("cannot ask: {e}"));
+    let mut typed = String::new();
+    let mut err = std::io::stderr().lock();
+    let label_shown = crate::text::plain(label);
+    write!(err, "Everything in {label_shown} will be gone for good. Type its name to close it: ")
+        .map_err(failed)?;
+    err.flush().map_err(failed)?;
+    std::io::stdin().lock().read_line(&mut typed).map_err(failed)?;
+    if typed.trim() == label { Ok(()) } else { Err(Failure::new("not closed: that is another name")) }
+}
+
+async fn certificate(session: &Session, target: &Target, out: Option<&Path>) -> Result<(), Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let certificate = session.ask(client.get_certificate(wanted)).await?;
+    let json = json!({ "body": certificate.body, "note": certificate.note });
+    match out {
+        Some(file) => {
+            std::fs::write(file, &certificate.note).map_err(|e| Failure::file("write", file, &e))?;
+            let shown = file.display();
+            session.output.done(&format!("the deletion certificate is in {shown}"), &json)?;
+            session.output.next(&format!("holm certificate verify {shown} --key KEY   (KEY: holm audit key)"))
+        }
+        None if session.output.format == Format::Json => session.output.document(&json),
+        // Byte by byte what was signed, but never what a terminal would obey.
+        None if std::io::stdout().is_terminal() => put(&crate::text::plain_lines(&certificate.note)),
+        None => put(&certificate.note),
+    }
+}

@@ -1,0 +1,262 @@
+//! A shell in a slice. No network leads there: the system's ssh speaks through `holm slice tunnel`, with a key
+//! that is made for this one connection, a certificate that holmd gives for it, and the host key that the slice
+//! told holmd over a channel of its own. Nobody is asked whether to trust a key.
+
+use super::Session;
+use crate::Failure;
+use crate::args::Ssh;
+use crate::text::plain;
+use holm_proto::ids::Name;
+use holm_proto::v1::{SignSshKeyRequest, SliceRef, SshCertificate};
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, Certificate, LineEnding, PrivateKey, PublicKey};
+use std::ffi::{OsStr, OsString};
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What ssh calls the slice.
+const ALIAS: &str = "slice";
+
+pub(super) async fn run(session: &Session, args: Ssh) -> Result<u8, Failure> {
+    let slice = session.slice(&args.target.slice, &args.target.project)?;
+    let prepared = Prepared::new(session, &slice).await?;
+    let mut command = Command::new("ssh");
+    command.args(prepared.options());
+    if args.tty {
+        command.arg("-t");
+    }
+    command.arg("--").arg(ALIAS).args(&args.command);
+    finish(command, "ssh").await
+}
+
+/// Key, certificate and known host, in a directory that goes with this.
+pub(super) struct Prepared {
+    dir: TempDir,
+    user: String,
+    proxy: OsString,
+}
+
+impl Prepared {
+    pub(super) async fn new(session: &Session, slice: &SliceRef) -> Result<Self, Failure> {
+        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519)
+            .map_err(|e| Failure::new(format!("no key can be made: {e}")))?;
+        let unusable =
+            |e: ssh_key::Error| Failure::new(format!("holmd's SSH certificate cannot be used: {e}"));
+        let public_key = key.public_key().to_openssh().map_err(unusable)?;
+        let mut client = session.slices().await?;
+        let request = SignSshKeyRequest { slice: Some(slice.clone()), public_key };
+        let signed = session.ask(client.sign_ssh_key(request)).await?;
+        let (user, certificate, known) = checked(&signed)?;
+
+        let dir = directory()?;
+        let secret = key.to_openssh(LineEnding::LF).map_err(unusable)?;
+        for (file, text) in
+            [("key", secret.as_str()), ("key-cert.pub", &certificate), ("known_hosts", &known)]
+        {
+            let path = dir.path().join(file);
+            let written = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|mut out| out.write_all(text.as_bytes()));
+            written.map_err(|e| Failure::file("write", &path, &e))?;
+        }
+        let exe = std::env::current_exe()
+            .map_err(|e| Failure::new(format!("cannot tell where this program lies: {e}")))?;
+        let proxy = proxy(&exe, session.place.name.as_deref(), slice)?;
+        Ok(Self { dir, user, proxy })
+    }
+
+    /// For ssh and scp alike. Nothing of the user's own configuration counts.
+    pub(super) fn options(&self) -> Vec<OsString> {
+        let file = |option: &str, name: &str| {
+            let mut text = OsString::from(format!("{option}=\""));
+            // ssh splits at spaces outside of quotes, and replaces what follows a percent sign.
+            text.push(percent(self.dir.path().join(name).as_os_str()));
+            text.push("\"");
+            text
+        };
+        let mut proxy = OsString::from("ProxyCommand=");
+        proxy.push(&self.proxy);
+        let options = [
+            proxy,
+            file("UserKnownHostsFile", "known_hosts"),
+            file("CertificateFile", "key-cert.pub"),
+            file("IdentityFile", "key"),
+            "GlobalKnownHostsFile=none".into(),
+            format!("HostKeyAlias={ALIAS}").into(),
+            "StrictHostKeyChecking=yes".into(),
+            "UpdateHostKeys=no".into(),
+            "IdentitiesOnly=yes".into(),
+            "IdentityAgent=none".into(),
+            "PreferredAuthentications=publickey".into(),
+            "ClearAllForwardings=yes".into(),
+            format!("User={}", self.user).into(),
+        ];
+        let mut all: Vec<OsString> = vec!["-F".into(), "none".into()];
+        for option in options {
+            all.push("-o".into());
+            all.push(option);
+        }
+        all
+    }
+}
+
+/// What holmd sent, read and written anew: nothing of it is a line that ssh would read as another.
+fn checked(signed: &SshCertificate) -> Result<(String, String, String), Failure> {
+    let bad = |what: &str| Failure::new(format!("holmd sent {what} that cannot be used")).hint("holm doctor");
+    let user: Name = signed.user.parse().map_err(|_| bad("an account"))?;
+    // What follows a key is a comment, and may be anything.
+    let words = |text: String| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let certificate = Certificate::from_openssh(signed.certificate.trim()).and_then(|c| c.to_openssh());
+    let host_key = PublicKey::from_openssh(signed.host_key.trim()).and_then(|key| key.to_openssh());
+    let certificate = certificate.map_err(|_| bad("an SSH certificate"))?;
+    let host_key = host_key.map_err(|_| bad("a host key"))?;
+    Ok((user.to_string(), format!("{}\n", words(certificate)), format!("{ALIAS} {}\n", words(host_key))))
+}
+
+/// In memory where the system has a place for that.
+fn directory() -> Result<TempDir, Failure> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("holm-").permissions(Permissions::from_mode(0o700));
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_dir());
+    let made = runtime.and_then(|dir| builder.tempdir_in(dir).ok()).map_or_else(|| builder.tempdir(), Ok);
+    made.map_err(|e| Failure::new(format!("no directory can be made for the key: {e}")))
+}
+
+/// `holm --profile … slice tunnel …`, for the shell that ssh gives it to.
+fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString, Failure> {
+    let target = format!("{}/{}", slice.project, slice.name);
+    // ssh puts an `exec` before it.
+    let mut line = quoted(exe.as_os_str());
+    for word in ["--quiet", "--profile", profile.unwrap_or("default"), "slice", "tunnel", "--", &target] {
+        line.push(" ");
+        line.push(quoted(OsStr::new(word)));
+    }
+    let line = percent(&line);
+    if line.as_encoded_bytes().contains(&b'\n') {
+        return Err(Failure::usage(format!("`{}` is no name of a slice", plain(&target))));
+    }
+    Ok(line)
+}
+
+/// One word for a shell.
+fn quoted(word: &OsStr) -> OsString {
+    let mut out = OsString::from("'");
+    replaced(&mut out, word, b'\'', "'\\''");
+    out.push("'");
+    out
+}
+
+/// ssh replaces `%x`; `%%` stands for itself.
+fn percent(text: &OsStr) -> OsString {
+    let mut out = OsString::new();
+    replaced(&mut out, text, b'%', "%%");
+    out
+}
+
+fn replaced(out: &mut OsString, text: &OsStr, what: u8, with: &str) {
+    use std::os::unix::ffi::OsStrExt;
+    for (at, part) in text.as_bytes().split(|b| *b == what).enumerate() {
+        if at > 0 {
+            out.push(with);
+        }
+        out.push(OsStr::from_bytes(part));
+    }
+}
+
+/// Runs it where it has the terminal. Signals of the keyboard are its business; those that end this process end
+/// it, so that the key goes with both.
+pub(super) async fn finish(mut command: Command, program: &str) -> Result<u8, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::new(format!("cannot run {program}: {e}"))
+            .hint("install OpenSSH's client: apt install openssh-client")
+    };
+    let mut keyboard =
+        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::quit()).map_err(failed)?);
+    let mut ends =
+        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::hangup()).map_err(failed)?);
+    let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(code(status.map_err(failed)?)),
+            _ = keyboard.0.recv() => {}
+            _ = keyboard.1.recv() => {}
+            _ = ends.0.recv() => child.start_kill().map_err(failed)?,
+            _ = ends.1.recv() => child.start_kill().map_err(failed)?,
+        }
+    }
+}
+
+/// As a shell has it.
+fn code(status: ExitStatus) -> u8 {
+    let signalled = status.signal().map(|signal| 128 + signal);
+    status.code().or(signalled).and_then(|code| u8::try_from(code).ok()).unwrap_or(255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssh_key::certificate::{Builder, CertType};
+
+    fn signed() -> SshCertificate {
+        let (ca, user) = (
+            PrivateKey::random(&mut OsRng, Algorithm::Ed25519).unwrap(),
+            PrivateKey::random(&mut OsRng, Algorithm::Ed25519).unwrap(),
+        );
+        let mut builder =
+            Builder::new_with_random_nonce(&mut OsRng, user.public_key(), 1, 2_000_000_000).unwrap();
+        builder.cert_type(CertType::User).unwrap().valid_principal("ada").unwrap();
+        SshCertificate {
+            certificate: builder.sign(&ca).unwrap().to_openssh().unwrap(),
+            user: "ada".to_owned(),
+            host_key: format!("{} root@slice", ca.public_key().to_openssh().unwrap()),
+            expires: None,
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_server_becomes_a_line_of_its_own() {
+        let good = signed();
+        let (user, certificate, known) = checked(&good).unwrap();
+        assert_eq!(user, "ada");
+        assert_eq!((certificate.lines().count(), known.lines().count()), (1, 1));
+        assert!(known.starts_with("slice ssh-ed25519 ") && known.split(' ').count() == 3, "{known}");
+        let spoil = |act: fn(&mut SshCertificate)| {
+            let mut bad = good.clone();
+            act(&mut bad);
+            checked(&bad)
+        };
+        assert!(spoil(|c| c.user = "-oProxyCommand=x".to_owned()).is_err());
+        assert!(spoil(|c| c.user = "root ".to_owned()).is_err());
+        for comment in ["\n* ssh-ed25519 AAAA", "\n@cert-authority * ssh-ed25519 AAAA"] {
+            let mut spoilt = good.clone();
+            spoilt.host_key.push_str(comment);
+            spoilt.certificate.push_str(comment);
+            if let Ok((_, certificate, known)) = checked(&spoilt) {
+                assert_eq!((certificate.lines().count(), known.lines().count()), (1, 1));
+            }
+        }
+        assert!(spoil(|c| c.certificate.clear()).is_err());
+    }
+
+    #[test]
+    fn the_shell_gets_the_words_that_were_meant() {
+        let slice = SliceRef { project: "a'b".to_owned(), name: "$(id)%h".to_owned() };
+        let line = proxy(Path::new("/opt/my holm/holm"), Some("ada"), &slice).unwrap();
+        assert_eq!(
+            line.to_str().unwrap(),
+            r"'/opt/my holm/holm' '--quiet' '--profile' 'ada' 'slice' 'tunnel' '--' 'a'\''b/$(id)%%h'"
+        );
+        let slice = SliceRef { project: "a\nb".to_owned(), ..slice };
+        assert!(proxy(Path::new("holm"), None, &slice).is_err());
+    }
+}

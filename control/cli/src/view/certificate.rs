@@ -1,0 +1,237 @@
+//! Deletion certificates, as whoever gets one reads it: what was destroyed, on what evidence, and what the
+//! certificate does not speak of.
+
+use crate::output::{Cell, Sheet, Tone};
+use crate::text::{Clock, bytes, took};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The only form there is.
+const FORM: &str = "holm deletion certificate, version 1";
+
+/// The method of a host on which nothing is real.
+const SIMULATED: &str = "simulated";
+
+/// A certificate whose signature fits. Fields that are not here may be added; these are there.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Deletion {
+    certificate: String,
+    issued: Timestamp,
+    slice: Slice,
+    project: Option<Project>,
+    level: Level,
+    closed_by: Option<String>,
+    placement: Option<Placement>,
+    volume: Volume,
+    detached: Option<Timestamp>,
+    devices: Vec<Evidence>,
+    log_checkpoint: String,
+    not_covered: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Slice {
+    id: String,
+    name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Project {
+    name: String,
+    lead: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Level {
+    id: String,
+    name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Placement {
+    host: String,
+    devices: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Volume {
+    id: String,
+    key_fingerprint: String,
+    key_destroyed: Option<Timestamp>,
+    header_and_key_slots_overwritten: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Evidence {
+    address: String,
+    cleaned: bool,
+    method: String,
+    bytes_total: u64,
+    bytes_verified: u64,
+    took_ms: u64,
+    detail: String,
+}
+
+/// Signed by the right key, and yet no deletion certificate: the same key signs the log.
+#[derive(Debug)]
+pub struct NotADeletion;
+
+impl Deletion {
+    /// Of a note's text.
+    pub fn read(text: &str) -> Result<(Self, Value), NotADeletion> {
+        let value: Value = serde_json::from_str(text).map_err(|_| NotADeletion)?;
+        let deletion: Self = serde_json::from_value(value.clone()).map_err(|_| NotADeletion)?;
+        if deletion.certificate == FORM { Ok((deletion, value)) } else { Err(NotADeletion) }
+    }
+
+    /// What it does not prove of what it should. Empty where all is destroyed and clean.
+    pub fn gaps(&self) -> Vec<String> {
+        let mut gaps = Vec::new();
+        if self.volume.key_destroyed.is_none() {
+            gaps.push("the disk's key was not destroyed".to_owned());
+        }
+        // Without a placement there never was a machine, a disk or a device.
+        let Some(placement) = &self.placement else { return gaps };
+        if !self.volume.header_and_key_slots_overwritten {
+            gaps.push("the disk's header and key slots were not overwritten".to_owned());
+        }
+        if self.devices.iter().any(|e| e.method == SIMULATED) {
+            gaps.push("the host was SIMULATED: there was no machine, no disk and no device".to_owned());
+        }
+        if self.detached.is_none() {
+            gaps.push("the host did not report the machine gone".to_owned());
+        }
+        // By what was given to it, not by what there is evidence of: what is missing was not cleaned.
+        for device in &placement.devices {
+            match self.devices.iter().find(|e| &e.address == device) {
+                None => gaps.push(format!("{device}: there is no evidence that it was cleaned")),
+                Some(e) if !e.cleaned => gaps.push(format!("{device} was not cleaned: {}", e.detail)),
+                Some(e) if e.bytes_verified < e.bytes_total => {
+                    gaps.push(format!(
+                        "{device}: only {} of {} bytes were read back",
+                        e.bytes_verified, e.bytes_total
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        gaps
+    }
+
+    /// For people.
+    pub fn sheet(&self, signer: &str, clock: &Clock) -> Sheet {
+        let gaps = self.gaps();
+        let state = if gaps.is_empty() {
+            Cell::new("signature good, destroyed and clean").tone(Tone::Good)
+        } else {
+            Cell::new("signature good, BUT see below").tone(Tone::Bad)
+        };
+        let mut sheet = Sheet::new(&self.slice.name).state(state);
+        sheet.line("signed by", signer);
+        sheet.line("issued", Cell::both(clock.full(self.issued), self.issued.to_string()));
+        sheet.line("slice id", self.slice.id.as_str());
+        if let Some(project) = &self.project {
+            sheet.line("project", format!("{}, lead {}", project.name, project.lead));
+        }
+        sheet.line("level", format!("{} ({})", self.level.id, self.level.name));
+        sheet.line("closed by", self.closed_by.clone().unwrap_or_default());
+        sheet.line("host", self.placement.as_ref().map(|p| p.host.clone()).unwrap_or_default());
+        for gap in &gaps {
+            sheet.line("NOT PROVEN", Cell::new(gap).tone(Tone::Bad));
+        }
+        let time = |at: Option<Timestamp>| at.map(|at| clock.local(at)).unwrap_or_default();
+        sheet.line("covers", format!("disk {}", self.volume.id));
+        if self.volume.key_destroyed.is_some() {
+            let key = &self.volume.key_fingerprint;
+            let key = if key.is_empty() { String::new() } else { format!(" {key}") };
+            sheet.line("", format!("its key{key}, destroyed {}", time(self.volume.key_destroyed)));
+        }
+        if self.volume.header_and_key_slots_overwritten {
+            sheet.line("", "its header and key slots, overwritten, and its file, removed");
+        }
+        if self.detached.is_some() {
+            sheet.line("", format!("the machine, gone from the host {}", time(self.detached)));
+        }
+        for e in self.devices.iter().filter(|e| e.cleaned) {
+            let (total, spent) = (bytes(e.bytes_total), took(e.took_ms));
+            sheet.line(
+                "",
+                format!("{}: {total} overwritten and read back ({}, {spent})", e.address, e.method),
+            );
+        }
+        for (at, what) in self.not_covered.iter().enumerate() {
+            sheet.line(if at == 0 { "not covered" } else { "" }, what.as_str());
+        }
+        let log = self.log_checkpoint.lines().nth(1).unwrap_or_default();
+        sheet.line("log", format!("held {log} entries when it was issued"));
+        sheet
+    }
+}
+
+/// A whole one, for tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Value {
+    use serde_json::json;
+    let evidence = |address: &str| {
+        json!({ "run": "b4c0a5a0-0000-4000-8000-000000000001", "address": address, "cleaned": true, "method": "bar",
+            "bytes_total": 34_359_738_368_u64, "bytes_written": 34_359_738_368_u64,
+            "bytes_verified": 34_359_738_368_u64, "bytes_dirty_before": 21, "took_ms": 61_300, "tool": "holm-agent 0.1.0",
+            "detail": "", "at": "2026-11-03T13:02:00Z" })
+    };
+    json!({
+        "certificate": FORM,
+        "issued": "2026-11-03T13:02:11Z",
+        "slice": { "id": "5f0c7c8e-0000-4000-8000-000000000002", "name": "heart-study/main" },
+        "project": { "id": "5f0c7c8e-0000-4000-8000-000000000003", "name": "heart-study", "lead": "ada" },
+        "level": { "id": "3", "name": "sensitive" },
+        "requested": { "by": "ada", "at": "2026-11-01T09:00:00Z" },
+        "approved": [],
+        "closed_by": "ada",
+        "placement": { "host": "dgx2-1", "partition": 7, "devices": ["0000:34:00.0", "0000:36:00.0"] },
+        "volume": { "id": "5f0c7c8e-0000-4000-8000-000000000004", "key_fingerprint": "00112233445566aa",
+            "key_destroyed": "2026-11-03T13:00:00Z", "header_and_key_slots_overwritten": true },
+        "detached": "2026-11-03T13:01:00Z",
+        "devices": [evidence("0000:34:00.0"), evidence("0000:36:00.0")],
+        "log_checkpoint": "holm.example/holm\n42\nAAAA\n\n\u{2014} holm.example/holm AAAA\n",
+        "not_covered": ["backups and copies made outside Holm", "what people took with them"],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock { now: "2026-11-03T14:02:11Z".parse().unwrap(), zone: jiff::tz::TimeZone::UTC }
+    }
+
+    #[test]
+    fn a_whole_one() {
+        let (deletion, _) = Deletion::read(&sample().to_string()).unwrap();
+        assert!(deletion.gaps().is_empty());
+        insta::assert_snapshot!(deletion.sheet("holm.example/holm", &clock()).text(false));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_in_the_first_line() {
+        let mut value = sample();
+        value["devices"][0]["cleaned"] = false.into();
+        value["devices"][0]["detail"] = "there is no method for a device of this kind".into();
+        value["devices"].as_array_mut().unwrap().truncate(1);
+        value["volume"]["key_destroyed"] = Value::Null;
+        let (deletion, _) = Deletion::read(&value.to_string()).unwrap();
+        assert_eq!(deletion.gaps().len(), 3);
+        insta::assert_snapshot!(deletion.sheet("holm.example/holm", &clock()).text(false));
+    }
+
+    #[test]
+    fn what_the_same_key_signed_and_is_no_certificate() {
+        for other in ["holm.example/holm\n42\nAAAA\n", "{}", "[]"] {
+            assert!(Deletion::read(other).is_err());
+        }
+        let mut value = sample();
+        value["certificate"] = "holm deletion certificate, version 2".into();
+        assert!(Deletion::read(&value.to_string()).is_err());
+    }
+}

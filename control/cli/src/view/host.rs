@@ -1,0 +1,221 @@
+//! Hosts and their devices.
+
+use super::{time_json, when, when_full, yes_no};
+use crate::output::{Cell, Sheet, Table, Tone};
+use crate::text::{Clock, instant, mib};
+use holm_proto::v1::{Device, DeviceKind, DeviceState, Evidence, Host, Inventory, PciDevice};
+use serde_json::{Value, json};
+
+/// A list.
+pub fn hosts(all: &[Host], clock: &Clock) -> Table {
+    let row = |h: &Host| {
+        let gpus = || h.devices.iter().filter(|d| is_gpu(d));
+        let count = |state: DeviceState| gpus().filter(|d| device_state(d) == state).count();
+        let (free, bad) = (count(DeviceState::Free), count(DeviceState::Quarantined));
+        vec![
+            h.name.as_str().into(),
+            online(h),
+            yes_no(h.simulated),
+            h.platform.as_str().into(),
+            gpus().count().to_string().into(),
+            free.to_string().into(),
+            Cell::new(bad.to_string()).tone(if bad > 0 { Tone::Bad } else { Tone::Plain }),
+            h.agent_version.as_str().into(),
+            when(h.last_report.as_ref(), clock),
+        ]
+    };
+    Table {
+        columns: vec![
+            "host",
+            "agent",
+            "simulated",
+            "platform",
+            "gpus",
+            "free",
+            "quarantined",
+            "version",
+            "last report",
+        ],
+        rows: all.iter().map(row).collect(),
+        empty: "no hosts: invite one with `holm host invite NAME`",
+    }
+}
+
+fn online(h: &Host) -> Cell {
+    if h.online { Cell::new("online").tone(Tone::Good) } else { Cell::new("offline").tone(Tone::Bad) }
+}
+
+/// One host, and its devices below.
+pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
+    let mut sheet = Sheet::new(&h.name).state(online(h));
+    if h.simulated {
+        sheet.line(
+            "note",
+            Cell::new("SIMULATED: there are no devices and no machines, all of it is made up")
+                .tone(Tone::Bad),
+        );
+    }
+    if !h.online {
+        let last = instant(h.last_report.as_ref()).map(|at| clock.relative(at));
+        let last = last.map(|l| format!(" since its last report {l}")).unwrap_or_default();
+        let text = format!("OFFLINE: its agent is not connected{last}; below is what was known then");
+        sheet.line("note", Cell::new(text).tone(Tone::Bad));
+    }
+    sheet.line("platform", h.platform.as_str());
+    sheet.line("agent", h.agent_version.as_str());
+    sheet.line("last report", when_full(h.last_report.as_ref(), clock));
+    // Before the first report there is nothing but noughts.
+    if let Some(i) = h.inventory.as_ref().filter(|i| i.cpus > 0) {
+        sheet.line("cpus", i.cpus.to_string());
+        sheet.line("numa nodes", i.numa_nodes.to_string());
+        sheet.line("memory", Cell::both(mib(i.memory_mib), format!("{} MiB", i.memory_mib)));
+        sheet.line("iommu", if i.iommu { Cell::new("on") } else { Cell::new("OFF").tone(Tone::Bad) });
+        sheet.line("kernel", i.kernel.as_str());
+    }
+    let mut devices: Vec<&Device> = h.devices.iter().collect();
+    devices.sort_by_key(|d| (!is_gpu(d), address(d).to_owned()));
+    let table = Table {
+        columns: vec![
+            "address",
+            "kind",
+            "numa",
+            "iommu group",
+            "fabric id",
+            "state",
+            "driver",
+            "slice",
+            "problem or reason",
+        ],
+        rows: devices.into_iter().map(device).collect(),
+        empty: "no devices are known: its agent has not reported yet",
+    };
+    (sheet, table)
+}
+
+fn device(d: &Device) -> Vec<Cell> {
+    let pci = d.pci.clone().unwrap_or_default();
+    let number = |n: Option<u32>| n.map(|n| n.to_string()).unwrap_or_default();
+    // The state is of what is handed out; a switch never is.
+    let state = if is_gpu(d) { state_cell(d) } else { Cell::both("", device_word(device_state(d))) };
+    let problem = match (pci.problem.as_str(), is_gpu(d)) {
+        ("", true) => Cell::new(&d.reason),
+        ("", false) => Cell::default(),
+        (problem, _) => Cell::new(problem).tone(Tone::Bad),
+    };
+    vec![
+        pci.address.as_str().into(),
+        kind_word(&pci).into(),
+        pci.numa_node.to_string().into(),
+        number(pci.iommu_group).into(),
+        number(pci.physical_id).into(),
+        state,
+        pci.driver.as_str().into(),
+        d.slice.as_str().into(),
+        problem,
+    ]
+}
+
+fn is_gpu(d: &Device) -> bool {
+    d.pci.as_ref().is_some_and(|p| p.kind() == DeviceKind::Gpu)
+}
+
+fn address(d: &Device) -> &str {
+    d.pci.as_ref().map_or("", |p| p.address.as_str())
+}
+
+fn kind_word(pci: &PciDevice) -> &'static str {
+    match pci.kind() {
+        DeviceKind::Gpu => "gpu",
+        DeviceKind::Nvswitch => "nvswitch",
+        DeviceKind::Unspecified => "unknown",
+    }
+}
+
+/// Where a device stands.
+pub fn device_state(d: &Device) -> DeviceState {
+    DeviceState::try_from(d.state).unwrap_or(DeviceState::Unspecified)
+}
+
+fn device_word(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Unspecified => "unknown",
+        DeviceState::Free => "free",
+        DeviceState::Claimed => "claimed",
+        DeviceState::Assigned => "assigned",
+        DeviceState::Dirty => "dirty",
+        DeviceState::Sanitising => "sanitising",
+        DeviceState::Quarantined => "quarantined",
+    }
+}
+
+fn state_cell(d: &Device) -> Cell {
+    let state = device_state(d);
+    let tone = match state {
+        DeviceState::Free => Tone::Good,
+        DeviceState::Claimed | DeviceState::Dirty | DeviceState::Sanitising => Tone::Busy,
+        DeviceState::Quarantined => Tone::Bad,
+        DeviceState::Assigned | DeviceState::Unspecified => Tone::Plain,
+    };
+    Cell::new(device_word(state)).tone(tone)
+}
+
+/// As `holm.v1.Host` has it.
+pub fn host_json(h: &Host) -> Value {
+    json!({
+        "name": h.name,
+        "online": h.online,
+        "simulated": h.simulated,
+        "platform": h.platform,
+        "agent_version": h.agent_version,
+        "inventory": h.inventory.as_ref().map(inventory_json),
+        "devices": h.devices.iter().map(|d| json!({
+            "pci": d.pci.as_ref().map(pci_json),
+            "state": device_word(device_state(d)),
+            "slice": d.slice,
+            "reason": d.reason,
+            "evidence": d.evidence.as_ref().map(evidence_json),
+        })).collect::<Vec<_>>(),
+        "last_report": time_json(h.last_report.as_ref()),
+    })
+}
+
+fn inventory_json(i: &Inventory) -> Value {
+    json!({
+        "cpus": i.cpus,
+        "numa_nodes": i.numa_nodes,
+        "memory_mib": i.memory_mib,
+        "iommu": i.iommu,
+        "kernel": i.kernel,
+    })
+}
+
+fn pci_json(p: &PciDevice) -> Value {
+    json!({
+        "address": p.address,
+        "kind": kind_word(p),
+        "id": p.id,
+        "numa_node": p.numa_node,
+        "iommu_group": p.iommu_group,
+        "physical_id": p.physical_id,
+        "driver": p.driver,
+        "reset_methods": p.reset_methods,
+        "memory_bytes": p.memory_bytes,
+        "problem": p.problem,
+    })
+}
+
+fn evidence_json(e: &Evidence) -> Value {
+    json!({
+        "run_id": e.run_id,
+        "address": e.address,
+        "cleaned": e.cleaned,
+        "method": e.method,
+        "bytes_total": e.bytes_total,
+        "bytes_written": e.bytes_written,
+        "bytes_verified": e.bytes_verified,
+        "bytes_dirty_before": e.bytes_dirty_before,
+        "took_ms": e.took_ms,
+        "tool": e.tool,
+        "detail": e.detail,
+    })
+}

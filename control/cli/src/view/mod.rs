@@ -1,0 +1,53 @@
+//! holmd's messages as tables, sheets and JSON.
+//!
+//! JSON has the fields of the `.proto` files under their names; states are words, times RFC 3339.
+
+mod certificate;
+mod host;
+mod slice;
+mod things;
+
+pub use certificate::{Deletion, NotADeletion};
+pub use host::{device_state, host, host_json, hosts};
+pub use slice::{
+    approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
+};
+pub use things::{
+    invitation_json, people, person, person_json, project, project_json, projects, short_identity,
+};
+
+use crate::output::{Cell, Tone};
+use crate::text::{Clock, instant};
+use serde_json::Value;
+
+/// A time of the wire for JSON.
+fn time_json(at: Option<&prost_types::Timestamp>) -> Value {
+    instant(at).map_or(Value::Null, |at| at.to_string().into())
+}
+
+/// A time of the wire in a column.
+fn when(at: Option<&prost_types::Timestamp>, clock: &Clock) -> Cell {
+    match instant(at) {
+        Some(at) => Cell::both(clock.relative(at), at.to_string()),
+        None => Cell::default(),
+    }
+}
+
+/// A time of the wire where there is room.
+fn when_full(at: Option<&prost_types::Timestamp>, clock: &Clock) -> Cell {
+    match instant(at) {
+        Some(at) => Cell::both(clock.full(at), at.to_string()),
+        None => Cell::default(),
+    }
+}
+
+fn yes_no(yes: bool) -> Cell {
+    if yes { Cell::both("yes", "true") } else { Cell::both("no", "false").tone(Tone::Dim) }
+}
+
+fn plural(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
+#[cfg(test)]
+pub(crate) use certificate::sample as sample_deletion;

@@ -1,0 +1,109 @@
+//! People, projects, invitations.
+
+use super::{time_json, when, when_full, yes_no};
+use crate::output::{Cell, Sheet, Table, Tone};
+use crate::text::Clock;
+use holm_proto::v1::{Invitation, Person, Project};
+use serde_json::{Value, json};
+
+/// A list of people.
+pub fn people(all: &[Person], clock: &Clock) -> Table {
+    let row = |p: &Person| {
+        vec![
+            p.name.as_str().into(),
+            p.roles.join(", ").into(),
+            yes_no(p.enrolled),
+            when(p.created.as_ref(), clock),
+        ]
+    };
+    Table {
+        columns: vec!["person", "roles", "enrolled", "invited"],
+        rows: all.iter().map(row).collect(),
+        empty: "nobody you may see",
+    }
+}
+
+/// One person.
+pub fn person(p: &Person, clock: &Clock) -> Sheet {
+    let enrolled = if p.enrolled {
+        Cell::new("enrolled").tone(Tone::Good)
+    } else {
+        Cell::new("invited").tone(Tone::Busy)
+    };
+    let mut sheet = Sheet::new(&p.name).state(enrolled);
+    sheet.line("roles", p.roles.join(", ")).line("invited", when_full(p.created.as_ref(), clock));
+    sheet
+}
+
+/// As `holm.v1.Person` has it.
+pub fn person_json(p: &Person) -> Value {
+    json!({
+        "name": p.name,
+        "roles": p.roles,
+        "created": time_json(p.created.as_ref()),
+        "enrolled": p.enrolled,
+    })
+}
+
+/// A list of projects; a star stands at the current one.
+pub fn projects(all: &[Project], current: Option<&str>, clock: &Clock) -> Table {
+    let row = |p: &Project| {
+        let star = if current == Some(p.name.as_str()) { " *" } else { "" };
+        vec![
+            Cell::both(format!("{}{star}", p.name), &p.name),
+            Cell::both(level(p), &p.level),
+            p.lead.as_str().into(),
+            p.members.len().to_string().into(),
+            when(p.created.as_ref(), clock),
+            p.purpose.as_str().into(),
+        ]
+    };
+    Table {
+        columns: vec!["project", "level", "lead", "members", "registered", "purpose"],
+        rows: all.iter().map(row).collect(),
+        empty: "no projects: register one with `holm project create NAME --level L --purpose TEXT`",
+    }
+}
+
+/// One project.
+pub fn project(p: &Project, clock: &Clock) -> Sheet {
+    let mut sheet = Sheet::new(&p.name);
+    sheet
+        .line("level", Cell::both(level(p), &p.level))
+        .line("purpose", p.purpose.as_str())
+        .line("lead", p.lead.as_str())
+        .line("members", p.members.join(", "))
+        .line("registered", when_full(p.created.as_ref(), clock))
+        .line("rules", p.pack.as_str())
+        .line("id", p.id.as_str());
+    sheet
+}
+
+/// As `holm.v1.Project` has it.
+pub fn project_json(p: &Project) -> Value {
+    json!({
+        "id": p.id,
+        "name": p.name,
+        "level": p.level,
+        "level_name": p.level_name,
+        "purpose": p.purpose,
+        "lead": p.lead,
+        "members": p.members,
+        "created": time_json(p.created.as_ref()),
+        "pack": p.pack,
+    })
+}
+
+/// As `holm.v1.Invitation` has it.
+pub fn invitation_json(i: &Invitation) -> Value {
+    json!({ "code": i.code, "expires": time_json(i.expires.as_ref()), "identity": i.identity })
+}
+
+/// `person/ada`, of the URI in a certificate.
+pub fn short_identity(uri: &str) -> &str {
+    uri.strip_prefix("spiffe://holm/").unwrap_or(uri)
+}
+
+fn level(p: &Project) -> String {
+    if p.level_name.is_empty() { p.level.clone() } else { format!("{} ({})", p.level, p.level_name) }
+}

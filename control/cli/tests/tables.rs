@@ -1,0 +1,225 @@
+//! Fixed messages as people and scripts read them.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
+
+use holm_cli::text::Clock;
+use holm_cli::view;
+use holm_proto::v1::{
+    Approval, Device, DeviceKind, DeviceState, Guest, Host, Inventory, PciDevice, Person, Project, Slice,
+    SliceState, Step,
+};
+use prost_types::Timestamp;
+
+fn clock() -> Clock {
+    Clock {
+        now: "2026-11-03T13:02:11Z".parse().unwrap(),
+        zone: jiff::tz::TimeZone::fixed(jiff::tz::offset(1)),
+    }
+}
+
+fn at(text: &str) -> Option<Timestamp> {
+    let at: jiff::Timestamp = text.parse().unwrap();
+    Some(Timestamp { seconds: at.as_second(), nanos: 0 })
+}
+
+fn slice(name: &str, state: SliceState) -> Slice {
+    let mut slice = Slice {
+        id: "5f0c7c8e-0000-4000-8000-000000000002".to_owned(),
+        project: "heart-study".to_owned(),
+        name: name.to_owned(),
+        level: "3".to_owned(),
+        level_name: "sensitive".to_owned(),
+        gpus: 2,
+        vcpus: 12,
+        memory_mib: 131_072,
+        disk_gib: 200,
+        requested_by: "ada".to_owned(),
+        approvals: vec![Approval {
+            by: "frida".to_owned(),
+            at: at("2026-11-03T12:30:00Z"),
+            comment: "DPIA seen".to_owned(),
+        }],
+        approvals_needed: 2,
+        requested: at("2026-11-03T12:00:00Z"),
+        changed: at("2026-11-03T12:58:00Z"),
+        ..Slice::default()
+    };
+    slice.set_state(state);
+    slice
+}
+
+fn ready() -> Slice {
+    let mut slice = slice("main", SliceState::Ready);
+    slice.approvals.push(Approval {
+        by: "gustav".to_owned(),
+        at: at("2026-11-03T12:40:00Z"),
+        comment: String::new(),
+    });
+    slice.host = "dgx2-1".to_owned();
+    slice.partition = Some(7);
+    slice.devices = vec!["0000:34:00.0".to_owned(), "0000:36:00.0".to_owned()];
+    slice.generation = 1;
+    slice.key_fingerprint = "00112233445566aa".to_owned();
+    slice.steps = vec![
+        Step {
+            name: "create disk".to_owned(),
+            took_ms: 1200,
+            done: true,
+            started: at("2026-11-03T12:41:00Z"),
+        },
+        Step {
+            name: "start machine".to_owned(),
+            took_ms: 0,
+            done: false,
+            started: at("2026-11-03T12:41:02Z"),
+        },
+    ];
+    slice.guest =
+        Some(Guest { ssh_host_key: "ssh-ed25519 AAAA".to_owned(), gpus: 2, slurm: "24.05.4".to_owned() });
+    slice
+}
+
+fn host(online: bool, simulated: bool) -> Host {
+    let device = |address: &str, kind, group, id, state, problem: &str, reason: &str| {
+        let mut pci = PciDevice {
+            address: address.to_owned(),
+            id: "10de:1db8".to_owned(),
+            numa_node: 0,
+            iommu_group: Some(group),
+            physical_id: id,
+            driver: "vfio-pci".to_owned(),
+            memory_bytes: 32 << 30,
+            problem: problem.to_owned(),
+            ..PciDevice::default()
+        };
+        pci.set_kind(kind);
+        let mut device = Device { pci: Some(pci), reason: reason.to_owned(), ..Device::default() };
+        device.set_state(state);
+        device
+    };
+    let mut devices = vec![
+        device("0000:b9:00.0", DeviceKind::Nvswitch, 90, None, DeviceState::Free, "", ""),
+        device(
+            "0000:36:00.0",
+            DeviceKind::Gpu,
+            41,
+            Some(2),
+            DeviceState::Quarantined,
+            "",
+            "1 byte was not zero",
+        ),
+        device("0000:34:00.0", DeviceKind::Gpu, 40, Some(1), DeviceState::Free, "", ""),
+        device(
+            "0000:39:00.0",
+            DeviceKind::Gpu,
+            41,
+            None,
+            DeviceState::Dirty,
+            "shares IOMMU group 41 with a bridge",
+            "",
+        ),
+    ];
+    devices[2].slice = "heart-study/main".to_owned();
+    Host {
+        name: "dgx2-1".to_owned(),
+        online,
+        simulated,
+        platform: "dgx-2".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        inventory: Some(Inventory {
+            cpus: 96,
+            numa_nodes: 2,
+            memory_mib: 1_572_864,
+            iommu: true,
+            kernel: "6.1.0-37-amd64".to_owned(),
+            devices: Vec::new(),
+        }),
+        devices,
+        last_report: at("2026-11-03T13:02:09Z"),
+    }
+}
+
+#[test]
+fn slices() {
+    let mut queued = slice("second", SliceState::Approved);
+    queued.reason = "queued: no 8 GPUs are free together\u{1b}[2J".to_owned();
+    let all = [ready(), queued.clone(), slice("third", SliceState::Requested)];
+    let table = view::slices(&all, &clock());
+    insta::assert_snapshot!("slice_list", table.text(false, None));
+    insta::assert_snapshot!("slice_list_csv", table.csv());
+    insta::assert_snapshot!("slice_show", view::slice(&ready(), &clock()).text(false));
+    insta::assert_snapshot!("slice_explain", view::explain(&queued, &clock()).text(false));
+    insta::assert_json_snapshot!("slice_json", view::slice_json(&ready()));
+    insta::assert_snapshot!("slice_list_empty", view::slices(&[], &clock()).text(false, None));
+}
+
+/// Each state says what it waits for and what comes next.
+#[test]
+fn states() {
+    let all: Vec<String> = (0..=12)
+        .map(|n| {
+            let state = SliceState::try_from(n).unwrap();
+            let slice = slice("main", state);
+            let explained = view::explain(&slice, &clock()).text(false);
+            let waits = explained
+                .lines()
+                .find(|l| l.trim_start().starts_with("waits for"))
+                .unwrap_or("  waits for  nothing");
+            let next = view::next_command(&slice).unwrap_or_default();
+            format!("{}\n{waits}\n  next       {next}", view::word(state))
+        })
+        .collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn hosts() {
+    let show = |host: &Host| {
+        let (sheet, table) = view::host(host, &clock());
+        format!("{}\n{}", sheet.text(false), table.text(false, None))
+    };
+    insta::assert_snapshot!("host_show", show(&host(true, false)));
+    insta::assert_snapshot!("host_show_simulated_and_offline", show(&host(false, true)));
+    insta::assert_snapshot!("host_show_unknown", show(&Host { name: "new".to_owned(), ..Host::default() }));
+    insta::assert_snapshot!(
+        "host_list",
+        view::hosts(&[host(true, true), host(false, false)], &clock()).text(false, None)
+    );
+    insta::assert_json_snapshot!(
+        "host_json",
+        view::host_json(&Host { devices: host(true, false).devices[2..3].to_vec(), ..host(true, false) })
+    );
+}
+
+#[test]
+fn people_and_projects() {
+    let person = Person {
+        name: "ada".to_owned(),
+        roles: vec!["lead".to_owned(), "researcher".to_owned()],
+        created: at("2026-10-01T08:00:00Z"),
+        enrolled: true,
+    };
+    let project = Project {
+        id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),
+        name: "heart-study".to_owned(),
+        level: "3".to_owned(),
+        level_name: "sensitive".to_owned(),
+        purpose: "risk of stroke\nfrom ECGs".to_owned(),
+        lead: "ada".to_owned(),
+        members: vec!["ada".to_owned(), "rosa".to_owned()],
+        created: at("2026-10-02T08:00:00Z"),
+        pack: "aau-2018/1".to_owned(),
+    };
+    insta::assert_snapshot!(
+        "person_list",
+        view::people(std::slice::from_ref(&person), &clock()).text(false, None)
+    );
+    insta::assert_snapshot!("person_show", view::person(&person, &clock()).text(false));
+    insta::assert_json_snapshot!("person_json", view::person_json(&person));
+    insta::assert_snapshot!(
+        "project_list",
+        view::projects(std::slice::from_ref(&project), Some("heart-study"), &clock()).text(false, None)
+    );
+    insta::assert_snapshot!("project_show", view::project(&project, &clock()).text(false));
+    insta::assert_json_snapshot!("project_json", view::project_json(&project));
+}

@@ -1,0 +1,155 @@
+//! The real binary against a real holmd: enrolment, exit codes, the way of a request, the log.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests say what they expect")]
+
+mod common;
+
+use common::{Holmd, mode};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+#[test]
+fn a_code_is_told_to_nobody_but_its_holmd() {
+    let (holmd, other) = (Holmd::start(), Holmd::start());
+    let (name, code) = holmd.codes[0].clone();
+    // Somebody else's holmd, with a certificate that is good for the name.
+    let said = holmd.fails(&name, &["enrol", &code, "--server", &other.enrolment_at()], 1);
+    assert!(said.contains("not the holmd that made this code"), "{said}");
+    assert!(!holmd.profile(&name).exists());
+    // A letter of the hash mistyped.
+    let last = if code.ends_with('a') { "b" } else { "a" };
+    let mistyped = format!("{}{last}", &code[..code.len() - 1]);
+    let said = holmd.fails(&name, &["enrol", &mistyped, "--server", &holmd.enrolment_at()], 1);
+    assert!(said.contains("not the holmd that made this code"), "{said}");
+    // The code is good still, in capitals too, and once.
+    holmd.ok(&name, &["enrol", &code.to_uppercase(), "--server", &holmd.enrolment_at()]);
+    let said = holmd.fails("again", &["enrol", &code, "--server", &holmd.enrolment_at()], 1);
+    assert!(said.contains("was used already") && !holmd.profile("again").exists(), "{said}");
+    assert_eq!(holmd.json(&name, &["whoami"])["name"], name.as_str());
+    // What is enrolled is not replaced by a slip.
+    let said = holmd.fails(&name, &["enrol", &code], 1);
+    assert!(said.contains("--replace"), "{said}");
+}
+
+#[test]
+fn exit_codes() {
+    let mut holmd = Holmd::with_people();
+    holmd.fails("nobody", &["whoami"], 1);
+    holmd.fails("olga", &["slice", "show", "x/y"], 1);
+    holmd.fails("olga", &["slice", "show", "y"], 2);
+    holmd.fails("olga", &["slice", "shwo"], 2);
+    holmd.fails("olga", &["wait", "x/y", "nonsense"], 2);
+    holmd.fails("olga", &["wait", "ready"], 2);
+    holmd.ok("olga", &["host", "invite", "dgx"]);
+    holmd.fails("olga", &["wait", "--host", "dgx", "online", "--timeout", "1s"], 4);
+    // With JSON asked for, the error is JSON too, with the id under which the log has it.
+    let said = holmd.fails("olga", &["audit", "log", "--format", "json"], 1);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["exit"], said["request"].as_str().map(str::len)), (&1.into(), Some(36)));
+    let key = holmd.profile("olga").join("key.pem");
+    mode(&key, 0o644);
+    assert!(holmd.fails("olga", &["whoami"], 1).contains("others may have read this key"));
+    mode(&key, 0o600);
+    assert!(holmd.ok("olga", &["doctor"]).contains("olga (operator)"));
+    holmd.stop();
+    assert!(holmd.fails("olga", &["whoami"], 3).contains("cannot reach holmd"));
+    holmd.fails("olga", &["doctor"], 3);
+}
+
+#[test]
+fn the_way_of_a_request() {
+    let holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    holmd.ok("ada", &["project", "create", "heart", "--level", "3", "--purpose", "=1+1, \"x\""]);
+    let said = holmd.fails("ada", &["slice", "request", "main", "--gpus", "2"], 2);
+    assert!(said.contains("holm project switch"), "{said}");
+    holmd.ok("ada", &["project", "switch", "heart"]);
+    holmd.fails("ada", &["project", "switch", "other"], 1);
+    let dry = holmd.json("ada", &["slice", "request", "main", "--gpus", "2", "--memory", "64G", "--dry-run"]);
+    assert_eq!(
+        (&dry["memory_mib"], &dry["gpus"], &dry["state"]),
+        (&65536.into(), &2.into(), &"requested".into())
+    );
+    assert!(dry["vcpus"].as_u64().unwrap() > 0 && dry["disk_gib"].as_u64().unwrap() > 0);
+    assert_eq!(holmd.json("ada", &["slice", "list"]), serde_json::json!([]));
+    holmd.ok("ada", &["slice", "request", "main", "--gpus", "2"]);
+    holmd.fails("ada", &["slice", "approve", "main"], 1);
+    let said = holmd.ok("frida", &["slice", "approve", "heart/main", "--comment", "seen"]);
+    assert!(said.contains("approvals 1 of 2: frida"), "{said}");
+    let said = holmd.ok("ada", &["slice", "explain", "main"]);
+    assert!(said.contains("waits for  1 approval") && said.contains("next: an officer"), "{said}");
+    holmd.fails("ada", &["slice", "close", "main"], 2);
+    assert_eq!(
+        holmd
+            .ok("ada", &["project", "list", "--format", "csv"])
+            .lines()
+            .nth(1)
+            .map(|l| l.ends_with("\"'=1+1, \"\"x\"\"\"")),
+        Some(true)
+    );
+    holmd.ok("ada", &["slice", "withdraw", "main"]);
+    holmd.fails("ada", &["slice", "watch", "main"], 1);
+    holmd.fails("ada", &["wait", "main", "ready"], 1);
+    // The project is taken from the environment, too.
+    let shown =
+        holmd.command("frida", &["slice", "show", "main"]).env("HOLM_PROJECT", "heart").output().unwrap();
+    assert!(shown.status.success());
+}
+
+#[test]
+fn a_watch_outlives_holmd() {
+    let mut holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    holmd.ok("ada", &["project", "create", "heart", "--level", "2", "--purpose", "x"]);
+    holmd.ok("ada", &["slice", "request", "heart/main", "--gpus", "1"]);
+    let mut watching = holmd
+        .command("ada", &["slice", "watch", "heart/main", "--timeout", "60s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("requested"));
+    holmd.stop();
+    holmd.start_again();
+    holmd.ok("frida", &["slice", "reject", "heart/main", "--comment", "no DPIA"]);
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(rest.last().unwrap().contains("rejected by frida: no DPIA"), "{rest:?}");
+    assert_eq!(rest.iter().filter(|l| l.contains("requested")).count(), 0, "{rest:?}");
+    assert_eq!(watching.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn the_log_is_recomputed_here() {
+    let holmd = Holmd::with_people();
+    let key = holmd.ok("frida", &["audit", "key"]);
+    assert!(holmd.fails("olga", &["audit", "log"], 1).contains("officers and auditors"));
+    let first = holmd.run("frida", &["audit", "verify"]);
+    assert!(
+        String::from_utf8_lossy(&first.stderr).contains(key.trim()),
+        "the key is shown when it is first seen"
+    );
+    let before = holmd.json("frida", &["audit", "verify"])["verified_before"].as_u64();
+    assert!(before.is_some());
+    let export = holmd.dir.path().join("export");
+    let export = export.to_str().unwrap();
+    holmd.ok("frida", &["audit", "export", export]);
+    holmd.fails("frida", &["audit", "export", export], 2);
+    holmd.ok("frida", &["audit", "verify", export]);
+    holmd.ok("nobody", &["audit", "verify", export, "--key", key.trim()]);
+    holmd.fails("nobody", &["audit", "verify", export], 2);
+    let entries =
+        std::fs::read_dir(format!("{export}/tile/entries/000.p")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&entries).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&entries, bytes).unwrap();
+    assert!(holmd.fails("frida", &["audit", "verify", export], 1).contains("NOT the log"));
+    let log = holmd.json("frida", &["audit", "log", "--action", "enrol"]);
+    assert_eq!(log.as_array().unwrap().len(), 3);
+    assert_eq!(holmd.json("frida", &["audit", "show", "0"])["index"], 0);
+    // Another key than the one that is known.
+    let pin = holmd.profile("frida").join("log.toml");
+    let text = std::fs::read_to_string(&pin).unwrap();
+    std::fs::write(&pin, text.replacen(key.trim(), "localhost/holm+00000000+AAAA", 1)).unwrap();
+    assert!(holmd.fails("frida", &["audit", "verify"], 1).contains("ALARM"));
+    assert!(holmd.fails("frida", &["audit", "key"], 1).contains("ALARM"));
+}
