@@ -1,0 +1,370 @@
+//! The agent's configuration file: how the agent works, and what its machine is. A field that is not known is
+//! an error, so that a slip of the pen is never a setting left at its default.
+//!
+//! `holm-agent.example.toml` beside this crate's manifest is the documentation of the file.
+
+use holm_proto::ids::PciAddress;
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How the agent works.
+    #[serde(default)]
+    pub agent: AgentConfig,
+    /// What its machine is. Only a simulated one needs none.
+    pub host: Option<HostConfig>,
+    /// How a simulated machine behaves. Looked at with `--simulate` only.
+    #[serde(default)]
+    pub simulate: SimulateConfig,
+}
+
+/// How the agent works: the section `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// Where `holm enrol --dir` put this host's key, certificate, authority and server.
+    pub identity: PathBuf,
+    /// Where the agent keeps what it must not forget. Small, and of this host alone.
+    pub record: PathBuf,
+    /// How long a guest may take from its machine's start until its Slurm is ready, seconds.
+    pub boot_limit_s: u32,
+}
+
+impl AgentConfig {
+    /// How long a guest may take.
+    pub fn boot_limit(&self) -> Duration {
+        Duration::from_secs(self.boot_limit_s.into())
+    }
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            identity: "/etc/holm/agent".into(),
+            record: "/var/lib/holm/agent".into(),
+            // An emulated guest takes minutes.
+            boot_limit_s: 20 * 60,
+        }
+    }
+}
+
+/// How a simulated machine behaves: the section `[simulate]`. Times are milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimulateConfig {
+    /// Where the machine's state lies; below the agent's record where it is not said.
+    pub directory: Option<PathBuf>,
+    /// Every call takes this long at least.
+    pub call_ms: u64,
+    /// Making a volume takes this much longer.
+    pub volume_ms: u64,
+    /// Starting a machine takes this much longer.
+    pub start_ms: u64,
+    /// From a machine's start until its guest says that it boots.
+    pub boot_ms: u64,
+    /// From then until its Slurm is ready.
+    pub slurm_ms: u64,
+    /// Cleaning a device takes this much longer.
+    pub sanitise_ms: u64,
+}
+
+impl Default for SimulateConfig {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            call_ms: 1,
+            volume_ms: 20,
+            start_ms: 20,
+            boot_ms: 50,
+            slurm_ms: 50,
+            sanitise_ms: 5,
+        }
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not there, or not readable.
+    #[error("`{}` cannot be read: say `--config FILE`", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// It is not what it should be.
+    #[error("`{}` is not a configuration of holm-agent: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.to_owned(), error))?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
+    }
+}
+
+/// The machine that an agent serves: the section `[host]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Which partition table the machine's fabric has: `dgx-2`.
+    #[serde(default = "default_platform")]
+    pub platform: String,
+    /// Where sysfs is mounted.
+    #[serde(default = "default_sysfs")]
+    pub sysfs: PathBuf,
+    /// Where the sockets of guests lie. QEMU must be able to pass through it.
+    #[serde(default = "default_guest_sockets")]
+    pub guest_sockets: PathBuf,
+    /// Where the first-boot seeds lie, a directory a slice. QEMU must be able to pass through it.
+    #[serde(default = "default_slices")]
+    pub slices: PathBuf,
+    /// Which devices are handed out.
+    pub devices: DevicesConfig,
+    /// The encrypted disks.
+    pub storage: StorageConfig,
+    /// What a slice's machine boots.
+    pub guest: GuestConfig,
+    /// How libvirt is reached.
+    #[serde(default)]
+    pub libvirt: LibvirtConfig,
+}
+
+/// Which devices are handed out: `[host.devices]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DevicesConfig {
+    /// What a GPU is, `vvvv:dddd`.
+    #[serde(default = "default_gpus")]
+    pub gpus: Vec<PciId>,
+    /// What an NVSwitch is.
+    #[serde(default = "default_nvswitches")]
+    pub nvswitches: Vec<PciId>,
+    /// GPUs whose prefetchable BARs *are* their memory, all of it, so that writing the BAR cleans the
+    /// device. It is not so for an NVIDIA GPU, whose BAR1 is a window behind the GPU's own page tables: a
+    /// device not listed here is never called clean.
+    #[serde(default)]
+    pub memory_in_bar: Vec<PciId>,
+    /// The fabric's number of each GPU, 1 to 16, learnt when the host was commissioned.
+    #[serde(default)]
+    pub physical_ids: BTreeMap<PciAddress, u32>,
+}
+
+/// The encrypted disks: `[host.storage]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Where the volumes lie. QEMU must be able to pass through it.
+    #[serde(default = "default_volumes")]
+    pub volumes: PathBuf,
+    /// The image that every volume starts from; shared, only read, and readable by QEMU.
+    pub base_image: PathBuf,
+    /// How it is written.
+    #[serde(default)]
+    pub base_format: ImageFormat,
+    /// QEMU's tool for disk images.
+    #[serde(default = "default_qemu_img")]
+    pub qemu_img: PathBuf,
+}
+
+/// How a disk image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Bytes as they are.
+    #[default]
+    Raw,
+    /// QEMU's own format.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// As QEMU and libvirt call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// What a slice's machine boots: `[host.guest]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestConfig {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its first root file system.
+    pub initrd: PathBuf,
+    /// Its command line.
+    pub cmdline: String,
+    /// `host-passthrough`, or the name of a processor of QEMU's (`qemu64` under emulation).
+    #[serde(default = "default_cpu")]
+    pub cpu: String,
+}
+
+/// How libvirt is reached: `[host.libvirt]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LibvirtConfig {
+    /// Its address.
+    #[serde(default = "default_libvirt_uri")]
+    pub uri: String,
+}
+
+impl Default for LibvirtConfig {
+    fn default() -> Self {
+        Self { uri: default_libvirt_uri() }
+    }
+}
+
+/// A kind of PCI device, `vvvv:dddd` in lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PciId(String);
+
+/// Why a text is not a [`PciId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a kind of PCI device: write vendor and device as `10de:1db8`")]
+pub struct NotAPciId(String);
+
+impl PciId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PciId {
+    type Error = NotAPciId;
+
+    fn try_from(text: String) -> Result<Self, NotAPciId> {
+        let hex =
+            |part: &str| part.len() == 4 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match text.split_once(':') {
+            Some((vendor, device)) if hex(vendor) && hex(device) => Ok(Self(text)),
+            _ => Err(NotAPciId(text.chars().take(40).flat_map(char::escape_debug).collect())),
+        }
+    }
+}
+
+fn default_platform() -> String {
+    "dgx-2".to_owned()
+}
+
+fn default_sysfs() -> PathBuf {
+    "/sys".into()
+}
+
+fn default_guest_sockets() -> PathBuf {
+    "/run/holm/guest".into()
+}
+
+fn default_slices() -> PathBuf {
+    "/var/lib/holm/slices".into()
+}
+
+fn default_volumes() -> PathBuf {
+    "/var/lib/holm/volumes".into()
+}
+
+fn default_qemu_img() -> PathBuf {
+    "/usr/bin/qemu-img".into()
+}
+
+fn default_cpu() -> String {
+    "host-passthrough".to_owned()
+}
+
+fn default_libvirt_uri() -> String {
+    "qemu:///system".to_owned()
+}
+
+fn default_gpus() -> Vec<PciId> {
+    vec![PciId("10de:1db8".to_owned())]
+}
+
+fn default_nvswitches() -> Vec<PciId> {
+    vec![PciId("10de:1ac2".to_owned()), PciId("10de:1ac1".to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        [devices]
+        [storage]
+        base_image = "/usr/lib/holm/guest.raw"
+        [guest]
+        kernel = "/usr/lib/holm/vmlinuz"
+        initrd = "/usr/lib/holm/initrd.img"
+        cmdline = "root=/dev/vda"
+    "#;
+
+    #[test]
+    fn defaults_fill_the_smallest_file() {
+        let config: HostConfig = toml::from_str(SMALLEST).unwrap();
+        assert_eq!(config.platform, "dgx-2");
+        assert_eq!(config.devices.gpus, [PciId("10de:1db8".to_owned())]);
+        assert!(config.devices.memory_in_bar.is_empty());
+        assert_eq!(config.libvirt.uri, "qemu:///system");
+    }
+
+    #[test]
+    fn unknown_and_malformed_fields_are_refused() {
+        for (bad, word) in [
+            (SMALLEST.replace("[devices]", "[devices]\ngpu = []"), "unknown field `gpu`"),
+            (SMALLEST.replace("[devices]", "[devices]\ngpus = [\"10DE:1db8\"]"), "`10DE:1db8` is not a kind"),
+            (
+                SMALLEST.replace("[devices]", "[devices]\nphysical_ids = { \"34:00.0\" = 1 }"),
+                "not a PCI address",
+            ),
+            (SMALLEST.replace("cmdline", "cmd_line"), "unknown field `cmd_line`"),
+        ] {
+            let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let text = include_str!("../holm-agent.example.toml");
+        let config: Config = toml::from_str(text).unwrap();
+        // What it says is commented out is what holds without it.
+        assert_eq!(config.agent, AgentConfig::default());
+        assert_eq!(config.simulate, SimulateConfig::default());
+        let host = config.host.unwrap();
+        assert_eq!((host.platform.as_str(), host.devices.physical_ids.len()), ("dgx-2", 16));
+        let all: String =
+            text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let config: Config = toml::from_str(&all).unwrap();
+        assert_eq!(config.agent, AgentConfig::default());
+        let directory = Some("/var/lib/holm/agent/simulated".into());
+        assert_eq!(config.simulate, SimulateConfig { directory, ..SimulateConfig::default() });
+        assert_eq!(config.host, Some(host));
+        let error =
+            toml::from_str::<Config>(&text.replace("[agent]", "[agent]\nboot_limit = 3")).unwrap_err();
+        assert!(error.to_string().contains("unknown field `boot_limit`"));
+    }
+
+    #[test]
+    fn physical_ids_are_keyed_by_address() {
+        let text = SMALLEST.replace("[devices]", "[devices]\nphysical_ids = { \"0000:34:00.0\" = 1 }");
+        let config: HostConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.devices.physical_ids[&"0000:34:00.0".parse().unwrap()], 1);
+    }
+}

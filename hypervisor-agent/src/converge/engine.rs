@@ -1,0 +1,619 @@
+//! The state of convergence and the one step at a time that moves it. No thread and no clock of its own.
+
+use super::{
+    intention::Intention,
+    next::{Effect, Machine, Next, next, wants_key},
+    record::{Kept, Loaded, Point, Record, RecordError},
+    runs::Run,
+    slice::{Brought, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
+    state::State,
+};
+use crate::edge::{EdgeError, Host, Key, VolumeState};
+use holm_proto::{
+    ids::{PciAddress, SliceId, VolumeId},
+    v1,
+};
+use secrecy::ExposeSecretMut as _;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::watch;
+use zeroize::Zeroize as _;
+
+/// How long, how often.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From a machine's start until its guest is ready.
+    pub boot: Duration,
+    /// For a key or a device in other hands, while holmd is there.
+    pub wait: Duration,
+    /// How often a step of bringing up is tried.
+    pub tries: u32,
+    /// Before the second try; each later one waits three times as long.
+    pub pause: Duration,
+    /// The longest pause between two tries.
+    pub longest_pause: Duration,
+    /// How often a guest that boots is heard.
+    pub hear_booting: Duration,
+    /// How often a guest that is ready is heard.
+    pub hear_ready: Duration,
+    /// How many devices are cleaned at a time.
+    pub cleaners: usize,
+}
+
+impl Limits {
+    /// What holds on a real host.
+    pub fn new(boot: Duration) -> Self {
+        Self {
+            boot,
+            wait: Duration::from_secs(600),
+            tries: 4,
+            pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(30),
+            hear_booting: Duration::from_millis(100),
+            hear_ready: Duration::from_secs(5),
+            cleaners: 2,
+        }
+    }
+}
+
+/// What time it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For limits.
+    pub instant: Instant,
+    /// For people, milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+impl Now {
+    /// By this machine's clocks.
+    pub fn read() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { instant: Instant::now(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// When to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// At once.
+    Again,
+    /// At a change, or then at the latest.
+    Until(Option<Instant>),
+    /// Never: nothing is left of it.
+    Gone,
+}
+
+impl Turn {
+    /// At once where there is no other time.
+    fn or_again(self) -> Self {
+        if self == Self::Until(None) { Self::Again } else { self }
+    }
+}
+
+/// Why an intention is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It is older than one that was seen: holmd was restored from a backup, or is another.
+    #[error("the intention has generation {offered}, and {seen} was seen: an older one is refused")]
+    Old {
+        /// What came.
+        offered: u64,
+        /// What had come before.
+        seen: u64,
+    },
+    /// It could not be stored that it was seen.
+    #[error("the intention cannot be taken: its generation cannot be stored")]
+    Record(#[from] RecordError),
+}
+
+/// A key that holmd is to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyWanted {
+    /// For this slice.
+    pub slice: SliceId,
+    /// Of this volume.
+    pub volume: VolumeId,
+    /// Under this generation.
+    pub generation: u64,
+}
+
+/// See the module.
+pub struct Engine {
+    pub(super) host: Arc<dyn Host>,
+    pub(super) record: Record,
+    pub(super) limits: Limits,
+    pub(super) state: Mutex<State>,
+    turned: Condvar,
+    changed: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Takes up what an earlier agent left. Nothing of the machine is touched.
+    pub fn new(host: Arc<dyn Host>, record: Record, loaded: Loaded, limits: Limits) -> Self {
+        let slices = loaded.slices.into_iter().map(|(id, kept)| {
+            let slice = match kept {
+                Ok(kept) => Slice { stored: Some(kept.clone()), kept: Some(kept), ..Slice::default() },
+                Err(error) => {
+                    tracing::error!(slice = %id, %error, "a slice is left as it is");
+                    Slice { frozen: Some(error.to_string()), ..Slice::default() }
+                }
+            };
+            (id, slice)
+        });
+        let runs = loaded.runs.into_iter().map(|(id, evidence)| (id, Run::done(evidence)));
+        let state =
+            State { seen: loaded.seen, slices: slices.collect(), runs: runs.collect(), ..State::default() };
+        Self {
+            host,
+            record,
+            limits,
+            state: Mutex::new(state),
+            turned: Condvar::new(),
+            changed: watch::channel(0).0,
+        }
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    /// Says that something changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The highest Intended.generation ever seen.
+    pub fn seen(&self) -> u64 {
+        self.lock().seen
+    }
+
+    /// Every slice there is something to do for, now or later.
+    pub fn slices(&self) -> Vec<SliceId> {
+        self.lock().slices.keys().copied().collect()
+    }
+
+    /// Takes what holmd wants, as a whole.
+    pub fn intend(&self, message: v1::Intended) -> Result<(), Refused> {
+        let (intention, unread) = Intention::read(message);
+        for what in unread {
+            tracing::error!("holmd wants what cannot be read: {what}");
+        }
+        let seen = self.lock().seen;
+        if intention.generation < seen {
+            return Err(Refused::Old { offered: intention.generation, seen });
+        }
+        if intention.generation > seen {
+            self.record.save_seen(intention.generation)?;
+        }
+        let mut state = self.lock();
+        state.seen = intention.generation;
+        state.current = true;
+        for (id, slice) in &mut state.slices {
+            if !intention.slices.contains_key(id) {
+                slice.want = None;
+            }
+        }
+        for (id, want) in intention.slices {
+            state.slices.entry(id).or_default().offer(id, want);
+        }
+        let forgotten = Run::list(&mut state.runs, intention.runs);
+        self.bump(&mut state);
+        drop(state);
+        for run in forgotten {
+            if let Err(error) = self.record.forget_run(run) {
+                tracing::warn!(%run, %error, "evidence that holmd has judged stays for now");
+            }
+        }
+        Ok(())
+    }
+
+    /// The session is over: nothing new starts, and keys are asked for again in the next.
+    pub fn disconnected(&self) {
+        let mut state = self.lock();
+        state.current = false;
+        for slice in state.slices.values_mut() {
+            slice.key = HeldKey::None;
+        }
+        self.bump(&mut state);
+    }
+
+    /// Keys that are needed and not here.
+    pub fn keys_wanted(&self) -> Vec<KeyWanted> {
+        let state = self.lock();
+        let wanted = state.slices.iter().filter_map(|(id, slice)| {
+            let kept = slice.kept.as_ref().filter(|_| slice.want.is_some() && slice.frozen.is_none())?;
+            // What holmd wants now is another generation's business.
+            let taken_up = slice.want.as_ref().is_some_and(|want| want.generation == kept.generation);
+            (taken_up && wants_key(kept, &state.facts(*id, slice, kept))).then_some(KeyWanted {
+                slice: *id,
+                volume: kept.volume,
+                generation: kept.generation,
+            })
+        });
+        wanted.collect()
+    }
+
+    /// A key came. One that nobody waits for is dropped.
+    pub fn take_key(&self, mut message: v1::VolumeKey) {
+        let mut key = Key::new(Box::new([0; 32]));
+        let fits = message.key.len() == 32;
+        if fits {
+            key.expose_secret_mut().copy_from_slice(&message.key);
+        }
+        message.key.zeroize();
+        let mut state = self.lock();
+        let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
+        let slice = slice.filter(|slice| {
+            slice.kept.as_ref().is_some_and(|kept| {
+                kept.generation == message.generation
+                    && kept.volume.to_string() == message.volume_id
+                    && !kept.destroyed
+                    && kept.point <= Point::Starting
+            })
+        });
+        match slice {
+            Some(slice) if fits => {
+                slice.key = HeldKey::Held(Arc::new(key));
+                self.bump(&mut state);
+            }
+            _ => tracing::warn!(slice = %brief(&message.slice_id), "a key that nobody waits for is dropped"),
+        }
+    }
+
+    /// A key does not come in this session.
+    pub fn refuse_key(&self, message: &v1::KeyRefused) {
+        let mut state = self.lock();
+        let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
+        let waiting = slice.filter(|slice| {
+            matches!(slice.key, HeldKey::None)
+                && slice.kept.as_ref().is_some_and(|kept| kept.generation == message.generation)
+        });
+        if let Some(slice) = waiting {
+            slice.key = HeldKey::Refused(brief(&message.reason));
+            self.bump(&mut state);
+        }
+    }
+
+    /// Why no connection can be made to a slice's guest; `Ok` where it can be tried.
+    pub fn may_connect(&self, slice: SliceId) -> Result<(), String> {
+        let state = self.lock();
+        let runs = state.machines.as_ref().is_some_and(|machines| machines.contains(&slice));
+        let wanted = state.slices.get(&slice).is_some_and(|slice| {
+            slice.want.as_ref().is_some_and(|want| !want.destroyed)
+                && slice.kept.as_ref().is_some_and(|kept| !kept.destroyed)
+        });
+        if runs && wanted { Ok(()) } else { Err(format!("slice `{slice}` does not run here")) }
+    }
+
+    /// What is here, as a whole; `None` as long as it is not known: a report that overlooks something would
+    /// give away what is in use.
+    pub fn observed(&self) -> Option<v1::Observed> {
+        let state = self.lock();
+        let (machines, seen) = (state.machines.as_ref()?, state.attached.as_ref()?);
+        let mut slices = Vec::new();
+        let mut attached = seen.clone();
+        for (id, slice) in &state.slices {
+            let runs = machines.contains(id);
+            // A start or a stop that was not seen to end may have done its work.
+            let may_run = |point| runs || matches!(point, Point::Starting | Point::Stopping);
+            if let Some(kept) = slice.kept.as_ref().filter(|kept| may_run(kept.point)) {
+                attached.extend(&kept.devices);
+            }
+            slices.extend(slice.observed(*id, runs));
+        }
+        let unknown = machines.iter().filter(|id| !state.slices.contains_key(id));
+        slices.extend(unknown.map(|id| orphan(*id, 0)));
+        slices.sort_by(|a, b| a.slice_id.cmp(&b.slice_id));
+        Some(v1::Observed {
+            slices,
+            attached: attached.iter().map(ToString::to_string).collect(),
+            generation: state.seen,
+        })
+    }
+
+    /// Evidence of runs that holmd still lists.
+    pub fn reports(&self) -> Vec<v1::SanitiseReport> {
+        Run::reports(&self.lock().runs)
+    }
+
+    /// Looks at the machine, whole. `holders`: also asks who holds which device, which takes longer. False
+    /// where something happened meanwhile and it must be looked again.
+    pub fn look(&self, holders: bool) -> bool {
+        let (epoch, cleaning) = {
+            let state = self.lock();
+            (state.epoch, Run::cleaning(&state.runs))
+        };
+        let looked = self
+            .host
+            .domains()
+            .and_then(|domains| Ok((domains, holders.then(|| self.host.attached()).transpose()?)));
+        let mut state = self.lock();
+        if state.epoch != epoch {
+            return false;
+        }
+        match looked {
+            Err(error) => {
+                let text = error.chain();
+                if state.complaint.as_ref() != Some(&text) {
+                    tracing::error!("cannot look at the machine, and go by what was seen last: {text}");
+                    state.complaint = Some(text);
+                }
+            }
+            Ok((domains, attached)) => {
+                state.complaint = None;
+                let machines = domains.into_iter().filter(|domain| domain.running);
+                let machines = Some(machines.map(|domain| domain.slice).collect());
+                // What this process itself holds to clean it is nobody's.
+                let attached = attached
+                    .map(|all| all.difference(&cleaning).copied().collect())
+                    .or(state.attached.clone());
+                if state.machines != machines || state.attached != attached {
+                    state.machines = machines;
+                    state.attached = attached;
+                    self.bump(&mut state);
+                }
+                state.name_orphans();
+            }
+        }
+        true
+    }
+
+    /// Does one thing for one slice, or nothing. One caller at a time for each slice.
+    pub fn advance(&self, id: SliceId, now: Now) -> Turn {
+        let mut state = self.lock();
+        let machine = state.machine(id);
+        let Some(slice) = state.slices.get_mut(&id) else { return Turn::Gone };
+        if slice.want.is_none() && machine != Machine::Running && slice.is_nothing() {
+            drop(state);
+            return self.forget(id, now);
+        }
+        if slice.want.is_none() || slice.frozen.is_some() {
+            slice.waits = None;
+            return Turn::Until(None);
+        }
+        if slice.take_up(id, machine) {
+            self.bump(&mut state);
+            drop(state);
+            // What is about to be done stores it; where nothing needs doing it is stored here.
+            return self.store(id, now).or_again();
+        }
+        let Some((slice, facts)) = state.slice_and_facts(id) else { return Turn::Gone };
+        let Some(kept) = slice.kept.as_mut() else { return Turn::Until(None) };
+        if let Some(trouble) = slice.trouble.as_ref().filter(|trouble| trouble.until > now.instant) {
+            return Turn::Until(Some(trouble.until));
+        }
+        let decision = match next(kept, &facts) {
+            Next::Do(effect) if !effect.is_undoing() => match slice.too_often_or_long(&self.limits, now) {
+                Some(reason) => Next::Fail(reason),
+                None => Next::Do(effect),
+            },
+            Next::Wait(why) => match slice.wait(why.clone(), &self.limits, now) {
+                Waiting::Begun => {
+                    self.bump(&mut state);
+                    return Turn::Again;
+                }
+                Waiting::Until(until) => return Turn::Until(until),
+                Waiting::TooLong => {
+                    let minutes = self.limits.wait.as_secs() / 60;
+                    Next::Fail(format!("{}: given up after {minutes} minutes", why.text()))
+                }
+            },
+            decision => decision,
+        };
+        match decision {
+            Next::Do(effect) => {
+                let job = slice.begin(effect, now);
+                if let Some(job) = job {
+                    if effect != Effect::Hear {
+                        self.bump(&mut state);
+                    }
+                    drop(state);
+                    return self.carry_out(id, job, now);
+                }
+                Turn::Until(None)
+            }
+            Next::Fail(reason) => {
+                slice.fail(&reason);
+                tracing::error!(slice = %id, "the slice failed: {}", brief(&reason));
+                self.bump(&mut state);
+                drop(state);
+                self.store(id, now)
+            }
+            Next::Rest | Next::Wait(_) => {
+                slice.key = HeldKey::None;
+                slice.waits = None;
+                drop(state);
+                // What could not be stored when it happened is stored now.
+                self.store(id, now)
+            }
+        }
+    }
+
+    /// Waits until something has changed since `version`, or until then.
+    pub fn wait(&self, version: u64, until: Option<Instant>) {
+        let mut state = self.lock();
+        while state.version == version && !state.stopping {
+            state = match until {
+                None => self.turned.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return;
+                    }
+                    self.turned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Changes with each change.
+    pub fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Has everything that waits return.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        self.bump(&mut state);
+    }
+
+    /// It was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bump(&self, state: &mut State) {
+        state.version += 1;
+        self.turned.notify_all();
+        self.changed.send_replace(state.version);
+    }
+
+    fn carry_out(&self, id: SliceId, job: Job, now: Now) -> Turn {
+        let effect = job.effect;
+        let saved = if job.save { self.save(&job.kept) } else { Ok(()) };
+        let is_stored = job.save && saved.is_ok();
+        let outcome = saved.and_then(|()| self.call(&job));
+        let after = Now::read_like(now);
+        let mut state = self.lock();
+        if let Some(slice) = state.slices.get_mut(&id).filter(|_| is_stored) {
+            slice.stored = Some(job.kept);
+        }
+        drop(job.key);
+        if matches!(effect, Effect::Start | Effect::Stop) {
+            state.epoch += 1;
+        }
+        let turn = match outcome {
+            Ok(brought) => state.finish(id, effect, brought, after, &self.limits),
+            Err(error) => {
+                let text = brief(&error.chain());
+                tracing::warn!(slice = %id, step = effect.step(), "{text}");
+                if let Some(slice) = state.slices.get_mut(&id) {
+                    slice.trouble = Some(Trouble::after(slice.trouble.as_ref(), &self.limits, after, text));
+                }
+                self.bump(&mut state);
+                return Turn::Again;
+            }
+        };
+        let news = effect != Effect::Hear || turn == Turn::Again;
+        if news {
+            self.bump(&mut state);
+        }
+        drop(state);
+        if news { self.store(id, after).or_again() } else { turn }
+    }
+
+    /// The outside effect itself.
+    fn call(&self, job: &Job) -> crate::edge::Result<Brought> {
+        let (host, kept) = (&self.host, &job.kept);
+        let spec = || job.spec.as_ref().ok_or_else(|| EdgeError::new("what it is made of is not known"));
+        let key = || job.key.as_ref().ok_or_else(|| EdgeError::new("its volume's key is not here"));
+        match job.effect {
+            Effect::Bind => kept.devices.iter().try_for_each(|device| host.bind(*device))?,
+            Effect::Activate => host.activate_partition(kept.partition)?,
+            Effect::LookAtVolume => return host.volume(kept.volume).map(Brought::Volume),
+            Effect::MakeVolume => host.create_volume(kept.volume, spec()?.disk_gib, key()?)?,
+            Effect::WriteSeed => host.write_seed(&seed(kept, spec()?))?,
+            Effect::Start => host.start_domain(&domain(kept, spec()?), key()?)?,
+            Effect::Adopt => {}
+            Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
+            Effect::Stop => host.destroy_domain(kept.slice)?,
+            Effect::Deactivate => host.deactivate_partition(kept.partition)?,
+            Effect::Erase => host.erase_volume(kept.volume)?,
+            Effect::RemoveSeed => host.remove_seed(kept.slice)?,
+            Effect::Release => return self.released(kept).map(Brought::Attached),
+        }
+        Ok(Brought::Nothing)
+    }
+
+    /// Looks whether anything is left of a slice, and says what is held on this host.
+    fn released(&self, kept: &Kept) -> crate::edge::Result<BTreeSet<PciAddress>> {
+        if self.host.domains()?.iter().any(|domain| domain.slice == kept.slice) {
+            return Err(EdgeError::new("its machine is still there"));
+        }
+        if self.host.volume(kept.volume)? != VolumeState::Absent {
+            return Err(EdgeError::new("its volume is still there"));
+        }
+        let attached = self.host.attached()?;
+        match kept.devices.iter().find(|device| attached.contains(device)) {
+            Some(device) => Err(EdgeError::new(format!("`{device}` is still held"))),
+            None => Ok(attached),
+        }
+    }
+
+    /// Stores a slice where it has come to another point than the record says.
+    fn store(&self, id: SliceId, now: Now) -> Turn {
+        let due = {
+            let state = self.lock();
+            let Some(slice) = state.slices.get(&id) else { return Turn::Gone };
+            slice.kept.as_ref().filter(|kept| kept.is_news_to(slice.stored.as_ref())).cloned()
+        };
+        let Some(kept) = due else { return Turn::Until(None) };
+        let saved = self.save(&kept);
+        let mut state = self.lock();
+        let Some(slice) = state.slices.get_mut(&id) else { return Turn::Gone };
+        match saved {
+            Ok(()) => slice.stored = Some(kept),
+            Err(error) => {
+                let trouble =
+                    Trouble::after(slice.trouble.as_ref(), &self.limits, now, brief(&error.chain()));
+                let until = trouble.until;
+                tracing::error!(slice = %id, "{}", trouble.text);
+                slice.trouble = Some(trouble);
+                self.bump(&mut state);
+                return Turn::Until(Some(until));
+            }
+        }
+        Turn::Again
+    }
+
+    fn save(&self, kept: &Kept) -> crate::edge::Result<()> {
+        self.record
+            .save_slice(kept)
+            .map_err(|error| EdgeError::because("cannot store how far the slice is", error))
+    }
+
+    /// Lets go of a slice that nobody wants and of which nothing is left.
+    fn forget(&self, id: SliceId, now: Now) -> Turn {
+        if let Err(error) = self.record.forget_slice(id) {
+            tracing::warn!(slice = %id, %error, "the record of a slice that is gone stays for now");
+            return Turn::Until(Some(now.instant + self.limits.longest_pause));
+        }
+        let mut state = self.lock();
+        // It may be wanted again since.
+        match state.slices.get_mut(&id) {
+            Some(slice) if slice.want.is_some() => {
+                slice.stored = None;
+                Turn::Again
+            }
+            _ => {
+                state.slices.remove(&id);
+                self.bump(&mut state);
+                Turn::Gone
+            }
+        }
+    }
+}
+
+impl Now {
+    /// The time now, on the clock that `earlier` was read from: where a test made it up, it stands still.
+    fn read_like(earlier: Self) -> Self {
+        let now = Self::read();
+        if earlier.instant > now.instant { earlier } else { now }
+    }
+}

@@ -1,0 +1,196 @@
+//! What holmd wants, checked once where it comes in.
+
+use holm_proto::{
+    ids::{PciAddress, RunId, SliceId, VolumeId},
+    v1,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// More devices no host has.
+const MAX_DEVICES: usize = 64;
+
+/// The whole of it, checked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Intention {
+    /// Newer ones are larger.
+    pub generation: u64,
+    /// Every slice this host is to have, or to be rid of.
+    pub slices: BTreeMap<SliceId, Want>,
+    /// Devices to be cleaned.
+    pub runs: BTreeMap<RunId, Vec<PciAddress>>,
+}
+
+/// What is wanted of one slice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Want {
+    /// Newer ones are larger.
+    pub generation: u64,
+    /// To be destroyed; otherwise to run.
+    pub destroyed: bool,
+    /// What it is made of, or why that cannot be read.
+    pub spec: Result<Spec, String>,
+}
+
+/// What a slice is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// Shown on the guest's banner.
+    pub project: String,
+    /// As the pack names it.
+    pub level: String,
+    /// As people call it.
+    pub level_name: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Its disk's size, GiB.
+    pub disk_gib: u64,
+    /// Its devices.
+    pub devices: Vec<PciAddress>,
+    /// Its fabric partition.
+    pub partition: u32,
+    /// Its disk.
+    pub volume: VolumeId,
+    /// Its accounts.
+    pub users: Vec<v1::GuestUser>,
+    /// OpenSSH form of the key that signs people's certificates.
+    pub ssh_ca: String,
+}
+
+impl Intention {
+    /// Checks what came. What has no readable id is left out, and named.
+    pub fn read(message: v1::Intended) -> (Self, Vec<String>) {
+        let mut unread = Vec::new();
+        let mut intention = Self { generation: message.generation, ..Self::default() };
+        for slice in message.slices {
+            match slice.slice_id.parse() {
+                Ok(id) => drop(intention.slices.insert(id, Want::read(slice))),
+                Err(_) => unread.push(format!("a slice with the id `{}`", brief(&slice.slice_id))),
+            }
+        }
+        for run in message.runs {
+            match (run.run_id.parse(), devices(&run.devices)) {
+                (Ok(id), Ok(devices)) => drop(intention.runs.insert(id, devices)),
+                // Without a report of it holmd takes every device of it for not cleaned.
+                (_, Err(why)) => unread.push(format!("the run `{}`: {why}", brief(&run.run_id))),
+                (Err(_), _) => unread.push(format!("a run with the id `{}`", brief(&run.run_id))),
+            }
+        }
+        (intention, unread)
+    }
+}
+
+impl Want {
+    fn read(slice: v1::IntendedSlice) -> Self {
+        let goal = slice.goal();
+        Self {
+            generation: slice.generation,
+            destroyed: goal == v1::Goal::Destroyed,
+            spec: match goal {
+                v1::Goal::Unspecified => Err("holmd does not say what it is to become".to_owned()),
+                v1::Goal::Run | v1::Goal::Destroyed => Spec::read(slice),
+            },
+        }
+    }
+}
+
+impl Spec {
+    fn read(slice: v1::IntendedSlice) -> Result<Self, String> {
+        Ok(Self {
+            devices: devices(&slice.devices)?,
+            volume: slice
+                .volume_id
+                .parse()
+                .map_err(|_| format!("its volume has the id `{}`", brief(&slice.volume_id)))?,
+            project: slice.project,
+            level: slice.level,
+            level_name: slice.level_name,
+            vcpus: slice.vcpus,
+            memory_mib: slice.memory_mib,
+            disk_gib: slice.disk_gib,
+            partition: slice.partition,
+            users: slice.users,
+            ssh_ca: slice.ssh_ca,
+        })
+    }
+}
+
+fn devices(texts: &[String]) -> Result<Vec<PciAddress>, String> {
+    if texts.is_empty() || texts.len() > MAX_DEVICES {
+        return Err(format!("it names {} devices", texts.len()));
+    }
+    let devices: Result<Vec<PciAddress>, _> = texts.iter().map(|text| text.parse()).collect();
+    let devices = devices.map_err(|error: holm_proto::ids::NotAPciAddress| error.to_string())?;
+    let different: BTreeSet<&PciAddress> = devices.iter().collect();
+    if different.len() == devices.len() { Ok(devices) } else { Err("it names a device twice".to_owned()) }
+}
+
+fn brief(text: &str) -> String {
+    text.chars().take(40).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slice() -> v1::IntendedSlice {
+        v1::IntendedSlice {
+            slice_id: "0190163d-8694-739b-aea5-966c26f8ad91".to_owned(),
+            generation: 1,
+            goal: v1::Goal::Run.into(),
+            volume_id: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".to_owned(),
+            devices: vec!["0000:34:00.0".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    fn spec(slice: v1::IntendedSlice) -> Result<Spec, String> {
+        let (intention, unread) = Intention::read(v1::Intended { slices: vec![slice], ..Default::default() });
+        assert!(unread.is_empty());
+        intention.slices.into_values().next().unwrap().spec
+    }
+
+    #[test]
+    fn a_slice_that_makes_no_sense_is_named_and_not_guessed() {
+        assert!(spec(slice()).is_ok());
+        for bad in [
+            v1::IntendedSlice { devices: Vec::new(), ..slice() },
+            v1::IntendedSlice { devices: vec!["34:00.0".to_owned()], ..slice() },
+            v1::IntendedSlice { devices: vec!["0000:34:00.0".to_owned(); 2], ..slice() },
+            v1::IntendedSlice { volume_id: "../x".to_owned(), ..slice() },
+            v1::IntendedSlice { goal: 0, ..slice() },
+            v1::IntendedSlice { goal: 99, ..slice() },
+        ] {
+            assert!(spec(bad.clone()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_id_is_left_out() {
+        let message = v1::Intended {
+            generation: 4,
+            slices: vec![v1::IntendedSlice { slice_id: "x".to_owned(), ..slice() }, slice()],
+            runs: vec![
+                v1::SanitiseRun { run_id: "x".to_owned(), devices: vec!["0000:34:00.0".to_owned()] },
+                v1::SanitiseRun { run_id: slice().slice_id, devices: Vec::new() },
+            ],
+        };
+        let (intention, unread) = Intention::read(message);
+        assert_eq!((intention.slices.len(), intention.runs.len(), unread.len()), (1, 0, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn any_texts_end_in_an_answer(id in ".{0,60}", device in ".{0,60}", volume in ".{0,60}", goal: i32) {
+            let slice = v1::IntendedSlice {
+                slice_id: id.clone(), devices: vec![device.clone()], volume_id: volume, goal, ..slice()
+            };
+            let run = v1::SanitiseRun { run_id: id, devices: vec![device] };
+            let message = v1::Intended { generation: 1, slices: vec![slice], runs: vec![run] };
+            let (_, unread) = Intention::read(message);
+            prop_assert!(unread.iter().all(|text| text.len() < 800));
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Brings the machine to what holmd wants: level-triggered, one step at a time, each of which may be done
+//! again.
+//!
+//! ```text
+//!            Intended                                       Observed, KeyRequest, SanitiseReport
+//!               │                                                        ▲
+//!               ▼                                                        │
+//!   ┌─ Engine ──────────────────────────────────────────────────────────────────────┐
+//!   │  what is wanted │ what is remembered (Record) │ what was seen of the machine   │
+//!   └──────┬─────────────────────┬────────────────────────────────┬─────────────────┘
+//!          │ advance(slice)      │ clean()                        │ look()
+//!   a thread a slice       one thread for runs              one thread that looks
+//!          │                     │                                │
+//!          └─────────────────────┴─────────── Host ───────────────┘
+//! ```
+//!
+//! `Engine` holds no thread and no clock: whoever drives it says what time it is, so that tests drive it
+//! through any order of events. `next` decides, and is pure. `Driver` is the threads.
+//!
+//! * What is about to happen is in the record before it happens; a kill at any point is a pause.
+//! * Without a session what runs keeps running, what is being taken apart is taken apart, and nothing starts.
+//! * A machine that nobody intends is kept, reported and named to the operator: never ended on ignorance.
+//! * A device is reported as held as long as the machine says so, not as long as it should be.
+
+mod driver;
+mod engine;
+mod intention;
+mod next;
+mod record;
+mod runs;
+mod slice;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    driver::Driver,
+    engine::{Engine, KeyWanted, Limits, Now, Refused, Turn},
+    intention::{Intention, Spec, Want},
+    next::{Effect, Facts, Holder, KeyFact, Machine, Next, Why, next, wants_key},
+    record::{Kept, KeptGuest, KeptStep, Loaded, Point, Record, RecordError},
+};

@@ -1,0 +1,427 @@
+//! What is done next for one slice: a pure function of what is wanted, what is remembered and what is seen.
+//!
+//! ```text
+//!  to run:        Bind ─▶ Activate ─▶ (LookAtVolume) ─▶ MakeVolume ─▶ WriteSeed ─▶ Start ─▶ Hear ⟲
+//!                  ▲        each may be done again: after a restart it begins at Bind       ▲
+//!                  │                                                                        │
+//!                 New                                  its machine runs already ────────▶ Adopt
+//!
+//!  to be gone:    Stop ─▶ Deactivate ─▶ Erase ─▶ RemoveSeed ─▶ Release ─▶ Absent
+//!                  ▲        after a restart it begins at Stop; what is gone already is no work
+//!                  │
+//!              anything
+//! ```
+//!
+//! * A machine starts only while holmd is there, its intention is current, and the key is in hand.
+//! * A volume is made only where no machine was ever started on it. One that was started and is not there,
+//!   or not whole, is a failure and not a reason to make another.
+//! * A machine that was started and no longer runs is a failure: holmd decides what becomes of it.
+//! * What failed is not tried again under the same generation.
+
+use super::record::{Kept, Point};
+use crate::edge::VolumeState;
+use holm_proto::ids::{PciAddress, SliceId};
+
+/// Something that changes the machine, or asks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Its devices to vfio-pci, their groups checked.
+    Bind,
+    /// Its fabric partition up.
+    Activate,
+    /// How far is its volume?
+    LookAtVolume,
+    /// Its volume made.
+    MakeVolume,
+    /// Its seed written.
+    WriteSeed,
+    /// Its machine started.
+    Start,
+    /// Its machine runs already: taken over as it is.
+    Adopt,
+    /// What does its guest say?
+    Hear,
+    /// Its machine stopped, its process gone.
+    Stop,
+    /// Its fabric partition down.
+    Deactivate,
+    /// Its volume erased.
+    Erase,
+    /// Its seed removed.
+    RemoveSeed,
+    /// Is anything left?
+    Release,
+}
+
+impl Effect {
+    /// The recovery point that is stored before it; `None` for what changes nothing.
+    pub fn point(self) -> Option<Point> {
+        match self {
+            Self::Bind => Some(Point::Binding),
+            Self::Activate => Some(Point::Activating),
+            Self::MakeVolume => Some(Point::MakingVolume),
+            Self::WriteSeed => Some(Point::WritingSeed),
+            Self::Start => Some(Point::Starting),
+            Self::Stop => Some(Point::Stopping),
+            Self::Deactivate => Some(Point::Deactivating),
+            Self::Erase => Some(Point::Erasing),
+            Self::RemoveSeed => Some(Point::RemovingSeed),
+            Self::Release => Some(Point::Releasing),
+            Self::LookAtVolume | Self::Adopt | Self::Hear => None,
+        }
+    }
+
+    /// As people read it; `None` for what is no step of its own.
+    pub fn step(self) -> Option<&'static str> {
+        match self {
+            Self::Bind => Some("bind devices to vfio-pci"),
+            Self::Activate => Some("activate partition"),
+            Self::MakeVolume => Some("create encrypted volume"),
+            Self::WriteSeed => Some("write seed"),
+            Self::Start => Some("start machine"),
+            Self::Stop => Some("stop machine"),
+            Self::Deactivate => Some("deactivate partition"),
+            Self::Erase => Some("erase volume"),
+            Self::RemoveSeed => Some("remove seed"),
+            Self::Release => Some("release devices"),
+            Self::LookAtVolume | Self::Adopt | Self::Hear => None,
+        }
+    }
+
+    /// It takes a slice apart.
+    pub fn is_undoing(self) -> bool {
+        self >= Self::Stop
+    }
+}
+
+/// A slice's machine, as it was seen last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// It was not looked yet.
+    Unknown,
+    /// There is none, or it does not run.
+    Still,
+    /// It runs.
+    Running,
+}
+
+/// The volume's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyFact {
+    /// Not here.
+    None,
+    /// In memory.
+    Held,
+    /// holmd does not give it, and says why.
+    Refused(String),
+}
+
+/// Who else has a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// Another slice.
+    Slice(SliceId),
+    /// It is being cleaned.
+    Cleaning,
+}
+
+/// What is seen, and what this process has done since it began.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// holmd is there, and what it wants is what it wants now.
+    pub current: bool,
+    /// Its machine.
+    pub machine: Machine,
+    /// The last thing that this process did for it.
+    pub done: Option<Effect>,
+    /// Its volume, where it was looked at.
+    pub volume: Option<VolumeState>,
+    /// Its key.
+    pub key: KeyFact,
+    /// A device of it that is in other hands.
+    pub busy: Option<(PciAddress, Holder)>,
+}
+
+/// What it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// What runs on this host is not known yet.
+    Machines,
+    /// There is no session with holmd.
+    Holmd,
+    /// A device is in other hands.
+    Busy(PciAddress, Holder),
+    /// The key was asked for.
+    Key,
+    /// The key was refused; it is asked for again in the next session.
+    KeyRefused(String),
+}
+
+impl Why {
+    /// In words for a person.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Machines => "waits until libvirt says what runs on this host".to_owned(),
+            Self::Holmd => "waits for holmd: nothing new starts without it".to_owned(),
+            Self::Busy(device, Holder::Slice(slice)) => {
+                format!("waits for `{device}`, which slice `{slice}` has")
+            }
+            Self::Busy(device, Holder::Cleaning) => format!("waits for `{device}`, which is being cleaned"),
+            Self::Key => "waits for its volume's key".to_owned(),
+            Self::KeyRefused(why) => format!("waits for its volume's key, which holmd refused: {why}"),
+        }
+    }
+
+    /// Whether it is the outside that it waits for, so that there is a limit. Without holmd there is nobody
+    /// who would resolve a failure.
+    pub fn is_limited(&self) -> bool {
+        match self {
+            Self::Busy(..) | Self::Key | Self::KeyRefused(_) => true,
+            Self::Machines | Self::Holmd => false,
+        }
+    }
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Do this, then ask again.
+    Do(Effect),
+    /// Nothing, until something changes.
+    Wait(Why),
+    /// It failed, and is not tried again.
+    Fail(String),
+    /// It is as it should be.
+    Rest,
+}
+
+/// What is done next.
+pub fn next(kept: &Kept, facts: &Facts) -> Next {
+    if kept.destroyed || kept.point.is_tombstone() { undo(kept, facts) } else { run(kept, facts) }
+}
+
+/// Whether the volume's key is needed, so that it is asked for while the rest is prepared.
+pub fn wants_key(kept: &Kept, facts: &Facts) -> bool {
+    facts.current
+        && facts.key == KeyFact::None
+        && facts.machine == Machine::Still
+        && kept.failed.is_none()
+        && !kept.destroyed
+        && kept.point <= Point::Starting
+}
+
+fn run(kept: &Kept, facts: &Facts) -> Next {
+    if kept.failed.is_some() {
+        return Next::Rest;
+    }
+    let started = matches!(kept.point, Point::Booting | Point::Ready);
+    match facts.machine {
+        Machine::Unknown => Next::Wait(Why::Machines),
+        Machine::Running if started => Next::Do(Effect::Hear),
+        Machine::Running => Next::Do(Effect::Adopt),
+        Machine::Still if started => {
+            Next::Fail("its machine has ended: its disk is kept until the slice is closed".to_owned())
+        }
+        Machine::Still => prepare(kept, facts),
+    }
+}
+
+fn prepare(kept: &Kept, facts: &Facts) -> Next {
+    if !facts.current {
+        return Next::Wait(Why::Holmd);
+    }
+    if let Some((device, holder)) = &facts.busy {
+        return Next::Wait(Why::Busy(*device, holder.clone()));
+    }
+    match facts.done {
+        Some(Effect::Bind) => Next::Do(Effect::Activate),
+        Some(Effect::Activate | Effect::LookAtVolume) => volume(kept, facts),
+        Some(Effect::MakeVolume) => Next::Do(Effect::WriteSeed),
+        Some(Effect::WriteSeed) => with_key(facts, Effect::Start),
+        // Also after a machine that ended under this process, or one that was undone.
+        None | Some(_) => Next::Do(Effect::Bind),
+    }
+}
+
+fn volume(kept: &Kept, facts: &Facts) -> Next {
+    match facts.volume {
+        None => Next::Do(Effect::LookAtVolume),
+        Some(VolumeState::Complete) => Next::Do(Effect::WriteSeed),
+        Some(VolumeState::Absent | VolumeState::Partial) if kept.used => Next::Fail(format!(
+            "its volume `{}` was in use and is not there: none is made in its place",
+            kept.volume
+        )),
+        Some(VolumeState::Absent | VolumeState::Partial) => with_key(facts, Effect::MakeVolume),
+    }
+}
+
+fn with_key(facts: &Facts, effect: Effect) -> Next {
+    match &facts.key {
+        KeyFact::Held => Next::Do(effect),
+        KeyFact::None => Next::Wait(Why::Key),
+        KeyFact::Refused(why) => Next::Wait(Why::KeyRefused(why.clone())),
+    }
+}
+
+fn undo(kept: &Kept, facts: &Facts) -> Next {
+    if kept.point == Point::Absent && facts.machine != Machine::Running {
+        return Next::Rest;
+    }
+    match facts.done {
+        Some(Effect::Stop) => Next::Do(Effect::Deactivate),
+        Some(Effect::Deactivate) => Next::Do(Effect::Erase),
+        Some(Effect::Erase) => Next::Do(Effect::RemoveSeed),
+        Some(Effect::RemoveSeed) => Next::Do(Effect::Release),
+        None | Some(_) => Next::Do(Effect::Stop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POINTS: [Point; 14] = [
+        Point::New,
+        Point::Binding,
+        Point::Activating,
+        Point::MakingVolume,
+        Point::WritingSeed,
+        Point::Starting,
+        Point::Booting,
+        Point::Ready,
+        Point::Stopping,
+        Point::Deactivating,
+        Point::Erasing,
+        Point::RemovingSeed,
+        Point::Releasing,
+        Point::Absent,
+    ];
+    const EFFECTS: [Effect; 13] = [
+        Effect::Bind,
+        Effect::Activate,
+        Effect::LookAtVolume,
+        Effect::MakeVolume,
+        Effect::WriteSeed,
+        Effect::Start,
+        Effect::Adopt,
+        Effect::Hear,
+        Effect::Stop,
+        Effect::Deactivate,
+        Effect::Erase,
+        Effect::RemoveSeed,
+        Effect::Release,
+    ];
+
+    /// Every combination there is.
+    fn all(mut look: impl FnMut(&Kept, &Facts, &Next)) {
+        let device: PciAddress = "0000:34:00.0".parse().unwrap();
+        let dones = || std::iter::once(None).chain(EFFECTS.map(Some));
+        let volumes =
+            [None, Some(VolumeState::Absent), Some(VolumeState::Partial), Some(VolumeState::Complete)];
+        let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned())];
+        for point in POINTS {
+            for bits in 0u8..32 {
+                let bit = |n: u8| bits & (1 << n) != 0;
+                let kept = Kept {
+                    slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
+                    generation: 1,
+                    destroyed: bit(0),
+                    point,
+                    used: bit(1),
+                    volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
+                    partition: 17,
+                    devices: vec![device],
+                    failed: bit(2).then(|| "x".to_owned()),
+                    steps: Vec::new(),
+                    guest: None,
+                };
+                for machine in [Machine::Unknown, Machine::Still, Machine::Running] {
+                    for done in dones() {
+                        for volume in volumes {
+                            for key in &keys {
+                                let facts = Facts {
+                                    current: bit(3),
+                                    machine,
+                                    done,
+                                    volume,
+                                    key: key.clone(),
+                                    busy: bit(4).then_some((device, Holder::Cleaning)),
+                                };
+                                look(&kept, &facts, &next(&kept, &facts));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_starts_without_all_that_it_takes() {
+        all(|kept, facts, next| {
+            if let Next::Do(effect) = next
+                && !effect.is_undoing()
+                && !matches!(effect, Effect::Hear | Effect::Adopt)
+            {
+                assert!(facts.current && facts.busy.is_none(), "{kept:?} {facts:?} {next:?}");
+                assert!(facts.machine == Machine::Still && kept.failed.is_none() && !kept.destroyed);
+                assert!(!kept.point.is_tombstone());
+            }
+            if *next == Next::Do(Effect::Start) {
+                assert!(facts.key == KeyFact::Held && facts.done == Some(Effect::WriteSeed));
+            }
+        });
+    }
+
+    #[test]
+    fn a_volume_that_was_used_is_never_made() {
+        all(|kept, facts, next| {
+            if *next == Next::Do(Effect::MakeVolume) {
+                assert!(!kept.used && facts.key == KeyFact::Held);
+                assert!(matches!(facts.volume, Some(VolumeState::Absent | VolumeState::Partial)));
+            }
+        });
+    }
+
+    #[test]
+    fn only_what_is_to_be_gone_is_taken_apart() {
+        all(|kept, _, next| {
+            let undoes = matches!(next, Next::Do(effect) if effect.is_undoing());
+            if undoes {
+                assert!(kept.destroyed || kept.point.is_tombstone());
+            } else if kept.destroyed && kept.point != Point::Absent {
+                panic!("{kept:?} stays: {next:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_machine_that_runs_is_never_started_again() {
+        all(|kept, facts, next| {
+            if facts.machine == Machine::Running && !kept.destroyed && !kept.point.is_tombstone() {
+                assert!(matches!(next, Next::Do(Effect::Hear | Effect::Adopt) | Next::Rest), "{next:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_key_is_asked_for_only_where_it_opens_something() {
+        all(|kept, facts, next| {
+            if wants_key(kept, facts) {
+                assert!(!matches!(next, Next::Do(Effect::Hear | Effect::Adopt | Effect::Stop)), "{next:?}");
+                assert_ne!(*next, Next::Rest);
+            }
+            if *next == Next::Wait(Why::Key) {
+                assert!(wants_key(kept, facts));
+            }
+        });
+    }
+
+    #[test]
+    fn points_and_effects_are_in_the_order_of_the_diagram() {
+        assert!(POINTS.is_sorted() && EFFECTS.is_sorted());
+        let points: Vec<Point> = EFFECTS.iter().filter_map(|effect| effect.point()).collect();
+        assert!(points.is_sorted());
+        assert!(EFFECTS.iter().all(|effect| effect.point().is_some() == effect.step().is_some()));
+    }
+}

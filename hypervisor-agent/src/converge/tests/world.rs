@@ -1,0 +1,586 @@
+//! The simulated host behind a fuse, a small model of holmd, and the agent between them.
+
+use super::super::{Engine, Limits, Now, Record, RecordError, Turn};
+use crate::{
+    config::SimulateConfig,
+    edge::{self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Seed, VolumeState},
+    simulate::{Machine, SimulatedHost},
+};
+use holm_proto::{
+    ids::{PciAddress, RunId, SliceId, VolumeId},
+    v1,
+};
+use newtype_uuid::GenericUuid as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// The moments at which an agent can be killed, counted.
+#[derive(Debug)]
+pub struct Fuse {
+    pub(super) left: AtomicI64,
+    pub(super) dead: AtomicBool,
+    pub(super) burnt: AtomicU64,
+}
+
+impl Fuse {
+    pub(super) fn new(moments: i64) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicI64::new(moments),
+            dead: AtomicBool::new(false),
+            burnt: AtomicU64::new(0),
+        })
+    }
+
+    /// A moment passes; an error when the agent is dead from here on.
+    pub fn burn(fuse: Option<&Self>) -> edge::Result<()> {
+        let Some(fuse) = fuse else { return Ok(()) };
+        fuse.burnt.fetch_add(1, Ordering::Relaxed);
+        if fuse.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            fuse.dead.store(true, Ordering::Relaxed);
+        }
+        if fuse.is_dead() { Err(EdgeError::new("killed")) } else { Ok(()) }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+}
+
+/// What a test does to calls.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mode {
+    /// Each is made twice.
+    pub(super) twice: bool,
+    /// The one with this number fails before, or after, it did its work.
+    pub(super) fail: Option<(u64, bool)>,
+}
+
+/// The simulated host behind a fuse, watched.
+#[derive(Debug)]
+pub(super) struct TestHost {
+    pub(super) inner: Arc<SimulatedHost>,
+    pub(super) faults: std::path::PathBuf,
+    pub(super) fuse: Arc<Fuse>,
+    pub(super) mode: Mode,
+    pub(super) calls: Arc<AtomicU64>,
+    /// Slices that may start now.
+    pub(super) allowed: Arc<Mutex<BTreeSet<SliceId>>>,
+    /// Where each slice waits with its volume until another one has come as far.
+    pub(super) meeting: Option<(Mutex<u32>, Condvar)>,
+}
+
+impl TestHost {
+    fn call<T>(&self, work: impl Fn(&SimulatedHost) -> edge::Result<T>) -> edge::Result<T> {
+        Fuse::burn(Some(&self.fuse))?;
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.mode.fail == Some((number, false)) {
+            return Err(EdgeError::new("a fault"));
+        }
+        if self.mode.twice {
+            work(&self.inner)?;
+        }
+        let outcome = work(&self.inner);
+        if self.mode.fail == Some((number, true)) {
+            return Err(EdgeError::new("a late fault"));
+        }
+        Fuse::burn(Some(&self.fuse))?;
+        outcome
+    }
+}
+
+impl Host for TestHost {
+    fn platform(&self) -> &str {
+        self.inner.platform()
+    }
+    fn simulated(&self) -> bool {
+        true
+    }
+    fn inventory(&self) -> edge::Result<v1::Inventory> {
+        self.inner.inventory()
+    }
+    fn attached(&self) -> edge::Result<BTreeSet<PciAddress>> {
+        self.call(Host::attached)
+    }
+    fn bind(&self, device: PciAddress) -> edge::Result<()> {
+        self.call(|host| host.bind(device))
+    }
+    fn sanitise(&self, device: PciAddress) -> edge::Result<v1::Evidence> {
+        self.call(|host| host.sanitise(device))
+    }
+    fn activate_partition(&self, partition: u32) -> edge::Result<()> {
+        self.call(|host| host.activate_partition(partition))
+    }
+    fn deactivate_partition(&self, partition: u32) -> edge::Result<()> {
+        self.call(|host| host.deactivate_partition(partition))
+    }
+    fn volume(&self, volume: VolumeId) -> edge::Result<VolumeState> {
+        self.call(|host| host.volume(volume))
+    }
+    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> edge::Result<()> {
+        if let Some((came, all)) = &self.meeting {
+            let mut came = came.lock().unwrap();
+            *came += 1;
+            all.notify_all();
+            let (came, _) = all.wait_timeout_while(came, Duration::from_secs(30), |came| *came < 2).unwrap();
+            assert_eq!(*came, 2, "slices wait for each other");
+        }
+        // Twice is a refusal here, as on the real host: the second time it is not the agent's to ask.
+        self.call(|host| {
+            if host.volume(volume)? == VolumeState::Complete {
+                Ok(())
+            } else {
+                host.create_volume(volume, size_gib, key)
+            }
+        })
+        .or_else(|error| {
+            // One more moment: the kill in the middle, which leaves half a volume.
+            if self.fuse.is_dead() && self.inner.volume(volume)? == VolumeState::Absent {
+                fs::write(&self.faults, "fail:finish_volume\n").unwrap();
+                let _ = self.inner.create_volume(volume, size_gib, key);
+                fs::write(&self.faults, "").unwrap();
+            }
+            Err(error)
+        })
+    }
+    fn erase_volume(&self, volume: VolumeId) -> edge::Result<()> {
+        self.call(|host| host.erase_volume(volume))
+    }
+    fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
+        self.call(|host| host.write_seed(seed))
+    }
+    fn remove_seed(&self, slice: SliceId) -> edge::Result<()> {
+        self.call(|host| host.remove_seed(slice))
+    }
+    fn domains(&self) -> edge::Result<Vec<DomainStatus>> {
+        self.call(Host::domains)
+    }
+    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> edge::Result<()> {
+        assert!(self.allowed.lock().unwrap().contains(&spec.slice), "{} is not to start now", spec.slice);
+        let machine = self.inner.machine();
+        for device in &spec.devices {
+            let holder = machine.holder(*device);
+            assert!(holder.is_none_or(|holder| holder == spec.slice), "{device} is {holder:?}'s");
+        }
+        self.call(|host| host.start_domain(spec, key))
+    }
+    fn destroy_domain(&self, slice: SliceId) -> edge::Result<()> {
+        self.call(|host| host.destroy_domain(slice))
+    }
+    fn guest_events(&self, slice: SliceId) -> edge::Result<Vec<GuestEvent>> {
+        // What a guest says it says once.
+        Fuse::burn(Some(&self.fuse))?;
+        self.inner.guest_events(slice)
+    }
+    fn connect_ssh(&self, slice: SliceId) -> edge::Result<OwnedFd> {
+        self.inner.connect_ssh(slice)
+    }
+}
+
+/// How a slice stands in the model of holmd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stands {
+    /// Its devices are not free yet.
+    Queued,
+    Starting,
+    Booting,
+    Ready,
+    Failed,
+    Closing,
+    /// The host has said that nothing of it is left.
+    Gone,
+}
+
+/// As much of holmd as an agent can tell.
+#[derive(Debug)]
+pub(super) struct Holmd {
+    pub(super) generation: u64,
+    pub(super) session: bool,
+    pub(super) asked: BTreeSet<(SliceId, u64)>,
+    pub(super) slices: BTreeMap<SliceId, (Stands, u64, Vec<PciAddress>)>,
+    pub(super) runs: BTreeMap<RunId, Vec<PciAddress>>,
+    pub(super) runs_made: u8,
+    pub(super) dirty: BTreeSet<PciAddress>,
+    pub(super) free: BTreeSet<PciAddress>,
+    pub(super) attached: BTreeSet<PciAddress>,
+    pub(super) said: Option<v1::Observed>,
+}
+
+/// What is left: the machine, each slice with phase, generation and reason, and the free devices.
+pub(super) type End = (Machine, Vec<(String, i32, u64, String)>, BTreeSet<PciAddress>);
+
+pub(super) struct World {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) host: Arc<SimulatedHost>,
+    pub(super) engine: Option<Engine>,
+    pub(super) fuse: Arc<Fuse>,
+    pub(super) mode: Mode,
+    pub(super) calls: Arc<AtomicU64>,
+    pub(super) allowed: Arc<Mutex<BTreeSet<SliceId>>>,
+    pub(super) moments: u64,
+    pub(super) now: Now,
+    pub(super) holmd: Holmd,
+    pub(super) limits: Limits,
+}
+
+pub(super) fn slice(number: u8) -> SliceId {
+    SliceId::from_untyped_uuid(uuid::Uuid::from_bytes([number; 16]))
+}
+
+pub(super) fn volume(slice: SliceId) -> VolumeId {
+    VolumeId::from_untyped_uuid(slice.into_untyped_uuid())
+}
+
+pub(super) fn gpus(buses: &[u8]) -> Vec<PciAddress> {
+    buses.iter().map(|bus| PciAddress { domain: 0, bus: *bus, device: 0, function: 0 }).collect()
+}
+
+pub(super) const A: u8 = 1;
+pub(super) const B: u8 = 2;
+pub(super) const C: u8 = 3;
+
+impl World {
+    /// A and B want devices of their own; C wants those of A.
+    pub(super) fn new(mode: Mode) -> Self {
+        // Nothing here is to survive a power cut.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let wishes = [(A, &[0x34, 0x3b][..]), (B, &[0x36]), (C, &[0x34, 0x3b])];
+        let slices = wishes.map(|(number, buses)| (slice(number), (Stands::Queued, 0, gpus(buses))));
+        let holmd = Holmd {
+            generation: 0,
+            session: false,
+            asked: BTreeSet::new(),
+            slices: BTreeMap::from(slices),
+            runs: BTreeMap::new(),
+            runs_made: 0,
+            dirty: gpus(&[0x34, 0x3b, 0x36]).into_iter().collect(),
+            free: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            said: None,
+        };
+        let host = Arc::new(Self::simulated(&directory));
+        let limits = Limits { tries: u32::MAX, cleaners: 1, ..Limits::new(Duration::from_secs(1200)) };
+        let mut world = Self {
+            directory,
+            host,
+            engine: None,
+            fuse: Fuse::new(i64::MAX),
+            mode,
+            calls: Arc::default(),
+            allowed: Arc::default(),
+            moments: 0,
+            now: Now { instant: Instant::now() + Duration::from_secs(1 << 20), wall_ms: 1 },
+            holmd,
+            limits,
+        };
+        world.begin(i64::MAX);
+        world
+    }
+
+    pub(super) fn simulated(directory: &tempfile::TempDir) -> SimulatedHost {
+        let quick = SimulateConfig {
+            directory: None,
+            call_ms: 0,
+            volume_ms: 0,
+            start_ms: 0,
+            boot_ms: 0,
+            slurm_ms: 0,
+            sanitise_ms: 0,
+        };
+        SimulatedHost::new(&directory.path().join("host"), quick).unwrap()
+    }
+
+    /// A new agent, which lives for so many moments.
+    pub(super) fn begin(&mut self, moments: i64) {
+        self.moments += self.fuse.burnt.load(Ordering::Relaxed);
+        self.engine = None;
+        self.holmd.session = false;
+        self.host = Arc::new(Self::simulated(&self.directory));
+        self.fuse = Fuse::new(moments);
+        let host = Arc::new(TestHost {
+            inner: Arc::clone(&self.host),
+            faults: self.directory.path().join("host/faults"),
+            fuse: Arc::clone(&self.fuse),
+            mode: self.mode,
+            calls: Arc::clone(&self.calls),
+            allowed: Arc::clone(&self.allowed),
+            meeting: None,
+        });
+        // A process that another test is about to start shares the old agent's lock until it begins.
+        let end = Instant::now() + Duration::from_secs(30);
+        let (mut record, loaded) = loop {
+            match Record::open(&self.directory.path().join("record")) {
+                Err(RecordError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        record.fuse = Some(Arc::clone(&self.fuse));
+        self.engine = Some(Engine::new(host, record, loaded, self.limits.clone()));
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    /// What holmd wants of this host.
+    pub(super) fn intended(&self) -> v1::Intended {
+        let wanted = self.holmd.slices.iter().filter_map(|(id, (stands, generation, devices))| {
+            let goal = match stands {
+                Stands::Queued | Stands::Gone => return None,
+                Stands::Starting | Stands::Booting | Stands::Ready | Stands::Failed => v1::Goal::Run,
+                Stands::Closing => v1::Goal::Destroyed,
+            };
+            Some(v1::IntendedSlice {
+                slice_id: id.to_string(),
+                generation: *generation,
+                goal: goal.into(),
+                project: "p".to_owned(),
+                disk_gib: 10,
+                vcpus: 1,
+                memory_mib: 1024,
+                devices: devices.iter().map(ToString::to_string).collect(),
+                partition: 9,
+                volume_id: volume(*id).to_string(),
+                ..Default::default()
+            })
+        });
+        v1::Intended {
+            generation: self.holmd.generation,
+            slices: wanted.collect(),
+            runs: self
+                .holmd
+                .runs
+                .iter()
+                .map(|(id, devices)| v1::SanitiseRun {
+                    run_id: id.to_string(),
+                    devices: devices.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// holmd's own work: cleaning is ordered, what has room is placed.
+    pub(super) fn reconcile(&mut self) {
+        let holmd = &mut self.holmd;
+        let dirty: Vec<PciAddress> =
+            holmd.dirty.iter().copied().filter(|device| !holmd.attached.contains(device)).collect();
+        if !dirty.is_empty() {
+            holmd.runs_made += 1;
+            let id = RunId::from_untyped_uuid(uuid::Uuid::from_bytes([holmd.runs_made; 16]));
+            holmd.dirty.retain(|device| !dirty.contains(device));
+            holmd.runs.insert(id, dirty);
+            holmd.generation += 1;
+        }
+        for (stands, generation, devices) in holmd.slices.values_mut() {
+            if *stands == Stands::Queued && devices.iter().all(|device| holmd.free.contains(device)) {
+                *stands = Stands::Starting;
+                *generation += 1;
+                holmd.free.retain(|device| !devices.contains(device));
+                holmd.generation += 1;
+            }
+        }
+    }
+
+    /// One exchange over the session, beginning it where there is none.
+    pub(super) fn exchange(&mut self) {
+        if !self.holmd.session {
+            self.engine().disconnected();
+            self.holmd.session = true;
+            self.holmd.asked.clear();
+        }
+        self.reconcile();
+        let may = |stands: &Stands| matches!(stands, Stands::Starting | Stands::Booting);
+        *self.allowed.lock().unwrap() =
+            self.holmd.slices.iter().filter(|(_, (stands, ..))| may(stands)).map(|(id, _)| *id).collect();
+        if self.engine().intend(self.intended()).is_err() {
+            // It is being killed.
+            return;
+        }
+        for wanted in self.engine().keys_wanted() {
+            let (stands, generation, _) = &self.holmd.slices[&wanted.slice];
+            let once = self.holmd.asked.insert((wanted.slice, wanted.generation));
+            if once && *generation == wanted.generation && *stands == Stands::Starting {
+                self.engine().take_key(v1::VolumeKey {
+                    slice_id: wanted.slice.to_string(),
+                    volume_id: wanted.volume.to_string(),
+                    generation: wanted.generation,
+                    key: vec![wanted.slice.as_bytes()[0]; 32],
+                });
+            } else if !once {
+                self.engine().refuse_key(&v1::KeyRefused {
+                    slice_id: wanted.slice.to_string(),
+                    generation: wanted.generation,
+                    reason: "it was given in this session".to_owned(),
+                });
+            }
+        }
+        self.hear();
+        for report in self.engine().reports() {
+            self.judge(&report);
+        }
+    }
+
+    /// holmd believes what the agent observes; what it says must be so.
+    pub(super) fn hear(&mut self) {
+        let Some(observed) = self.engine().observed() else { return };
+        let machine = self.host.machine();
+        self.holmd.attached = observed.attached.iter().map(|text| text.parse().unwrap()).collect();
+        for domain in machine.domains.values().filter(|domain| domain.running) {
+            assert!(domain.devices.iter().all(|device| self.holmd.attached.contains(device)), "overlooked");
+        }
+        for seen in &observed.slices {
+            let id: SliceId = seen.slice_id.parse().unwrap();
+            let (stands, generation, devices) = self.holmd.slices.get_mut(&id).unwrap();
+            if seen.generation != *generation {
+                continue;
+            }
+            *stands = match (*stands, seen.phase()) {
+                (Stands::Starting, v1::Phase::Booting) => Stands::Booting,
+                (Stands::Starting | Stands::Booting, v1::Phase::Ready) => {
+                    assert_eq!(seen.guest.as_ref().unwrap().gpus as usize, devices.len());
+                    assert!(seen.steps.iter().all(|step| step.done));
+                    Stands::Ready
+                }
+                (Stands::Starting | Stands::Booting | Stands::Ready, v1::Phase::Failed) => Stands::Failed,
+                (Stands::Closing, v1::Phase::Absent) => {
+                    assert!(seen.volume_erased && !machine.domains.contains_key(&id));
+                    assert!(!machine.volumes.contains_key(&volume(id)) && !machine.seeds.contains(&id));
+                    if devices.iter().any(|device| self.holmd.attached.contains(device)) {
+                        continue;
+                    }
+                    self.holmd.dirty.extend(devices.iter().copied());
+                    self.holmd.generation += 1;
+                    Stands::Gone
+                }
+                (stands, _) => stands,
+            };
+        }
+        self.holmd.said = Some(observed);
+    }
+
+    /// Evidence is for every device of the run, by its id, and true.
+    pub(super) fn judge(&mut self, report: &v1::SanitiseReport) {
+        let id: RunId = report.run_id.parse().unwrap();
+        let Some(devices) = self.holmd.runs.remove(&id) else { return };
+        let machine = self.host.machine();
+        assert_eq!(report.evidence.len(), devices.len());
+        for (device, evidence) in devices.iter().zip(&report.evidence) {
+            assert_eq!((&evidence.run_id, &evidence.address), (&report.run_id, &device.to_string()));
+            if evidence.cleaned {
+                assert!(!machine.memory.contains_key(device) && machine.holder(*device).is_none());
+                self.holmd.free.insert(*device);
+            } else {
+                // Quarantined, and released by an operator's word.
+                assert!(!evidence.detail.is_empty());
+                self.holmd.dirty.insert(*device);
+            }
+        }
+        self.holmd.generation += 1;
+    }
+
+    pub(super) fn close(&mut self, number: u8) {
+        let (stands, generation, devices) = self.holmd.slices.get_mut(&slice(number)).unwrap();
+        match stands {
+            Stands::Queued => *stands = Stands::Gone,
+            Stands::Starting | Stands::Booting | Stands::Ready | Stands::Failed => {
+                *stands = Stands::Closing;
+                *generation += 1;
+                self.holmd.generation += 1;
+            }
+            Stands::Closing | Stands::Gone => {}
+        }
+        let _ = devices;
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.holmd.session = false;
+        self.engine().disconnected();
+        self.allowed.lock().unwrap().clear();
+    }
+
+    /// Everything once, and time passes. An agent that was killed begins anew.
+    pub(super) fn round(&mut self) {
+        self.exchange();
+        self.engine().look(true);
+        for id in self.engine().slices() {
+            self.advance(id);
+        }
+        self.engine().clean(self.now);
+        self.now.instant += Duration::from_secs(30);
+        self.now.wall_ms += 30_000;
+        self.revive();
+    }
+
+    pub(super) fn advance(&self, id: SliceId) {
+        // A worker that is asked again at once asks again at once, but not for ever.
+        let turns = (0..1000).take_while(|_| self.engine().advance(id, self.now) == Turn::Again).count();
+        assert!(turns < 1000, "{id} turns without end");
+    }
+
+    pub(super) fn revive(&mut self) {
+        assert_eq!(self.host.machine().leaks, Vec::<String>::new());
+        if self.fuse.is_dead() {
+            self.begin(i64::MAX);
+        }
+    }
+
+    /// Until nothing changes any more.
+    pub(super) fn settle(&mut self) {
+        let mut same = 0;
+        let mut before = None;
+        for _ in 0..500 {
+            self.round();
+            let after = (self.end(), self.holmd.generation, self.engine().version());
+            same = if before.as_ref() == Some(&after) { same + 1 } else { 0 };
+            // `intend` in each round counts as a change.
+            before = Some((after.0, after.1, after.2 + 1));
+            if same == 3 {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:#?}", self.engine().observed());
+    }
+
+    /// What is left in the end, without times.
+    pub(super) fn end(&self) -> End {
+        let mut machine = self.host.machine();
+        machine.domains.values_mut().for_each(|domain| domain.started_ms = 0);
+        let observed = self.engine().observed().unwrap_or_default();
+        let slices = observed.slices.into_iter();
+        let slices = slices.map(|slice| (slice.slice_id, slice.phase, slice.generation, slice.reason));
+        (machine, slices.collect(), self.holmd.free.clone())
+    }
+
+    /// A and B come up, A is closed, C gets its devices.
+    pub(super) fn story(&mut self) {
+        self.settle();
+        self.close(A);
+        self.settle();
+    }
+
+    pub(super) fn stands(&self, number: u8) -> Stands {
+        self.holmd.slices[&slice(number)].0
+    }
+
+    pub(super) fn assert_end_of_story(&self) {
+        assert_eq!(
+            [A, B, C].map(|number| self.stands(number)),
+            [Stands::Gone, Stands::Ready, Stands::Ready],
+            "{:#?}",
+            self.holmd.said
+        );
+        let machine = self.host.machine();
+        assert!(machine.domains.keys().copied().eq([slice(B), slice(C)]));
+        assert!(machine.volumes.keys().copied().eq([volume(slice(B)), volume(slice(C))]));
+        let files = fs::read_dir(self.directory.path().join("record/slices")).unwrap().count();
+        assert_eq!(files, 2, "what is gone is forgotten");
+        assert_eq!(fs::read_dir(self.directory.path().join("record/runs")).unwrap().count(), 0);
+    }
+}

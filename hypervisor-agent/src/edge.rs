@@ -1,0 +1,169 @@
+//! Where decisions end and the machine begins.
+//!
+//! [`Host`] is all that an agent can do to a machine. The real host and the simulated one differ behind
+//! it and nowhere else (invariant 9). Every method blocks, has a time limit of its own, may be called
+//! again after a kill at any point (invariant 6), and reads the machine rather than remembering it.
+
+use holm_proto::ids::{PciAddress, SliceId, VolumeId};
+use holm_proto::v1;
+use secrecy::SecretBox;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+/// A volume key: 32 random bytes, wiped when dropped, not shown by `Debug`.
+pub type Key = SecretBox<[u8; 32]>;
+
+/// What went wrong at the edge, in words for a person; the cause is chained, not repeated.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct EdgeError {
+    /// What was being done, to what.
+    pub what: String,
+    /// What the system said.
+    #[source]
+    pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl EdgeError {
+    /// An error with nothing underneath.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), cause: None }
+    }
+
+    /// An error with the system's own word chained.
+    pub fn because(
+        what: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { what: what.into(), cause: Some(cause.into()) }
+    }
+
+    /// The whole chain on one line, outermost first.
+    pub fn chain(&self) -> String {
+        let mut text = self.what.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}
+
+/// The outcome of a call at the edge.
+pub type Result<T> = std::result::Result<T, EdgeError>;
+
+/// How far a volume has come. What is neither absent nor provably complete is partial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeState {
+    /// Nothing of it is there.
+    Absent,
+    /// Something is there that was never finished: it holds no data and is made again.
+    Partial,
+    /// Made, with its header in place.
+    Complete,
+}
+
+/// A slice's virtual machine as the hypervisor knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainStatus {
+    /// Whose it is.
+    pub slice: SliceId,
+    /// Its process runs.
+    pub running: bool,
+}
+
+/// What a virtual machine is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSpec {
+    /// Whose it is.
+    pub slice: SliceId,
+    /// Shown on the domain (title), for the operator: the level's name only, never a project or person.
+    pub level_name: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Its encrypted disk.
+    pub volume: VolumeId,
+    /// Its devices, each in a viable group bound to vfio-pci.
+    pub devices: Vec<PciAddress>,
+}
+
+/// What is handed to the guest at its first boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// Whose it is.
+    pub slice: SliceId,
+    /// Shown on the login banner.
+    pub project: String,
+    /// As the pack names it.
+    pub level: String,
+    /// As people call it.
+    pub level_name: String,
+    /// How many GPUs the slice was given.
+    pub gpus: u32,
+    /// Accounts.
+    pub users: Vec<v1::GuestUser>,
+    /// OpenSSH form of the key that signs people's certificates.
+    pub ssh_ca: String,
+}
+
+/// What a guest says of itself. Every byte of it is hostile until parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// The guest's own start-up program runs.
+    Boot,
+    /// Slurm runs and knows its GPUs.
+    Ready(v1::Guest),
+    /// The guest gave up.
+    Failed(String),
+}
+
+/// All that an agent can do to a machine.
+pub trait Host: Send + Sync + 'static {
+    /// `dgx-2` or what the configuration says.
+    fn platform(&self) -> &str;
+    /// True where nothing is real.
+    fn simulated(&self) -> bool;
+    /// The machine as it is now.
+    fn inventory(&self) -> Result<v1::Inventory>;
+    /// Devices that a domain holds or whose VFIO group something has open.
+    fn attached(&self) -> Result<BTreeSet<PciAddress>>;
+
+    /// Bind to vfio-pci and check that the group is viable. Nothing happens where that is so already.
+    fn bind(&self, device: PciAddress) -> Result<()>;
+    /// Overwrite and read back all of the device's memory. `Err` and `cleaned: false` both mean dirty.
+    fn sanitise(&self, device: PciAddress) -> Result<v1::Evidence>;
+    /// Bring up the fabric partition; nothing happens where it is up. The simulated and emulated hosts
+    /// have no fabric and only check the id.
+    fn activate_partition(&self, partition: u32) -> Result<()>;
+    /// Take down the fabric partition; nothing happens where it is down.
+    fn deactivate_partition(&self, partition: u32) -> Result<()>;
+
+    /// How far the volume has come.
+    fn volume(&self, volume: VolumeId) -> Result<VolumeState>;
+    /// Make the volume. Only ever called for one that is absent, or partial and never used.
+    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()>;
+    /// Overwrite header and key slots, sync, remove. Nothing happens where it is absent.
+    fn erase_volume(&self, volume: VolumeId) -> Result<()>;
+
+    /// Write the first-boot seed, replacing one that is there.
+    fn write_seed(&self, seed: &Seed) -> Result<()>;
+    /// Remove it. Nothing happens where there is none.
+    fn remove_seed(&self, slice: SliceId) -> Result<()>;
+
+    /// Every domain that is Holm's, running or only defined.
+    fn domains(&self) -> Result<Vec<DomainStatus>>;
+    /// Define (validated), lend the key as an ephemeral private secret, start, take the secret away.
+    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()>;
+    /// Stop, undefine with its TPM state and secret; returns when the process is gone. Nothing happens
+    /// where there is none.
+    fn destroy_domain(&self, slice: SliceId) -> Result<()>;
+
+    /// What the guest said since it was asked last. Never waits.
+    fn guest_events(&self, slice: SliceId) -> Result<Vec<GuestEvent>>;
+    /// A connected stream socket to the slice's SSH server.
+    fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd>;
+}

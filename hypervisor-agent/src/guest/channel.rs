@@ -1,0 +1,233 @@
+//! The ports over which guests speak, read without ever waiting.
+//!
+//! Nothing is read but when it is asked for, and then no more than a bounded piece: a guest that floods its
+//! port fills a buffer of the kernel's and is held up there, at no cost to the host.
+
+use super::message::{Lines, parse};
+use crate::edge::{EdgeError, GuestEvent, Result};
+use holm_proto::ids::SliceId;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    io::{self, ErrorKind, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+/// The most that is read of one guest at a time.
+const MAX_READ_BYTES: usize = 64 * 1024;
+/// The most events that are kept of one reading: the newest.
+const MAX_EVENTS: usize = 64;
+/// Asks the guest to say its state again: what it said before the agent listened is lost.
+const ASK: &[u8] = b"status\n";
+
+/// The ports of all slices.
+#[derive(Debug)]
+pub struct Channels {
+    directory: PathBuf,
+    open: Mutex<BTreeMap<SliceId, Channel>>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    stream: UnixStream,
+    lines: Lines,
+}
+
+impl Channels {
+    /// The ports whose sockets lie in `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, open: Mutex::default() }
+    }
+
+    /// Where QEMU listens for a slice.
+    pub fn path(&self, slice: SliceId) -> PathBuf {
+        self.directory.join(format!("{slice}.sock"))
+    }
+
+    /// What the guest said since it was asked last. A guest that does not run has said nothing.
+    pub fn events(&self, slice: SliceId) -> Result<Vec<GuestEvent>> {
+        let failed = |error| EdgeError::because(format!("cannot hear the guest of slice `{slice}`"), error);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channel = match open.remove(&slice) {
+            Some(channel) => channel,
+            None => match self.connect(slice).map_err(failed)? {
+                Some(stream) => Channel { stream, lines: Lines::default() },
+                None => return Ok(Vec::new()),
+            },
+        };
+        let mut heard = Heard::default();
+        let still_open = channel.read(&mut heard).map_err(failed)?;
+        if still_open {
+            open.insert(slice, channel);
+        }
+        if heard.refused > 0 {
+            tracing::warn!(%slice, lines = heard.refused, "the guest says what is no event");
+        }
+        Ok(heard.events.into())
+    }
+
+    /// Lets go of a slice's port and removes its socket.
+    pub fn forget(&self, slice: SliceId) -> Result<()> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&slice);
+        match fs::remove_file(self.path(slice)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(EdgeError::because(format!("cannot remove the socket of slice `{slice}`"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Connects without waiting; `None` where nobody listens, or does not get round to it now.
+    fn connect(&self, slice: SliceId) -> io::Result<Option<UnixStream>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &SocketAddrUnix::new(self.path(slice))?) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let mut stream = UnixStream::from(socket);
+        match stream.write(ASK) {
+            Ok(written) if written == ASK.len() => Ok(Some(stream)),
+            Ok(_) => Ok(None),
+            Err(error) if ended(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What one reading brought.
+#[derive(Debug, Default)]
+struct Heard {
+    events: VecDeque<GuestEvent>,
+    refused: usize,
+}
+
+impl Channel {
+    /// Reads what is there, up to the bound; false when the other side has gone.
+    fn read(&mut self, heard: &mut Heard) -> io::Result<bool> {
+        let mut piece = [0; 4096];
+        for _ in 0..MAX_READ_BYTES / piece.len() {
+            let length = match self.stream.read(&mut piece) {
+                Ok(0) => return Ok(false),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if ended(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            self.lines.push(piece.get(..length).unwrap_or_default(), |line| match line.and_then(parse) {
+                Some(event) => {
+                    if heard.events.len() == MAX_EVENTS {
+                        heard.events.pop_front();
+                    }
+                    heard.events.push_back(event);
+                }
+                None => heard.refused += 1,
+            });
+        }
+        Ok(true)
+    }
+}
+
+fn ended(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        channels: Channels,
+        slice: SliceId,
+    }
+
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let channels = Channels::new(directory.path().to_owned());
+        Fixture {
+            _directory: directory,
+            channels,
+            slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_guest_is_asked_and_heard() {
+        let Fixture { channels, slice, _directory } = fixture();
+        assert_eq!(channels.events(slice).unwrap(), []);
+        let guest = UnixListener::bind(channels.path(slice)).unwrap();
+        assert_eq!(channels.events(slice).unwrap(), []);
+        let (mut port, _) = guest.accept().unwrap();
+        let mut asked = [0; ASK.len()];
+        port.read_exact(&mut asked).unwrap();
+        assert_eq!(asked, ASK);
+        port.write_all(b"noise\n{\"event\":\"boot\"}\n{\"event\":\"fai").unwrap();
+        assert_eq!(channels.events(slice).unwrap(), [GuestEvent::Boot]);
+        port.write_all(b"led\",\"reason\":\"x\"}\n").unwrap();
+        assert_eq!(channels.events(slice).unwrap(), [GuestEvent::Failed("x".into())]);
+        assert_eq!(channels.events(slice).unwrap(), []);
+    }
+
+    #[test]
+    fn after_a_restart_it_is_asked_again() {
+        let Fixture { channels, slice, _directory } = fixture();
+        let guest = UnixListener::bind(channels.path(slice)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(channels.events(slice).unwrap(), []);
+            let (mut port, _) = guest.accept().unwrap();
+            port.write_all(b"{\"event\":\"boot\"}\n{\"event\":\"half").unwrap();
+            drop(port);
+            // What was half said by the guest that ended is not put before what the next one says.
+            assert_eq!(channels.events(slice).unwrap(), [GuestEvent::Boot]);
+        }
+    }
+
+    #[test]
+    fn a_flood_is_read_in_bounded_pieces() {
+        let Fixture { channels, slice, _directory } = fixture();
+        let guest = UnixListener::bind(channels.path(slice)).unwrap();
+        channels.events(slice).unwrap();
+        let (mut port, _) = guest.accept().unwrap();
+        port.set_nonblocking(true).unwrap();
+        let flood = b"{\"event\":\"boot\"}\n".repeat(10_000);
+        let mut sent = 0;
+        let mut rounds = 0;
+        while sent < 2_000_000 {
+            // The guest is stopped by its own unread bytes.
+            while let Ok(written) = port.write(&flood) {
+                sent += written;
+            }
+            assert_eq!(channels.events(slice).unwrap().len(), MAX_EVENTS);
+            rounds += 1;
+        }
+        assert!(rounds >= 2_000_000 / MAX_READ_BYTES / 4, "{rounds}");
+    }
+
+    #[test]
+    fn forgetting_removes_the_socket() {
+        let Fixture { channels, slice, _directory } = fixture();
+        let _guest = UnixListener::bind(channels.path(slice)).unwrap();
+        channels.events(slice).unwrap();
+        channels.forget(slice).unwrap();
+        assert!(!channels.path(slice).exists());
+        channels.forget(slice).unwrap();
+        assert_eq!(channels.events(slice).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_an_error_or_silence() {
+        let Fixture { channels, slice, _directory } = fixture();
+        fs::write(channels.path(slice), "").unwrap();
+        assert_eq!(channels.events(slice).unwrap(), []);
+    }
+}

@@ -1,0 +1,10 @@
+//! The guest's side of a slice: what it is told at its first boot, what it says of itself over its
+//! virtio-serial port, and the way to its SSH server.
+
+mod channel;
+mod key;
+mod message;
+mod seed;
+mod ssh;
+
+pub use self::{channel::Channels, seed::Seeds, ssh::connect};

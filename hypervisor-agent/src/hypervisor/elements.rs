@@ -1,0 +1,356 @@
+//! The elements of libvirt's XML that Holm writes, named as libvirt's documentation names them
+//! (<https://libvirt.org/formatdomain.html>, <https://libvirt.org/formatsecret.html>). What each means is
+//! said where it is filled in, in `xml`.
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(rename = "domain")]
+pub struct Domain {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    pub name: String,
+    pub uuid: String,
+    pub title: String,
+    pub memory: Memory,
+    pub vcpu: Vcpu,
+    pub os: Os,
+    pub features: Features,
+    pub cpu: Cpu,
+    pub clock: Clock,
+    pub on_poweroff: &'static str,
+    pub on_reboot: &'static str,
+    pub on_crash: &'static str,
+    pub devices: Devices,
+}
+
+#[derive(Serialize)]
+pub struct Empty {}
+
+#[derive(Serialize)]
+pub struct Memory {
+    #[serde(rename = "@unit")]
+    pub unit: &'static str,
+    #[serde(rename = "@dumpCore")]
+    pub dump_core: &'static str,
+    #[serde(rename = "$text")]
+    pub amount: u64,
+}
+
+#[derive(Serialize)]
+pub struct Vcpu {
+    #[serde(rename = "@placement")]
+    pub placement: &'static str,
+    #[serde(rename = "$text")]
+    pub count: u32,
+}
+
+#[derive(Serialize)]
+pub struct Os {
+    #[serde(rename = "type")]
+    pub kind: OsType,
+    pub kernel: String,
+    pub initrd: String,
+    pub cmdline: String,
+}
+
+#[derive(Serialize)]
+pub struct OsType {
+    #[serde(rename = "@arch")]
+    pub arch: &'static str,
+    #[serde(rename = "@machine")]
+    pub machine: &'static str,
+    #[serde(rename = "$text")]
+    pub kind: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Features {
+    pub acpi: Empty,
+    pub apic: Empty,
+}
+
+#[derive(Serialize)]
+pub struct Cpu {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<&'static str>,
+    #[serde(rename = "@check")]
+    pub check: &'static str,
+    #[serde(rename = "@migratable", skip_serializing_if = "Option::is_none")]
+    pub migratable: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<CpuModel>,
+}
+
+#[derive(Serialize)]
+pub struct CpuModel {
+    #[serde(rename = "@fallback")]
+    pub fallback: &'static str,
+    #[serde(rename = "$text")]
+    pub name: String,
+}
+
+#[derive(Serialize)]
+pub struct Clock {
+    #[serde(rename = "@offset")]
+    pub offset: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Devices {
+    pub disk: Vec<Disk>,
+    pub controller: Vec<Controller>,
+    pub channel: Channel,
+    pub tpm: Tpm,
+    pub hostdev: Vec<Hostdev>,
+    pub memballoon: Model,
+    pub rng: Rng,
+    pub vsock: Vsock,
+}
+
+#[derive(Serialize)]
+pub struct Disk {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@device")]
+    pub device: &'static str,
+    pub driver: Driver,
+    pub source: Source,
+    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Backing>,
+    pub target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readonly: Option<Empty>,
+    pub address: GuestAddress,
+}
+
+#[derive(Serialize)]
+pub struct Driver {
+    #[serde(rename = "@name")]
+    pub name: &'static str,
+    #[serde(rename = "@type")]
+    pub format: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Source {
+    #[serde(rename = "@file")]
+    pub file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seclabel: Option<Seclabel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+#[derive(Serialize)]
+pub struct Seclabel {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+    #[serde(rename = "@relabel")]
+    pub relabel: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Encryption {
+    #[serde(rename = "@format")]
+    pub format: &'static str,
+    pub secret: SecretRef,
+}
+
+#[derive(Serialize)]
+pub struct SecretRef {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@uuid")]
+    pub uuid: String,
+}
+
+#[derive(Serialize)]
+pub struct Backing {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    pub format: Format,
+    pub source: Source,
+    #[serde(rename = "backingStore")]
+    pub end: Empty,
+}
+
+#[derive(Serialize)]
+pub struct Format {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Target {
+    #[serde(rename = "@dev")]
+    pub dev: &'static str,
+    #[serde(rename = "@bus")]
+    pub bus: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Controller {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@index")]
+    pub index: u32,
+    #[serde(rename = "@model", skip_serializing_if = "Option::is_none")]
+    pub model: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<PortTarget>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<GuestAddress>,
+}
+
+#[derive(Serialize)]
+pub struct PortTarget {
+    #[serde(rename = "@hotplug")]
+    pub hotplug: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Channel {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    pub source: ChannelSource,
+    pub target: ChannelTarget,
+}
+
+#[derive(Serialize)]
+pub struct ChannelSource {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@path")]
+    pub path: String,
+}
+
+#[derive(Serialize)]
+pub struct ChannelTarget {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@name")]
+    pub name: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Tpm {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+    pub backend: TpmBackend,
+}
+
+#[derive(Serialize)]
+pub struct TpmBackend {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@version")]
+    pub version: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Hostdev {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@managed")]
+    pub managed: &'static str,
+    pub source: HostdevSource,
+    pub rom: Rom,
+    pub address: GuestAddress,
+}
+
+#[derive(Serialize)]
+pub struct HostdevSource {
+    pub address: HostAddress,
+}
+
+#[derive(Serialize)]
+pub struct HostAddress {
+    #[serde(rename = "@domain")]
+    pub domain: String,
+    #[serde(rename = "@bus")]
+    pub bus: String,
+    #[serde(rename = "@slot")]
+    pub slot: String,
+    #[serde(rename = "@function")]
+    pub function: String,
+}
+
+#[derive(Serialize)]
+pub struct Rom {
+    #[serde(rename = "@bar")]
+    pub bar: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct GuestAddress {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    #[serde(rename = "@domain")]
+    pub domain: &'static str,
+    #[serde(rename = "@bus")]
+    pub bus: String,
+    #[serde(rename = "@slot")]
+    pub slot: &'static str,
+    #[serde(rename = "@function")]
+    pub function: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Model {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Rng {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+    pub backend: RngBackend,
+    pub address: GuestAddress,
+}
+
+#[derive(Serialize)]
+pub struct RngBackend {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+    #[serde(rename = "$text")]
+    pub source: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Vsock {
+    #[serde(rename = "@model")]
+    pub model: &'static str,
+    pub cid: Cid,
+    pub address: GuestAddress,
+}
+
+#[derive(Serialize)]
+pub struct Cid {
+    #[serde(rename = "@auto")]
+    pub auto: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename = "secret")]
+pub struct Secret {
+    #[serde(rename = "@ephemeral")]
+    pub ephemeral: &'static str,
+    #[serde(rename = "@private")]
+    pub private: &'static str,
+    pub uuid: String,
+    pub description: &'static str,
+    pub usage: Usage,
+}
+
+#[derive(Serialize)]
+pub struct Usage {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+    pub volume: String,
+}

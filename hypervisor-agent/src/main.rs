@@ -1,0 +1,240 @@
+//! `holm-agent`: the command line.
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use holm_agent::{
+    config::{Config, HostConfig},
+    converge::{Driver, Engine, Limits, Record},
+    edge::Host,
+    real::RealHost,
+    session::{Identity, Session, chain},
+    simulate::SimulatedHost,
+};
+use holm_proto::v1;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use serde_json::{Value, json};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// For calls to the outside to come to their end when the agent is told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Threads that may wait for a disk or a socket at a time.
+const MOST_BLOCKING: usize = 16;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Parser)]
+#[command(name = "holm-agent", version, about = "The agent of a host that Holm splits into slices")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep a session with holmd and bring this host to what it wants
+    Serve(Where),
+    /// Print what this host has, as JSON
+    Inventory(Where),
+    /// Check the configuration, the identity and what they name
+    Check(Where),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Where {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/holm/agent.toml")]
+    config: PathBuf,
+    /// Use no real host but a simulated one, and say so wherever it is shown
+    #[arg(long, value_name = "MACHINE")]
+    simulate: Option<Simulated>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Simulated {
+    /// 16 GPUs, 12 NVSwitches
+    Dgx2,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(place) => serve(&place),
+        Command::Inventory(place) => inventory(&place),
+        Command::Check(place) => check(&place),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut io::stdout());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holm-agent: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Keys pass through this process: no core dump gets at them, not even one that is piped to a program, which no
+/// limit of the unit's holds back.
+fn harden() -> Result<(), Failure> {
+    let failed = |error| format!("core dumps cannot be switched off: {error}");
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?)
+}
+
+fn serve(place: &Where) -> Result<(), Failure> {
+    harden()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    let config = Config::load(&place.config)?;
+    let host = host(&config, place.simulate)?;
+    let (record, loaded) = Record::open(&config.agent.record)?;
+    let simulated = host.simulated();
+    let engine = Engine::new(host, record, loaded, Limits::new(config.agent.boot_limit()));
+    let driver = Arc::new(Driver::start(Arc::new(engine))?);
+    let session = Session::new(Arc::clone(&driver), &config.agent.identity);
+    // One thread: it waits for messages and carries bytes; what takes time has threads of its own.
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().max_blocking_threads(MOST_BLOCKING).build()?;
+    runtime.block_on(async {
+        let (tell, told) = watch::channel(false);
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut first = true;
+        let up = |identity: &Identity| {
+            if std::mem::take(&mut first) {
+                let note = if simulated { ", simulated" } else { "" };
+                let line = format!("holm-agent ready: {} with {}{note}", identity.host, identity.server);
+                // A standard output that is closed is no reason to end.
+                let _ = writeln!(io::stdout(), "{line}");
+            }
+        };
+        tokio::select! {
+            () = session.keep(told, up) => {}
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        let _ = tell.send(true);
+        Ok::<(), io::Error>(())
+    })?;
+    tracing::info!("stopping: machines run on");
+    if !driver.stop(STOP_LIMIT) {
+        tracing::warn!("a call to the outside has not ended: the next agent takes it up again");
+    }
+    runtime.shutdown_timeout(Duration::ZERO);
+    Ok(())
+}
+
+fn inventory(place: &Where) -> Result<(), Failure> {
+    let config = Config::load(&place.config)?;
+    let host = host(&config, place.simulate)?;
+    let mut shown = described(&host.inventory()?);
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("platform".to_owned(), json!(host.platform()));
+        fields.insert("simulated".to_owned(), json!(host.simulated()));
+    }
+    Ok(writeln!(io::stdout(), "{shown:#}")?)
+}
+
+fn check(place: &Where) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    let config = Config::load(&place.config)?;
+    writeln!(out, "configuration  {}", place.config.display())?;
+    let mut wrong = Vec::new();
+    match Identity::load(&config.agent.identity) {
+        Ok(identity) => writeln!(out, "identity       {} with {}", identity.host, identity.server)?,
+        Err(error) => wrong.push(chain(&error)),
+    }
+    let host = host(&config, place.simulate)?;
+    if let Some(real) = config.host.as_ref().filter(|_| !host.simulated()) {
+        wrong.extend(missing(real));
+    }
+    let inventory = host.inventory()?;
+    let gpus = || inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu);
+    writeln!(out, "GPUs           {} of {}", gpus().count(), host.platform())?;
+    if gpus().count() == 0 {
+        wrong.push("there is no GPU: see `gpus` in `[host.devices]`".to_owned());
+    }
+    for gpu in gpus() {
+        if !gpu.problem.is_empty() {
+            wrong.push(format!("`{}`: {}", gpu.address, gpu.problem));
+        } else if gpu.physical_id.is_none() {
+            wrong.push(format!("`{}` has no number in `physical_ids`: it is never handed out", gpu.address));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(writeln!(out, "all is well")?);
+    }
+    Err(wrong.join("\nholm-agent: ").into())
+}
+
+/// Files that the configuration names and that are not there.
+fn missing(host: &HostConfig) -> Vec<String> {
+    let files: [&Path; 4] =
+        [&host.storage.base_image, &host.storage.qemu_img, &host.guest.kernel, &host.guest.initrd];
+    let missing = files.into_iter().filter(|file| !file.is_file());
+    missing.map(|file| format!("there is no file `{}`", file.display())).collect()
+}
+
+fn host(config: &Config, simulate: Option<Simulated>) -> Result<Arc<dyn Host>, Failure> {
+    match (simulate, &config.host) {
+        (Some(Simulated::Dgx2), _) => {
+            let directory = config.simulate.directory.clone();
+            let directory = directory.unwrap_or_else(|| config.agent.record.join("simulated"));
+            Ok(Arc::new(SimulatedHost::new(&directory, config.simulate.clone())?))
+        }
+        (None, Some(host)) => Ok(Arc::new(RealHost::new(host.clone())?)),
+        (None, None) => {
+            Err("the configuration has no section `[host]`: write one, or say `--simulate dgx2`".into())
+        }
+    }
+}
+
+fn described(inventory: &v1::Inventory) -> Value {
+    let device = |device: &v1::PciDevice| {
+        let kind = match device.kind() {
+            v1::DeviceKind::Gpu => "gpu",
+            v1::DeviceKind::Nvswitch => "nvswitch",
+            v1::DeviceKind::Unspecified => "unknown",
+        };
+        json!({
+            "address": device.address,
+            "kind": kind,
+            "id": device.id,
+            "numa_node": device.numa_node,
+            "iommu_group": device.iommu_group,
+            "physical_id": device.physical_id,
+            "driver": device.driver,
+            "reset_methods": device.reset_methods,
+            "memory_bytes": device.memory_bytes,
+            "problem": device.problem,
+        })
+    };
+    json!({
+        "cpus": inventory.cpus,
+        "numa_nodes": inventory.numa_nodes,
+        "memory_mib": inventory.memory_mib,
+        "iommu": inventory.iommu,
+        "kernel": inventory.kernel,
+        "devices": inventory.devices.iter().map(device).collect::<Vec<Value>>(),
+    })
+}

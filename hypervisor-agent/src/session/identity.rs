@@ -1,0 +1,118 @@
+//! Who this host is, and who holmd is: the directory that `holm enrol --dir` wrote. It is read again for each
+//! session, so that a renewed certificate is used without a restart.
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+use serde::Deserialize;
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+const KEY: &str = "key.pem";
+const CERTIFICATE: &str = "cert.pem";
+const AUTHORITY: &str = "ca.pem";
+const PROFILE: &str = "profile.toml";
+/// What TLS is to carry.
+const HTTP2: &[u8] = b"h2";
+
+/// What it takes to dial holmd.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// HOST:PORT.
+    pub server: String,
+    /// The name of this host.
+    pub host: String,
+    pub(super) name: ServerName<'static>,
+    pub(super) tls: Arc<ClientConfig>,
+}
+
+/// Why holmd cannot be dialled.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is no such file.
+    #[error("`{}` cannot be read: enrol this host with `holm enrol CODE --dir {}`", path.display(), directory.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where it should be.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Everybody on this host could speak for it.
+    #[error("`{}` can be read by others: run `chmod 600 {}`", .0.display(), .0.display())]
+    Open(PathBuf),
+    /// It is not what it should be.
+    #[error("`{}` cannot be used: {why}", path.display())]
+    Bad {
+        /// The file.
+        path: PathBuf,
+        /// In what way.
+        why: String,
+    },
+}
+
+/// What `holm enrol` notes beside the certificate. It may come to note more.
+#[derive(Deserialize)]
+struct Profile {
+    server: String,
+    identity: String,
+}
+
+impl Identity {
+    /// Reads the directory.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let path = |name: &str| directory.join(name);
+        let bad = |name: &str, why: String| IdentityError::Bad { path: path(name), why };
+        let read = |name: &str| {
+            fs::read(path(name)).map_err(|source| IdentityError::Read {
+                path: path(name),
+                directory: directory.to_owned(),
+                source,
+            })
+        };
+        let key = read(KEY)?;
+        let mode = fs::metadata(path(KEY)).map_err(|error| bad(KEY, error.to_string()))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::Open(path(KEY)));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad(KEY, error.to_string()))?;
+        let chain = certificates(&read(CERTIFICATE)?).map_err(|why| bad(CERTIFICATE, why))?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates(&read(AUTHORITY)?).map_err(|why| bad(AUTHORITY, why))? {
+            roots.add(root).map_err(|error| bad(AUTHORITY, error.to_string()))?;
+        }
+        let profile = String::from_utf8(read(PROFILE)?).map_err(|error| bad(PROFILE, error.to_string()))?;
+        let profile: Profile = toml::from_str(&profile).map_err(|error| bad(PROFILE, error.to_string()))?;
+        let name = match profile.server.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok() => {
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                ServerName::try_from(host).map_err(|error| bad(PROFILE, error.to_string()))?
+            }
+            _ => return Err(bad(PROFILE, format!("`{}` is not HOST:PORT", profile.server.escape_debug()))),
+        };
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| bad(CERTIFICATE, error.to_string()))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| bad(CERTIFICATE, error.to_string()))?;
+        tls.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self { server: profile.server, host: profile.identity, name, tls: Arc::new(tls) })
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
+    }
+}

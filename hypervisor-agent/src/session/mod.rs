@@ -1,0 +1,342 @@
+//! The stream to holmd: what is wanted comes in, what is observed goes out.
+//!
+//! ```text
+//!           dial, TLS 1.3 both ways            Hello                Intended
+//!   Apart ───────────────────────────▶ Dialled ───────▶ Greeted ─────────────▶ Together
+//!     ▲                                   │                │                      │
+//!     └────────── pause, longer each time, at random ◀─────┴──────────────────────┘
+//! ```
+//!
+//! * Nothing is reported before holmd has said what it wants: a report is of an intention.
+//! * Observed goes out at each change and at least every few seconds, whole.
+//! * A volume's key is asked for once a session; evidence is reported once a session until holmd no longer
+//!   lists its run.
+//! * When the stream ends, what runs keeps running and nothing new starts (`converge`).
+
+mod identity;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+
+pub use self::identity::{Identity, IdentityError};
+
+use self::tunnel::Tunnels;
+use crate::{
+    converge::{Driver, KeyWanted, Refused},
+    edge::EdgeError,
+};
+use holm_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        self, FromAgent, Hello, KeyRequest, ToAgent, agent_service_client::AgentServiceClient, from_agent,
+        to_agent,
+    },
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+/// holmd hears from this host at least this often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// To reach holmd and agree on TLS.
+const DIAL_LIMIT: Duration = Duration::from_secs(15);
+/// For holmd to take the stream.
+const GREET_LIMIT: Duration = Duration::from_secs(30);
+/// For a message to leave, when holmd does not read.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// A peer that does not answer this long is gone.
+const PEER_LIMIT: Duration = Duration::from_secs(10);
+/// Messages that wait to be sent.
+const QUEUE: usize = 32;
+/// The pause after the first failure, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// A session that lasted this long was a good one.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Why a session did not come to be, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// This host cannot say who it is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// holmd is not there, or not holmd.
+    #[error("`{0}` cannot be reached")]
+    Dial(String, #[source] tonic::transport::Error),
+    /// holmd said no.
+    #[error("holmd ended the session: {}", .0.message().escape_debug())]
+    Status(Status),
+    /// holmd said nothing: it ended, or the network did.
+    #[error("the connection to holmd broke")]
+    Broken,
+    /// holmd closed the stream.
+    #[error("holmd ended the session")]
+    Ended,
+    /// Something took too long.
+    #[error("{0}")]
+    Late(&'static str),
+    /// The machine could not be described.
+    #[error("the machine cannot be described: {0}")]
+    Machine(EdgeError),
+    /// What holmd wants is not taken: this is no holmd to work for.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A thread of this process broke off.
+    #[error("the agent is at fault")]
+    Internal(#[from] JoinError),
+}
+
+impl From<Status> for SessionError {
+    fn from(status: Status) -> Self {
+        // What holmd says comes without a cause; what the transport says comes with one.
+        if std::error::Error::source(&status).is_some() { Self::Broken } else { Self::Status(status) }
+    }
+}
+
+/// This host's side.
+#[derive(Debug, Clone)]
+pub struct Session {
+    driver: Arc<Driver>,
+    identity: PathBuf,
+    /// Tells this run of the agent from others: between two of them nobody watches the devices.
+    watch: String,
+}
+
+/// What was said in one session.
+#[derive(Default)]
+struct Said {
+    observed: Option<v1::Observed>,
+    keys: BTreeSet<KeyWanted>,
+    runs: BTreeSet<String>,
+}
+
+/// While it lives there is a session.
+struct Present<'a>(&'a Driver);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.engine().disconnected();
+    }
+}
+
+impl Session {
+    /// A host whose identity lies in this directory.
+    pub fn new(driver: Arc<Driver>, identity: &Path) -> Self {
+        Self { driver, identity: identity.to_owned(), watch: uuid::Uuid::new_v4().to_string() }
+    }
+
+    /// Keeps a session with holmd until it is told to stop. `up` is called each time one has begun.
+    pub async fn keep(&self, mut stop: watch::Receiver<bool>, mut up: impl FnMut(&Identity)) {
+        let mut pause = PAUSES.0;
+        loop {
+            let began = Instant::now();
+            let outcome = tokio::select! {
+                outcome = self.once(&mut up) => outcome,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let Err(error) = outcome;
+            if began.elapsed() > GOOD {
+                pause = PAUSES.0;
+            }
+            let this = jittered(pause);
+            tracing::warn!(again_in_ms = this.as_millis(), "no session with holmd: {}", chain(&error));
+            pause = pause.saturating_mul(2).min(PAUSES.1);
+            tokio::select! {
+                () = tokio::time::sleep(this) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    async fn once(&self, up: &mut impl FnMut(&Identity)) -> Result<Infallible, SessionError> {
+        let directory = self.identity.clone();
+        let identity = tokio::task::spawn_blocking(move || Identity::load(&directory)).await??;
+        let channel = dial(&identity).await?;
+        let client = AgentServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let _present = Present(&self.driver);
+        let (send, receive) = mpsc::channel(QUEUE);
+        say(&send, from_agent::Body::Hello(self.hello().await?)).await?;
+        let mut greeted = client.clone();
+        let stream = greeted.session(ReceiverStream::new(receive));
+        let incoming = timeout(GREET_LIMIT, stream)
+            .await
+            .map_err(|_| SessionError::Late("holmd does not answer a greeting"))??
+            .into_inner();
+        tracing::info!(server = identity.server, "session with holmd");
+        up(&identity);
+        self.talk(client, send, incoming).await
+    }
+
+    async fn hello(&self) -> Result<Hello, SessionError> {
+        let engine = self.driver.engine();
+        let host = Arc::clone(engine.host());
+        let inventory = tokio::task::spawn_blocking(move || host.inventory()).await?;
+        Ok(Hello {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            simulated: engine.host().simulated(),
+            platform: engine.host().platform().to_owned(),
+            inventory: Some(inventory.map_err(SessionError::Machine)?),
+            seen_generation: engine.seen(),
+            watch: self.watch.clone(),
+        })
+    }
+
+    async fn talk(
+        &self,
+        client: AgentServiceClient<Channel>,
+        send: mpsc::Sender<FromAgent>,
+        mut incoming: Streaming<ToAgent>,
+    ) -> Result<Infallible, SessionError> {
+        let engine = self.driver.engine();
+        let mut changed = engine.subscribe();
+        let mut beat = interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // They end with the session.
+        let mut connections = JoinSet::new();
+        let tunnels = Tunnels::default();
+        let mut said = Said::default();
+        let mut together = false;
+        loop {
+            let mut due = false;
+            tokio::select! {
+                message = incoming.message() => {
+                    match message?.ok_or(SessionError::Ended)?.body {
+                        Some(to_agent::Body::Intended(intended)) => {
+                            self.intend(intended).await?;
+                            together = true;
+                        }
+                        Some(to_agent::Body::VolumeKey(key)) => engine.take_key(key),
+                        Some(to_agent::Body::KeyRefused(refused)) => engine.refuse_key(&refused),
+                        Some(to_agent::Body::OpenTunnel(open)) => {
+                            let carried = tunnels.clone().carry(Arc::clone(engine), client.clone(), open);
+                            connections.spawn(carried);
+                        }
+                        // A newer holmd says what this agent does not know yet.
+                        None => tracing::warn!("holmd said what is not understood"),
+                    }
+                }
+                // It lives as long as this does.
+                _ = changed.changed() => {}
+                _ = beat.tick() => due = true,
+                Some(_) = connections.join_next() => {}
+            }
+            if together {
+                self.report(&send, &mut said, due).await?;
+            }
+        }
+    }
+
+    async fn intend(&self, intended: v1::Intended) -> Result<(), SessionError> {
+        let driver = Arc::clone(&self.driver);
+        // It writes to a disk.
+        Ok(tokio::task::spawn_blocking(move || driver.intend(intended)).await??)
+    }
+
+    /// Says what has not been said in this session. Keys first: a slice waits for them.
+    async fn report(
+        &self,
+        send: &mpsc::Sender<FromAgent>,
+        said: &mut Said,
+        due: bool,
+    ) -> Result<(), SessionError> {
+        let engine = self.driver.engine();
+        for wanted in engine.keys_wanted() {
+            if said.keys.insert(wanted.clone()) {
+                let request = KeyRequest {
+                    slice_id: wanted.slice.to_string(),
+                    volume_id: wanted.volume.to_string(),
+                    generation: wanted.generation,
+                };
+                say(send, from_agent::Body::KeyRequest(request)).await?;
+            }
+        }
+        let reports = engine.reports();
+        let observed = engine.observed();
+        if let Some(observed) = observed.filter(|observed| due || said.observed.as_ref() != Some(observed)) {
+            said.observed = Some(observed.clone());
+            say(send, from_agent::Body::Observed(observed)).await?;
+        }
+        for report in reports {
+            if said.runs.insert(report.run_id.clone()) {
+                say(send, from_agent::Body::SanitiseReport(report)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn say(send: &mpsc::Sender<FromAgent>, body: from_agent::Body) -> Result<(), SessionError> {
+    match timeout(SEND_LIMIT, send.send(FromAgent { body: Some(body) })).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(SessionError::Ended),
+        Err(_) => Err(SessionError::Late("holmd does not read what it is sent")),
+    }
+}
+
+/// TLS is made here and not by tonic, which knows neither of TLS 1.3 alone nor of renewed certificates.
+async fn dial(identity: &Identity) -> Result<Channel, SessionError> {
+    let failed = |error| SessionError::Dial(identity.server.clone(), error);
+    let endpoint = Endpoint::from_shared(format!("http://{}", identity.server))
+        .map_err(failed)?
+        .connect_timeout(DIAL_LIMIT)
+        .http2_keep_alive_interval(PEER_LIMIT)
+        .keep_alive_timeout(PEER_LIMIT)
+        .keep_alive_while_idle(true);
+    let dialled = identity.clone();
+    let connector = tower::service_fn(move |_| {
+        let identity = dialled.clone();
+        async move {
+            let stream = TcpStream::connect(&identity.server).await?;
+            stream.set_nodelay(true)?;
+            let tls = TlsConnector::from(Arc::clone(&identity.tls)).connect(identity.name, stream).await?;
+            Ok::<_, io::Error>(TokioIo::new(tls))
+        }
+    });
+    timeout(DIAL_LIMIT, endpoint.connect_with_connector(connector))
+        .await
+        .map_err(|_| SessionError::Late("holmd does not answer a call"))?
+        .map_err(failed)
+}
+
+/// Half of it at least, so that hosts that lost holmd together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [128];
+    // Without chance it is merely less well spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let [byte] = byte;
+    pause.mul_f64(0.5 + f64::from(byte) / 512.0)
+}
+
+/// An error with its causes, on one line; a cause that repeats what was said is left out.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
