@@ -1,0 +1,84 @@
+//! The demo: boots the virtual DGX-2, opens a site on it, tells the story, prints how long it took.
+
+use clap::Parser;
+use holm_tests::ground::{Ground, Machine};
+use holm_tests::site::{Plan, Site};
+use holm_tests::stages::Stages;
+use holm_tests::{Outcome, faults, show, story};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The main job of Holm on a virtual DGX-2, from request to destroyed.
+#[derive(Parser)]
+struct Options {
+    /// The checkout.
+    #[arg(long)]
+    repository: PathBuf,
+    /// Leave the machine running afterwards, and say how to get in.
+    #[arg(long)]
+    keep: bool,
+    /// Afterwards, on the same machine: kills, cuts and races.
+    #[arg(long)]
+    suite: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut stages = Stages::default();
+    let outcome = run(&options, &mut stages);
+    println!("\n{}", stages.table());
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("the demo failed: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, stages: &mut Stages) -> Outcome {
+    let scratch = tempfile::Builder::new().prefix("holm-demo-").tempdir()?;
+    let dir = scratch.path().join("machine");
+    let home = scratch.path().join("people");
+    std::fs::create_dir_all(&home)?;
+    let machine =
+        stages.time("a virtual DGX-2 boots", || Machine::boot(&options.repository, &dir, options.keep))?;
+    let ports = machine.ports()?;
+    let binaries = std::env::current_exe()?.parent().ok_or("the demo lies nowhere")?.to_owned();
+    let plan = Plan {
+        ground: Ground::Virtual(machine),
+        binaries,
+        root: "/var/lib/holm/site".into(),
+        home: home.clone(),
+        ports,
+        agent_config: Some("/var/lib/holm/agent.toml".into()),
+    };
+    let site = stages.time("holmd and the agent start", || Site::open(plan))?;
+    let told = story::tell(&site, stages).and_then(|()| match options.suite {
+        true => stages.time("what goes wrong", || faults::on_the_machine(&site)),
+        false => Ok(()),
+    });
+    if told.is_err() {
+        show::heading("what the daemons say");
+        let logs = site.host(&format!("tail -n 25 {}/*.log", site.root().display()))?;
+        logs.lines().for_each(show::printed);
+    }
+    if options.keep {
+        let kept = scratch.keep();
+        if let Some(machine) = site.ground().machine() {
+            let [enter, end] = machine.ways_in();
+            show::heading("the virtual DGX-2 keeps running");
+            println!("   log in to the host:    {enter}");
+            println!(
+                "   be the operator:       export HOLM_CONFIG={} HOLM_PROFILE=olga; {}/holm host show",
+                home.display(),
+                site.binaries().display()
+            );
+            println!(
+                "   be somebody else:      HOLM_PROFILE=frida (officer), cleo (lead), carl (researcher)"
+            );
+            println!("   end it:                {end} && rm -r {}", kept.display());
+        }
+    }
+    told
+}

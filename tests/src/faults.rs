@@ -1,0 +1,192 @@
+//! What goes wrong, and must end as if it had not: kills, a host cut off, a full host, a race, requests
+//! that make no sense. Each part works on the simulated host and on the virtual DGX-2 alike.
+
+use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
+use crate::{Outcome, demand, show};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+/// How long a machine may take to come up, or to go.
+const LIMIT: &str = "30m";
+/// A machine small enough for an emulated host, whatever GPUs it has.
+const SMALL: [&str; 6] = ["--vcpus", "1", "--memory", "512M", "--disk", "4G"];
+
+/// All of it, on a machine where the story has been told: B and C run there.
+pub fn on_the_machine(site: &Site) -> Outcome {
+    lead(site, "dina", "stroke-ward")?;
+    nonsense(site, "dina", "stroke-ward")?;
+    race(site, "dina", "stroke-ward")?;
+    cut_off(site, "bo", "gait-lab/main")?;
+    killed_all_along(site, "dina", "stroke-ward/killed")
+}
+
+/// A lead with a project.
+pub fn lead(site: &Site, name: &str, project: &str) -> Outcome {
+    site.invite(OPERATOR, name, Some("lead"))?;
+    site.ok(name, &["project", "create", project, "--level", "2", "--purpose", "what goes wrong"]).map(drop)
+}
+
+/// Asks for a slice and has it approved.
+pub fn ask(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
+    let gpus = gpus.to_string();
+    let arguments: Vec<&str> =
+        ["slice", "request", slice, "--gpus", &gpus].into_iter().chain(SMALL).collect();
+    site.ok(lead, &arguments)?;
+    site.ok(OFFICERS[0], &["slice", "approve", slice]).map(drop)
+}
+
+/// Asks for what there cannot be. Nothing is kept of it, and the log names who was refused.
+pub fn nonsense(site: &Site, lead: &str, project: &str) -> Outcome {
+    let before = slices(site, lead)?.len();
+    for (gpus, word) in [("3", "ask for 4"), ("17", "has 16 GPUs"), ("0", "at least 1 GPU")] {
+        let said = site.refused(lead, &["slice", "request", &format!("{project}/odd"), "--gpus", gpus])?;
+        demand(said.contains(word), format!("asked for {gpus} GPUs, holm said: {said}"))?;
+    }
+    for (name, word) in [("../x", "is not a name"), ("", "name"), ("æ", "is not a name")] {
+        let said = site.refused(lead, &["project", "create", name, "--level", "2", "--purpose", "x"])?;
+        demand(said.contains(word), format!("for the name `{name}`, holm said: {said}"))?;
+    }
+    let said = site.refused(lead, &["project", "create", project, "--level", "2", "--purpose", "again"])?;
+    demand(said.contains("registered already"), format!("for a duplicate, holm said: {said}"))?;
+    demand(slices(site, lead)?.len() == before, "a refused request left something")?;
+    let log = site.json(OFFICERS[0], &["audit", "log", "--person", lead, "--outcome", "refused"])?;
+    let refusals = log.as_array().map_or(0, Vec::len);
+    demand(refusals >= 5, format!("the log has {refusals} refusals of {lead}"))?;
+    show::seen(
+        "3, 17 and 0 GPUs, bad names and a duplicate are refused in words, logged, and change nothing",
+    );
+    Ok(())
+}
+
+/// Two requests for the last eight: one gets them, the other waits, is not lost, and gets them next.
+pub fn race(site: &Site, lead: &str, project: &str) -> Outcome {
+    let both = [format!("{project}/first"), format!("{project}/second")];
+    for slice in &both {
+        let arguments: Vec<&str> =
+            ["slice", "request", slice, "--gpus", "8"].into_iter().chain(SMALL).collect();
+        site.ok(lead, &arguments)?;
+    }
+    // At the same moment, by two officers.
+    let mut approving = Vec::new();
+    for (officer, slice) in OFFICERS.iter().zip(&both) {
+        let mut command = site.command(officer, &["slice", "approve", slice]);
+        approving.push(command.stdout(Stdio::null()).spawn()?);
+    }
+    for mut child in approving {
+        demand(child.wait()?.success(), "an approval failed")?;
+    }
+    let placed = |slice: &str| -> Outcome<bool> {
+        Ok(site.json(lead, &["slice", "show", slice])?["host"].as_str().is_some_and(|h| !h.is_empty()))
+    };
+    for slice in &both {
+        until(site, lead, slice, |s| text(s, "state").is_ok_and(|state| state != "approved") || queued(s))?;
+    }
+    let (first, second) = (placed(&both[0])?, placed(&both[1])?);
+    demand(first != second, format!("of two that race, placed are: {first} and {second}"))?;
+    let [winner, loser] = if first { [&both[0], &both[1]] } else { [&both[1], &both[0]] };
+    let waiting = site.ok(lead, &["slice", "explain", loser])?;
+    demand(waiting.contains("queued: no"), format!("the loser says: {waiting}"))?;
+    show::seen(
+        "of two requests that race for the last eight GPUs one gets them, the other is queued and says why",
+    );
+    close(site, lead, winner)?;
+    until(site, lead, loser, |s| s["host"].as_str().is_some_and(|h| !h.is_empty()))?;
+    show::seen("when they are free and clean again, the queued one gets them");
+    close(site, lead, loser)
+}
+
+/// Without its agent a host is offline, what runs there runs on, and nothing is forgotten.
+pub fn cut_off(site: &Site, lead: &str, slice: &str) -> Outcome {
+    site.kill(Daemon::Agent)?;
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    demand(host["online"] != Value::Bool(true), "a host without an agent is shown online")?;
+    let still = site.json(lead, &["slice", "show", slice])?;
+    demand(text(&still, "state")? == "ready", "a running slice changed because its agent was cut off")?;
+    if site.ground().machine().is_some() {
+        let running = site.host("virsh -c qemu:///system list --name --state-running")?;
+        demand(running.contains(text(&still, "id")?), "the machine stopped with the agent")?;
+    }
+    site.start(Daemon::Agent)?;
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    demand(host["online"] == Value::Bool(true), "the host did not come back")?;
+    let still = site.json(lead, &["slice", "show", slice])?;
+    demand(text(&still, "state")? == "ready", "a running slice changed because its agent came back")?;
+    show::seen("cut off, the host is shown offline and its machines run on; back again, nothing has changed");
+    Ok(())
+}
+
+/// Kills holmd and the agent on the way up and on the way down: the same end, the same evidence.
+pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
+    let shot = |state: &[&str], daemon: Daemon| -> Outcome {
+        until(site, lead, slice, |s| text(s, "state").is_ok_and(|now| state.contains(&now)))?;
+        site.kill(daemon)?;
+        site.start(daemon)
+    };
+    ask(site, lead, slice, 1)?;
+    let up = ["placed", "preparing", "booting", "ready"];
+    shot(&up, Daemon::Agent)?;
+    shot(&up, Daemon::Holmd)?;
+    shot(&["booting", "ready"], Daemon::Agent)?;
+    shot(&["booting", "ready"], Daemon::Holmd)?;
+    site.ok(lead, &["wait", slice, "ready", "--timeout", LIMIT])?;
+    let devices = list(&site.json(lead, &["slice", "show", slice])?, "devices")?.clone();
+    if site.ground().machine().is_some() {
+        let id = site.json(lead, &["slice", "show", slice])?;
+        let names = site.host("virsh -c qemu:///system list --all --name")?;
+        demand(
+            names.matches(text(&id, "id")?).count() == 1,
+            "there is not exactly one machine of the slice",
+        )?;
+    }
+    site.ok(lead, &["slice", "close", slice, "--yes"])?;
+    let down = ["closing", "destroying", "destroyed"];
+    shot(&down, Daemon::Agent)?;
+    shot(&down, Daemon::Holmd)?;
+    site.ok(lead, &["wait", slice, "destroyed", "--timeout", LIMIT])?;
+    let end = site.json(lead, &["slice", "certificate", slice])?;
+    let body: Value = match end["body"].as_str() {
+        Some(text) => serde_json::from_str(text)?,
+        None => end,
+    };
+    let evidence = list(&body, "devices")?;
+    demand(evidence.len() == devices.len(), "the certificate does not have evidence for every device")?;
+    demand(evidence.iter().all(|e| e["cleaned"] == Value::Bool(true)), "a device was not cleaned")?;
+    site.ok(OFFICERS[0], &["audit", "verify"])?;
+    show::seen(
+        "killed with -9 at six points, holmd and the agent come to the same end, with the same evidence",
+    );
+    Ok(())
+}
+
+fn close(site: &Site, lead: &str, slice: &str) -> Outcome {
+    site.ok(lead, &["slice", "close", slice, "--yes"])?;
+    site.ok(lead, &["wait", slice, "destroyed", "--timeout", LIMIT]).map(drop)
+}
+
+fn queued(slice: &Value) -> bool {
+    slice["reason"].as_str().is_some_and(|reason| reason.starts_with("queued"))
+}
+
+fn slices(site: &Site, lead: &str) -> Outcome<Vec<Value>> {
+    Ok(site.json(lead, &["slice", "list"])?.as_array().cloned().unwrap_or_default())
+}
+
+/// Watches a slice until it is as it should be.
+fn until(site: &Site, who: &str, slice: &str, holds: impl Fn(&Value) -> bool) -> Outcome<Value> {
+    let mut command = site.command(who, &["slice", "watch", slice, "--format", "json", "--timeout", LIMIT]);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+    let mut found = None;
+    for line in lines {
+        let now: Value = serde_json::from_str(&line?)?;
+        if holds(&now) {
+            found = Some(now);
+            break;
+        }
+    }
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait()?;
+    found.ok_or_else(|| format!("{slice} never came to what was waited for").into())
+}

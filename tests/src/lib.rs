@@ -1,0 +1,32 @@
+//! Holm as a whole, under test: the binaries as they are shipped, driven by the real command line.
+//!
+//! ```text
+//!   Ground ── where holmd and the agent run: this machine, or the virtual DGX-2 over SSH
+//!     └─ Site ── one holmd, one agent, their files; started, killed and started again
+//!          └─ Person ── somebody with a profile, who types `holm …`
+//!   story  ── the main job from request to destroyed, as a demo and as assertions
+//!   faults ── what goes wrong on the same machine: kills, cuts, races
+//! ```
+//!
+//! Nothing here waits for seconds: every wait is for an event, with a limit.
+
+#![allow(clippy::indexing_slicing, reason = "this crate is tests; in JSON, what is not there reads as null")]
+
+pub mod by_hand;
+pub mod faults;
+pub mod ground;
+pub mod show;
+pub mod site;
+pub mod stages;
+pub mod story;
+
+/// What went wrong, in words. Tests and the demo end with the first one.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The outcome of a step of a test.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// Fail with these words unless it holds.
+pub fn demand(holds: bool, otherwise: impl Into<String>) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise.into().into()) }
+}

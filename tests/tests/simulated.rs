@@ -1,0 +1,161 @@
+//! The shipped binaries on a simulated DGX-2: everything but the hardware, in seconds.
+
+use holm_tests::ground::Ground;
+use holm_tests::site::{Daemon, HOST, OFFICERS, OPERATOR, Plan, Site, list, text};
+use holm_tests::{Outcome, demand, faults};
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+/// A site of its own for one test; its files go with it.
+/// (Bindings are dropped last to first: the daemons end before their files go.)
+struct Simulated {
+    _files: tempfile::TempDir,
+    site: Site,
+}
+
+fn open() -> Outcome<Simulated> {
+    let files = tempfile::tempdir()?;
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let mut ports = [0; 2];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    drop(listeners);
+    let home = files.path().join("people");
+    std::fs::create_dir_all(&home)?;
+    let plan = Plan {
+        ground: Ground::Here,
+        binaries: binaries()?,
+        root: files.path().join("site"),
+        home,
+        ports,
+        agent_config: None,
+    };
+    let site = Site::open(plan)?;
+    site.all_clean(OPERATOR)?;
+    Ok(Simulated { _files: files, site })
+}
+
+/// Tests lie in `target/PROFILE/deps`, the binaries in `target/PROFILE`.
+fn binaries() -> Outcome<PathBuf> {
+    let test = std::env::current_exe()?;
+    let dir = test.parent().and_then(|deps| deps.parent()).ok_or("the test lies nowhere")?;
+    demand(
+        dir.join("holmd").exists(),
+        "there is no holmd: run `cargo build --bins` first, as tests/run does",
+    )?;
+    Ok(dir.to_owned())
+}
+
+#[test]
+fn the_story() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    site.invite(OPERATOR, "ada", Some("lead"))?;
+    site.invite(OPERATOR, "rosa", Some("researcher"))?;
+    site.invite(OPERATOR, "bo", Some("lead"))?;
+    site.ok("ada", &["project", "create", "heart-study", "--level", "3", "--purpose", "strokes"])?;
+    site.ok("ada", &["project", "add-member", "heart-study", "rosa"])?;
+    let dry = site.ok("ada", &["slice", "request", "heart-study/main", "--gpus", "2", "--dry-run"])?;
+    demand(dry.contains("2"), "a dry run shows what would be asked for")?;
+    demand(
+        site.json("ada", &["slice", "list"])?.as_array().is_some_and(Vec::is_empty),
+        "a dry run left something",
+    )?;
+    site.ok("ada", &["slice", "request", "heart-study/main", "--gpus", "2"])?;
+    let said = site.refused("ada", &["slice", "approve", "heart-study/main"])?;
+    demand(said.contains("officer"), said)?;
+    let said = site.refused("bo", &["project", "create", "open", "--level", "0", "--purpose", "a course"])?;
+    demand(said.contains("shared cluster"), said)?;
+    site.ok(OFFICERS[0], &["slice", "approve", "heart-study/main"])?;
+    site.refused(OFFICERS[0], &["slice", "approve", "heart-study/main"])?;
+    site.ok(OFFICERS[1], &["slice", "approve", "heart-study/main"])?;
+    site.ok("ada", &["wait", "heart-study/main", "ready", "--timeout", "1m"])?;
+    let slice = site.json("ada", &["slice", "show", "heart-study/main"])?;
+    demand(list(&slice, "devices")?.len() == 2, "two GPUs were given")?;
+
+    // What one may not see is not found; what one may see and not do is refused.
+    let without_request = |said: String| -> Vec<String> {
+        said.lines().filter(|line| !line.contains("request ")).map(str::to_owned).collect()
+    };
+    let said = without_request(site.refused("bo", &["slice", "show", "heart-study/main"])?).join("\n");
+    let none = without_request(site.refused("bo", &["slice", "show", "no-such/main"])?).join("\n");
+    demand(
+        said.replace("heart-study", "X") == none.replace("no-such", "X"),
+        format!("a tenant can tell that another exists: {said} / {none}"),
+    )?;
+    site.refused(OPERATOR, &["slice", "ssh", "heart-study/main", "--", "true"])?;
+    site.refused(OPERATOR, &["audit", "log"])?;
+
+    site.ok("ada", &["slice", "close", "heart-study/main", "--yes"])?;
+    site.ok("ada", &["wait", "heart-study/main", "destroyed", "--timeout", "1m"])?;
+    let file = site.home().join("certificate");
+    let path = file.to_str().ok_or("a path in UTF-8")?;
+    site.ok("ada", &["slice", "certificate", "heart-study/main", "--out", path])?;
+    let key = site.ok(OFFICERS[0], &["audit", "key"])?;
+    site.ok("ada", &["certificate", "verify", path, "--key", &key])?;
+    let mut bytes = std::fs::read(&file)?;
+    bytes[40] ^= 1;
+    std::fs::write(&file, bytes)?;
+    site.refused("ada", &["certificate", "verify", path, "--key", &key])?;
+    site.ok(OFFICERS[0], &["audit", "verify"])?;
+
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    demand(host["simulated"] == Value::Bool(true), "a simulated host does not say that it is one")?;
+    let free = list(&host, "devices")?.iter().filter(|d| d["state"] == "free").count();
+    demand(free == 16, format!("{free} of 16 GPUs are free in the end"))
+}
+
+#[test]
+fn nonsense_and_races() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    faults::lead(&site, "dina", "stroke-ward")?;
+    faults::nonsense(&site, "dina", "stroke-ward")?;
+    // Half of the machine is taken, so that the last eight are the last.
+    faults::ask(&site, "dina", "stroke-ward/half", 8)?;
+    site.ok("dina", &["wait", "stroke-ward/half", "ready", "--timeout", "1m"])?;
+    faults::race(&site, "dina", "stroke-ward")
+}
+
+#[test]
+fn kills_and_cuts() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    faults::lead(&site, "dina", "stroke-ward")?;
+    faults::ask(&site, "dina", "stroke-ward/main", 1)?;
+    site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
+    faults::cut_off(&site, "dina", "stroke-ward/main")?;
+    faults::killed_all_along(&site, "dina", "stroke-ward/killed")
+}
+
+#[test]
+fn what_a_killed_holmd_stored_can_be_rebuilt_from_the_log() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    faults::lead(&site, "dina", "stroke-ward")?;
+    faults::ask(&site, "dina", "stroke-ward/main", 2)?;
+    site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
+    site.kill(Daemon::Holmd)?;
+    let holmd = format!("{}/holmd", site.binaries().display());
+    let config = format!("{}/holmd/holmd.toml", site.root().display());
+    site.host(&format!("{holmd} rebuild --config {config} --check"))?;
+    site.host(&format!("{holmd} rebuild --config {config}"))?;
+    site.start(Daemon::Holmd)?;
+    let slice = site.json("dina", &["slice", "show", "stroke-ward/main"])?;
+    demand(text(&slice, "state")? == "ready", "the slice is not what it was")
+}
+
+#[test]
+fn an_unknown_field_keeps_a_daemon_from_starting() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    site.kill(Daemon::Holmd)?;
+    site.configure("echo 'skip_sanitising = true' | cat - holmd.toml >new && mv new holmd.toml")?;
+    let said = site.start(Daemon::Holmd).err().ok_or("holmd started")?.to_string();
+    demand(said.contains("skip_sanitising") && said.contains("holmd.toml"), said)
+}
+
+#[test]
+fn idle_daemons_stay_small() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    let (holmd, agent) = (site.resident_mib(Daemon::Holmd)?, site.resident_mib(Daemon::Agent)?);
+    println!("resident: holmd {holmd:.1} MiB, holm-agent {agent:.1} MiB");
+    demand(holmd < 60.0 && agent < 40.0, format!("holmd has {holmd:.1} MiB, holm-agent {agent:.1} MiB"))
+}
