@@ -99,10 +99,10 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
     app::pack(&config.pack)?;
     app::partitions(&config.platform)?;
     let paths = Paths::of(dir);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    // What lies above it is not holmd's alone: only the directory itself is closed to others.
+    let above = dir.parent().map_or(Ok(()), fs::create_dir_all);
+    above
+        .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(dir))
         .map_err(|e| Failure::because(format!("`{}` cannot be made", dir.display()), next, e))?;
     let authority = Authority::create(&paths.ca, now)
         .map_err(|e| Failure::because("the certificate authority cannot be made", next, e))?;
@@ -159,6 +159,7 @@ fn empty(dir: &Path) -> std::io::Result<()> {
 pub(crate) mod tests {
     use super::*;
     use crate::app::App;
+    use std::os::unix::fs::MetadataExt as _;
 
     /// Options for a Holm in this directory, on free ports.
     pub(crate) fn options(dir: &Path) -> Options {
@@ -178,7 +179,11 @@ pub(crate) mod tests {
     #[test]
     fn what_is_made_opens() {
         let dir = tempfile::tempdir().unwrap();
-        let made = init(&options(&dir.path().join("holmd"))).unwrap();
+        let made = init(&options(&dir.path().join("etc/holmd"))).unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().mode() & 0o777;
+        assert_eq!(mode("etc/holmd"), 0o700);
+        fs::create_dir(dir.path().join("plain")).unwrap();
+        assert_eq!(mode("etc"), mode("plain"), "others must get to what is theirs");
         assert_eq!(
             made.invited.iter().map(|(_, role, _)| *role).collect::<Vec<_>>(),
             ["operator", "officer", "officer"]
