@@ -158,7 +158,9 @@ async fn certificate(session: &Session, target: &Target, out: Option<&Path>) -> 
             std::fs::write(file, &certificate.note).map_err(|e| Failure::file("write", file, &e))?;
             let shown = file.display();
             session.output.done(&format!("the deletion certificate is in {shown}"), &json)?;
-            session.output.next(&format!("holm certificate verify {shown} --key KEY   (KEY: holm audit key)"))
+            session
+                .output
+                .next(&format!("holm certificate verify {shown} --key KEY   (KEY: an officer has it)"))
         }
         None if session.output.format == Format::Json => session.output.document(&json),
         // Byte by byte what was signed, but never what a terminal would obey.
