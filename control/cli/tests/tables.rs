@@ -133,9 +133,11 @@ fn host(online: bool, simulated: bool) -> Host {
             iommu: true,
             kernel: "6.1.0-37-amd64".to_owned(),
             devices: Vec::new(),
+            ..Default::default()
         }),
         devices,
         last_report: at("2026-11-03T13:02:09Z"),
+        ..Default::default()
     }
 }
 

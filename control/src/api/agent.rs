@@ -283,7 +283,8 @@ impl Session {
             Some(Body::KeyRequest(request)) => self.key(app, request).await,
             Some(Body::SanitiseReport(report)) => self.sanitised(app, report).await,
             Some(Body::Hello(_)) => Err(Status::invalid_argument("a session has one Hello")),
-            None => Ok(()),
+            // Until there is somebody who keeps them.
+            Some(Body::Inventory(_) | Body::Commissioning(_)) | None => Ok(()),
         }
     }
 

@@ -86,6 +86,13 @@ impl HostService for Hosts {
             )
             .await
     }
+
+    async fn set_maintenance(
+        &self,
+        _: Request<v1::SetMaintenanceRequest>,
+    ) -> Result<Response<v1::Host>, Status> {
+        Err(Status::unimplemented("no maintenance yet"))
+    }
 }
 
 /// The host of that name; without a name the only one.

@@ -120,9 +120,11 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
             iommu: h.iommu,
             kernel: h.kernel.clone(),
             devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
+            ..Default::default()
         }),
         devices,
         last_report: session.and_then(|s| s.reported).map(time),
+        ..Default::default()
     }
 }
 
@@ -140,11 +142,13 @@ fn device(d: &Device, slice: String) -> v1::Device {
             reset_methods: d.reset_methods.clone(),
             memory_bytes: d.memory_bytes,
             problem: d.problem.clone(),
+            ..Default::default()
         }),
         state: device_state(d.state).into(),
         slice,
         reason: d.reason.clone(),
         evidence: d.evidence.as_ref().map(evidence),
+        ..Default::default()
     }
 }
 
@@ -172,6 +176,7 @@ fn evidence(e: &Evidence) -> v1::Evidence {
         took_ms: e.took_ms,
         tool: e.tool.clone(),
         detail: e.detail.clone(),
+        ..Default::default()
     }
 }
 

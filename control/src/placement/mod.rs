@@ -24,12 +24,10 @@
 //! size. The tests hold this against every set of occupied GPUs; each can come about, since every GPU is also
 //! a partition of its own.
 
-mod table;
-
 #[cfg(test)]
 mod tests;
 
-pub use table::{Partition, PartitionTable};
+pub use holm_proto::platform::{Partition, PartitionTable};
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
@@ -67,7 +65,7 @@ pub fn choose(table: &PartitionTable, occupied: &BTreeSet<u32>, gpus: u32) -> Re
         let next_larger = offered.iter().copied().find(|size| *size > gpus);
         return Err(Refusal::NoSuchSize { asked: gpus, offered, next_larger });
     }
-    let busy = occupied.iter().fold(0, |mask, id| mask | table::bit(*id));
+    let busy = occupied.iter().fold(0, |mask, id| mask | holm_proto::platform::bit(*id));
     let free: Vec<&Partition> = table.partitions().filter(|p| p.mask() & busy == 0).collect();
     free.iter()
         .filter(|p| p.size() == gpus)

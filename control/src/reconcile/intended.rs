@@ -29,6 +29,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_id: s.volume.into_untyped_uuid().to_string(),
                 users: users(state, s),
                 ssh_ca: ssh_ca.to_owned(),
+                ..Default::default()
             })
         })
         .collect();

@@ -159,6 +159,7 @@ async fn a_closed_slice_ends_in_a_certificate() {
         slices: vec![observed(&gone, v1::Phase::Absent)],
         attached: gone.devices.clone(),
         generation: agent.intended.generation,
+        ..Default::default()
     };
     agent.say(v1::from_agent::Body::Observed(held)).await;
     agent.reaches(&gone, v1::Phase::Destroying).await;

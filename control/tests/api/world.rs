@@ -424,6 +424,7 @@ pub fn hello(seen_generation: u64) -> v1::Hello {
             reset_methods: vec!["flr".to_owned()],
             memory_bytes: MEMORY,
             problem: String::new(),
+            ..Default::default()
         })
         .collect();
     v1::Hello {
@@ -438,6 +439,7 @@ pub fn hello(seen_generation: u64) -> v1::Hello {
             iommu: true,
             kernel: "6.12".to_owned(),
             devices,
+            ..Default::default()
         }),
         seen_generation,
     }
@@ -500,8 +502,13 @@ impl Agent {
 
     pub async fn observe(&self, slices: Vec<v1::ObservedSlice>) {
         let generation = self.intended.generation;
-        self.say(v1::from_agent::Body::Observed(v1::Observed { slices, attached: Vec::new(), generation }))
-            .await;
+        self.say(v1::from_agent::Body::Observed(v1::Observed {
+            slices,
+            attached: Vec::new(),
+            generation,
+            ..Default::default()
+        }))
+        .await;
     }
 
     /// Do the runs that are ordered until there is none.

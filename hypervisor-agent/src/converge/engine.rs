@@ -319,6 +319,7 @@ impl Engine {
             slices,
             attached: attached.iter().map(ToString::to_string).collect(),
             generation: state.seen,
+            ..Default::default()
         })
     }
 

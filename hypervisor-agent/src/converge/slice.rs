@@ -321,6 +321,7 @@ impl Slice {
                 slurm: guest.slurm.clone(),
             }),
             volume_erased: phase == v1::Phase::Absent,
+            ..Default::default()
         })
     }
 }

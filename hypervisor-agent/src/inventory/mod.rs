@@ -33,6 +33,7 @@ pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
             reset_methods: function.reset_methods.clone(),
             memory_bytes: function.memory_bytes(),
             problem: problem(function, kind, &group, devices).unwrap_or_default(),
+            ..Default::default()
         });
     }
     let nodes = online(sysfs, "devices/system/node/online")?;
@@ -43,6 +44,7 @@ pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
         iommu: functions.iter().any(|function| function.group.is_some()),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         devices: listed,
+        ..Default::default()
     })
 }
 

@@ -132,6 +132,7 @@ impl Machine {
             reset_methods: vec!["bus".to_owned()],
             memory_bytes: GPU_MEMORY_BYTES,
             problem: String::new(),
+            ..Default::default()
         };
         let nvswitch = |(index, bus): (u32, u8)| v1::PciDevice {
             address: at(bus).to_string(),
@@ -152,6 +153,7 @@ impl Machine {
             iommu: true,
             kernel: "simulated".to_owned(),
             devices,
+            ..Default::default()
         }
     }
 }

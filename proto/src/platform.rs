@@ -1,4 +1,5 @@
-//! Partition tables of the platforms there are, as data.
+//! Platforms as data: what a machine of this kind consists of, and the partitions that its fabric can form.
+//! holmd places by it, the agent checks a host and its Fabric Manager against it.
 
 use std::collections::BTreeSet;
 
@@ -81,14 +82,14 @@ impl Partition {
         self.links
     }
 
-    /// Its GPUs as bits.
-    pub(super) fn mask(&self) -> u64 {
+    /// Its GPUs as bits, by physical id.
+    pub fn mask(&self) -> u64 {
         self.gpus.iter().fold(0, |mask, id| mask | bit(*id))
     }
 }
 
 /// The bit of a physical id; none for one that no table has.
-pub(super) fn bit(physical_id: u32) -> u64 {
+pub fn bit(physical_id: u32) -> u64 {
     1_u64.checked_shl(physical_id).unwrap_or(0)
 }
 
