@@ -167,7 +167,8 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     Ok(())
 }
 
-fn close(site: &Site, lead: &str, slice: &str) -> Outcome {
+/// Closes a slice and waits until nothing of it is left.
+pub fn close(site: &Site, lead: &str, slice: &str) -> Outcome {
     site.ok(lead, &["slice", "close", slice, "--yes"])?;
     site.ok(lead, &["wait", slice, "destroyed", "--timeout", LIMIT]).map(drop)
 }
@@ -181,7 +182,7 @@ fn slices(site: &Site, lead: &str) -> Outcome<Vec<Value>> {
 }
 
 /// Watches a slice until it is as it should be.
-fn until(site: &Site, who: &str, slice: &str, holds: impl Fn(&Value) -> bool) -> Outcome<Value> {
+pub fn until(site: &Site, who: &str, slice: &str, holds: impl Fn(&Value) -> bool) -> Outcome<Value> {
     let mut command = site.command(who, &["slice", "watch", slice, "--format", "json", "--timeout", LIMIT]);
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();

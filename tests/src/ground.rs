@@ -49,6 +49,12 @@ impl Machine {
         [format!("{script} ssh {dir}"), format!("{script} down {dir}")]
     }
 
+    /// Presses the button of a device's slot: the device goes.
+    pub fn unplug(&self, device: &str) -> Outcome {
+        let status = self.command("unplug").arg(device).status()?;
+        demand(status.success(), format!("`{device}` cannot be unplugged"))
+    }
+
     /// The two ports that lead into it under the same number.
     pub fn ports(&self) -> Outcome<[u16; 2]> {
         let text = fs::read_to_string(self.dir.join("ports"))?;

@@ -5,6 +5,7 @@
 //!     └─ Site ── one holmd, one agent, their files; started, killed and started again
 //!          └─ Person ── somebody with a profile, who types `holm …`
 //!   story  ── the main job from request to destroyed, as a demo and as assertions
+//!   devices ─ what becomes of devices between their owners
 //!   faults ── what goes wrong on the same machine: kills, cuts, races
 //! ```
 //!
@@ -13,6 +14,7 @@
 #![allow(clippy::indexing_slicing, reason = "this crate is tests; in JSON, what is not there reads as null")]
 
 pub mod by_hand;
+pub mod devices;
 pub mod faults;
 pub mod ground;
 pub mod show;

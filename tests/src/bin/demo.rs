@@ -4,7 +4,7 @@ use clap::Parser;
 use holm_tests::ground::{Ground, Machine};
 use holm_tests::site::{Plan, Site};
 use holm_tests::stages::Stages;
-use holm_tests::{Outcome, faults, show, story};
+use holm_tests::{Outcome, devices, faults, show, story};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,6 +20,9 @@ struct Options {
     /// Afterwards, on the same machine: kills, cuts and races.
     #[arg(long)]
     suite: bool,
+    /// Instead of the story: mixes of slices that fill the machine, kills between owners, a GPU pulled out.
+    #[arg(long, conflicts_with = "suite")]
+    devices: bool,
 }
 
 fn main() -> ExitCode {
@@ -54,10 +57,13 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
         agent_config: Some("/var/lib/holm/agent.toml".into()),
     };
     let site = stages.time("holmd and the agent start", || Site::open(plan))?;
-    let told = story::tell(&site, stages).and_then(|()| match options.suite {
-        true => stages.time("what goes wrong", || faults::on_the_machine(&site)),
-        false => Ok(()),
-    });
+    let told = match options.devices {
+        true => devices::run(&site, stages),
+        false => story::tell(&site, stages).and_then(|()| match options.suite {
+            true => stages.time("what goes wrong", || faults::on_the_machine(&site)),
+            false => Ok(()),
+        }),
+    };
     if told.is_err() {
         show::heading("what the daemons say");
         let logs = site.host(&format!("tail -n 25 {}/*.log", site.root().display()))?;

@@ -112,6 +112,7 @@ enum HostState {
     Online,
     Clean,
     Free,
+    Quarantined,
 }
 
 impl HostState {
@@ -120,9 +121,10 @@ impl HostState {
             "online" => Ok(Self::Online),
             "clean" => Ok(Self::Clean),
             "free" => Ok(Self::Free),
-            _ => {
-                Err(Failure::usage(format!("`{text}` is no state of a host: there are online, clean, free")))
-            }
+            "quarantined" => Ok(Self::Quarantined),
+            _ => Err(Failure::usage(format!(
+                "`{text}` is no state of a host: there are online, clean, free, quarantined"
+            ))),
         }
     }
 }
@@ -164,6 +166,7 @@ async fn for_host(session: &Session, name: &str, wanted: HostState) -> Result<()
         HostState::Online => format!("{} is online", last.name),
         HostState::Clean => format!("no GPU of {} waits to be cleaned", last.name),
         HostState::Free => format!("every GPU of {} is clean and free", last.name),
+        HostState::Quarantined => format!("a GPU of {} is in quarantine", last.name),
     };
     session.output.done(&sentence, &view::host_json(&last))
 }
@@ -176,6 +179,9 @@ fn host_verdict(wanted: HostState, now: &Host) -> Result<(bool, String), Failure
     let gpus: Vec<_> =
         now.devices.iter().filter(|d| d.pci.as_ref().is_some_and(|p| p.kind() == DeviceKind::Gpu)).collect();
     let quarantined = gpus.iter().find(|d| view::device_state(d) == DeviceState::Quarantined);
+    if wanted == HostState::Quarantined {
+        return Ok((quarantined.is_some(), "no GPU is in quarantine".to_owned()));
+    }
     if let Some(device) = quarantined {
         let address = device.pci.as_ref().map(|p| p.address.as_str()).unwrap_or_default();
         let (host, reason) = (&now.name, &device.reason);
@@ -236,6 +242,9 @@ mod tests {
         assert!(clean(vec![gpu(DeviceState::Free), gpu(DeviceState::Assigned)]));
         assert!(!clean(vec![gpu(DeviceState::Free), gpu(DeviceState::Dirty)]));
         assert!(!clean(vec![gpu(DeviceState::Sanitising)]));
+        let caught = |devices| host_verdict(HostState::Quarantined, &host(true, devices)).unwrap().0;
+        assert!(caught(vec![gpu(DeviceState::Free), gpu(DeviceState::Quarantined)]));
+        assert!(!caught(vec![gpu(DeviceState::Free)]));
         let refused = free(&host(true, vec![gpu(DeviceState::Quarantined)])).unwrap_err();
         assert!(refused.hint.unwrap().contains("release-device"));
     }

@@ -1,0 +1,290 @@
+//! Devices between their owners, on the virtual DGX-2: three mixes of slices that fill the machine one after the
+//! other, each of which must read zeros where the one before it wrote; the agent and libvirtd killed between
+//! Claimed and Free; a GPU pulled out of a running slice.
+
+use crate::faults::{ask, close, until};
+use crate::ground::Machine;
+use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
+use crate::stages::Stages;
+use crate::{Outcome, demand, show};
+use holm_proto::platform::PartitionTable;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a machine may take to come up, or to go.
+const LIMIT: &str = "40m";
+/// GPUs of the virtual DGX-2.
+const GPUS: usize = 16;
+/// The tenants, one after the other, and what each of them has at the same time.
+const TENANTS: [(&str, &str, &[u32]); 3] = [
+    ("dina", "stroke-ward", &[8, 4, 2, 1, 1]),
+    ("emil", "bone-lab", &[16]),
+    ("fie", "eye-clinic", &[4, 4, 8]),
+];
+
+/// All of it, on a site that has just been opened.
+pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
+    stages.time("every GPU is cleaned before anyone gets it", || site.all_clean(OPERATOR))?;
+    let [first, second, third] = TENANTS;
+    stages.time("8 + 4 + 2 + 1 + 1 GPUs at once", || mix(site, first))?;
+    stages.time("all closed", || all_closed(site, first))?;
+    stages.time("16 GPUs", || mix(site, second))?;
+    stages.time("closed", || all_closed(site, second))?;
+    stages.time("the agent and libvirtd are killed between Claimed and Free", || killed(site, second))?;
+    stages.time("4 + 4 + 8 GPUs at once", || mix(site, third))?;
+    stages.time("a GPU is pulled out of a running slice", || pulled(site, third))?;
+    stages.time("the officer verifies the log", || site.ok(OFFICERS[0], &["audit", "verify"]).map(drop))
+}
+
+type Tenant = (&'static str, &'static str, &'static [u32]);
+
+fn slice_name(tenant: Tenant, index: usize) -> String {
+    format!("{}/{}", tenant.1, ["a", "b", "c", "d", "e"][index])
+}
+
+/// All of a tenant's slices come up side by side on legal partitions, read zeros in every GPU, and leave a text.
+fn mix(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, project, sizes) = tenant;
+    crate::faults::lead(site, lead, project)?;
+    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    for (name, size) in names.iter().zip(sizes) {
+        ask(site, lead, name, *size)?;
+    }
+    for name in &names {
+        site.ok(lead, &["wait", name, "ready", "--timeout", LIMIT])?;
+    }
+    let places = places(site)?;
+    let mut taken = BTreeSet::new();
+    for (name, size) in names.iter().zip(sizes) {
+        let slice = site.json(lead, &["slice", "show", name])?;
+        let partition = slice["partition"].as_u64().ok_or("a ready slice has no partition")?;
+        let members = PartitionTable::dgx2().members(u32::try_from(partition)?).iter();
+        let legal: BTreeSet<&str> = members.filter_map(|id| places.get(id).map(String::as_str)).collect();
+        let devices = devices(&slice)?;
+        demand(
+            devices.len() == *size as usize && devices.iter().map(String::as_str).eq(legal.iter().copied()),
+            format!("{name} has {devices:?}, partition {partition} is {legal:?}"),
+        )?;
+        demand(
+            devices.iter().all(|device| taken.insert(device.clone())),
+            format!("{name} shares a GPU: {devices:?}"),
+        )?;
+        let attached = attached(site, &slice)?;
+        demand(attached == devices, format!("the machine of {name} has {attached:?}, not {devices:?}"))?;
+    }
+    show::seen(&format!("{sizes:?} GPUs by legal partitions, every device where the table says"));
+    for (name, size) in names.iter().zip(sizes) {
+        read_and_write(site, lead, name, *size)?;
+    }
+    show::seen("every GPU reads zeros, all the way through; each is left full of text");
+    Ok(())
+}
+
+/// A job on all GPUs of a slice: nothing but zeros is in them; then they hold a text.
+fn read_and_write(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
+    let script = format!(
+        "import mmap, os\n\
+         for path in os.environ['HOLM_GPU_MEMORY'].split(':'):\n    \
+         with open(path, 'r+b') as file:\n        memory = mmap.mmap(file.fileno(), 0)\n        \
+         data = bytes(memory)\n        \
+         print('gpu', len(data), 'bytes', len(data) - data.count(0), 'not zero')\n        \
+         memory[:] = (b'{0}' * (len(memory) // {1} + 1))[:len(memory)]\n",
+        crate::story::PATTERN,
+        crate::story::PATTERN.len()
+    );
+    let file = site.write("memory.py", &script)?;
+    let gres = format!("--gres=gpu:{gpus}");
+    let mut command = site.command(lead, &["ssh", slice, "--", "srun", &gres, "python3", "-"]);
+    let output = command.stdin(std::fs::File::open(file)?).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let clean = said.lines().filter(|line| line.starts_with("gpu ") && line.ends_with(" 0 not zero")).count();
+    demand(
+        output.status.success() && clean == gpus as usize,
+        format!(
+            "{slice}: {clean} of {gpus} GPUs read zeros:\n{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    )
+}
+
+/// Closes all of a tenant's slices at once; afterwards every GPU is free, with evidence of this time.
+fn all_closed(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, _, sizes) = tenant;
+    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    for name in &names {
+        site.ok(lead, &["slice", "close", name, "--yes"])?;
+    }
+    for name in &names {
+        site.ok(lead, &["wait", name, "destroyed", "--timeout", LIMIT])?;
+        vouched_for(site, lead, name)?;
+    }
+    site.all_clean(OPERATOR)?;
+    free(site, GPUS)
+}
+
+/// The certificate has evidence of a complete cleaning for every GPU that the slice had.
+fn vouched_for(site: &Site, lead: &str, slice: &str) -> Outcome {
+    let had = devices(&site.json(lead, &["slice", "show", slice])?)?;
+    let certificate = site.json(lead, &["slice", "certificate", slice])?;
+    let body: Value = serde_json::from_str(text(&certificate, "body")?)?;
+    let evidence = list(&body, "devices")?;
+    let cleaned: BTreeSet<String> = evidence
+        .iter()
+        .filter(|e| e["cleaned"] == true && e["bytes_verified"] == e["bytes_total"] && e["bytes_total"] != 0)
+        .filter_map(|e| e["address"].as_str().map(str::to_owned))
+        .collect();
+    demand(cleaned == had, format!("{slice} had {had:?}; there is evidence for {cleaned:?}"))
+}
+
+fn free(site: &Site, free: usize) -> Outcome {
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    let states: Vec<&str> = gpus(&host)?.iter().filter_map(|gpu| gpu["state"].as_str()).collect();
+    let found = states.iter().filter(|state| **state == "free").count();
+    demand(states.len() == GPUS && found == free, format!("{found} of {free} GPUs are free: {states:?}"))
+}
+
+/// What is killed.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Agent,
+    Libvirtd,
+}
+
+/// Kills one or the other at each state between Claimed and Free. The end is always the same: every GPU is free
+/// again, with evidence of a cleaning after its last owner.
+fn killed(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, project, _) = tenant;
+    let up: [&[&str]; 3] = [&["placed", "preparing"], &["preparing", "booting"], &["booting", "ready"]];
+    let down: [&[&str]; 2] = [&["closing", "destroying"], &["destroying", "destroyed"]];
+    for (index, victims) in
+        [[Victim::Libvirtd, Victim::Agent], [Victim::Agent, Victim::Libvirtd]].into_iter().enumerate()
+    {
+        let slice = format!("{project}/killed-{index}");
+        ask(site, lead, &slice, 2)?;
+        for (states, victim) in up.iter().zip(victims.iter().cycle()) {
+            strike(site, lead, &slice, states, *victim)?;
+        }
+        site.ok(lead, &["wait", &slice, "ready", "--timeout", LIMIT])?;
+        read_and_write(site, lead, &slice, 2)?;
+        site.ok(lead, &["slice", "close", &slice, "--yes"])?;
+        for (states, victim) in down.iter().zip(victims.iter().cycle()) {
+            strike(site, lead, &slice, states, *victim)?;
+        }
+        site.ok(lead, &["wait", &slice, "destroyed", "--timeout", LIMIT])?;
+        vouched_for(site, lead, &slice)?;
+        site.all_clean(OPERATOR)?;
+        free(site, GPUS)?;
+    }
+    show::seen("ten kills later no GPU is lost, and none became free without evidence");
+    Ok(())
+}
+
+fn strike(site: &Site, lead: &str, slice: &str, states: &[&str], victim: Victim) -> Outcome {
+    until(site, lead, slice, |s| {
+        // Later is good enough: what is struck is then the step after.
+        text(s, "state").is_ok_and(|now| states.contains(&now) || ["ready", "destroyed"].contains(&now))
+    })?;
+    match victim {
+        Victim::Agent => {
+            site.kill(Daemon::Agent)?;
+            site.start(Daemon::Agent)
+        }
+        Victim::Libvirtd => site
+            .host(
+                "pid=$(pgrep -xo libvirtd); kill -9 $pid; timeout 60 tail --pid=$pid -f /dev/null
+                 libvirtd --daemon; timeout 200 virsh -q -c qemu:///system list >/dev/null",
+            )
+            .map(drop),
+    }
+}
+
+/// Pulls one GPU out of a running slice: it is quarantined, nobody else notices, and the slice can be closed.
+fn pulled(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, _, sizes) = tenant;
+    let machine = site.ground().machine().ok_or("there is nothing to pull on a simulated host")?;
+    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    let [unlucky, others @ ..] = names.as_slice() else { return Err("a tenant without slices".into()) };
+    let victim = devices(&site.json(lead, &["slice", "show", unlucky])?)?
+        .into_iter()
+        .next()
+        .ok_or("the slice has no GPU")?;
+    let number = places(site)?
+        .into_iter()
+        .find_map(|(id, address)| (address == victim).then_some(id))
+        .ok_or("the GPU has no number")?;
+    pull(machine, number)?;
+    site.ok(OPERATOR, &["wait", "--host", HOST, "quarantined", "--timeout", LIMIT])?;
+    site.typed(OPERATOR, &format!("holm host show {HOST}"), true)?;
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    let quarantined: Vec<&Value> =
+        gpus(&host)?.into_iter().filter(|gpu| gpu["state"] == "quarantined").collect();
+    demand(
+        quarantined.len() == 1 && quarantined[0]["pci"]["address"] == victim.as_str(),
+        format!("{victim} was pulled, in quarantine are {quarantined:?}"),
+    )?;
+    for (name, size) in others.iter().zip(&sizes[1..]) {
+        let slice = site.json(lead, &["slice", "show", name])?;
+        demand(text(&slice, "state")? == "ready", format!("{name} did not stay ready"))?;
+        still_there(site, lead, name, *size)?;
+    }
+    show::seen("the GPU is in quarantine, the other slices run on with all of theirs");
+    for name in &names {
+        close(site, lead, name)?;
+    }
+    free(site, GPUS - 1)?;
+    show::seen("all are closed; the GPU that was pulled is the only one that is not free");
+    Ok(())
+}
+
+/// The text that a slice left in its GPUs is there still: nobody cleaned what is in use.
+fn still_there(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
+    let script = format!(
+        "import os\n\
+         for path in os.environ['HOLM_GPU_MEMORY'].split(':'):\n    \
+         import mmap\n    file = open(path, 'r+b')\n    \
+         print('kept' if mmap.mmap(file.fileno(), 0)[:{}] == b'{}' else 'lost')\n",
+        crate::story::PATTERN.len(),
+        crate::story::PATTERN
+    );
+    let file = site.write("still.py", &script)?;
+    let gres = format!("--gres=gpu:{gpus}");
+    let mut command = site.command(lead, &["ssh", slice, "--", "srun", &gres, "python3", "-"]);
+    let output = command.stdin(std::fs::File::open(file)?).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    demand(
+        said.matches("kept").count() == gpus as usize,
+        format!("{slice} lost what was in its GPUs: {said}"),
+    )
+}
+
+fn pull(machine: &Machine, number: u32) -> Outcome {
+    machine.unplug(&format!("gpu{}", number.saturating_sub(1)))
+}
+
+/// Where each GPU is, by the fabric's number.
+fn places(site: &Site) -> Outcome<BTreeMap<u32, String>> {
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    let mut places = BTreeMap::new();
+    for gpu in gpus(&host)? {
+        let number = gpu["pci"]["physical_id"].as_u64().ok_or("a GPU has no number")?;
+        places.insert(u32::try_from(number)?, text(&gpu["pci"], "address")?.to_owned());
+    }
+    Ok(places)
+}
+
+fn gpus(host: &Value) -> Outcome<Vec<&Value>> {
+    Ok(list(host, "devices")?.iter().filter(|d| d["pci"]["kind"] == "gpu").collect())
+}
+
+fn devices(slice: &Value) -> Outcome<BTreeSet<String>> {
+    Ok(list(slice, "devices")?.iter().filter_map(|d| d.as_str().map(str::to_owned)).collect())
+}
+
+/// What libvirt says the machine of a slice has.
+fn attached(site: &Site, slice: &Value) -> Outcome<BTreeSet<String>> {
+    let said = site.host(&format!(
+        "virsh -c qemu:///system dumpxml holm-{} | sed -n '/<hostdev/,/<\\/hostdev/{{/<source>/,/<\\/source>/s/.*address domain=.0x\\(....\\). bus=.0x\\(..\\). slot=.0x\\(..\\). function=.0x\\(.\\).*/\\1:\\2:\\3.\\4/p}}'",
+        text(slice, "id")?
+    ))?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
