@@ -19,6 +19,15 @@ pub struct TunnelEnd {
     pub to_agent: mpsc::Sender<Result<v1::TunnelFrame, Status>>,
 }
 
+/// What was true of a device when its host's session began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moment {
+    /// Degrees Celsius.
+    pub temperature_c: Option<u32>,
+    /// By the host's clock.
+    pub at: Option<prost_types::Timestamp>,
+}
+
 /// A host's session and its last report.
 #[derive(Debug, Clone)]
 pub struct HostLive {
@@ -32,6 +41,8 @@ pub struct HostLive {
     pub slices: BTreeMap<SliceId, v1::ObservedSlice>,
     /// Generations for which a key was delivered in this session.
     pub keyed: BTreeSet<(SliceId, u64)>,
+    /// Devices as they were when the session began.
+    pub moments: BTreeMap<PciAddress, Moment>,
     /// To the agent.
     pub outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
 }
@@ -71,6 +82,7 @@ impl Live {
             attached: BTreeSet::new(),
             slices: BTreeMap::new(),
             keyed: BTreeSet::new(),
+            moments: BTreeMap::new(),
             outbound,
         };
         self.hosts().insert(host.clone(), live);
@@ -108,6 +120,13 @@ impl Live {
             self.changed.send_modify(|n| *n += 1);
         }
         true
+    }
+
+    /// Note how devices are at this moment.
+    pub fn moments(&self, host: &Name, session: u64, moments: BTreeMap<PciAddress, Moment>) {
+        if let Some(live) = self.hosts().get_mut(host).filter(|h| h.session == session) {
+            live.moments = moments;
+        }
     }
 
     /// True the first time a key is asked for in this session and generation.

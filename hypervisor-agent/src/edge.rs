@@ -127,8 +127,12 @@ pub trait Host: Send + Sync + 'static {
     fn platform(&self) -> &str;
     /// True where nothing is real.
     fn simulated(&self) -> bool;
-    /// The machine as it is now.
+    /// The machine as it is now. Two looks at a machine that has not changed are equal.
     fn inventory(&self) -> Result<v1::Inventory>;
+    /// The same with what is true of this moment only, such as temperatures: for the greeting of a session.
+    fn inventory_now(&self) -> Result<v1::Inventory> {
+        self.inventory()
+    }
     /// Devices that a domain holds or whose VFIO group something has open.
     fn attached(&self) -> Result<BTreeSet<PciAddress>>;
 

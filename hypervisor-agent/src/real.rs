@@ -76,6 +76,10 @@ impl Host for RealHost {
         inventory::read(&self.sysfs, &self.config.devices)
     }
 
+    fn inventory_now(&self) -> Result<v1::Inventory> {
+        inventory::read_now(&self.sysfs, &self.config.devices)
+    }
+
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {
         let machines = self.libvirt.machines()?;
         let mut attached: BTreeSet<PciAddress> = machines

@@ -63,6 +63,16 @@ impl Cell {
         self.tone = tone;
         self
     }
+
+    /// As people read it.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What its colour means.
+    pub fn tone_of(&self) -> Tone {
+        self.tone
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {

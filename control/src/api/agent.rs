@@ -10,8 +10,9 @@
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, Scene, plain, status, tunnel};
+use super::{About, Asked, Scene, machine, plain, status, tunnel};
 use crate::app::App;
+use crate::domain::machine::Machine;
 use crate::domain::records::{Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState};
 use crate::domain::slice::{Phase, Sighting};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
@@ -62,12 +63,14 @@ impl AgentService for Agents {
         let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
         let (asked, host) = itself(asked);
         let name = host.clone();
+        let moments = hello.inventory.as_ref().map(machine::moment).unwrap_or_default();
         let begun = asked
             .clone()
             .change(move |state| find(state, &name), move |scene, host| greet(scene, host, hello))
             .await?;
         let (out, receive) = mpsc::channel(AHEAD);
         let id = self.0.live.begin(&host, out.clone());
+        self.0.live.moments(&host, id, moments);
         let session = Session { asked, host, id, out, sent: None, first: None };
         tokio::spawn(session.run(frames));
         Ok(begun.map(|()| ReceiverStream::new(receive)))
@@ -144,6 +147,7 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
         iommu: inventory.iommu,
         kernel: plain(&inventory.kernel, SHORT),
         watch: plain(&hello.watch, SHORT),
+        machine: Some(machine::machine(&inventory)?).filter(|known| *known != Machine::default()),
         ..host.clone()
     };
     let detail = json!({ "devices": seen.len(), "seen_generation": hello.seen_generation });
@@ -189,6 +193,8 @@ fn devices(host: &Name, seen: &[v1::PciDevice]) -> Result<Vec<Device>, Refusal> 
             reset_methods: d.reset_methods.iter().take(8).map(|m| plain(m, SHORT)).collect(),
             memory_bytes: d.memory_bytes,
             problem: plain(&d.problem, LONG),
+            hardware: machine::hardware(d)?,
+            health: d.health.as_ref().map(machine::health),
             state: DeviceState::Dirty,
             reason: String::new(),
             slice: None,

@@ -14,6 +14,7 @@ mod agent;
 mod audit;
 mod enrolment;
 mod host;
+mod machine;
 mod person;
 mod project;
 mod serve;

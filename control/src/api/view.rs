@@ -1,8 +1,9 @@
 //! Records as they cross the wire.
 
+use super::machine;
 use crate::domain::State;
 use crate::domain::records::{Device, DeviceState, Evidence, Host, Person, Project, Slice, SliceState};
-use crate::live::Live;
+use crate::live::{Live, Moment};
 use holm_policies::Resource;
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -104,46 +105,53 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         .host_devices(&h.name)
         .map(|d| {
             let of = d.slice.and_then(|id| state.slices.get(&id)).filter(|s| sees(s));
-            device(d, of.map(|s| state.slice_label(s)).unwrap_or_default())
+            let moment = session.as_ref().and_then(|s| s.moments.get(&d.address));
+            device(d, of.map(|s| state.slice_label(s)).unwrap_or_default(), moment)
         })
         .collect();
+    let mut inventory = v1::Inventory {
+        cpus: h.cpus,
+        numa_nodes: h.numa_nodes,
+        memory_mib: h.memory_mib,
+        iommu: h.iommu,
+        kernel: h.kernel.clone(),
+        devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
+        ..Default::default()
+    };
+    if let Some(known) = &h.machine {
+        machine::show(known, &mut inventory);
+    }
     v1::Host {
         name: h.name.to_string(),
         online: session.is_some(),
         simulated: h.simulated,
         platform: h.platform.clone(),
         agent_version: h.agent_version.clone(),
-        inventory: Some(v1::Inventory {
-            cpus: h.cpus,
-            numa_nodes: h.numa_nodes,
-            memory_mib: h.memory_mib,
-            iommu: h.iommu,
-            kernel: h.kernel.clone(),
-            devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
-            ..Default::default()
-        }),
+        inventory: Some(inventory),
         devices,
         last_report: session.and_then(|s| s.reported).map(time),
         ..Default::default()
     }
 }
 
-fn device(d: &Device, slice: String) -> v1::Device {
+fn device(d: &Device, slice: String, moment: Option<&Moment>) -> v1::Device {
     let kind = if d.gpu { v1::DeviceKind::Gpu } else { v1::DeviceKind::Nvswitch };
+    let mut pci = v1::PciDevice {
+        address: d.address.to_string(),
+        kind: kind.into(),
+        id: d.id.clone(),
+        numa_node: d.numa_node,
+        iommu_group: d.iommu_group,
+        physical_id: d.physical_id,
+        driver: d.driver.clone(),
+        reset_methods: d.reset_methods.clone(),
+        memory_bytes: d.memory_bytes,
+        problem: d.problem.clone(),
+        ..Default::default()
+    };
+    machine::show_device(&d.hardware, d.health.as_ref(), moment, &mut pci);
     v1::Device {
-        pci: Some(v1::PciDevice {
-            address: d.address.to_string(),
-            kind: kind.into(),
-            id: d.id.clone(),
-            numa_node: d.numa_node,
-            iommu_group: d.iommu_group,
-            physical_id: d.physical_id,
-            driver: d.driver.clone(),
-            reset_methods: d.reset_methods.clone(),
-            memory_bytes: d.memory_bytes,
-            problem: d.problem.clone(),
-            ..Default::default()
-        }),
+        pci: Some(pci),
         state: device_state(d.state).into(),
         slice,
         reason: d.reason.clone(),

@@ -4,6 +4,7 @@
 //! A change is a list of [`Change`]s computed from a [`State`]; `ledger` makes it durable.
 
 pub mod device;
+pub mod machine;
 pub mod people;
 pub mod project;
 pub mod records;

@@ -77,6 +77,7 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         iommu: false,
         kernel: String::new(),
         watch: String::new(),
+        machine: None,
         certificate: String::new(),
     });
     let mut changes = vec![Change::Put(Record::Host(host))];

@@ -1,5 +1,6 @@
 //! The records Holm keeps, as they stand in the store and in the log.
 
+use super::machine::{Hardware, Health, Machine};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One record of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant, reason = "most records are devices, and few are alive at a time")]
 pub enum Record {
     /// A person.
     Person(Person),
@@ -288,6 +290,9 @@ pub struct Host {
     /// Of the agent's run that was here last.
     #[serde(default)]
     pub watch: String,
+    /// What it is made of, as last reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     /// SHA-256 of its newest certificate. Those before it are good for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,
@@ -332,6 +337,12 @@ pub struct Device {
     pub memory_bytes: u64,
     /// Why it cannot be given to a slice.
     pub problem: String,
+    /// Where it hangs.
+    #[serde(default, skip_serializing_if = "Hardware::is_unknown")]
+    pub hardware: Hardware,
+    /// How it is, as last reported; absent where nobody said, which is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Where it stands.
     pub state: DeviceState,
     /// Why it stands there.

@@ -52,6 +52,8 @@ fn seen(n: u8, id: &str) -> Device {
         reset_methods: vec!["bus".to_owned()],
         memory_bytes: MEMORY,
         problem: String::new(),
+        hardware: Default::default(),
+        health: None,
         state: DeviceState::Free,
         reason: String::new(),
         slice: None,

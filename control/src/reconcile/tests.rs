@@ -65,6 +65,8 @@ impl Ground {
                 reset_methods: Vec::new(),
                 memory_bytes: MEMORY,
                 problem: String::new(),
+                hardware: Default::default(),
+                health: None,
                 state: DeviceState::Free,
                 reason: String::new(),
                 slice: None,

@@ -12,6 +12,7 @@ mod agents;
 mod attacks;
 mod certificates;
 mod enrolment;
+mod machine;
 mod matrix;
 mod people;
 mod slices;

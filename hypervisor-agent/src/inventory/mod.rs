@@ -1,28 +1,74 @@
-//! What the machine has: its PCI devices with their NUMA nodes, IOMMU groups and drivers, and what keeps
-//! one of them from being handed out.
+//! What the machine has: its PCI tree with switches, NUMA nodes, IOMMU groups, drivers and links, its disks and
+//! processors, how its GPUs are, and what keeps one of them from being handed out.
+//!
+//! A look changes nothing and remembers nothing, and two looks at the same machine give the same message. What
+//! moves by itself, a temperature and the time of the look, is therefore not in [`read`] but in [`read_now`];
+//! huge pages that are free move when machines start, and [`steady`] leaves them out of a comparison.
+//!
+//! A text of the kernel's that makes no sense is an error that names the device, never a guess. What a device
+//! says of itself (its configuration space, the name of a disk, the firmware's name of the machine) may hold
+//! anything: it is shortened and cleaned, or absent.
 
+mod acs;
+mod drives;
 #[cfg(test)]
 pub mod fixture;
+pub mod health;
+mod numa;
 pub mod sysfs;
+pub mod tree;
 
 use self::sysfs::{PciFunction, Sysfs};
-use crate::{
-    config::DevicesConfig,
-    edge::{EdgeError, Result},
-};
-use holm_proto::v1;
+use crate::{config::DevicesConfig, edge::Result};
+use holm_proto::{ids::PciAddress, v1};
+use std::{collections::BTreeMap, time::SystemTime};
 
-/// Looks at the machine: only the devices that the configuration names are listed, by address.
+/// Looks at the machine: of the devices only those that the configuration names are listed, by address.
 pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
+    let mut inventory = look(sysfs, devices, &health::Library::open)?;
+    for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
+        health.temperature_c = None;
+    }
+    Ok(inventory)
+}
+
+/// The same with what is true of this moment only: how warm each GPU is, and when that was.
+pub fn read_now(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
+    let mut inventory = look(sysfs, devices, &health::Library::open)?;
+    let now = prost_types::Timestamp::from(SystemTime::now());
+    for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
+        health.at = Some(now);
+    }
+    Ok(inventory)
+}
+
+/// What two looks are compared by: all but what changes without anybody's doing.
+pub fn steady(mut inventory: v1::Inventory) -> v1::Inventory {
+    for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
+        (health.temperature_c, health.at) = (None, None);
+    }
+    for pages in inventory.nodes.iter_mut().flat_map(|node| &mut node.huge_pages) {
+        pages.free = 0;
+    }
+    inventory
+}
+
+fn look(sysfs: &Sysfs, devices: &DevicesConfig, open: &health::Open<'_>) -> Result<v1::Inventory> {
     let functions = sysfs.functions()?;
-    let mut listed = Vec::new();
-    for function in &functions {
-        let Some(kind) = kind(function, devices) else { continue };
-        let group = match function.group {
-            Some(group) => sysfs.group_members(group)?,
-            None => Vec::new(),
-        };
-        listed.push(v1::PciDevice {
+    let known: BTreeMap<PciAddress, &PciFunction> =
+        functions.iter().map(|function| (function.address, function)).collect();
+    let listed: Vec<(&PciFunction, v1::DeviceKind)> =
+        functions.iter().filter_map(|function| Some((function, kind(function, devices)?))).collect();
+    let asked: Vec<(PciAddress, v1::DeviceKind, &str)> = listed
+        .iter()
+        .map(|(function, kind)| (function.address, *kind, function.driver.as_deref().unwrap_or_default()))
+        .collect();
+    let mut described = Vec::new();
+    for ((function, kind), found) in listed.into_iter().zip(health::look(&asked, open)) {
+        let addresses = function.group.map(|group| sysfs.group_addresses(group)).transpose()?;
+        let group: Vec<&PciFunction> =
+            addresses.iter().flatten().filter_map(|address| known.get(address).copied()).collect();
+        described.push(v1::PciDevice {
             address: function.address.to_string(),
             kind: kind.into(),
             id: function.id.clone(),
@@ -32,19 +78,26 @@ pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
             driver: function.driver.clone().unwrap_or_default(),
             reset_methods: function.reset_methods.clone(),
             memory_bytes: function.memory_bytes(),
-            problem: problem(function, kind, &group, devices).unwrap_or_default(),
-            ..Default::default()
+            problem: problem(function, kind, &group, devices, &found.health).unwrap_or_default(),
+            parent: tree::place(sysfs, function.address)?.parent(),
+            link: tree::link(sysfs, function.address)?,
+            health: Some(found.health),
+            firmware: found.firmware,
         });
     }
-    let nodes = online(sysfs, "devices/system/node/online")?;
+    let nodes = numa::nodes(sysfs)?;
     Ok(v1::Inventory {
-        cpus: count(online(sysfs, "devices/system/cpu/online")?.len()),
+        cpus: count(sysfs.list(&sysfs.path("devices/system/cpu/online"))?.unwrap_or_default().len()),
         numa_nodes: count(nodes.len().max(1)),
-        memory_mib: memory_mib(sysfs, &nodes)?,
+        memory_mib: memory_mib(&nodes),
         iommu: functions.iter().any(|function| function.group.is_some()),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        devices: listed,
-        ..Default::default()
+        devices: described,
+        bridges: tree::bridges(sysfs, &functions)?,
+        drives: drives::drives(sysfs, &functions)?,
+        nodes,
+        product: sysfs.label(&sysfs.path("class/dmi/id/product_name"))?,
+        firmware: sysfs.label(&sysfs.path("class/dmi/id/bios_version"))?,
     })
 }
 
@@ -64,8 +117,9 @@ pub fn kind(function: &PciFunction, devices: &DevicesConfig) -> Option<v1::Devic
 fn problem(
     function: &PciFunction,
     kind: v1::DeviceKind,
-    group: &[PciFunction],
+    group: &[&PciFunction],
     devices: &DevicesConfig,
+    health: &v1::Health,
 ) -> Option<String> {
     let Some(number) = function.group else {
         return Some(
@@ -88,44 +142,19 @@ fn problem(
     if kind == v1::DeviceKind::Gpu && function.memory_bytes() == 0 {
         return Some("no memory BAR is set up: the firmware gave it no address space".to_owned());
     }
+    if health.state() == v1::HealthState::Failed {
+        return Some(format!("{} says that it has failed: {}", health.source, health.reason));
+    }
     None
 }
 
-/// The members of a list such as `0-3,8`.
-fn online(sysfs: &Sysfs, path: &str) -> Result<Vec<u32>> {
-    const MOST: u32 = 1 << 16;
-    let Some(text) = sysfs.attribute(&sysfs.path(path))? else { return Ok(Vec::new()) };
-    let bad = || EdgeError::new(format!("`{}` in `{path}` is not a list of numbers", text.escape_debug()));
-    let mut members = Vec::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
-        if first > last || last >= MOST {
-            return Err(bad());
-        }
-        members.extend(first..=last);
-    }
-    Ok(members)
-}
-
-/// Memory of all nodes, MiB; of the machine, where sysfs knows no nodes.
-fn memory_mib(sysfs: &Sysfs, nodes: &[u32]) -> Result<u64> {
-    let mut kib = 0u64;
-    for node in nodes {
-        let path = sysfs.path(&format!("devices/system/node/node{node}/meminfo"));
-        let text = sysfs.attribute(&path)?.unwrap_or_default();
-        let total = text
-            .lines()
-            .find_map(|line| line.split_once("MemTotal:"))
-            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u64>().ok())
-            .ok_or_else(|| EdgeError::new(format!("`{}` does not say MemTotal", path.display())))?;
-        kib = kib.saturating_add(total);
-    }
+/// Memory of all nodes; of the machine, where sysfs knows no nodes.
+fn memory_mib(nodes: &[v1::NumaNode]) -> u64 {
     if nodes.is_empty() {
         let info = rustix::system::sysinfo();
-        kib = info.totalram.saturating_mul(u64::from(info.mem_unit)) / 1024;
+        return info.totalram.saturating_mul(u64::from(info.mem_unit)) / (1 << 20);
     }
-    Ok(kib / 1024)
+    nodes.iter().map(|node| node.memory_mib).fold(0, u64::saturating_add)
 }
 
 fn count(number: usize) -> u32 {
@@ -133,90 +162,4 @@ fn count(number: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{fixture::Machine, *};
-
-    fn gpu(inventory: &v1::Inventory, index: usize) -> &v1::PciDevice {
-        inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu).nth(index).unwrap()
-    }
-
-    #[test]
-    fn a_dgx2() {
-        let machine = Machine::dgx2();
-        let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-        let kinds = |kind| inventory.devices.iter().filter(|device| device.kind() == kind).count();
-        assert_eq!((kinds(v1::DeviceKind::Gpu), kinds(v1::DeviceKind::Nvswitch)), (16, 12));
-        assert_eq!((inventory.cpus, inventory.numa_nodes, inventory.memory_mib), (96, 2, 2 * 1024));
-        assert!(inventory.iommu);
-        assert!(inventory.devices.iter().all(|device| device.problem.is_empty()), "{inventory:#?}");
-        let first = gpu(&inventory, 0);
-        assert_eq!(first.address, "0000:34:00.0");
-        assert_eq!((first.numa_node, first.physical_id), (0, Some(1)));
-        assert_eq!(first.reset_methods, ["bus"]);
-        // 16 MiB of prefetchable BAR2; the 256 bytes of registers do not count.
-        assert_eq!(first.memory_bytes, 16 << 20);
-        assert_eq!(gpu(&inventory, 15).numa_node, 1);
-        assert!(inventory.devices.is_sorted_by(|a, b| a.address < b.address));
-    }
-
-    #[test]
-    fn no_iommu_is_a_problem_of_every_device() {
-        let machine = Machine::dgx2();
-        machine.remove_iommu();
-        let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-        assert!(!inventory.iommu);
-        assert_eq!(inventory.devices.len(), 28);
-        assert!(inventory.devices.iter().all(|device| device.problem.starts_with("no IOMMU group")));
-    }
-
-    #[test]
-    fn a_stranger_in_the_group_is_a_problem_and_a_bridge_is_not() {
-        let machine = Machine::dgx2();
-        let (address, other) = ("0000:34:00.0".parse().unwrap(), "0000:34:00.1".parse().unwrap());
-        let group = machine.sysfs().function(address).unwrap().unwrap().group.unwrap();
-        machine.add("0000:33:00.0".parse().unwrap(), "10b5:9797", 0x06_0400, Some(group));
-        let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-        assert_eq!(gpu(&inventory, 0).problem, "");
-        machine.add(other, "10de:10f2", 0x04_0300, Some(group));
-        let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-        assert!(gpu(&inventory, 0).problem.contains("`0000:34:00.1` (10de:10f2)"));
-        assert_eq!(gpu(&inventory, 1).problem, "");
-    }
-
-    #[test]
-    fn what_cannot_be_reset_is_a_problem() {
-        for text in [Some("\n"), None] {
-            let machine = Machine::dgx2();
-            machine.set("0000:36:00.0", "reset_method", text);
-            let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-            assert!(gpu(&inventory, 1).problem.starts_with("no way to reset it"));
-        }
-    }
-
-    #[test]
-    fn what_has_no_memory_is_a_problem() {
-        let machine = Machine::dgx2();
-        machine.set("0000:36:00.0", "resource", Some("0x0 0x0 0x0\n"));
-        let inventory = read(&machine.sysfs(), &machine.devices()).unwrap();
-        assert_eq!(gpu(&inventory, 1).memory_bytes, 0);
-        assert!(gpu(&inventory, 1).problem.starts_with("no memory BAR"));
-    }
-
-    #[test]
-    fn nonsense_in_sysfs_is_an_error_and_never_a_guess() {
-        for (file, text) in
-            [("resource", "0x0 0x1"), ("resource", "x y z"), ("vendor", "0xæ"), ("numa_node", "-")]
-        {
-            let machine = Machine::dgx2();
-            machine.set("0000:36:00.0", file, Some(text));
-            let error = read(&machine.sysfs(), &machine.devices()).unwrap_err().chain();
-            assert!(error.contains("`0000:36:00.0`"), "{error}");
-        }
-    }
-
-    #[test]
-    fn this_very_machine_can_be_read() {
-        let inventory = read(&Sysfs::new("/sys"), &Machine::dgx2().devices()).unwrap();
-        assert!(inventory.memory_mib > 0 && !inventory.kernel.is_empty());
-    }
-}
+mod tests;

@@ -10,6 +10,12 @@ use std::{
 
 /// The most that is read of one attribute; the kernel writes a page at most.
 const MAX_ATTRIBUTE_BYTES: u64 = 4096;
+/// The most that is kept of a name that a part of the machine gives itself.
+const MAX_LABEL_CHARS: usize = 64;
+/// The most of a text that an error repeats.
+const MAX_SHOWN_CHARS: usize = 40;
+/// No list of processors or nodes goes as far.
+const MAX_MEMBER: u32 = 1 << 16;
 /// A BAR below a page is registers.
 const PAGE_BYTES: u64 = 4096;
 
@@ -104,7 +110,7 @@ impl Sysfs {
     /// Every function of an IOMMU group, in the order of addresses.
     pub fn group_members(&self, group: u32) -> Result<Vec<PciFunction>> {
         let mut members = Vec::new();
-        for address in self.addresses(&self.root.join(format!("kernel/iommu_groups/{group}/devices")))? {
+        for address in self.group_addresses(group)? {
             members.extend(self.function(address)?);
         }
         Ok(members)
@@ -116,21 +122,89 @@ impl Sysfs {
             .map_err(|cause| EdgeError::because(format!("cannot read `{}`", path.display()), cause))
     }
 
-    fn addresses(&self, directory: &Path) -> Result<Vec<PciAddress>> {
+    /// The start of an attribute that is not text: a function's configuration space, 4096 bytes of it for
+    /// root, 64 for anybody else; `None` where it does not exist.
+    pub fn bytes(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        bytes(path).map_err(|cause| EdgeError::because(format!("cannot read `{}`", path.display()), cause))
+    }
+
+    /// A name that a part of the machine gives itself: it may hold anything, and is shortened and cleaned
+    /// rather than refused. Empty where it does not exist.
+    pub fn label(&self, path: &Path) -> Result<String> {
+        let bytes = self.bytes(path)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Ok(clean.trim().chars().take(MAX_LABEL_CHARS).collect::<String>().trim_end().to_owned())
+    }
+
+    /// A whole number in an attribute; `None` where it does not exist.
+    pub fn number(&self, path: &Path) -> Result<Option<u64>> {
+        let Some(text) = self.attribute(path)? else { return Ok(None) };
+        let bad = || EdgeError::new(format!("`{}` in `{}` is not a number", shown(&text), path.display()));
+        text.parse().map(Some).map_err(|_| bad())
+    }
+
+    /// The members of a list such as `0-3,8`; `None` where it does not exist.
+    pub fn list(&self, path: &Path) -> Result<Option<Vec<u32>>> {
+        let Some(text) = self.attribute(path)? else { return Ok(None) };
+        let bad =
+            || EdgeError::new(format!("`{}` in `{}` is not a list of numbers", shown(&text), path.display()));
+        let mut members = Vec::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) =
+                (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+            if first > last || last >= MAX_MEMBER {
+                return Err(bad());
+            }
+            members.extend(first..=last);
+            if members.len() > MAX_MEMBER as usize {
+                return Err(bad());
+            }
+        }
+        Ok(Some(members))
+    }
+
+    /// The names in a directory, in order; none where it does not exist.
+    pub fn names(&self, directory: &Path) -> Result<Vec<String>> {
         let failed = |cause| EdgeError::because(format!("cannot list `{}`", directory.display()), cause);
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed(error)),
         };
-        let mut addresses = Vec::new();
+        let mut names = Vec::new();
         for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            // A segment beyond 16 bits (a virtual root complex of a hypervisor) holds no device of ours.
-            if let Some(address) = name.to_str().and_then(|name| name.parse().ok()) {
-                addresses.push(address);
-            }
+            // The kernel's own names are ASCII: another one is of nothing that is looked for.
+            names.extend(entry.map_err(failed)?.file_name().into_string());
         }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Where a link of sysfs leads: the parts of its path, and nothing where there is no link.
+    pub fn link(&self, path: &Path) -> Result<Vec<String>> {
+        let target = match fs::read_link(path) {
+            Ok(target) => target,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => {
+                return Err(EdgeError::because(format!("cannot follow `{}`", path.display()), error));
+            }
+        };
+        Ok(target.iter().filter_map(|part| part.to_str().map(str::to_owned)).collect())
+    }
+
+    /// The addresses of an IOMMU group's members, in order.
+    pub fn group_addresses(&self, group: u32) -> Result<Vec<PciAddress>> {
+        self.addresses(&self.root.join(format!("kernel/iommu_groups/{group}/devices")))
+    }
+
+    fn addresses(&self, directory: &Path) -> Result<Vec<PciAddress>> {
+        // A segment beyond 16 bits (a virtual root complex of a hypervisor) holds no device of ours.
+        let mut addresses: Vec<PciAddress> =
+            self.names(directory)?.iter().filter_map(|name| name.parse().ok()).collect();
         addresses.sort_unstable();
         Ok(addresses)
     }
@@ -173,7 +247,7 @@ fn bars(text: &str) -> io::Result<Vec<Bar>> {
         let (Some(start), Some(end), Some(flags), None) =
             (fields.next(), fields.next(), fields.next(), fields.next())
         else {
-            return Err(io::Error::other(format!("`{}` is not a resource", line.escape_debug())));
+            return Err(io::Error::other(format!("`{}` is not a resource", shown(line))));
         };
         let (start, end, flags) = (hex(start)?, hex(end)?, hex(flags)?);
         if flags & IORESOURCE_MEM != 0 && end > start {
@@ -188,14 +262,20 @@ fn bars(text: &str) -> io::Result<Vec<Bar>> {
 }
 
 fn attribute(path: &Path) -> io::Result<Option<String>> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+    Ok(Some(text.trim_end().to_owned()))
+}
+
+fn bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut text = String::new();
-    file.take(MAX_ATTRIBUTE_BYTES).read_to_string(&mut text)?;
-    Ok(Some(text.trim_end().to_owned()))
+    let mut bytes = Vec::new();
+    file.take(MAX_ATTRIBUTE_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn link_name(path: &Path) -> io::Result<Option<String>> {
@@ -208,6 +288,10 @@ fn link_name(path: &Path) -> io::Result<Option<String>> {
 
 fn hex(text: &str) -> io::Result<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16)
-        .map_err(|error| io::Error::other(format!("`{}`: {error}", text.escape_debug())))
+    u64::from_str_radix(digits, 16).map_err(|error| io::Error::other(format!("`{}`: {error}", shown(text))))
+}
+
+/// The start of a text that makes no sense, for the error that says so.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect()
 }

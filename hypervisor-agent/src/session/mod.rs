@@ -189,7 +189,7 @@ impl Session {
     async fn hello(&self) -> Result<Hello, SessionError> {
         let engine = self.driver.engine();
         let host = Arc::clone(engine.host());
-        let inventory = tokio::task::spawn_blocking(move || host.inventory()).await?;
+        let inventory = tokio::task::spawn_blocking(move || host.inventory_now()).await?;
         Ok(Hello {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             simulated: engine.host().simulated(),

@@ -1,5 +1,6 @@
 //! What a simulated machine remembers: all that a real one would after its agent was killed.
 
+use super::topology;
 use crate::edge::{EdgeError, Result};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
@@ -131,7 +132,9 @@ impl Machine {
             driver: if self.bound.contains(&address) { "vfio-pci".to_owned() } else { String::new() },
             reset_methods: vec!["bus".to_owned()],
             memory_bytes: GPU_MEMORY_BYTES,
-            problem: String::new(),
+            parent: topology::parent(address.bus),
+            link: Some(topology::link(16)),
+            health: Some(topology::health()),
             ..Default::default()
         };
         let nvswitch = |(index, bus): (u32, u8)| v1::PciDevice {
@@ -141,6 +144,9 @@ impl Machine {
             numa_node: node(at(bus)),
             iommu_group: Some(60 + index),
             reset_methods: vec!["bus".to_owned()],
+            parent: topology::parent(bus),
+            link: Some(topology::link(4)),
+            health: Some(topology::health()),
             ..Default::default()
         };
         let mut devices: Vec<v1::PciDevice> =
@@ -153,7 +159,11 @@ impl Machine {
             iommu: true,
             kernel: "simulated".to_owned(),
             devices,
-            ..Default::default()
+            bridges: topology::bridges(),
+            nodes: topology::nodes(),
+            drives: topology::drives(),
+            product: "simulated DGX-2".to_owned(),
+            firmware: "simulated".to_owned(),
         }
     }
 }

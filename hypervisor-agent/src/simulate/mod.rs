@@ -7,6 +7,7 @@
 
 mod faults;
 mod machine;
+mod topology;
 
 pub use self::{
     faults::{Faults, Guests},

@@ -60,6 +60,19 @@ pub enum HostVerb {
         #[arg(default_value = "", hide_default_value = true)]
         name: String,
     },
+    /// Draw what hangs where in a host: nodes, switches, GPUs, disks, and how far the GPUs are from each other
+    #[command(
+        after_help = "The ways between GPUs are in the words of `nvidia-smi topo`: over one switch (pix), over several \
+        (pxb), over the processor's root (phb), within a NUMA node (node), between nodes (sys)."
+    )]
+    Topology {
+        /// The host's name; the only one, where none is given
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+        /// Write a drawing that a browser shows; `-` is standard output
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// Make a one-time code with which a host's agent gets its certificate
     Invite {
         /// The host's name

@@ -7,7 +7,8 @@ use crate::{Failure, view};
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::invite_request::Subject;
 use holm_proto::v1::{GetHostRequest, Host, InviteRequest, ListHostsRequest, ReleaseDeviceRequest};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::path::Path;
 use tonic::transport::Channel;
 
 pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure> {
@@ -20,10 +21,21 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
         }
         HostVerb::Show { name } => {
             let mut client = session.hosts().await?;
-            if name.is_empty() {
-                return only(session, client).await;
-            }
-            show(session, &get(session, &mut client, &name).await?)
+            let host = if name.is_empty() {
+                only(session, client).await?
+            } else {
+                get(session, &mut client, &name).await?
+            };
+            show(session, &host)
+        }
+        HostVerb::Topology { name, svg } => {
+            let mut client = session.hosts().await?;
+            let host = if name.is_empty() {
+                only(session, client).await?
+            } else {
+                get(session, &mut client, &name).await?
+            };
+            topology(session, &host, svg.as_deref())
         }
         HostVerb::Invite { name } => {
             let mut client = session.people().await?;
@@ -44,10 +56,10 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
 }
 
 /// The only host there is.
-async fn only(session: &Session, mut client: HostServiceClient<Channel>) -> Result<(), Failure> {
+async fn only(session: &Session, mut client: HostServiceClient<Channel>) -> Result<Host, Failure> {
     let all = session.ask(client.list_hosts(ListHostsRequest {})).await?.hosts;
     match all.as_slice() {
-        [host] => show(session, host),
+        [host] => Ok(host.clone()),
         [] => {
             Err(Failure::new("there is no host that you may see").hint("an operator: holm host invite NAME"))
         }
@@ -72,8 +84,56 @@ fn show(session: &Session, host: &Host) -> Result<(), Failure> {
         Format::Table => {
             let output = &session.output;
             let devices = table.text(output.colour, output.width);
-            crate::output::put(&format!("{}\n{devices}", sheet.text(output.colour)))
+            let tree = view::Topology::new(host).map(|tree| format!("\n{}", tree.text(output)));
+            let tree = tree.unwrap_or_default();
+            crate::output::put(&format!("{}\n{devices}{tree}", sheet.text(output.colour)))
         }
         Format::Json | Format::Csv => session.output.list(&table, &view::host_json(host)),
     }
+}
+
+fn topology(session: &Session, host: &Host, svg: Option<&Path>) -> Result<(), Failure> {
+    let tree = view::Topology::new(host).ok_or_else(|| {
+        Failure::new(format!("nothing is known of how `{}` is built: its agent has not told it", host.name))
+            .hint(format!("holm host show {}", host.name))
+    })?;
+    let output = &session.output;
+    if let Some(file) = svg {
+        let drawing = view::svg(&host.name, &heading(host), &tree);
+        if file == Path::new("-") {
+            return crate::output::put(&drawing);
+        }
+        std::fs::write(file, drawing).map_err(|e| Failure::file("write", file, &e))?;
+        let written = file.display().to_string();
+        let json = json!({ "host": host.name, "file": written });
+        return output.done(&format!("drew {} to `{written}`", host.name), &json);
+    }
+    let paths = view::paths(host);
+    match output.format {
+        Format::Table => {
+            let heading = format!("{}\n", crate::text::plain(&format!("{}: {}", host.name, heading(host))));
+            let paths = paths.text(output.colour, output.width);
+            crate::output::put(&format!("{heading}\n{}\n{paths}", tree.text(output)))
+        }
+        Format::Json | Format::Csv => {
+            let mut json = view::host_json(host);
+            if let Value::Object(fields) = &mut json {
+                fields.insert("paths".to_owned(), view::paths_json(host));
+            }
+            output.list(&paths, &json)
+        }
+    }
+}
+
+/// What stands above a drawing: what is not real, or not of now, says so.
+fn heading(host: &Host) -> String {
+    let product = host.inventory.as_ref().map(|i| i.product.as_str()).filter(|product| !product.is_empty());
+    let mut words = vec![product.unwrap_or("a machine that does not say what it is").to_owned()];
+    if host.simulated {
+        words.push("SIMULATED: all of it is made up".to_owned());
+    }
+    if !host.online {
+        words.push("OFFLINE: as it was known when its agent was connected last".to_owned());
+    }
+    words.join("; ")
 }

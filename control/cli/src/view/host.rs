@@ -1,9 +1,13 @@
 //! Hosts and their devices.
 
+use super::topology::health_word;
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
-use crate::text::{Clock, instant, mib};
-use holm_proto::v1::{Device, DeviceKind, DeviceState, Evidence, Host, Inventory, PciDevice};
+use crate::text::{Clock, bytes, instant, mib};
+use holm_proto::v1::{
+    BridgeKind, Device, DeviceKind, DeviceState, Drive, Evidence, Health, Host, Inventory, Link, NumaNode,
+    PciBridge, PciDevice,
+};
 use serde_json::{Value, json};
 
 /// A list.
@@ -66,11 +70,17 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
     sheet.line("last report", when_full(h.last_report.as_ref(), clock));
     // Before the first report there is nothing but noughts.
     if let Some(i) = h.inventory.as_ref().filter(|i| i.cpus > 0) {
+        sheet.line("machine", i.product.as_str());
+        sheet.line("firmware", i.firmware.as_str());
         sheet.line("cpus", i.cpus.to_string());
         sheet.line("numa nodes", i.numa_nodes.to_string());
         sheet.line("memory", Cell::both(mib(i.memory_mib), format!("{} MiB", i.memory_mib)));
         sheet.line("iommu", if i.iommu { Cell::new("on") } else { Cell::new("OFF").tone(Tone::Bad) });
         sheet.line("kernel", i.kernel.as_str());
+        if !i.drives.is_empty() {
+            let total = i.drives.iter().map(|d| d.bytes).fold(0, u64::saturating_add);
+            sheet.line("disks", format!("{}, {} together", i.drives.len(), bytes(total)));
+        }
     }
     let mut devices: Vec<&Device> = h.devices.iter().collect();
     devices.sort_by_key(|d| (!is_gpu(d), address(d).to_owned()));
@@ -115,7 +125,7 @@ fn device(d: &Device) -> Vec<Cell> {
     ]
 }
 
-fn is_gpu(d: &Device) -> bool {
+pub(super) fn is_gpu(d: &Device) -> bool {
     d.pci.as_ref().is_some_and(|p| p.kind() == DeviceKind::Gpu)
 }
 
@@ -148,7 +158,7 @@ fn device_word(state: DeviceState) -> &'static str {
     }
 }
 
-fn state_cell(d: &Device) -> Cell {
+pub(super) fn state_cell(d: &Device) -> Cell {
     let state = device_state(d);
     let tone = match state {
         DeviceState::Free => Tone::Good,
@@ -186,6 +196,86 @@ fn inventory_json(i: &Inventory) -> Value {
         "memory_mib": i.memory_mib,
         "iommu": i.iommu,
         "kernel": i.kernel,
+        "product": i.product,
+        "firmware": i.firmware,
+        "nodes": i.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "bridges": i.bridges.iter().map(bridge_json).collect::<Vec<_>>(),
+        "drives": i.drives.iter().map(drive_json).collect::<Vec<_>>(),
+    })
+}
+
+fn node_json(n: &NumaNode) -> Value {
+    json!({
+        "id": n.id,
+        "cores": n.cores.iter().map(|core| json!(core.cpus)).collect::<Vec<_>>(),
+        "memory_mib": n.memory_mib,
+        "huge_pages": n.huge_pages.iter().map(|p| json!({
+            "size_kib": p.size_kib,
+            "total": p.total,
+            "free": p.free,
+        })).collect::<Vec<_>>(),
+        "distances": n.distances,
+    })
+}
+
+fn bridge_json(b: &PciBridge) -> Value {
+    let kind = match b.kind() {
+        BridgeKind::RootPort => "root_port",
+        BridgeKind::Upstream => "upstream",
+        BridgeKind::Downstream => "downstream",
+        BridgeKind::Conventional => "conventional",
+        BridgeKind::Unspecified => "unknown",
+    };
+    json!({
+        "address": b.address,
+        "id": b.id,
+        "kind": kind,
+        "parent": b.parent,
+        "root": b.root,
+        "numa_node": b.numa_node,
+        "iommu_group": b.iommu_group,
+        "link": b.link.as_ref().map(link_json),
+        "acs": b.acs.map(|a| json!({
+            "source_validation": a.source_validation,
+            "request_redirect": a.request_redirect,
+            "completion_redirect": a.completion_redirect,
+            "upstream_forwarding": a.upstream_forwarding,
+            "capability": a.capability,
+            "control": a.control,
+        })),
+    })
+}
+
+fn drive_json(d: &Drive) -> Value {
+    json!({
+        "name": d.name,
+        "address": d.address,
+        "parent": d.parent,
+        "model": d.model,
+        "bytes": d.bytes,
+        "numa_node": d.numa_node,
+        "rotational": d.rotational,
+        "discard_max_bytes": d.discard_max_bytes,
+    })
+}
+
+fn link_json(l: &Link) -> Value {
+    json!({ "speed": l.speed, "width": l.width, "max_speed": l.max_speed, "max_width": l.max_width })
+}
+
+fn health_json(h: &Health) -> Value {
+    json!({
+        "state": health_word(Some(h)),
+        "source": h.source,
+        "reason": h.reason,
+        "ecc_corrected": h.ecc_corrected,
+        "ecc_uncorrected": h.ecc_uncorrected,
+        "retired_pages": h.retired_pages,
+        "xids": h.xids,
+        "links_up": h.links_up,
+        "links": h.links,
+        "temperature_c": h.temperature_c,
+        "at": time_json(h.at.as_ref()),
     })
 }
 
@@ -201,6 +291,10 @@ fn pci_json(p: &PciDevice) -> Value {
         "reset_methods": p.reset_methods,
         "memory_bytes": p.memory_bytes,
         "problem": p.problem,
+        "parent": p.parent,
+        "link": p.link.as_ref().map(link_json),
+        "health": health_json(&p.health.clone().unwrap_or_default()),
+        "firmware": p.firmware,
     })
 }
 

@@ -5,16 +5,20 @@
 mod certificate;
 mod host;
 mod slice;
+mod svg;
 mod things;
+mod topology;
 
 pub use certificate::{Deletion, NotADeletion};
 pub use host::{device_state, host, host_json, hosts};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };
+pub use svg::svg;
 pub use things::{
     invitation_json, people, person, person_json, project, project_json, projects, short_identity,
 };
+pub use topology::{Branch, Topology, health_word, paths, paths_json};
 
 use crate::output::{Cell, Tone};
 use crate::text::{Clock, instant};
