@@ -120,7 +120,7 @@ impl Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
-    /// Which partition table the machine's fabric has: `dgx-2`.
+    /// Which partition table the machine's fabric has: `dgx-2` or `hgx-a100`.
     #[serde(default = "default_platform")]
     pub platform: String,
     /// Where sysfs is mounted.
@@ -134,6 +134,9 @@ pub struct HostConfig {
     pub slices: PathBuf,
     /// Which devices are handed out.
     pub devices: DevicesConfig,
+    /// What connects its GPUs.
+    #[serde(default)]
+    pub fabric: FabricConfig,
     /// The encrypted disks.
     pub storage: StorageConfig,
     /// What a slice's machine boots.
@@ -161,6 +164,78 @@ pub struct DevicesConfig {
     /// The fabric's number of each GPU, 1 to 16, learnt when the host was commissioned.
     #[serde(default)]
     pub physical_ids: BTreeMap<PciAddress, u32>,
+}
+
+/// What connects the GPUs: `[host.fabric]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FabricConfig {
+    /// Who drives the fabric. What follows is looked at for `shared-nvswitch` only.
+    pub model: FabricModel,
+    /// Fabric Manager's client library: a path, or a name that the loader finds.
+    pub library: PathBuf,
+    /// Where Fabric Manager listens: `HOST` or `HOST:PORT`, or the path of its socket.
+    pub address: String,
+    /// Which partitions may be up: what Fabric Manager is told after it was restarted.
+    pub record: PathBuf,
+    /// How long one call may take, seconds. One that takes longer is given up.
+    pub call_limit_s: u32,
+    /// How long a Fabric Manager that starts, or cannot be reached, is waited for, seconds.
+    pub start_limit_s: u32,
+    /// How often it is looked at, seconds. One that was restarted waits for 60.
+    pub watch_s: u32,
+}
+
+/// Who drives the fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FabricModel {
+    /// Nobody: single GPUs, or an emulated machine.
+    #[default]
+    None,
+    /// Fabric Manager in shared NVSwitch mode.
+    SharedNvswitch,
+}
+
+impl FabricModel {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::SharedNvswitch => "shared-nvswitch",
+        }
+    }
+}
+
+impl FabricConfig {
+    /// How long one call may take.
+    pub fn call_limit(&self) -> Duration {
+        Duration::from_secs(self.call_limit_s.into())
+    }
+
+    /// How long a start is waited for.
+    pub fn start_limit(&self) -> Duration {
+        Duration::from_secs(self.start_limit_s.into())
+    }
+
+    /// How often it is looked at.
+    pub fn watch_pause(&self) -> Duration {
+        Duration::from_secs(self.watch_s.into())
+    }
+}
+
+impl Default for FabricConfig {
+    fn default() -> Self {
+        Self {
+            model: FabricModel::None,
+            library: "libnvfm.so.1".into(),
+            address: "127.0.0.1:6666".to_owned(),
+            record: "/var/lib/holm/fabric.json".into(),
+            call_limit_s: 60,
+            start_limit_s: 60,
+            watch_s: 5,
+        }
+    }
 }
 
 /// The encrypted disks: `[host.storage]`.
@@ -322,6 +397,7 @@ mod tests {
         assert_eq!(config.devices.gpus, [PciId("10de:1db8".to_owned())]);
         assert!(config.devices.memory_in_bar.is_empty());
         assert_eq!(config.libvirt.uri, "qemu:///system");
+        assert_eq!(config.fabric, FabricConfig::default());
     }
 
     #[test]
@@ -334,6 +410,11 @@ mod tests {
                 "not a PCI address",
             ),
             (SMALLEST.replace("cmdline", "cmd_line"), "unknown field `cmd_line`"),
+            (SMALLEST.replace("[storage]", "[fabric]\nsocket = \"/x\"\n[storage]"), "unknown field `socket`"),
+            (
+                SMALLEST.replace("[storage]", "[fabric]\nmodel = \"full\"\n[storage]"),
+                "unknown variant `full`",
+            ),
         ] {
             let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -127,6 +127,11 @@ pub trait Host: Send + Sync + 'static {
     fn platform(&self) -> &str;
     /// True where nothing is real.
     fn simulated(&self) -> bool;
+    /// Make good what an earlier agent left half done, and begin to look after the machine. An agent that serves
+    /// calls it once, before anything else; it does not wait.
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
     /// The machine as it is now. Two looks at a machine that has not changed are equal.
     fn inventory(&self) -> Result<v1::Inventory>;
     /// The same with what is true of this moment only, such as temperatures: for the greeting of a session.
@@ -140,11 +145,16 @@ pub trait Host: Send + Sync + 'static {
     fn bind(&self, device: PciAddress) -> Result<()>;
     /// Overwrite and read back all of the device's memory. `Err` and `cleaned: false` both mean dirty.
     fn sanitise(&self, device: PciAddress) -> Result<v1::Evidence>;
-    /// Bring up the fabric partition; nothing happens where it is up. The simulated and emulated hosts
-    /// have no fabric and only check the id.
+    /// Bring up the fabric partition, before a machine starts in it; nothing happens where it is up. An error
+    /// where one that overlaps it is up.
     fn activate_partition(&self, partition: u32) -> Result<()>;
-    /// Take down the fabric partition; nothing happens where it is down.
+    /// Take down the fabric partition, after its machine is gone; nothing happens where it is down.
     fn deactivate_partition(&self, partition: u32) -> Result<()>;
+    /// The partitions that are up, as the fabric says; none where no fabric is driven.
+    fn active_partitions(&self) -> Result<BTreeSet<u32>>;
+    /// These are up: for a fabric manager that was restarted and waits to be told. Where none waits, what is up
+    /// stays as it is.
+    fn restore_partitions(&self, active: &BTreeSet<u32>) -> Result<()>;
 
     /// How far the volume has come.
     fn volume(&self, volume: VolumeId) -> Result<VolumeState>;

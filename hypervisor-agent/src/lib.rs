@@ -6,6 +6,7 @@ pub mod converge;
 pub mod edge;
 pub mod fabric;
 pub mod guest;
+pub mod handover;
 pub mod hypervisor;
 pub mod inventory;
 pub mod real;

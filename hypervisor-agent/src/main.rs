@@ -2,17 +2,19 @@
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use holm_agent::{
-    config::{Config, HostConfig},
+    config::{Config, FabricModel, HostConfig},
     converge::{Driver, Engine, Limits, Record},
     edge::Host,
+    fabric::{self, Fabric as _, NoFabric, Nvfm, Seen, SeenGpu},
     real::RealHost,
     session::{Identity, Session, chain},
     simulate::SimulatedHost,
 };
-use holm_proto::v1;
+use holm_proto::{ids::PciAddress, v1};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -29,6 +31,8 @@ use tokio::{
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Threads that may wait for a disk or a socket at a time.
 const MOST_BLOCKING: usize = 16;
+
+const NO_HOST: &str = "the configuration has no section `[host]`: write one, or say `--simulate dgx2`";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -47,11 +51,36 @@ enum Command {
     Inventory(Where),
     /// Check the configuration, the identity and what they name
     Check(Where),
+    /// What connects the GPUs
+    Fabric {
+        #[command(subcommand)]
+        command: FabricCommand,
+    },
     /// Print a completion script for a shell
     Completion {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum FabricCommand {
+    /// Compare the fabric with its platform's table, and print the GPUs' numbers for the configuration
+    Show {
+        #[command(flatten)]
+        place: Where,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people, with a section that can be put into the configuration
+    Text,
+    /// One JSON object
+    Json,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +104,7 @@ fn main() -> ExitCode {
         Command::Serve(place) => serve(&place),
         Command::Inventory(place) => inventory(&place),
         Command::Check(place) => check(&place),
+        Command::Fabric { command: FabricCommand::Show { place, format } } => show_fabric(&place, format),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut io::stdout());
             Ok(())
@@ -110,6 +140,7 @@ fn serve(place: &Where) -> Result<(), Failure> {
     let host = host(&config, place.simulate)?;
     let (record, loaded) = Record::open(&config.agent.record)?;
     let simulated = host.simulated();
+    host.begin()?;
     let engine = Engine::new(host, record, loaded, Limits::new(config.agent.boot_limit()));
     let driver = Arc::new(Driver::start(Arc::new(engine))?);
     let session = Session::new(Arc::clone(&driver), &config.agent.identity);
@@ -167,6 +198,7 @@ fn check(place: &Where) -> Result<(), Failure> {
     let host = host(&config, place.simulate)?;
     if let Some(real) = config.host.as_ref().filter(|_| !host.simulated()) {
         wrong.extend(missing(real));
+        wrong.extend(unlike(real));
     }
     let inventory = host.inventory()?;
     let gpus = || inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu);
@@ -187,6 +219,93 @@ fn check(place: &Where) -> Result<(), Failure> {
     Err(wrong.join("\nholm-agent: ").into())
 }
 
+/// How a shared fabric differs from what the platform and the configuration say.
+fn unlike(host: &HostConfig) -> Vec<String> {
+    match host.fabric.model {
+        FabricModel::None => Vec::new(),
+        FabricModel::SharedNvswitch => {
+            let compared = fabric::table(&host.platform).and_then(|table| {
+                Ok(fabric::compare(table, &Nvfm::look(&host.fabric)?, &host.devices.physical_ids))
+            });
+            compared.unwrap_or_else(|error| vec![error.chain()])
+        }
+    }
+}
+
+/// Asks the fabric once and changes nothing: an agent may be at work.
+fn show_fabric(place: &Where, format: Format) -> Result<(), Failure> {
+    let config = Config::load(&place.config)?;
+    let (platform, model, seen, configured) = match (place.simulate, &config.host) {
+        (Some(Simulated::Dgx2), _) => {
+            let host = simulated(&config)?;
+            let devices = host.inventory()?.devices.into_iter();
+            let numbers = devices.filter_map(|gpu| Some((gpu.address.parse().ok()?, gpu.physical_id?)));
+            let numbers: BTreeMap<PciAddress, u32> = numbers.collect();
+            (host.platform().to_owned(), host.model(), host.partitions()?, numbers)
+        }
+        (None, Some(host)) => {
+            let seen = match host.fabric.model {
+                FabricModel::None => NoFabric::new(fabric::table(&host.platform)?).partitions()?,
+                FabricModel::SharedNvswitch => Nvfm::look(&host.fabric)?,
+            };
+            let numbers = host.devices.physical_ids.clone();
+            (host.platform.clone(), host.fabric.model, seen, numbers)
+        }
+        (None, None) => return Err(NO_HOST.into()),
+    };
+    let differences = fabric::compare(fabric::table(&platform)?, &seen, &configured);
+    // What cannot be learnt is among the differences.
+    let learnt = fabric::learn(&seen).unwrap_or_default();
+    let mut out = io::stdout();
+    match format {
+        Format::Json => {
+            let partition = |seen: &Seen| {
+                let gpu = |gpu: &SeenGpu| {
+                    json!({
+                        "physical_id": gpu.physical_id,
+                        "uuid": gpu.uuid,
+                        "pci_bus_id": gpu.pci_bus_id,
+                        "links": gpu.links,
+                    })
+                };
+                json!({
+                    "id": seen.id,
+                    "active": seen.active,
+                    "gpus": seen.gpus.iter().map(gpu).collect::<Vec<Value>>(),
+                })
+            };
+            let physical_ids: serde_json::Map<String, Value> =
+                learnt.iter().map(|(address, id)| (address.to_string(), json!(id))).collect();
+            let shown = json!({
+                "platform": platform,
+                "model": model.as_str(),
+                "simulated": place.simulate.is_some(),
+                "partitions": seen.iter().map(partition).collect::<Vec<Value>>(),
+                "physical_ids": physical_ids,
+                "differences": differences,
+            });
+            writeln!(out, "{shown:#}")?;
+        }
+        Format::Text => {
+            // All but the section is a comment, so that the whole can be put into a configuration.
+            let note = if place.simulate.is_some() { ", simulated" } else { "" };
+            writeln!(out, "# {platform}, {}{note}: {} partitions", model.as_str(), seen.len())?;
+            let active: Vec<String> =
+                seen.iter().filter(|seen| seen.active).map(|seen| seen.id.to_string()).collect();
+            let active = if active.is_empty() { "none".to_owned() } else { active.join(", ") };
+            writeln!(out, "# up: {active}")?;
+            for difference in &differences {
+                writeln!(out, "# differs: {difference}")?;
+            }
+            writeln!(out, "[host.devices.physical_ids]")?;
+            for (address, id) in &learnt {
+                writeln!(out, "\"{address}\" = {id}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Files that the configuration names and that are not there.
 fn missing(host: &HostConfig) -> Vec<String> {
     let files: [&Path; 4] =
@@ -197,16 +316,16 @@ fn missing(host: &HostConfig) -> Vec<String> {
 
 fn host(config: &Config, simulate: Option<Simulated>) -> Result<Arc<dyn Host>, Failure> {
     match (simulate, &config.host) {
-        (Some(Simulated::Dgx2), _) => {
-            let directory = config.simulate.directory.clone();
-            let directory = directory.unwrap_or_else(|| config.agent.record.join("simulated"));
-            Ok(Arc::new(SimulatedHost::new(&directory, config.simulate.clone())?))
-        }
+        (Some(Simulated::Dgx2), _) => Ok(Arc::new(simulated(config)?)),
         (None, Some(host)) => Ok(Arc::new(RealHost::new(host.clone())?)),
-        (None, None) => {
-            Err("the configuration has no section `[host]`: write one, or say `--simulate dgx2`".into())
-        }
+        (None, None) => Err(NO_HOST.into()),
     }
+}
+
+fn simulated(config: &Config) -> Result<SimulatedHost, Failure> {
+    let directory = config.simulate.directory.clone();
+    let directory = directory.unwrap_or_else(|| config.agent.record.join("simulated"));
+    Ok(SimulatedHost::new(&directory, config.simulate.clone())?)
 }
 
 fn described(inventory: &v1::Inventory) -> Value {

@@ -3,10 +3,14 @@
 use crate::{
     config::HostConfig,
     edge::{DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Result, Seed, VolumeState},
-    fabric,
+    fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
+    handover::{Handover, Hands},
     hypervisor::{Libvirt, Parts},
-    inventory::{self, sysfs::Sysfs},
+    inventory::{
+        self,
+        sysfs::{PciFunction, Sysfs},
+    },
     sanitise,
     storage::Volumes,
     vfio,
@@ -33,6 +37,8 @@ pub struct RealHost {
     channels: Channels,
     libvirt: Libvirt,
     in_hand: Arc<Mutex<BTreeSet<PciAddress>>>,
+    fabric: Arc<dyn Fabric>,
+    handover: Handover<OverVfio>,
 }
 
 impl RealHost {
@@ -47,17 +53,26 @@ impl RealHost {
             &config.storage.qemu_img,
             &config.guest.kernel,
             &config.guest.initrd,
+            &config.fabric.record,
         ];
         if let Some(path) = paths.into_iter().find(|path| !path.is_absolute() || path.to_str().is_none()) {
             return Err(EdgeError::new(format!("`{}` is no absolute path in UTF-8", path.display())));
         }
+        let (fabric, sysfs) = (fabric::of(&config)?, Sysfs::new(&config.sysfs));
         Ok(Self {
-            sysfs: Sysfs::new(&config.sysfs),
+            handover: Handover::new(
+                Arc::clone(&fabric),
+                fabric::table(&config.platform)?,
+                config.devices.physical_ids.clone(),
+                OverVfio { sysfs: sysfs.clone() },
+            ),
+            sysfs,
             volumes: Volumes::new(config.storage.clone()),
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
             libvirt: Libvirt::new(config.libvirt.clone()),
             in_hand: Arc::default(),
+            fabric,
             config,
         })
     }
@@ -72,12 +87,21 @@ impl Host for RealHost {
         false
     }
 
+    fn begin(&self) -> Result<()> {
+        self.fabric.watch();
+        for error in self.handover.begin() {
+            // It is in the inventory as well, where the device is found without a way to reset it.
+            tracing::error!("a device is not as it should be: {}", error.chain());
+        }
+        Ok(())
+    }
+
     fn inventory(&self) -> Result<v1::Inventory> {
-        inventory::read(&self.sysfs, &self.config.devices)
+        inventory::read_with(&self.sysfs, &self.config.devices, &self.handover.quiet())
     }
 
     fn inventory_now(&self) -> Result<v1::Inventory> {
-        inventory::read_now(&self.sysfs, &self.config.devices)
+        inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())
     }
 
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {
@@ -113,11 +137,21 @@ impl Host for RealHost {
     }
 
     fn activate_partition(&self, partition: u32) -> Result<()> {
-        fabric::activate(partition)
+        let _hold = Hold::take(&self.in_hand, &self.handover.devices(partition)?)?;
+        self.handover.activate(partition)
     }
 
     fn deactivate_partition(&self, partition: u32) -> Result<()> {
-        fabric::deactivate(partition)
+        let _hold = Hold::take(&self.in_hand, &self.handover.devices(partition)?)?;
+        self.handover.deactivate(partition)
+    }
+
+    fn active_partitions(&self) -> Result<BTreeSet<u32>> {
+        self.fabric.active()
+    }
+
+    fn restore_partitions(&self, active: &BTreeSet<u32>) -> Result<()> {
+        self.fabric.restore(active)
     }
 
     fn volume(&self, volume: VolumeId) -> Result<VolumeState> {
@@ -151,6 +185,7 @@ impl Host for RealHost {
     fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()> {
         make_passable(&self.config.guest_sockets)?;
         let hold = Hold::take(&self.in_hand, &spec.devices)?;
+        self.handover.check_start(&spec.devices)?;
         let guest = &self.config.guest;
         let parts = Parts {
             guest,
@@ -180,6 +215,45 @@ impl Host for RealHost {
             .and_then(|machine| machine.cid)
             .ok_or_else(|| EdgeError::new(format!("the machine of slice `{slice}` does not run")))?;
         guest::connect(slice, cid)
+    }
+}
+
+/// What handing over does to devices, through VFIO.
+#[derive(Debug)]
+struct OverVfio {
+    sysfs: Sysfs,
+}
+
+impl OverVfio {
+    fn function(&self, device: PciAddress) -> Result<PciFunction> {
+        let function = self.sysfs.function(device)?;
+        function.ok_or_else(|| EdgeError::new(format!("there is no device at `{device}`")))
+    }
+}
+
+impl Hands for OverVfio {
+    fn viable(&self, device: PciAddress) -> Result<()> {
+        vfio::bind(&self.sysfs, device)
+    }
+
+    fn reset(&self, device: PciAddress) -> Result<()> {
+        vfio::Device::open(&self.sysfs, &self.function(device)?)?.reset()
+    }
+
+    fn is_quiet(&self, device: PciAddress) -> Result<bool> {
+        vfio::are_suppressed(&self.sysfs, device)
+    }
+
+    fn quieten(&self, device: PciAddress) -> Result<()> {
+        vfio::suppress(&self.sysfs, device)
+    }
+
+    fn allow_resets(&self, device: PciAddress) -> Result<()> {
+        vfio::allow(&self.sysfs, device)
+    }
+
+    fn is_held(&self, device: PciAddress) -> Result<bool> {
+        vfio::held(&self.function(device)?)
     }
 }
 
@@ -235,5 +309,49 @@ mod tests {
         assert!(Hold::take(&in_hand, &devices).is_err());
         assert!(Hold::take(&in_hand, &devices[..1]).is_err());
         assert!(Hold::take(&in_hand, &devices[1..]).is_ok());
+    }
+
+    /// The order of things on a kernel with VFIO, over the stand-in for Fabric Manager. On the virtual DGX-2:
+    /// `HOLM_VFIO_GPU=1af4:1110 target/debug/deps/holm_agent-… --ignored handed_over_for_real --nocapture`
+    #[test]
+    #[ignore = "needs root and GPUs that nobody uses, of the kind that HOLM_VFIO_GPU says"]
+    fn handed_over_for_real() {
+        use crate::fabric::{Nvfm, nvfm::tests::World};
+        use holm_proto::platform::PartitionTable;
+        let kind = std::env::var("HOLM_VFIO_GPU").unwrap();
+        let sysfs = Sysfs::new("/sys");
+        let gpus = sysfs.functions().unwrap().into_iter().filter(|function| function.id == kind);
+        let numbers: std::collections::BTreeMap<PciAddress, u32> =
+            gpus.map(|gpu| gpu.address).zip(1..).collect();
+        let world = World::new();
+        let fabric = Arc::new(Nvfm::new(world.config()).unwrap());
+        let over = || OverVfio { sysfs: sysfs.clone() };
+        let handover = Handover::new(fabric, PartitionTable::dgx2(), numbers, over());
+        let methods = |device| sysfs.function(device).unwrap().unwrap().reset_methods;
+        let devices = handover.devices(9).unwrap();
+        for device in &devices {
+            println!("{device}: {:?}", methods(*device));
+        }
+        for _ in 0..2 {
+            let began = std::time::Instant::now();
+            handover.activate(9).unwrap();
+            println!("up after {:?}", began.elapsed());
+            handover.check_start(&devices).unwrap();
+            assert!(devices.iter().all(|device| methods(*device).is_empty()));
+        }
+        // Quiet, it is reset by nothing but its bus: what it reaches is asked of the kernel.
+        let function = sysfs.function(devices[0]).unwrap().unwrap();
+        let device = vfio::Device::open(&sysfs, &function).unwrap();
+        assert!(over().is_held(devices[0]).unwrap());
+        assert!(handover.deactivate(9).unwrap_err().chain().contains("still holds"));
+        device.reset().unwrap();
+        device.enable_memory().unwrap();
+        for bar in function.memory_bars() {
+            println!("BAR {}: {} bytes mapped", bar.index, device.map(bar).unwrap().bytes());
+        }
+        drop(device);
+        handover.deactivate(9).unwrap();
+        assert!(devices.iter().all(|device| !methods(*device).is_empty()));
+        println!("{}", world.trace().join("\n"));
     }
 }

@@ -20,14 +20,25 @@ pub struct PartitionTable {
 }
 
 impl PartitionTable {
-    /// The table of a platform, "dgx-2".
+    /// The table of a platform, "dgx-2" or "hgx-a100".
     pub fn of(platform: &str) -> Option<Self> {
-        [Self::dgx2()].into_iter().find(|table| table.platform == platform)
+        Self::all().into_iter().find(|table| table.platform == platform)
+    }
+
+    /// Every platform that there is a table of.
+    pub const fn all() -> [Self; 2] {
+        [Self::dgx2(), Self::hgx_a100()]
     }
 
     /// The table of a DGX-2, and of any HGX-2, in shared NVSwitch mode.
     pub const fn dgx2() -> Self {
         Self { platform: "dgx-2", partitions: DGX_2 }
+    }
+
+    /// The default table of an HGX A100 with two baseboards, in shared NVSwitch mode. With one baseboard Fabric
+    /// Manager offers what is left of it, under the same ids.
+    pub const fn hgx_a100() -> Self {
+        Self { platform: "hgx-a100", partitions: HGX_A100 }
     }
 
     /// The platform's name.
@@ -133,3 +144,70 @@ const DGX_2: &[Partition] = &[
     partition(31, &[15], 0),
     partition(32, &[16], 0),
 ];
+
+/// NVIDIA Fabric Manager User Guide, "Default GPU Partitions", DGX A100 and HGX A100.
+const HGX_A100: &[Partition] = &[
+    partition(0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], 12),
+    partition(1, &[1, 2, 3, 4, 5, 6, 7, 8], 12),
+    partition(2, &[9, 10, 11, 12, 13, 14, 15, 16], 12),
+    partition(3, &[1, 2, 3, 4, 9, 10, 11, 12], 12),
+    partition(4, &[5, 6, 7, 8, 13, 14, 15, 16], 12),
+    partition(5, &[1, 2, 3, 4, 13, 14, 15, 16], 12),
+    partition(6, &[5, 6, 7, 8, 9, 10, 11, 12], 12),
+    partition(7, &[1, 2, 3, 4], 12),
+    partition(8, &[5, 6, 7, 8], 12),
+    partition(9, &[9, 10, 11, 12], 12),
+    partition(10, &[13, 14, 15, 16], 12),
+    partition(11, &[1, 2], 12),
+    partition(12, &[3, 4], 12),
+    partition(13, &[5, 6], 12),
+    partition(14, &[7, 8], 12),
+    partition(15, &[9, 10], 12),
+    partition(16, &[11, 12], 12),
+    partition(17, &[13, 14], 12),
+    partition(18, &[15, 16], 12),
+    partition(19, &[1], 0),
+    partition(20, &[2], 0),
+    partition(21, &[3], 0),
+    partition(22, &[4], 0),
+    partition(23, &[5], 0),
+    partition(24, &[6], 0),
+    partition(25, &[7], 0),
+    partition(26, &[8], 0),
+    partition(27, &[9], 0),
+    partition(28, &[10], 0),
+    partition(29, &[11], 0),
+    partition(30, &[12], 0),
+    partition(31, &[13], 0),
+    partition(32, &[14], 0),
+    partition(33, &[15], 0),
+    partition(34, &[16], 0),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_whole() {
+        for (table, partitions, sizes) in
+            [(PartitionTable::dgx2(), 33, [16, 4, 8, 4]), (PartitionTable::hgx_a100(), 35, [16, 4, 8, 6])]
+        {
+            assert_eq!(PartitionTable::of(table.platform()), Some(table));
+            assert!(table.physical_ids().eq(1..=16) && table.sizes() == [1, 2, 4, 8, 16]);
+            assert!(table.partitions().map(Partition::id).eq(0..partitions));
+            let of_size = |size| table.partitions().filter(|partition| partition.size() == size).count();
+            assert_eq!([of_size(1), of_size(4), of_size(2), of_size(8)], sizes, "{}", table.platform());
+            for partition in table.partitions() {
+                assert!(partition.gpus().is_sorted_by(|a, b| a < b), "{partition:?}");
+                assert_eq!(partition.links() == 0, partition.size() == 1, "{partition:?}");
+            }
+            // Every GPU is in exactly one partition of two and one of four.
+            for size in [1, 2, 4] {
+                let all = table.partitions().filter(|partition| partition.size() == size);
+                assert_eq!(all.fold(0, |sum, partition| sum + partition.mask()), 0x1fffe);
+            }
+        }
+        assert_eq!(PartitionTable::of("dgx-3"), None);
+    }
+}

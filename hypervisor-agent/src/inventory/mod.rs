@@ -21,11 +21,23 @@ pub mod tree;
 use self::sysfs::{PciFunction, Sysfs};
 use crate::{config::DevicesConfig, edge::Result};
 use holm_proto::{ids::PciAddress, v1};
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 /// Looks at the machine: of the devices only those that the configuration names are listed, by address.
 pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
-    let mut inventory = look(sysfs, devices, &health::Library::open)?;
+    read_with(sysfs, devices, &BTreeSet::new())
+}
+
+/// Looks at a machine, some of whose devices are kept from being reset on purpose: that is no problem of theirs.
+pub fn read_with(
+    sysfs: &Sysfs,
+    devices: &DevicesConfig,
+    quiet: &BTreeSet<PciAddress>,
+) -> Result<v1::Inventory> {
+    let mut inventory = look(sysfs, devices, quiet, &health::Library::open)?;
     for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
         health.temperature_c = None;
     }
@@ -33,8 +45,12 @@ pub fn read(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
 }
 
 /// The same with what is true of this moment only: how warm each GPU is, and when that was.
-pub fn read_now(sysfs: &Sysfs, devices: &DevicesConfig) -> Result<v1::Inventory> {
-    let mut inventory = look(sysfs, devices, &health::Library::open)?;
+pub fn read_now(
+    sysfs: &Sysfs,
+    devices: &DevicesConfig,
+    quiet: &BTreeSet<PciAddress>,
+) -> Result<v1::Inventory> {
+    let mut inventory = look(sysfs, devices, quiet, &health::Library::open)?;
     let now = prost_types::Timestamp::from(SystemTime::now());
     for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
         health.at = Some(now);
@@ -53,7 +69,12 @@ pub fn steady(mut inventory: v1::Inventory) -> v1::Inventory {
     inventory
 }
 
-fn look(sysfs: &Sysfs, devices: &DevicesConfig, open: &health::Open<'_>) -> Result<v1::Inventory> {
+fn look(
+    sysfs: &Sysfs,
+    devices: &DevicesConfig,
+    quiet: &BTreeSet<PciAddress>,
+    open: &health::Open<'_>,
+) -> Result<v1::Inventory> {
     let functions = sysfs.functions()?;
     let known: BTreeMap<PciAddress, &PciFunction> =
         functions.iter().map(|function| (function.address, function)).collect();
@@ -78,7 +99,7 @@ fn look(sysfs: &Sysfs, devices: &DevicesConfig, open: &health::Open<'_>) -> Resu
             driver: function.driver.clone().unwrap_or_default(),
             reset_methods: function.reset_methods.clone(),
             memory_bytes: function.memory_bytes(),
-            problem: problem(function, kind, &group, devices, &found.health).unwrap_or_default(),
+            problem: problem(function, kind, &group, devices, quiet, &found.health).unwrap_or_default(),
             parent: tree::place(sysfs, function.address)?.parent(),
             link: tree::link(sysfs, function.address)?,
             health: Some(found.health),
@@ -119,6 +140,7 @@ fn problem(
     kind: v1::DeviceKind,
     group: &[&PciFunction],
     devices: &DevicesConfig,
+    quiet: &BTreeSet<PciAddress>,
     health: &v1::Health,
 ) -> Option<String> {
     let Some(number) = function.group else {
@@ -136,7 +158,7 @@ fn problem(
     if !group.iter().any(|member| member.address == function.address) {
         return Some(format!("IOMMU group {number} does not list it: sysfs contradicts itself"));
     }
-    if function.reset_methods.is_empty() {
+    if function.reset_methods.is_empty() && !quiet.contains(&function.address) {
         return Some("no way to reset it: sysfs `reset_method` is empty".to_owned());
     }
     if kind == v1::DeviceKind::Gpu && function.memory_bytes() == 0 {

@@ -9,6 +9,7 @@
 //!   stuck:ADDRESS               a byte of the device's memory cannot be overwritten
 //!   held:ADDRESS                something that is not Holm has the device open
 //!   gone:SLICE-ID               the slice's machine has ended by itself; done once
+//!   fabric:restarted            the fabric's manager is restarted; done once
 //!   guest:silent                guests say nothing
 //!   guest:fails                 guests give up
 //! ```

@@ -22,8 +22,6 @@ pub const GPUS: [u8; 16] =
 pub const NVSWITCHES: [u8; 12] = [0x61, 0x62, 0x63, 0x65, 0x66, 0x67, 0xc1, 0xc2, 0xc3, 0xc5, 0xc6, 0xc7];
 /// What a V100 has.
 pub const GPU_MEMORY_BYTES: u64 = 32 << 30;
-/// The table of partitions ends here.
-pub const LAST_PARTITION: u32 = 32;
 
 /// The whole machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,6 +33,9 @@ pub struct Machine {
     pub memory: BTreeMap<PciAddress, Written>,
     /// Partitions that are up.
     pub partitions: BTreeSet<u32>,
+    /// The fabric's manager was restarted and waits to be told which are up.
+    #[serde(default)]
+    pub fabric_waits: bool,
     /// Disks.
     pub volumes: BTreeMap<VolumeId, Volume>,
     /// First-boot seeds.

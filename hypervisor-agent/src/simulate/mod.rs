@@ -5,6 +5,7 @@
 //! that run on, disks half made, device memory that remembers who wrote to it. Its guests answer a connection
 //! with an echo: there is no SSH server and no Slurm in them.
 
+mod fabric;
 mod faults;
 mod machine;
 mod topology;
@@ -17,6 +18,7 @@ pub use self::{
 use crate::{
     config::SimulateConfig,
     edge::{DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Result, Seed, VolumeState},
+    fabric::Fabric as _,
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
@@ -195,19 +197,19 @@ impl Host for SimulatedHost {
     }
 
     fn activate_partition(&self, partition: u32) -> Result<()> {
-        self.call("activate_partition", 0, |machine| {
-            check_partition(partition)?;
-            machine.partitions.insert(partition);
-            Ok(())
-        })
+        self.activate(partition)
     }
 
     fn deactivate_partition(&self, partition: u32) -> Result<()> {
-        self.call("deactivate_partition", 0, |machine| {
-            check_partition(partition)?;
-            machine.partitions.remove(&partition);
-            Ok(())
-        })
+        self.deactivate(partition)
+    }
+
+    fn active_partitions(&self) -> Result<BTreeSet<u32>> {
+        self.active()
+    }
+
+    fn restore_partitions(&self, active: &BTreeSet<u32>) -> Result<()> {
+        self.restore(active)
     }
 
     fn volume(&self, volume: VolumeId) -> Result<VolumeState> {
@@ -377,14 +379,6 @@ fn start(machine: &mut Machine, spec: &DomainSpec, key: &Key) -> Result<()> {
         Domain { running: true, devices: spec.devices.clone(), volume: spec.volume, started_ms: now_ms() };
     machine.domains.insert(slice, domain);
     Ok(())
-}
-
-fn check_partition(partition: u32) -> Result<()> {
-    if partition <= machine::LAST_PARTITION {
-        Ok(())
-    } else {
-        Err(EdgeError::new(format!("there is no fabric partition `{partition}`")))
-    }
 }
 
 fn fingerprint(key: &Key) -> String {

@@ -24,6 +24,7 @@ pub fn bind(sysfs: &Sysfs, address: PciAddress) -> Result<()> {
         rebind(sysfs, &function)?;
     }
     let function = found(sysfs, address)?;
+    keep_awake(sysfs, address)?;
     match function.driver.as_deref() {
         Some(DRIVER) => open_viable_group(&function).map(drop),
         Some(other) => Err(EdgeError::new(format!("`{address}` stays with the driver `{other}`"))),
@@ -47,6 +48,21 @@ fn rebind(sysfs: &Sysfs, function: &PciFunction) -> Result<()> {
         .map_err(|error| failed("have vfio-pci look at", error))
 }
 
+/// Keeps an idle device from being powered down: some do not come back from D3cold after they changed hands
+/// often. What the kernel does not offer there is nothing to switch off of.
+fn keep_awake(sysfs: &Sysfs, address: PciAddress) -> Result<()> {
+    let device = sysfs.device(address);
+    for (name, wanted) in [("d3cold_allowed", "0"), ("power/control", "on")] {
+        let path = device.join(name);
+        if sysfs.attribute(&path)?.is_some_and(|now| now != wanted) {
+            write(&path, wanted).map_err(|error| {
+                EdgeError::because(format!("cannot keep `{address}` from sleeping by `{name}`"), error)
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Without interrupt remapping a guest could inject interrupts into the host; the kernel refuses that
 /// unless it was told not to.
 fn check_interrupts(sysfs: &Sysfs) -> Result<()> {
@@ -59,12 +75,13 @@ fn check_interrupts(sysfs: &Sysfs) -> Result<()> {
     }
 }
 
-fn found(sysfs: &Sysfs, address: PciAddress) -> Result<PciFunction> {
+pub(super) fn found(sysfs: &Sysfs, address: PciAddress) -> Result<PciFunction> {
     sysfs.function(address)?.ok_or_else(|| EdgeError::new(format!("there is no device at `{address}`")))
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    // To cut it short changes nothing of an attribute; a file of a test then shows what an attribute would.
+    OpenOptions::new().write(true).truncate(true).open(path)?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -117,6 +134,18 @@ mod tests {
         // It goes on to the group, which no kernel stands behind here.
         assert!(error.chain().contains("IOMMU group 20"), "{}", error.chain());
         assert_eq!(fs::read_to_string(machine.sysfs().path("bus/pci/drivers_probe")).unwrap(), "");
+    }
+
+    #[test]
+    fn a_device_is_kept_awake() {
+        let machine = machine();
+        let device = machine.sysfs().device(GPU.parse().unwrap());
+        machine.bind(GPU, "vfio-pci");
+        machine.set(GPU, "d3cold_allowed", Some("1\n"));
+        machine.set(GPU, "power/control", Some("auto\n"));
+        bind(&machine.sysfs(), GPU.parse().unwrap()).unwrap_err();
+        let read = |name| fs::read_to_string(device.join(name)).unwrap();
+        assert_eq!((read("d3cold_allowed").as_str(), read("power/control").as_str()), ("0", "on"));
     }
 
     #[test]

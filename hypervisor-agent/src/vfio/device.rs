@@ -1,6 +1,9 @@
 //! A device held through VFIO: its group and its registers are ours until it is dropped.
 
-use super::{ioctl, memory::Mapping};
+use super::{
+    ioctl::{self, Reached},
+    memory::Mapping,
+};
 use crate::{
     edge::{EdgeError, Result},
     inventory::sysfs::{Bar, PciFunction, Sysfs},
@@ -31,6 +34,8 @@ pub struct Device {
     _container: File,
     address: PciAddress,
     id: String,
+    /// Its group's number.
+    number: u32,
     /// Everything in the group, itself included.
     members: Vec<PciAddress>,
     /// Where its configuration space begins in `file`.
@@ -53,9 +58,7 @@ pub fn held(function: &PciFunction) -> Result<bool> {
 /// Opens the group of a device and checks that all of it is on vfio-pci.
 pub(super) fn open_viable_group(function: &PciFunction) -> Result<File> {
     let address = function.address;
-    let Some(number) = function.group else {
-        return Err(EdgeError::new(format!("`{address}` has no IOMMU group: is the IOMMU switched on?")));
-    };
+    let number = function.group.ok_or_else(|| no_group(address))?;
     let group = open(&group_path(number)).map_err(|error| match error.kind() {
         ErrorKind::ResourceBusy => {
             EdgeError::new(format!("something holds IOMMU group {number} of `{address}`: stop it first"))
@@ -75,10 +78,8 @@ impl Device {
     /// Takes a device. It must be on vfio-pci, in a viable group that nobody holds.
     pub fn open(sysfs: &Sysfs, function: &PciFunction) -> Result<Self> {
         let address = function.address;
-        let members = match function.group {
-            Some(group) => sysfs.group_members(group)?.iter().map(|member| member.address).collect(),
-            None => Vec::new(),
-        };
+        let number = function.group.ok_or_else(|| no_group(address))?;
+        let members = sysfs.group_members(number)?.iter().map(|member| member.address).collect();
         let container = open("/dev/vfio/vfio").map_err(failed("open a VFIO container for", address))?;
         ioctl::check_container(&container).map_err(failed("use VFIO for", address))?;
         let group = open_viable_group(function)?;
@@ -86,20 +87,21 @@ impl Device {
             .map_err(failed("put into a container the group of", address))?;
         ioctl::set_iommu(&container).map_err(failed("set up the IOMMU for", address))?;
         let file = File::from(ioctl::device(&group, address).map_err(failed("open", address))?);
-        let flags = ioctl::device_flags(&file).map_err(failed("ask what it is of", address))?;
-        if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
+        let info = ioctl::device_info(&file).map_err(failed("ask VFIO what it is of", address))?;
+        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 || info.regions <= VFIO_PCI_CONFIG_REGION_INDEX {
             return Err(EdgeError::new(format!("VFIO says that `{address}` is no PCI device")));
         }
         let config = ioctl::region(&file, VFIO_PCI_CONFIG_REGION_INDEX)
             .map_err(failed("find the configuration space of", address))?
             .offset;
-        let resets_alone = flags & VFIO_DEVICE_FLAGS_RESET != 0;
+        let resets_alone = info.flags & VFIO_DEVICE_FLAGS_RESET != 0;
         Ok(Self {
             file,
             group,
             _container: container,
             address,
             id: function.id.clone(),
+            number,
             members,
             config,
             resets_alone,
@@ -115,7 +117,7 @@ impl Device {
         } else {
             let scope = ioctl::hot_reset_scope(&self.file)
                 .map_err(failed("ask what a reset reaches beside", address))?;
-            if let Some(neighbour) = outside(&scope, &self.members) {
+            if let Some(neighbour) = outside(&scope, self.number, &self.members) {
                 return Err(EdgeError::new(format!(
                     "a reset of `{address}` would reach `{neighbour}`: refused"
                 )));
@@ -159,8 +161,11 @@ impl Device {
             )));
         }
         let needed = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE | VFIO_REGION_INFO_FLAG_MMAP;
-        if region.flags & needed != needed {
-            return Err(EdgeError::new(format!("{what} cannot be mapped: VFIO flags {:#x}", region.flags)));
+        if region.flags & needed != needed || !region.is_mappable_whole() {
+            return Err(EdgeError::new(format!(
+                "{what} cannot be mapped whole: VFIO flags {:#x}, areas {:x?}",
+                region.flags, region.areas
+            )));
         }
         Mapping::new(&self.file, region.offset, region.size)
             .map_err(|error| EdgeError::because(format!("cannot map {what}"), error))
@@ -175,9 +180,17 @@ impl Device {
     }
 }
 
-/// The first device that a reset would reach and that is not one's own.
-fn outside(scope: &[PciAddress], members: &[PciAddress]) -> Option<PciAddress> {
-    scope.iter().copied().find(|reached| !members.contains(reached))
+/// The first device that a reset would reach and that is not one's own. Sysfs and VFIO must agree about whose it
+/// is.
+fn outside(scope: &[Reached], group: u32, members: &[PciAddress]) -> Option<PciAddress> {
+    let own = |reached: &&Reached| {
+        members.contains(&reached.address) && reached.group.is_none_or(|number| number == group)
+    };
+    scope.iter().find(|reached| !own(reached)).map(|reached| reached.address)
+}
+
+fn no_group(address: PciAddress) -> EdgeError {
+    EdgeError::new(format!("`{address}` has no IOMMU group: is the IOMMU switched on?"))
 }
 
 fn group_path(group: u32) -> String {
@@ -202,9 +215,14 @@ mod tests {
     fn a_reset_stays_within_the_group() {
         let address = |text: &str| text.parse::<PciAddress>().unwrap();
         let own = [address("0000:34:00.0"), address("0000:34:00.1")];
-        assert_eq!(outside(&own, &own), None);
-        assert_eq!(outside(&[], &own), None);
-        assert_eq!(outside(&[own[0], address("0000:36:00.0")], &own), Some(address("0000:36:00.0")));
+        let in_group = |group| own.map(|address| Reached { address, group });
+        let neighbour = Reached { address: address("0000:36:00.0"), group: Some(20) };
+        assert_eq!(outside(&in_group(Some(20)), 20, &own), None);
+        assert_eq!(outside(&in_group(None), 20, &own), None);
+        assert_eq!(outside(&[], 20, &own), None);
+        assert_eq!(outside(&[in_group(None)[0], neighbour], 20, &own), Some(neighbour.address));
+        // Sysfs and VFIO contradict each other.
+        assert_eq!(outside(&in_group(Some(21)), 20, &own), Some(own[0]));
     }
 
     #[test]

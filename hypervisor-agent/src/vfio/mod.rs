@@ -14,9 +14,11 @@ mod bind;
 mod device;
 mod ioctl;
 mod memory;
+mod resets;
 
 pub use self::{
     bind::bind,
     device::{Device, held},
     memory::Mapping,
+    resets::{allow, are_suppressed, suppress},
 };

@@ -121,6 +121,12 @@ impl Host for TestHost {
     fn deactivate_partition(&self, partition: u32) -> edge::Result<()> {
         self.call(|host| host.deactivate_partition(partition))
     }
+    fn active_partitions(&self) -> edge::Result<BTreeSet<u32>> {
+        self.call(Host::active_partitions)
+    }
+    fn restore_partitions(&self, active: &BTreeSet<u32>) -> edge::Result<()> {
+        self.call(|host| host.restore_partitions(active))
+    }
     fn volume(&self, volume: VolumeId) -> edge::Result<VolumeState> {
         self.call(|host| host.volume(volume))
     }
