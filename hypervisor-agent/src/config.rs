@@ -6,7 +6,7 @@
 use holm_proto::ids::PciAddress;
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -36,12 +36,19 @@ pub struct AgentConfig {
     pub record: PathBuf,
     /// How long a guest may take from its machine's start until its Slurm is ready, seconds.
     pub boot_limit_s: u32,
+    /// How long a guest that was asked to stop may take before its machine is cut off, seconds.
+    pub stop_limit_s: u32,
 }
 
 impl AgentConfig {
     /// How long a guest may take.
     pub fn boot_limit(&self) -> Duration {
         Duration::from_secs(self.boot_limit_s.into())
+    }
+
+    /// How long a guest may take to stop.
+    pub fn stop_limit(&self) -> Duration {
+        Duration::from_secs(self.stop_limit_s.into())
     }
 }
 
@@ -52,6 +59,7 @@ impl Default for AgentConfig {
             record: "/var/lib/holm/agent".into(),
             // An emulated guest takes minutes.
             boot_limit_s: 20 * 60,
+            stop_limit_s: 30,
         }
     }
 }
@@ -74,6 +82,8 @@ pub struct SimulateConfig {
     pub slurm_ms: u64,
     /// Cleaning a device takes this much longer.
     pub sanitise_ms: u64,
+    /// A guest that is asked to stop takes this long.
+    pub stop_ms: u64,
 }
 
 impl Default for SimulateConfig {
@@ -86,6 +96,7 @@ impl Default for SimulateConfig {
             boot_ms: 50,
             slurm_ms: 50,
             sanitise_ms: 5,
+            stop_ms: 5,
         }
     }
 }
@@ -141,6 +152,9 @@ pub struct HostConfig {
     pub storage: StorageConfig,
     /// What a slice's machine boots.
     pub guest: GuestConfig,
+    /// How machines lie on the host.
+    #[serde(default)]
+    pub machines: MachinesConfig,
     /// How libvirt is reached.
     #[serde(default)]
     pub libvirt: LibvirtConfig,
@@ -291,6 +305,51 @@ pub struct GuestConfig {
     pub cpu: String,
 }
 
+/// How machines lie on the host: `[host.machines]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachinesConfig {
+    /// The pages that a machine's memory is made of.
+    pub huge_pages: HugePages,
+    /// Logical processors of the host's own: QEMU's own threads run there, and no slice gets them. Where none
+    /// is named, QEMU's threads share the processors of their slice.
+    pub host_cpus: BTreeSet<u32>,
+    /// A machine's disk has a thread of its own.
+    pub io_thread: bool,
+}
+
+impl Default for MachinesConfig {
+    fn default() -> Self {
+        Self { huge_pages: HugePages::None, host_cpus: BTreeSet::new(), io_thread: true }
+    }
+}
+
+/// The pages that a machine's memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum HugePages {
+    /// 1 GiB, reserved when the host boots.
+    #[serde(rename = "1G")]
+    OneGib,
+    /// 2 MiB.
+    #[serde(rename = "2M")]
+    TwoMib,
+    /// The processor's ordinary ones.
+    #[default]
+    #[serde(rename = "none")]
+    None,
+}
+
+impl HugePages {
+    /// A page's size, MiB; `None` for ordinary ones.
+    pub fn mib(self) -> Option<u64> {
+        match self {
+            Self::OneGib => Some(1024),
+            Self::TwoMib => Some(2),
+            Self::None => None,
+        }
+    }
+}
+
 /// How libvirt is reached: `[host.libvirt]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -415,6 +474,7 @@ mod tests {
                 SMALLEST.replace("[storage]", "[fabric]\nmodel = \"full\"\n[storage]"),
                 "unknown variant `full`",
             ),
+            (format!("{SMALLEST}\n[machines]\nhuge_pages = \"4K\""), "unknown variant `4K`"),
         ] {
             let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

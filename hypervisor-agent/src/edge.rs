@@ -7,8 +7,10 @@
 use holm_proto::ids::{PciAddress, SliceId, VolumeId};
 use holm_proto::v1;
 use secrecy::SecretBox;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// A volume key: 32 random bytes, wiped when dropped, not shown by `Debug`.
 pub type Key = SecretBox<[u8; 32]>;
@@ -74,6 +76,18 @@ pub struct DomainStatus {
     pub running: bool,
 }
 
+/// A part of one NUMA node that is a slice's alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumaShare {
+    /// The host's node.
+    pub node: u32,
+    /// Logical processors, all siblings of each core.
+    pub cpus: Vec<u32>,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+}
+
 /// What a virtual machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainSpec {
@@ -89,6 +103,9 @@ pub struct DomainSpec {
     pub volume: VolumeId,
     /// Its devices, each in a viable group bound to vfio-pci.
     pub devices: Vec<PciAddress>,
+    /// Where its memory and processors lie; empty: anywhere, shared with others. Where it is not, it holds all
+    /// of the machine's processors and memory, each processor once.
+    pub nodes: Vec<NumaShare>,
 }
 
 /// What is handed to the guest at its first boot.
@@ -160,8 +177,11 @@ pub trait Host: Send + Sync + 'static {
     fn volume(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Make the volume. Only ever called for one that is absent, or partial and never used.
     fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()>;
-    /// Overwrite header and key slots, sync, remove. Nothing happens where it is absent.
-    fn erase_volume(&self, volume: VolumeId) -> Result<()>;
+    /// Overwrite header and key slots, sync, give the area back, remove, and say what was done. Asked again it
+    /// says the same, until [`Host::forget_volume`]. Where there is nothing it says that nothing was erased.
+    fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence>;
+    /// Let go of what is remembered of a volume's erasure: its evidence is stored elsewhere.
+    fn forget_volume(&self, volume: VolumeId) -> Result<()>;
 
     /// Write the first-boot seed, replacing one that is there.
     fn write_seed(&self, seed: &Seed) -> Result<()>;
@@ -172,9 +192,9 @@ pub trait Host: Send + Sync + 'static {
     fn domains(&self) -> Result<Vec<DomainStatus>>;
     /// Define (validated), lend the key as an ephemeral private secret, start, take the secret away.
     fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()>;
-    /// Stop, undefine with its TPM state and secret; returns when the process is gone. Nothing happens
-    /// where there is none.
-    fn destroy_domain(&self, slice: SliceId) -> Result<()>;
+    /// Ask the guest to stop and give it `grace` to do so, then stop it, undefine it with its TPM state and
+    /// secret; returns when the process is gone. Nothing happens where there is none.
+    fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()>;
 
     /// What the guest said since it was asked last. Never waits.
     fn guest_events(&self, slice: SliceId) -> Result<Vec<GuestEvent>>;

@@ -141,7 +141,8 @@ fn serve(place: &Where) -> Result<(), Failure> {
     let (record, loaded) = Record::open(&config.agent.record)?;
     let simulated = host.simulated();
     host.begin()?;
-    let engine = Engine::new(host, record, loaded, Limits::new(config.agent.boot_limit()));
+    let engine =
+        Engine::new(host, record, loaded, Limits::new(config.agent.boot_limit(), config.agent.stop_limit()));
     let driver = Arc::new(Driver::start(Arc::new(engine))?);
     let session = Session::new(Arc::clone(&driver), &config.agent.identity);
     // One thread: it waits for messages and carries bytes; what takes time has threads of its own.

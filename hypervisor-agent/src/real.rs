@@ -8,7 +8,7 @@ use crate::{
     handover::{Handover, Hands},
     hypervisor::{Libvirt, Parts},
     inventory::{
-        self,
+        self, ground,
         sysfs::{PciFunction, Sysfs},
     },
     sanitise,
@@ -25,6 +25,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// This machine.
@@ -70,7 +71,7 @@ impl RealHost {
             volumes: Volumes::new(config.storage.clone()),
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
-            libvirt: Libvirt::new(config.libvirt.clone()),
+            libvirt: Libvirt::new(config.libvirt.clone(), config.machines.clone()),
             in_hand: Arc::default(),
             fabric,
             config,
@@ -162,8 +163,12 @@ impl Host for RealHost {
         self.volumes.create(volume, size_gib, key)
     }
 
-    fn erase_volume(&self, volume: VolumeId) -> Result<()> {
+    fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         self.volumes.erase(volume)
+    }
+
+    fn forget_volume(&self, volume: VolumeId) -> Result<()> {
+        self.volumes.forget(volume)
     }
 
     fn write_seed(&self, seed: &Seed) -> Result<()> {
@@ -197,10 +202,20 @@ impl Host for RealHost {
             seed: &self.seeds.path(spec.slice),
             channel: &self.channels.path(spec.slice),
         };
-        self.libvirt.start(spec, &parts, key, hold)
+        let ground = ground::read(&self.sysfs, &spec.devices)?;
+        self.libvirt.start(spec, &ground, &parts, key, hold)
     }
 
-    fn destroy_domain(&self, slice: SliceId) -> Result<()> {
+    fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {
+        // Whatever becomes of the asking, the machine ends.
+        if !grace.is_zero() {
+            let asked = self.channels.ask_to_stop(slice);
+            match asked.and_then(|asked| Ok(!asked || self.libvirt.wait(slice, grace)?)) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!(%slice, "its guest did not stop within {} s", grace.as_secs()),
+                Err(error) => tracing::warn!(%slice, error = error.chain(), "its guest is not asked to stop"),
+            }
+        }
         self.libvirt.destroy(slice)?;
         self.channels.forget(slice)
     }
@@ -295,6 +310,83 @@ fn make_passable(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One whole life on a real host, such as the virtual DGX-2: `HOLM_CONFIG` names the agent's configuration,
+    /// `HOLM_GPUS` the GPUs, `HOLM_SHARE` a processor of node 0 that the machine is to have for itself.
+    #[test]
+    #[ignore = "it wants a host with devices, libvirt and a guest image"]
+    fn a_machine_lives_and_ends_on_this_host() {
+        use crate::config::Config;
+        use std::time::Instant;
+        let variable = |name: &str| std::env::var(name).ok();
+        let config = Config::load(Path::new(&variable("HOLM_CONFIG").unwrap())).unwrap().host.unwrap();
+        let host = RealHost::new(config).unwrap();
+        let devices: Vec<PciAddress> =
+            variable("HOLM_GPUS").unwrap().split(' ').map(|text| text.parse().unwrap()).collect();
+        let slice: SliceId = "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap();
+        let volume: VolumeId = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap();
+        let key = Key::new(Box::new([7; 32]));
+        let share = variable("HOLM_SHARE").map(|cpu| crate::edge::NumaShare {
+            node: 0,
+            cpus: vec![cpu.parse().unwrap()],
+            memory_mib: 1024,
+        });
+        let spec = DomainSpec {
+            slice,
+            level_name: "test".to_owned(),
+            vcpus: 1,
+            memory_mib: 1024,
+            volume,
+            nodes: share.into_iter().collect(),
+            devices: devices.clone(),
+        };
+        let seed = Seed {
+            slice,
+            project: "test".to_owned(),
+            level: "3".to_owned(),
+            level_name: "test".to_owned(),
+            gpus: u32::try_from(devices.len()).unwrap(),
+            users: Vec::new(),
+            ssh_ca: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq holm"
+                .to_owned(),
+        };
+        let began = Instant::now();
+        let after = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
+        host.destroy_domain(slice, Duration::ZERO).unwrap();
+        host.erase_volume(volume).unwrap();
+        host.forget_volume(volume).unwrap();
+        devices.iter().for_each(|device| host.bind(*device).unwrap());
+        host.create_volume(volume, 4, &key).unwrap();
+        host.write_seed(&seed).unwrap();
+        after("prepared");
+        host.start_domain(&spec, &key).unwrap();
+        after("started");
+        let end = Instant::now() + Duration::from_secs(600);
+        let guest = loop {
+            assert!(Instant::now() < end, "the guest is not ready");
+            let events = host.guest_events(slice).unwrap();
+            assert!(!events.iter().any(|event| matches!(event, GuestEvent::Failed(_))), "{events:?}");
+            if let Some(GuestEvent::Ready(guest)) =
+                events.into_iter().find(|event| matches!(event, GuestEvent::Ready(_)))
+            {
+                break guest;
+            }
+            host.libvirt.wait(slice, Duration::from_millis(200)).unwrap();
+        };
+        after("ready");
+        assert_eq!(guest.gpus, seed.gpus);
+        if let Some(command) = variable("HOLM_THEN") {
+            std::process::Command::new("sh").args(["-c", &command]).status().unwrap();
+        }
+        host.destroy_domain(slice, Duration::from_secs(120)).unwrap();
+        after("stopped");
+        let evidence = host.erase_volume(volume).unwrap();
+        after(&format!("{evidence:?}"));
+        assert!(evidence.erased && evidence.bytes_overwritten > 0);
+        host.forget_volume(volume).unwrap();
+        host.remove_seed(slice).unwrap();
+        assert!(host.domains().unwrap().is_empty() && host.attached().unwrap().is_empty());
+    }
 
     #[test]
     fn a_device_is_in_one_hand() {

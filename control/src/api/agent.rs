@@ -13,7 +13,9 @@
 use super::{About, Asked, Scene, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::machine::Machine;
-use crate::domain::records::{Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState};
+use crate::domain::records::{
+    Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState, VolumeEvidence,
+};
 use crate::domain::slice::{Phase, Sighting};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
 use crate::identity::Caller;
@@ -420,7 +422,7 @@ fn observe(app: &App, host: &Name, call: &Call, report: &Report, complete: bool)
     let state = app.ledger.state();
     let here = |s: &&Slice| s.placement.as_ref().is_some_and(|p| &p.host == host) && !s.state.is_final();
     for s in state.slices.values().filter(here) {
-        let Some(sighting) = sighting(s, report, complete) else { continue };
+        let Some(sighting) = sighting(s, report, complete, app.ledger.now()) else { continue };
         let id = s.id;
         // A look first, without the ledger's lock: most reports change nothing.
         if slice::observe(&state, s, &sighting, &report.attached, app.ledger.now()).is_none() {
@@ -443,7 +445,7 @@ fn observe(app: &App, host: &Name, call: &Call, report: &Report, complete: bool)
 }
 
 /// What the report says of this slice. Left out of a complete report means that it is not there.
-fn sighting(s: &Slice, report: &Report, complete: bool) -> Option<Sighting> {
+fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Option<Sighting> {
     let Some(seen) = report.slices.get(&s.id) else {
         let absent = Sighting {
             generation: s.generation,
@@ -451,9 +453,23 @@ fn sighting(s: &Slice, report: &Report, complete: bool) -> Option<Sighting> {
             reason: String::new(),
             guest: None,
             volume_erased: false,
+            volume: None,
         };
         return complete.then_some(absent);
     };
+    let volume = seen.volume.as_ref().and_then(|told| {
+        Some(VolumeEvidence {
+            volume: typed(&told.volume_id)?,
+            erased: told.erased,
+            method: plain(&told.method, SHORT),
+            bytes_overwritten: told.bytes_overwritten,
+            bytes_discarded: told.bytes_discarded,
+            took_ms: told.took_ms,
+            tool: plain(&told.tool, SHORT),
+            detail: plain(&told.detail, LONG),
+            at: now,
+        })
+    });
     let phase = match seen.phase() {
         v1::Phase::Unspecified => return None,
         v1::Phase::Absent => Phase::Absent,
@@ -474,6 +490,7 @@ fn sighting(s: &Slice, report: &Report, complete: bool) -> Option<Sighting> {
         reason: seen.reason.clone(),
         guest,
         volume_erased: seen.volume_erased,
+        volume,
     })
 }
 

@@ -337,6 +337,7 @@ fn wanted(
         detached: None,
         certificate: None,
         closed_by: None,
+        volume_evidence: None,
     })
 }
 

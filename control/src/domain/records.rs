@@ -195,6 +195,22 @@ pub struct Evidence {
     pub at: Timestamp,
 }
 
+/// What was done to a slice's disk when it changed owner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "as holm.v1.VolumeEvidence documents them")]
+pub struct VolumeEvidence {
+    pub volume: VolumeId,
+    pub erased: bool,
+    pub method: String,
+    pub bytes_overwritten: u64,
+    pub bytes_discarded: u64,
+    pub took_ms: u64,
+    pub tool: String,
+    pub detail: String,
+    pub at: Timestamp,
+}
+
 /// One virtual machine of one project.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -251,6 +267,9 @@ pub struct Slice {
     pub certificate: Option<Certificate>,
     /// Who closed it.
     pub closed_by: Option<Name>,
+    /// What was done to its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_evidence: Option<VolumeEvidence>,
 }
 
 /// A deletion certificate.

@@ -18,6 +18,7 @@
 
 use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Placement, Record, Slice, SliceState,
+    VolumeEvidence,
 };
 use super::{Refusal, RefusalKind, State, device};
 use holm_proto::ids::{Name, PciAddress};
@@ -185,6 +186,8 @@ pub struct Sighting {
     pub guest: Option<Guest>,
     /// Its disk's header is overwritten and its file gone.
     pub volume_erased: bool,
+    /// What was done to it.
+    pub volume: Option<VolumeEvidence>,
 }
 
 /// As `holm.v1.Phase`, without the unspecified.
@@ -306,6 +309,13 @@ pub fn remains(slice: &Slice) -> Vec<String> {
     waits
 }
 
+/// Its disk's header and key slots were overwritten, and its host said so with evidence. That its file is gone
+/// alone is not that.
+pub fn volume_erased(slice: &Slice) -> bool {
+    let evidence = slice.volume_evidence.as_ref().filter(|_| slice.detached.is_some());
+    evidence.is_some_and(|e| e.volume == slice.volume && e.erased && e.bytes_overwritten > 0)
+}
+
 /// The end.
 pub fn destroyed(slice: &Slice, certificate: super::records::Certificate, now: Timestamp) -> Vec<Change> {
     let mut next = slice.clone();
@@ -324,10 +334,13 @@ fn detach(
     now: Timestamp,
 ) -> Option<Vec<Change>> {
     let held = slice.placement.iter().flat_map(|p| &p.devices).any(|a| attached.contains(a));
+    // Evidence of another disk is none. That it says nothing was erased is for the certificate to show.
+    let volume = seen.volume.as_ref().filter(|evidence| evidence.volume == slice.volume)?;
     if held || !seen.volume_erased {
         return None;
     }
     let mut next = slice.clone();
+    next.volume_evidence = Some(volume.clone());
     next.detached = Some(now);
     step(&mut next, SliceState::Destroying, String::new(), now);
     let why = format!("released by {}", state.slice_label(slice));

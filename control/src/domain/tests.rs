@@ -4,7 +4,7 @@
 use super::device::{self, Report};
 use super::records::{
     Certificate, Change, Device, DeviceState, Evidence, Guest, Invitation, Person, Placement, Project,
-    Record, Run, Slice, SliceState, Subject,
+    Record, Run, Slice, SliceState, Subject, VolumeEvidence,
 };
 use super::slice::{self, Phase, Sighting};
 use super::{RefusalKind, State, people, project};
@@ -93,6 +93,21 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         detached: None,
         certificate: None,
         closed_by: None,
+        volume_evidence: None,
+    }
+}
+
+fn erasure(volume: VolumeId, erased: bool, at: Timestamp) -> VolumeEvidence {
+    VolumeEvidence {
+        volume,
+        erased,
+        method: "luks-header, discard".to_owned(),
+        bytes_overwritten: if erased { MEMORY } else { 0 },
+        bytes_discarded: 0,
+        took_ms: 1,
+        tool: "holm-agent/1".to_owned(),
+        detail: String::new(),
+        at,
     }
 }
 
@@ -270,6 +285,7 @@ impl World {
                     reason: "broken".to_owned(),
                     guest: Some(guest(*gpus)).filter(|_| *gpus > 0),
                     volume_erased: *erased,
+                    volume: Some(erasure(slice.volume, *gpus > 0, now)),
                 };
                 slice::observe(state, slice, &sighting, &addresses(*attached), now).unwrap_or_default()
             }
@@ -309,6 +325,7 @@ impl World {
                 reason: String::new(),
                 guest: Some(guest(s.gpus)),
                 volume_erased: true,
+                volume: Some(erasure(s.volume, true, now)),
             };
             slice::observe(state, s, &sighting, &BTreeSet::new(), now).unwrap_or_default()
         };
@@ -513,6 +530,13 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             let shown: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
             prop_assert!(slice.placement.iter().flat_map(|p| &p.devices).all(|a| shown.contains(a)));
         }
+        // What a certificate says of the disk is what its own host said of this very disk.
+        if slice::volume_erased(slice) {
+            let told = slice.volume_evidence.as_ref();
+            prop_assert!(
+                slice.detached.is_some() && told.is_some_and(|e| e.erased && e.volume == slice.volume)
+            );
+        }
     }
     Ok(())
 }
@@ -525,6 +549,24 @@ fn standing(state: &State) -> Vec<String> {
     });
     let devices = state.devices.values().map(|d| format!("{} {:?} {:?}", d.address, d.state, d.slice));
     slices.chain(devices).collect()
+}
+
+#[test]
+fn only_evidence_of_the_whole_disk_says_erased() {
+    let at = now(1);
+    let mut slice = requested(1, 1, 1, 1);
+    let good = erasure(slice.volume, true, at);
+    let of = |slice: &mut Slice, evidence: Option<VolumeEvidence>, detached: bool| {
+        slice.volume_evidence = evidence;
+        slice.detached = detached.then_some(at);
+        slice::volume_erased(slice)
+    };
+    assert!(of(&mut slice, Some(good.clone()), true));
+    assert!(!of(&mut slice, None, true), "that the host let go of it is no evidence");
+    assert!(!of(&mut slice, Some(good.clone()), false));
+    assert!(!of(&mut slice, Some(VolumeEvidence { erased: false, ..good.clone() }), true));
+    assert!(!of(&mut slice, Some(VolumeEvidence { bytes_overwritten: 0, ..good.clone() }), true));
+    assert!(!of(&mut slice, Some(erasure(VolumeId::from_untyped_uuid(Uuid::nil()), true, at)), true));
 }
 
 proptest! {

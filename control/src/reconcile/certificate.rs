@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::audit::note;
 use crate::domain::State;
 use crate::domain::records::{Certificate, Slice};
+use crate::domain::slice::volume_erased;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 
@@ -24,7 +25,8 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
             "id": slice.volume.into_untyped_uuid(),
             "key_fingerprint": slice.key_fingerprint,
             "key_destroyed": slice.key_destroyed,
-            "header_and_key_slots_overwritten": slice.detached.is_some(),
+            "header_and_key_slots_overwritten": volume_erased(slice),
+            "evidence": slice.volume_evidence,
         },
         "detached": slice.detached,
         "devices": slice.evidence,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Config;
-use crate::domain::records::{Change, Device, Evidence, Project, Record};
+use crate::domain::records::{Change, Device, Evidence, Project, Record, VolumeEvidence};
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
 use holm_proto::ids::{ProjectId, VolumeId};
@@ -118,6 +118,7 @@ impl Ground {
             detached: None,
             certificate: None,
             closed_by: None,
+            volume_evidence: None,
         })))]);
         id
     }
@@ -132,12 +133,28 @@ impl Ground {
 
     /// The agent says this of the slice.
     fn seen(&self, id: SliceId, phase: Phase) {
+        self.seen_with(id, phase, true);
+    }
+
+    /// And this of what became of its disk.
+    fn seen_with(&self, id: SliceId, phase: Phase, erased: bool) {
         let sighting = Sighting {
             generation: self.slice(id).generation,
             phase,
             reason: String::new(),
             guest: None,
             volume_erased: phase == Phase::Absent,
+            volume: Some(VolumeEvidence {
+                volume: self.slice(id).volume,
+                erased,
+                method: "luks-header".to_owned(),
+                bytes_overwritten: if erased { 4096 } else { 0 },
+                bytes_discarded: 0,
+                took_ms: 1,
+                tool: "test".to_owned(),
+                detail: String::new(),
+                at: self.app.ledger.now(),
+            }),
         };
         let call = Call::own("observe.slice", String::new());
         let changed = self.app.ledger.commit_if(&call, |state, now| {
@@ -283,7 +300,27 @@ fn what_is_freed_is_cleaned_and_then_given_to_who_waited() {
     let vkey = ground.app.log_key.vkey(&ground.app.config.log_origin);
     let text = crate::audit::note::verify(&certificate.note, &vkey).unwrap();
     assert_eq!(text, format!("{}\n", certificate.body));
+    let said: serde_json::Value = serde_json::from_str(&certificate.body).unwrap();
+    assert_eq!(said["volume"]["header_and_key_slots_overwritten"], true);
+    assert_eq!(said["volume"]["evidence"]["bytes_overwritten"], 4096);
     assert_eq!(ground.slice(second).state, SliceState::Placed);
+}
+
+#[test]
+fn a_disk_that_was_not_erased_is_in_the_certificate() {
+    let ground = Ground::new();
+    let first = ground.approved("first", 1, 1);
+    ground.round();
+    ground.close(first);
+    ground.seen_with(first, Phase::Absent, false);
+    ground.round();
+    ground.clean(&[]);
+    ground.round();
+    let ended = ground.slice(first);
+    assert_eq!(ended.state, SliceState::Destroyed);
+    let said: serde_json::Value = serde_json::from_str(&ended.certificate.unwrap().body).unwrap();
+    assert_eq!(said["volume"]["header_and_key_slots_overwritten"], false);
+    assert_eq!(said["volume"]["evidence"]["erased"], false);
 }
 
 #[test]

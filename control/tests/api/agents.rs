@@ -166,6 +166,14 @@ async fn a_closed_slice_ends_in_a_certificate() {
     world.until("dina", "heart/main", v1::SliceState::Destroying).await;
     let id = world.app.ledger.state().slices.values().next().unwrap().id;
     assert!(world.app.ledger.state().slices[&id].detached.is_none());
+    // That it is gone is not enough: what became of the disk must be said, and of this one.
+    let absent = observed(&gone, v1::Phase::Absent);
+    let other = v1::VolumeEvidence { volume_id: gone.slice_id.clone(), ..absent.volume.clone().unwrap() };
+    for volume in [None, Some(other), Some(v1::VolumeEvidence::default())] {
+        agent.observe(vec![v1::ObservedSlice { volume, ..absent.clone() }]).await;
+        agent.reaches(&gone, v1::Phase::Destroying).await;
+        assert!(world.app.ledger.state().slices[&id].detached.is_none());
+    }
     agent.reaches(&gone, v1::Phase::Absent).await;
     agent.clean(&world, "dgx").await;
     world.until("dina", "heart/main", v1::SliceState::Destroyed).await;
@@ -179,6 +187,8 @@ async fn a_closed_slice_ends_in_a_certificate() {
     holm_control::audit::note::verify(&certificate.note, &vkey).unwrap();
     let body: serde_json::Value = serde_json::from_str(&certificate.body).unwrap();
     assert_eq!(body["devices"].as_array().unwrap().len(), 2);
+    assert_eq!(body["volume"]["header_and_key_slots_overwritten"], true);
+    assert_eq!(body["volume"]["evidence"]["volume"], gone.volume_id.as_str());
     let slice = &world.app.ledger.state().slices[&id];
     assert_eq!(slice.state, SliceState::Destroyed);
     assert!(world.app.keys.open_volume_key(slice.project, slice.volume).unwrap().is_none());

@@ -582,6 +582,13 @@ pub fn observed(slice: &v1::IntendedSlice, phase: v1::Phase) -> v1::ObservedSlic
         phase: phase.into(),
         guest,
         volume_erased: phase == v1::Phase::Absent,
+        volume: (phase == v1::Phase::Absent).then(|| v1::VolumeEvidence {
+            volume_id: slice.volume_id.clone(),
+            erased: true,
+            method: "luks-header".to_owned(),
+            bytes_overwritten: 4096,
+            ..Default::default()
+        }),
         steps: vec![v1::Step { name: "volume".to_owned(), took_ms: 12, done: true, started: None }],
         ..Default::default()
     }

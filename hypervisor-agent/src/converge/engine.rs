@@ -41,11 +41,13 @@ pub struct Limits {
     pub hear_ready: Duration,
     /// How many devices are cleaned at a time.
     pub cleaners: usize,
+    /// From asking a guest to stop until its machine is cut off.
+    pub stop: Duration,
 }
 
 impl Limits {
     /// What holds on a real host.
-    pub fn new(boot: Duration) -> Self {
+    pub fn new(boot: Duration, stop: Duration) -> Self {
         Self {
             boot,
             wait: Duration::from_secs(600),
@@ -55,6 +57,7 @@ impl Limits {
             hear_booting: Duration::from_millis(100),
             hear_ready: Duration::from_secs(5),
             cleaners: 2,
+            stop,
         }
     }
 }
@@ -374,8 +377,11 @@ impl Engine {
     pub fn advance(&self, id: SliceId, now: Now) -> Turn {
         let mut state = self.lock();
         let machine = state.machine(id);
+        // Before it was heard what holmd wants, nobody knows what it does not want, and it may not have heard yet
+        // what became of the disk.
+        let heard = state.current;
         let Some(slice) = state.slices.get_mut(&id) else { return Turn::Gone };
-        if slice.want.is_none() && machine != Machine::Running && slice.is_nothing() {
+        if heard && slice.want.is_none() && machine != Machine::Running && slice.is_nothing() {
             drop(state);
             return self.forget(id, now);
         }
@@ -533,9 +539,13 @@ impl Engine {
             Effect::Start => host.start_domain(&domain(kept, spec()?), key()?)?,
             Effect::Adopt => {}
             Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
-            Effect::Stop => host.destroy_domain(kept.slice)?,
+            Effect::Stop => {
+                // One that was never ready has nothing to write down.
+                let grace = if kept.guest.is_some() { self.limits.stop } else { Duration::ZERO };
+                host.destroy_domain(kept.slice, grace)?;
+            }
             Effect::Deactivate => host.deactivate_partition(kept.partition)?,
-            Effect::Erase => host.erase_volume(kept.volume)?,
+            Effect::Erase => return host.erase_volume(kept.volume).map(Brought::Erased),
             Effect::RemoveSeed => host.remove_seed(kept.slice)?,
             Effect::Release => return self.released(kept).map(Brought::Attached),
         }
@@ -553,7 +563,11 @@ impl Engine {
         let attached = self.host.attached()?;
         match kept.devices.iter().find(|device| attached.contains(device)) {
             Some(device) => Err(EdgeError::new(format!("`{device}` is still held"))),
-            None => Ok(attached),
+            None => {
+                // It is in the record since the step before this one.
+                self.host.forget_volume(kept.volume)?;
+                Ok(attached)
+            }
         }
     }
 

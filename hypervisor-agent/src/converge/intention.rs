@@ -1,5 +1,6 @@
 //! What holmd wants, checked once where it comes in.
 
+use crate::edge::NumaShare;
 use holm_proto::{
     ids::{PciAddress, RunId, SliceId, VolumeId},
     v1,
@@ -8,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// More devices no host has.
 const MAX_DEVICES: usize = 64;
+/// More nodes no host has.
+const MAX_NODES: usize = 64;
 
 /// The whole of it, checked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +47,8 @@ pub struct Spec {
     pub vcpus: u32,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// Where its memory and processors lie; empty: anywhere.
+    pub nodes: Vec<NumaShare>,
     /// Its disk's size, GiB.
     pub disk_gib: u64,
     /// Its devices.
@@ -82,8 +87,12 @@ impl Intention {
 }
 
 impl Want {
-    fn read(slice: v1::IntendedSlice) -> Self {
+    fn read(mut slice: v1::IntendedSlice) -> Self {
         let goal = slice.goal();
+        if goal == v1::Goal::Destroyed {
+            // Where it was to lie keeps nothing from being taken apart.
+            slice.nodes.clear();
+        }
         Self {
             generation: slice.generation,
             destroyed: goal == v1::Goal::Destroyed,
@@ -98,6 +107,7 @@ impl Want {
 impl Spec {
     fn read(slice: v1::IntendedSlice) -> Result<Self, String> {
         Ok(Self {
+            nodes: nodes(&slice)?,
             devices: devices(&slice.devices)?,
             volume: slice
                 .volume_id
@@ -124,6 +134,42 @@ fn devices(texts: &[String]) -> Result<Vec<PciAddress>, String> {
     let devices = devices.map_err(|error: holm_proto::ids::NotAPciAddress| error.to_string())?;
     let different: BTreeSet<&PciAddress> = devices.iter().collect();
     if different.len() == devices.len() { Ok(devices) } else { Err("it names a device twice".to_owned()) }
+}
+
+/// Checks where it is to lie: every processor once, and all of what it was given.
+fn nodes(slice: &v1::IntendedSlice) -> Result<Vec<NumaShare>, String> {
+    if slice.nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    if slice.nodes.len() > MAX_NODES {
+        return Err(format!("it names {} nodes", slice.nodes.len()));
+    }
+    let (mut numbers, mut cpus, mut memory_mib) = (BTreeSet::new(), BTreeSet::new(), 0u64);
+    for share in &slice.nodes {
+        let node = share.node;
+        if !numbers.insert(node) {
+            return Err(format!("it names node `{node}` twice"));
+        }
+        if share.cpus.is_empty() || share.memory_mib == 0 {
+            return Err(format!("its share of node `{node}` has no processors or no memory"));
+        }
+        if let Some(cpu) = share.cpus.iter().find(|cpu| !cpus.insert(**cpu)) {
+            return Err(format!("it names processor `{cpu}` twice"));
+        }
+        memory_mib = memory_mib.saturating_add(share.memory_mib);
+    }
+    if u32::try_from(cpus.len()).ok() != Some(slice.vcpus) {
+        return Err(format!("it has {} virtual processors and {} of the host's", slice.vcpus, cpus.len()));
+    }
+    if memory_mib != slice.memory_mib {
+        return Err(format!("it has {} MiB, and its shares have {memory_mib} MiB", slice.memory_mib));
+    }
+    let share = |share: &v1::NumaShare| NumaShare {
+        node: share.node,
+        cpus: share.cpus.clone(),
+        memory_mib: share.memory_mib,
+    };
+    Ok(slice.nodes.iter().map(share).collect())
 }
 
 fn brief(text: &str) -> String {
@@ -165,6 +211,37 @@ mod tests {
         ] {
             assert!(spec(bad.clone()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn shares_are_whole_or_refused() {
+        let share = |node, cpus: &[u32], memory_mib| v1::NumaShare { node, cpus: cpus.to_vec(), memory_mib };
+        let with = |nodes: Vec<v1::NumaShare>| {
+            spec(v1::IntendedSlice { vcpus: 4, memory_mib: 3072, nodes, ..slice() })
+        };
+        assert_eq!(with(Vec::new()).unwrap().nodes, []);
+        let nodes = with(vec![share(0, &[2, 3], 1024), share(1, &[6, 7], 2048)]).unwrap().nodes;
+        assert_eq!((nodes[1].node, nodes[1].cpus.as_slice(), nodes[1].memory_mib), (1, &[6, 7][..], 2048));
+        for (bad, word) in [
+            (vec![share(0, &[2, 3], 1024), share(0, &[6, 7], 2048)], "node `0` twice"),
+            (vec![share(0, &[2, 3], 1024), share(1, &[2, 7], 2048)], "processor `2` twice"),
+            (vec![share(0, &[2, 2], 1024), share(1, &[6, 7], 2048)], "processor `2` twice"),
+            (vec![share(0, &[2, 3, 6, 7], 3072), share(1, &[], 0)], "no processors"),
+            (vec![share(0, &[2, 3], 3072), share(1, &[6, 7], 0)], "no memory"),
+            (vec![share(0, &[2, 3, 6], 3072)], "4 virtual processors and 3"),
+            (vec![share(0, &[2, 3, 6, 7], 3071)], "3072 MiB, and its shares have 3071"),
+            (vec![share(0, &[2, 3], u64::MAX), share(1, &[6, 7], 3073)], "3072 MiB"),
+        ] {
+            let error = with(bad).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn where_it_was_to_lie_keeps_nothing_from_being_destroyed() {
+        let nodes = vec![v1::NumaShare::default()];
+        assert!(spec(v1::IntendedSlice { nodes: nodes.clone(), ..slice() }).is_err());
+        assert!(spec(v1::IntendedSlice { nodes, goal: v1::Goal::Destroyed.into(), ..slice() }).is_ok());
     }
 
     #[test]

@@ -38,5 +38,5 @@ pub use self::{
     engine::{Engine, KeyWanted, Limits, Now, Refused, Turn},
     intention::{Intention, Spec, Want},
     next::{Effect, Facts, Holder, KeyFact, Machine, Next, Why, next, wants_key},
-    record::{Kept, KeptGuest, KeptStep, Loaded, Point, Record, RecordError},
+    record::{Kept, KeptErasure, KeptGuest, KeptStep, Loaded, Point, Record, RecordError},
 };

@@ -140,6 +140,8 @@ pub struct Facts {
     pub key: KeyFact,
     /// A device of it that is in other hands.
     pub busy: Option<(PciAddress, Holder)>,
+    /// A processor of it that another slice has.
+    pub crowded: Option<(u32, SliceId)>,
 }
 
 /// What it waits for.
@@ -151,6 +153,8 @@ pub enum Why {
     Holmd,
     /// A device is in other hands.
     Busy(PciAddress, Holder),
+    /// A processor is another slice's.
+    Crowded(u32, SliceId),
     /// The key was asked for.
     Key,
     /// The key was refused; it is asked for again in the next session.
@@ -167,6 +171,9 @@ impl Why {
                 format!("waits for `{device}`, which slice `{slice}` has")
             }
             Self::Busy(device, Holder::Cleaning) => format!("waits for `{device}`, which is being cleaned"),
+            Self::Crowded(cpu, slice) => {
+                format!("waits for processor `{cpu}`, which slice `{slice}` has: no two slices share one")
+            }
             Self::Key => "waits for its volume's key".to_owned(),
             Self::KeyRefused(why) => format!("waits for its volume's key, which holmd refused: {why}"),
         }
@@ -176,7 +183,7 @@ impl Why {
     /// who would resolve a failure.
     pub fn is_limited(&self) -> bool {
         match self {
-            Self::Busy(..) | Self::Key | Self::KeyRefused(_) => true,
+            Self::Busy(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => true,
             Self::Machines | Self::Holmd => false,
         }
     }
@@ -232,6 +239,9 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
     }
     if let Some((device, holder)) = &facts.busy {
         return Next::Wait(Why::Busy(*device, holder.clone()));
+    }
+    if let Some((cpu, slice)) = facts.crowded {
+        return Next::Wait(Why::Crowded(cpu, slice));
     }
     match facts.done {
         Some(Effect::Bind) => Next::Do(Effect::Activate),
@@ -320,7 +330,7 @@ mod tests {
             [None, Some(VolumeState::Absent), Some(VolumeState::Partial), Some(VolumeState::Complete)];
         let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned())];
         for point in POINTS {
-            for bits in 0u8..32 {
+            for bits in 0u8..64 {
                 let bit = |n: u8| bits & (1 << n) != 0;
                 let kept = Kept {
                     slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
@@ -334,6 +344,8 @@ mod tests {
                     failed: bit(2).then(|| "x".to_owned()),
                     steps: Vec::new(),
                     guest: None,
+                    nodes: Vec::new(),
+                    erasure: None,
                 };
                 for machine in [Machine::Unknown, Machine::Still, Machine::Running] {
                     for done in dones() {
@@ -345,7 +357,8 @@ mod tests {
                                     done,
                                     volume,
                                     key: key.clone(),
-                                    busy: bit(4).then_some((device, Holder::Cleaning)),
+                                    busy: (bit(4) && !bit(5)).then_some((device, Holder::Cleaning)),
+                                    crowded: bit(5).then_some((3, kept.slice)),
                                 };
                                 look(&kept, &facts, &next(&kept, &facts));
                             }
@@ -363,7 +376,10 @@ mod tests {
                 && !effect.is_undoing()
                 && !matches!(effect, Effect::Hear | Effect::Adopt)
             {
-                assert!(facts.current && facts.busy.is_none(), "{kept:?} {facts:?} {next:?}");
+                assert!(
+                    facts.current && facts.busy.is_none() && facts.crowded.is_none(),
+                    "{kept:?} {facts:?} {next:?}"
+                );
                 assert!(facts.machine == Machine::Still && kept.failed.is_none() && !kept.destroyed);
                 assert!(!kept.point.is_tombstone());
             }

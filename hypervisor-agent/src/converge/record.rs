@@ -11,6 +11,7 @@
 //! cut it is whole, the old one or the new one. Its first line is the SHA-256 of the rest, so that one that
 //! is not whole all the same is never believed.
 
+use crate::edge::NumaShare;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::{
@@ -104,6 +105,52 @@ pub struct KeptGuest {
     pub slurm: String,
 }
 
+/// What was done to a slice's volume, as [`v1::VolumeEvidence`] says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "as holm.v1.VolumeEvidence documents them")]
+pub struct KeptErasure {
+    pub erased: bool,
+    pub method: String,
+    pub bytes_overwritten: u64,
+    pub bytes_discarded: u64,
+    pub took_ms: u64,
+    pub tool: String,
+    pub detail: String,
+}
+
+impl From<v1::VolumeEvidence> for KeptErasure {
+    fn from(told: v1::VolumeEvidence) -> Self {
+        Self {
+            erased: told.erased,
+            method: told.method,
+            bytes_overwritten: told.bytes_overwritten,
+            bytes_discarded: told.bytes_discarded,
+            took_ms: told.took_ms,
+            tool: told.tool,
+            detail: told.detail,
+        }
+    }
+}
+
+impl KeptErasure {
+    /// As it is reported.
+    pub fn told(&self, volume: VolumeId) -> v1::VolumeEvidence {
+        let Self { erased, method, bytes_overwritten, bytes_discarded, took_ms, tool, detail } = self.clone();
+        let volume_id = volume.to_string();
+        v1::VolumeEvidence {
+            volume_id,
+            erased,
+            method,
+            bytes_overwritten,
+            bytes_discarded,
+            took_ms,
+            tool,
+            detail,
+        }
+    }
+}
+
 /// One slice, as it must survive the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +177,12 @@ pub struct Kept {
     pub steps: Vec<KeptStep>,
     /// What its guest said.
     pub guest: Option<KeptGuest>,
+    /// Where its memory and processors lie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NumaShare>,
+    /// What was done to its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<KeptErasure>,
 }
 
 /// Why the record cannot be used.
@@ -375,6 +428,8 @@ mod tests {
             failed: None,
             steps: vec![KeptStep { name: "bind".to_owned(), started_ms: 1, took_ms: Some(2) }],
             guest: Some(KeptGuest { ssh_host_key: "k".to_owned(), gpus: 2, slurm: "24.11".to_owned() }),
+            nodes: vec![NumaShare { node: 1, cpus: vec![24, 72], memory_mib: 92_160 }],
+            erasure: None,
         }
     }
 

@@ -68,6 +68,7 @@ pub(super) enum Brought {
     Nothing,
     Volume(VolumeState),
     Events(Vec<GuestEvent>),
+    Erased(v1::VolumeEvidence),
     Attached(BTreeSet<PciAddress>),
 }
 
@@ -120,6 +121,8 @@ impl Slice {
                 failed: None,
                 steps: Vec::new(),
                 guest: None,
+                nodes: spec.nodes.clone(),
+                erasure: None,
             });
             return true;
         };
@@ -158,6 +161,10 @@ impl Slice {
             Ok(spec) => {
                 kept.devices.clone_from(&spec.devices);
                 kept.partition = spec.partition;
+                // A machine that runs lies where it was started.
+                if !started {
+                    kept.nodes.clone_from(&spec.nodes);
+                }
                 None
             }
         };
@@ -321,7 +328,7 @@ impl Slice {
                 slurm: guest.slurm.clone(),
             }),
             volume_erased: phase == v1::Phase::Absent,
-            ..Default::default()
+            volume: kept.erasure.as_ref().map(|erasure| erasure.told(kept.volume)),
         })
     }
 }
@@ -430,6 +437,7 @@ pub(super) fn domain(kept: &Kept, spec: &Spec) -> DomainSpec {
         memory_mib: spec.memory_mib,
         volume: kept.volume,
         devices: kept.devices.clone(),
+        nodes: kept.nodes.clone(),
     }
 }
 

@@ -52,6 +52,7 @@ impl State {
                 HeldKey::Refused(why) => KeyFact::Refused(why.clone()),
             },
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
+            crowded: self.crowded(id, kept),
         }
     }
 
@@ -66,6 +67,7 @@ impl State {
                 volume: None,
                 key: KeyFact::None,
                 busy: None,
+                crowded: None,
             },
         };
         Some((self.slices.get_mut(&id)?, facts))
@@ -84,6 +86,19 @@ impl State {
                     .is_some_and(|kept| kept.point.holds() && kept.devices.contains(&device))
         });
         other.map(|(id, _)| Holder::Slice(*id))
+    }
+
+    /// A processor that another slice has.
+    fn crowded(&self, id: SliceId, kept: &Kept) -> Option<(u32, SliceId)> {
+        let cpus =
+            |kept: &Kept| kept.nodes.iter().flat_map(|share| share.cpus.clone()).collect::<BTreeSet<_>>();
+        let ours = cpus(kept);
+        let others = self.slices.iter().filter(|(other, _)| **other != id && !ours.is_empty());
+        let mut held = others.filter_map(|(other, slice)| {
+            let theirs = slice.kept.as_ref().filter(|kept| kept.point.holds())?;
+            Some((*ours.intersection(&cpus(theirs)).next()?, *other))
+        });
+        held.next()
     }
 
     pub(super) fn name_orphans(&mut self) {
@@ -139,6 +154,10 @@ impl State {
                 slice.boots = Some(now.instant);
             }
             (Effect::Hear, Brought::Events(events)) => return slice.hear(events, now, limits),
+            // One that is gone was erased by an earlier try, which is the one that knows.
+            (Effect::Erase, Brought::Erased(evidence)) if evidence.erased || kept.erasure.is_none() => {
+                kept.erasure = Some(evidence.into());
+            }
             (Effect::Release, Brought::Attached(attached)) => {
                 kept.point = Point::Absent;
                 kept.guest = None;

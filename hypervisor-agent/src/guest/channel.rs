@@ -25,6 +25,8 @@ const MAX_READ_BYTES: usize = 64 * 1024;
 const MAX_EVENTS: usize = 64;
 /// Asks the guest to say its state again: what it said before the agent listened is lost.
 const ASK: &[u8] = b"status\n";
+/// Asks it to write down what it holds and to switch itself off.
+const STOP: &[u8] = b"stop\n";
 
 /// The ports of all slices.
 #[derive(Debug)]
@@ -70,6 +72,27 @@ impl Channels {
             tracing::warn!(%slice, lines = heard.refused, "the guest says what is no event");
         }
         Ok(heard.events.into())
+    }
+
+    /// Asks the guest to stop; false where nobody listens, or takes nothing more now.
+    pub fn ask_to_stop(&self, slice: SliceId) -> Result<bool> {
+        let failed = |error| EdgeError::because(format!("cannot ask the guest of slice `{slice}`"), error);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channel = match open.remove(&slice) {
+            Some(channel) => channel,
+            None => match self.connect(slice).map_err(failed)? {
+                Some(stream) => Channel { stream, lines: Lines::default() },
+                None => return Ok(false),
+            },
+        };
+        match channel.stream.write(STOP) {
+            Ok(written) => {
+                open.insert(slice, channel);
+                Ok(written == STOP.len())
+            }
+            Err(error) if ended(&error) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Lets go of a slice's port and removes its socket.
@@ -211,6 +234,21 @@ mod tests {
             rounds += 1;
         }
         assert!(rounds >= 2_000_000 / MAX_READ_BYTES / 4, "{rounds}");
+    }
+
+    #[test]
+    fn a_guest_is_asked_to_stop() {
+        let Fixture { channels, slice, _directory } = fixture();
+        assert!(!channels.ask_to_stop(slice).unwrap(), "nobody listens");
+        let guest = UnixListener::bind(channels.path(slice)).unwrap();
+        assert!(channels.ask_to_stop(slice).unwrap());
+        assert!(channels.ask_to_stop(slice).unwrap());
+        let (mut port, _) = guest.accept().unwrap();
+        let mut asked = [0; ASK.len() + 2 * STOP.len()];
+        port.read_exact(&mut asked).unwrap();
+        assert_eq!(asked, [ASK, STOP, STOP].concat()[..]);
+        drop(port);
+        assert!(!channels.ask_to_stop(slice).unwrap(), "it has gone");
     }
 
     #[test]

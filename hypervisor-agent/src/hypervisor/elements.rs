@@ -13,7 +13,15 @@ pub struct Domain {
     pub uuid: String,
     pub title: String,
     pub memory: Memory,
+    #[serde(rename = "memoryBacking")]
+    pub backing: MemoryBacking,
     pub vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iothreads: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cputune: Option<CpuTune>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numatune: Option<NumaTune>,
     pub os: Os,
     pub features: Features,
     pub cpu: Cpu,
@@ -35,6 +43,101 @@ pub struct Memory {
     pub dump_core: &'static str,
     #[serde(rename = "$text")]
     pub amount: u64,
+}
+
+#[derive(Serialize)]
+pub struct MemoryBacking {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<Hugepages>,
+    pub nosharepages: Empty,
+    pub locked: Empty,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<MemorySource>,
+    pub allocation: Allocation,
+}
+
+#[derive(Serialize)]
+pub struct Hugepages {
+    pub page: Page,
+}
+
+#[derive(Serialize)]
+pub struct Page {
+    #[serde(rename = "@size")]
+    pub size: u64,
+    #[serde(rename = "@unit")]
+    pub unit: &'static str,
+    #[serde(rename = "@nodeset", skip_serializing_if = "Option::is_none")]
+    pub nodeset: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct MemorySource {
+    #[serde(rename = "@type")]
+    pub kind: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Allocation {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@threads")]
+    pub threads: u32,
+}
+
+#[derive(Serialize)]
+pub struct CpuTune {
+    pub vcpupin: Vec<VcpuPin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emulatorpin: Option<EmulatorPin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iothreadpin: Option<IothreadPin>,
+}
+
+#[derive(Serialize)]
+pub struct VcpuPin {
+    #[serde(rename = "@vcpu")]
+    pub vcpu: u32,
+    #[serde(rename = "@cpuset")]
+    pub cpuset: String,
+}
+
+#[derive(Serialize)]
+pub struct EmulatorPin {
+    #[serde(rename = "@cpuset")]
+    pub cpuset: String,
+}
+
+#[derive(Serialize)]
+pub struct IothreadPin {
+    #[serde(rename = "@iothread")]
+    pub iothread: u32,
+    #[serde(rename = "@cpuset")]
+    pub cpuset: String,
+}
+
+#[derive(Serialize)]
+pub struct NumaTune {
+    pub memory: TuneMemory,
+    pub memnode: Vec<MemNode>,
+}
+
+#[derive(Serialize)]
+pub struct TuneMemory {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@nodeset")]
+    pub nodeset: String,
+}
+
+#[derive(Serialize)]
+pub struct MemNode {
+    #[serde(rename = "@cellid")]
+    pub cell: u32,
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+    #[serde(rename = "@nodeset")]
+    pub nodeset: String,
 }
 
 #[derive(Serialize)]
@@ -82,6 +185,62 @@ pub struct Cpu {
     pub migratable: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<CpuModel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa: Option<Numa>,
+}
+
+#[derive(Serialize)]
+pub struct Topology {
+    #[serde(rename = "@sockets")]
+    pub sockets: u32,
+    #[serde(rename = "@dies")]
+    pub dies: u32,
+    #[serde(rename = "@cores")]
+    pub cores: u32,
+    #[serde(rename = "@threads")]
+    pub threads: u32,
+}
+
+#[derive(Serialize)]
+pub struct Cache {
+    #[serde(rename = "@mode")]
+    pub mode: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Numa {
+    pub cell: Vec<NumaCell>,
+}
+
+#[derive(Serialize)]
+pub struct NumaCell {
+    #[serde(rename = "@id")]
+    pub id: u32,
+    #[serde(rename = "@cpus")]
+    pub cpus: String,
+    #[serde(rename = "@memory")]
+    pub memory: u64,
+    #[serde(rename = "@unit")]
+    pub unit: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distances: Option<Distances>,
+}
+
+#[derive(Serialize)]
+pub struct Distances {
+    pub sibling: Vec<Sibling>,
+}
+
+#[derive(Serialize)]
+pub struct Sibling {
+    #[serde(rename = "@id")]
+    pub id: u32,
+    #[serde(rename = "@value")]
+    pub value: u32,
 }
 
 #[derive(Serialize)]
@@ -132,6 +291,8 @@ pub struct Driver {
     pub name: &'static str,
     #[serde(rename = "@type")]
     pub format: &'static str,
+    #[serde(rename = "@iothread", skip_serializing_if = "Option::is_none")]
+    pub iothread: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -201,14 +362,28 @@ pub struct Controller {
     pub model: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<PortTarget>,
+    #[serde(rename = "pcihole64", skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<GuestAddress>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct PortTarget {
-    #[serde(rename = "@hotplug")]
-    pub hotplug: &'static str,
+    #[serde(rename = "@hotplug", skip_serializing_if = "Option::is_none")]
+    pub hotplug: Option<&'static str>,
+    #[serde(rename = "@busNr", skip_serializing_if = "Option::is_none")]
+    pub bus: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
+}
+
+#[derive(Serialize)]
+pub struct Window {
+    #[serde(rename = "@unit")]
+    pub unit: &'static str,
+    #[serde(rename = "$text")]
+    pub size: u64,
 }
 
 #[derive(Serialize)]
@@ -295,7 +470,7 @@ pub struct GuestAddress {
     #[serde(rename = "@bus")]
     pub bus: String,
     #[serde(rename = "@slot")]
-    pub slot: &'static str,
+    pub slot: String,
     #[serde(rename = "@function")]
     pub function: &'static str,
 }

@@ -6,6 +6,7 @@
 //! that a start given up cannot overtake the destruction that came after it.
 
 mod elements;
+mod layout;
 mod process;
 mod seen;
 mod xml;
@@ -13,8 +14,9 @@ mod xml;
 pub use self::xml::Parts;
 
 use crate::{
-    config::LibvirtConfig,
+    config::{LibvirtConfig, MachinesConfig},
     edge::{DomainSpec, EdgeError, Key, Result},
+    inventory::ground::Ground,
     storage,
 };
 use holm_proto::ids::{PciAddress, SliceId};
@@ -22,7 +24,7 @@ use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use virt::{connect::Connect, domain::Domain, error::ErrorNumber, secret::Secret, sys};
 use zeroize::Zeroizing;
@@ -42,6 +44,7 @@ const MOST_GIVEN_UP: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Libvirt {
     config: LibvirtConfig,
+    machines: MachinesConfig,
     running: Arc<Mutex<Running>>,
 }
 
@@ -66,11 +69,11 @@ pub struct Machine {
 }
 
 impl Libvirt {
-    /// The libvirt that the configuration names. Nothing is asked of it yet.
-    pub fn new(config: LibvirtConfig) -> Self {
+    /// The libvirt that the configuration names, and how machines are to lie. Nothing is asked of it yet.
+    pub fn new(config: LibvirtConfig, machines: MachinesConfig) -> Self {
         // Else libvirt prints each error by itself.
         virt::error::clear_error_callback();
-        Self { config, running: Arc::default() }
+        Self { config, machines, running: Arc::default() }
     }
 
     /// Every domain that is Holm's. Others on this host are none of its business.
@@ -83,6 +86,7 @@ impl Libvirt {
     pub fn start(
         &self,
         spec: &DomainSpec,
+        ground: &Ground,
         parts: &Parts<'_>,
         key: &Key,
         hold: impl Send + 'static,
@@ -90,9 +94,10 @@ impl Libvirt {
         let slice = spec.slice;
         let unwritten =
             |error| EdgeError::because(format!("cannot describe the machine of slice `{slice}`"), error);
+        let layout = layout::plan(spec, ground, &self.machines)?;
         let start = Start {
             slice,
-            domain: xml::domain(spec, parts).map_err(unwritten)?,
+            domain: xml::domain(spec, &layout, parts).map_err(unwritten)?,
             secret: xml::secret(spec.volume, parts.volume).map_err(unwritten)?,
             secret_uuid: xml::secret_uuid(spec.volume),
             passphrase: storage::passphrase(key),
@@ -106,6 +111,21 @@ impl Libvirt {
                 start.run(libvirt)
             },
         )
+    }
+
+    /// Waits until a machine has ended by itself, at most so long; false where it has not. No machine has.
+    pub fn wait(&self, slice: SliceId, limit: Duration) -> Result<bool> {
+        let end = Instant::now() + limit;
+        for process in left_over(slice)? {
+            let left = end.saturating_duration_since(Instant::now());
+            let gone = process.wait(left).map_err(|error| {
+                EdgeError::because(format!("cannot wait for process {}", process.id), error)
+            })?;
+            if !gone {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stops and undefines a machine with its TPM's state and its secret, and returns when its process is
@@ -387,19 +407,20 @@ mod tests {
     }
 
     fn libvirt(uri: &str) -> Libvirt {
-        Libvirt::new(LibvirtConfig { uri: uri.to_owned() })
+        Libvirt::new(LibvirtConfig { uri: uri.to_owned() }, MachinesConfig::default())
     }
 
     fn slice() -> SliceId {
         "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap()
     }
 
-    fn domain(gpus: u8) -> String {
+    /// On the DGX-2 of the layout's tests, or anywhere.
+    fn domain(gpus: &[usize], anywhere: bool, cpu: &str) -> String {
         let guest = GuestConfig {
             kernel: "/k".into(),
             initrd: "/i".into(),
             cmdline: "quiet".to_owned(),
-            cpu: "qemu64".to_owned(),
+            cpu: cpu.to_owned(),
         };
         let parts = Parts {
             guest: &guest,
@@ -411,17 +432,14 @@ mod tests {
             seed: Path::new("/s/seed.img"),
             channel: Path::new("/c.sock"),
         };
-        let spec = DomainSpec {
-            slice: slice(),
-            level_name: "Confidential <&>".to_owned(),
-            vcpus: 2,
-            memory_mib: 1024,
-            volume: volume(),
-            devices: (0..gpus)
-                .map(|gpu| PciAddress { domain: 0, bus: 0x34 + gpu, device: 0, function: 0 })
-                .collect(),
-        };
-        xml::domain(&spec, &parts).unwrap()
+        let mut spec =
+            DomainSpec { level_name: "Confidential <&>".to_owned(), ..layout::fixture::spec(gpus) };
+        if anywhere {
+            spec.nodes.clear();
+        }
+        let ground = layout::fixture::dgx2(&spec.devices);
+        let layout = layout::plan(&spec, &ground, &layout::fixture::machines()).unwrap();
+        xml::domain(&spec, &layout, &parts).unwrap()
     }
 
     fn volume() -> VolumeId {
@@ -431,13 +449,14 @@ mod tests {
     #[test]
     fn libvirt_itself_finds_the_descriptions_valid() {
         let connection = stand_in().connection;
-        for gpus in [1, 2, 16] {
+        let sizes = [vec![1], vec![1, 4], vec![1, 4, 6, 7], (1..=8).collect(), (1..=16).collect()];
+        for (gpus, anywhere) in sizes.iter().flat_map(|gpus| [(gpus, false), (gpus, true)]) {
             // The stand-in runs machines of its own kind only.
-            let text = domain(gpus).replace("type=\"kvm\"", "type=\"test\"");
+            let text = domain(gpus, anywhere, "host-passthrough").replace("type=\"kvm\"", "type=\"test\"");
             let defined = connection.define_domain_xml_flags(&text, sys::VIR_DOMAIN_DEFINE_VALIDATE).unwrap();
             let machine = machines(&connection).unwrap().into_iter().next().unwrap();
             assert_eq!((machine.slice, machine.running, machine.cid), (slice(), false, None));
-            assert_eq!(machine.devices.len(), usize::from(gpus));
+            assert_eq!(machine.devices.len(), gpus.len());
             let seen = seen::read(&defined.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).unwrap()).unwrap();
             assert!(seen.secrets.contains(&xml::secret_uuid(volume())));
             defined.undefine().unwrap();

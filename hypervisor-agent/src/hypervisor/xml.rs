@@ -2,9 +2,13 @@
 //! nothing else.
 //!
 //! Absent on purpose: network interfaces, consoles, graphics, USB, a memory balloon. A slice is reached over
-//! vsock and speaks over one virtio-serial port.
+//! vsock and speaks over one virtio-serial port. No page of it is merged with a neighbour's, and none of its
+//! process, which holds the disk's key, is ever swapped out.
 
-use super::elements::*;
+use super::{
+    elements::*,
+    layout::{Layout, OWN_PORTS, Port, PortKind},
+};
 use crate::{
     config::{GuestConfig, ImageFormat},
     edge::DomainSpec,
@@ -49,12 +53,10 @@ pub fn slice_of(name: &str) -> Option<SliceId> {
 
 /// A slice's machine.
 ///
-/// Every device sits behind a root port of its own, at a place that depends on nothing but its number:
-/// virtio first, then the GPUs in the order of the spec.
-pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml::SeError> {
-    let (disk, seed, serial, rng, vsock) = (Bus(1), Bus(2), Bus(3), Bus(4), Bus(5));
-    let gpus: Vec<(Bus, PciAddress)> = (6..).map(Bus).zip(spec.devices.iter().copied()).collect();
-    let last = gpus.last().map_or(vsock, |(bus, _)| *bus);
+/// Every virtio device sits behind a root port of its own, the same in each machine; the GPUs sit where the
+/// layout says.
+pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<String, quick_xml::SeError> {
+    let (disk, seed, serial, rng, vsock) = (Bus(1), Bus(2), Bus(3), Bus(4), Bus(OWN_PORTS));
     let domain = Domain {
         kind: "kvm",
         name: domain_name(spec.slice),
@@ -62,7 +64,11 @@ pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml:
         title: printable(&spec.level_name),
         // What a tenant has in memory never reaches a disk of the host's, not even with a QEMU that crashes.
         memory: Memory { unit: "MiB", dump_core: "off", amount: spec.memory_mib },
+        backing: backing(layout),
         vcpu: Vcpu { placement: "static", count: spec.vcpus },
+        iothreads: layout.io_thread.then_some(1),
+        cputune: cputune(layout),
+        numatune: numatune(layout),
         os: Os {
             kind: OsType { arch: "x86_64", machine: "q35", kind: "hvm" },
             kernel: text(parts.kernel),
@@ -70,7 +76,7 @@ pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml:
             cmdline: parts.guest.cmdline.clone(),
         },
         features: Features { acpi: Empty {}, apic: Empty {} },
-        cpu: cpu(&parts.guest.cpu),
+        cpu: cpu(&parts.guest.cpu, layout),
         clock: Clock { offset: "utc" },
         on_poweroff: "destroy",
         on_reboot: "restart",
@@ -80,7 +86,7 @@ pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml:
                 Disk {
                     kind: "file",
                     device: "disk",
-                    driver: Driver { name: "qemu", format: "qcow2" },
+                    driver: Driver { name: "qemu", format: "qcow2", iothread: layout.io_thread.then_some(1) },
                     source: Source {
                         file: text(parts.volume),
                         seclabel: None,
@@ -107,7 +113,7 @@ pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml:
                 Disk {
                     kind: "file",
                     device: "disk",
-                    driver: Driver { name: "qemu", format: "raw" },
+                    driver: Driver { name: "qemu", format: "raw", iothread: None },
                     source: Source { file: text(parts.seed), seclabel: None, encryption: None },
                     backing: None,
                     target: Target { dev: "vdb", bus: "virtio" },
@@ -115,14 +121,14 @@ pub fn domain(spec: &DomainSpec, parts: &Parts<'_>) -> Result<String, quick_xml:
                     address: seed.address(),
                 },
             ],
-            controller: controllers(serial, last),
+            controller: controllers(serial, layout),
             channel: Channel {
                 kind: "unix",
                 source: ChannelSource { mode: "bind", path: text(parts.channel) },
                 target: ChannelTarget { kind: "virtio", name: CHANNEL },
             },
             tpm: Tpm { model: "tpm-crb", backend: TpmBackend { kind: "emulator", version: "2.0" } },
-            hostdev: gpus.into_iter().map(|(bus, gpu)| hostdev(bus, gpu)).collect(),
+            hostdev: layout.devices.iter().map(|(port, gpu)| hostdev(Bus(*port), *gpu)).collect(),
             memballoon: Model { model: "none" },
             rng: Rng {
                 model: "virtio",
@@ -151,19 +157,75 @@ pub fn secret_uuid(volume: VolumeId) -> String {
     volume.to_string()
 }
 
-fn controllers(serial: Bus, last: Bus) -> Vec<Controller> {
-    let plain = |kind, index, model| Controller { kind, index, model, target: None, address: None };
+fn backing(layout: &Layout) -> MemoryBacking {
+    let hugepages = layout.page_mib.map(|size| {
+        let cells = u32::try_from(layout.cells.len()).unwrap_or(u32::MAX);
+        let nodeset = (cells > 0).then(|| set(0..cells));
+        Hugepages { page: Page { size, unit: "MiB", nodeset } }
+    });
+    MemoryBacking {
+        // Of memory that has no name in a file system: nothing to mount, and nothing that outlives the process.
+        source: hugepages.is_some().then_some(MemorySource { kind: "memfd" }),
+        hugepages,
+        nosharepages: Empty {},
+        locked: Empty {},
+        // Filled by many at once before it runs; VFIO would fill it one page after the other to pin it.
+        allocation: Allocation { mode: "immediate", threads: layout.fillers },
+    }
+}
+
+fn cputune(layout: &Layout) -> Option<CpuTune> {
+    let vcpupin: Vec<VcpuPin> =
+        (0..).zip(&layout.pins).map(|(vcpu, cpu)| VcpuPin { vcpu, cpuset: cpu.to_string() }).collect();
+    let others = (!layout.emulator.is_empty()).then(|| set(layout.emulator.iter().copied()))?;
+    Some(CpuTune {
+        vcpupin,
+        iothreadpin: layout.io_thread.then(|| IothreadPin { iothread: 1, cpuset: others.clone() }),
+        emulatorpin: Some(EmulatorPin { cpuset: others }),
+    })
+}
+
+fn numatune(layout: &Layout) -> Option<NumaTune> {
+    let mut nodes: Vec<u32> = layout.cells.iter().map(|cell| cell.node).collect();
+    nodes.sort_unstable();
+    let memnode = |(cell, of): (u32, &super::layout::Cell)| MemNode {
+        cell,
+        mode: "strict",
+        nodeset: of.node.to_string(),
+    };
+    (!nodes.is_empty()).then(|| NumaTune {
+        memory: TuneMemory { mode: "strict", nodeset: set(nodes) },
+        memnode: (0..).zip(&layout.cells).map(memnode).collect(),
+    })
+}
+
+fn controllers(serial: Bus, layout: &Layout) -> Vec<Controller> {
+    let plain =
+        |kind, index, model| Controller { kind, index, model, target: None, window: None, address: None };
     let mut all = vec![
         plain("usb", 0, Some("none")),
         Controller { address: Some(serial.address()), ..plain("virtio-serial", 0, None) },
-        plain("pci", 0, Some("pcie-root")),
+        Controller {
+            window: Some(Window { unit: "GiB", size: layout.window_gib }),
+            ..plain("pci", 0, Some("pcie-root"))
+        },
     ];
-    // Nothing is plugged in later, so the firmware need not keep room for it.
-    let target = || Some(PortTarget { hotplug: "off" });
-    all.extend(
-        (1..=last.0)
-            .map(|index| Controller { target: target(), ..plain("pci", index, Some("pcie-root-port")) }),
-    );
+    let own = (1..=OWN_PORTS).map(|index| Port { index, kind: PortKind::Root, at: None });
+    all.extend(own.chain(layout.ports.iter().cloned()).map(|port| {
+        // Nothing is plugged in later, so the firmware need not keep room for it.
+        let fixed = Some(PortTarget { hotplug: Some("off"), ..PortTarget::default() });
+        let (model, target) = match port.kind {
+            PortKind::Expander { bus, cell } => (
+                "pcie-expander-bus",
+                Some(PortTarget { bus: Some(bus), node: cell, ..PortTarget::default() }),
+            ),
+            PortKind::Root => ("pcie-root-port", fixed),
+            PortKind::Upstream => ("pcie-switch-upstream-port", None),
+            PortKind::Downstream => ("pcie-switch-downstream-port", fixed),
+        };
+        let address = port.at.map(|(above, slot)| Bus(above).slot(slot));
+        Controller { target, address, ..plain("pci", port.index, Some(model)) }
+    }));
     all
 }
 
@@ -187,13 +249,60 @@ fn hostdev(bus: Bus, gpu: PciAddress) -> Hostdev {
     }
 }
 
-fn cpu(name: &str) -> Cpu {
+fn cpu(name: &str, layout: &Layout) -> Cpu {
+    let topology =
+        layout.topology.map(|[sockets, cores, threads]| Topology { sockets, dies: 1, cores, threads });
+    let distances = |to: &[u32]| Distances {
+        sibling: (0..).zip(to).map(|(id, value)| Sibling { id, value: *value }).collect(),
+    };
+    let cell = |(id, cell): (u32, &super::layout::Cell)| NumaCell {
+        id,
+        cpus: set(cell.cpus.clone()),
+        memory: cell.memory_mib,
+        unit: "MiB",
+        distances: (cell.distances.len() > 1).then(|| distances(&cell.distances)),
+    };
+    let cells: Vec<NumaCell> = (0..).zip(&layout.cells).map(cell).collect();
+    let numa = (!cells.is_empty()).then_some(Numa { cell: cells });
     if name == "host-passthrough" {
-        Cpu { mode: "host-passthrough", matching: None, check: "none", migratable: Some("off"), model: None }
+        Cpu {
+            mode: "host-passthrough",
+            matching: None,
+            check: "none",
+            migratable: Some("off"),
+            model: None,
+            // Which processors share a cache is true in the guest only where they are pinned.
+            cache: topology.is_some().then_some(Cache { mode: "passthrough" }),
+            topology,
+            numa,
+        }
     } else {
-        let model = CpuModel { fallback: "forbid", name: name.to_owned() };
-        Cpu { mode: "custom", matching: Some("exact"), check: "none", migratable: None, model: Some(model) }
+        Cpu {
+            mode: "custom",
+            matching: Some("exact"),
+            check: "none",
+            migratable: None,
+            model: Some(CpuModel { fallback: "forbid", name: name.to_owned() }),
+            cache: None,
+            topology,
+            numa,
+        }
     }
+}
+
+/// Numbers as libvirt writes a set of them: `0-3,8`.
+fn set(numbers: impl IntoIterator<Item = u32>) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let run = |(first, last): (u32, u32)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    runs.into_iter().map(run).collect::<Vec<_>>().join(",")
 }
 
 fn write(document: &impl Serialize) -> Result<String, quick_xml::SeError> {
@@ -220,11 +329,15 @@ struct Bus(u32);
 
 impl Bus {
     fn address(self) -> GuestAddress {
+        self.slot(0)
+    }
+
+    fn slot(self, slot: u32) -> GuestAddress {
         GuestAddress {
             kind: "pci",
             domain: "0x0000",
             bus: format!("{:#04x}", self.0),
-            slot: "0x00",
+            slot: format!("{slot:#04x}"),
             function: "0x0",
         }
     }
@@ -232,7 +345,11 @@ impl Bus {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::layout::{self, fixture::*},
+        *,
+    };
+    use crate::config::MachinesConfig;
     use proptest::prelude::*;
 
     fn guest(cpu: &str) -> GuestConfig {
@@ -244,20 +361,9 @@ mod tests {
         }
     }
 
-    fn spec(gpus: u8) -> DomainSpec {
-        DomainSpec {
-            slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
-            level_name: "Confidential".to_owned(),
-            vcpus: 6 * u32::from(gpus),
-            memory_mib: 92_160 * u64::from(gpus),
-            volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
-            devices: (0..gpus)
-                .map(|gpu| PciAddress { domain: 0, bus: 0x34 + 2 * gpu, device: 0, function: 0 })
-                .collect(),
-        }
-    }
-
     fn written(spec: &DomainSpec, cpu: &str) -> String {
+        let config = if spec.nodes.is_empty() { MachinesConfig::default() } else { machines() };
+        let layout = layout::plan(spec, &dgx2(&spec.devices), &config).unwrap();
         let parts = Parts {
             guest: &guest(cpu),
             kernel: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/vmlinuz"),
@@ -268,7 +374,7 @@ mod tests {
             seed: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/seed.img"),
             channel: Path::new("/run/holm/guest/0190163d-8694-739b-aea5-966c26f8ad91.sock"),
         };
-        domain(spec, &parts).unwrap()
+        domain(spec, &layout, &parts).unwrap()
     }
 
     fn golden(name: &str, text: &str) {
@@ -279,16 +385,24 @@ mod tests {
 
     #[test]
     fn golden_files() {
-        golden("1-gpu", &written(&spec(1), "qemu64"));
-        golden("2-gpus", &written(&spec(2), "host-passthrough"));
-        golden("16-gpus", &written(&spec(16), "host-passthrough"));
-        let volume: VolumeId = spec(1).volume;
+        // Numbers of the fabric, of the partitions that a DGX-2 has.
+        for (name, gpus) in [
+            ("1-gpu", vec![1]),
+            ("2-gpus", vec![1, 4]),
+            ("4-gpus", vec![1, 4, 6, 7]),
+            ("8-gpus", vec![1, 4, 6, 7, 9, 12, 14, 15]),
+            ("16-gpus", (1..=16).collect()),
+        ] {
+            golden(name, &written(&spec(&gpus), "host-passthrough"));
+        }
+        golden("anywhere", &written(&DomainSpec { nodes: Vec::new(), ..spec(&[1]) }, "qemu64"));
+        let volume: VolumeId = spec(&[1]).volume;
         golden("secret", &secret(volume, Path::new("/var/lib/holm/volumes/6f9619ff")).unwrap());
     }
 
     #[test]
     fn names_of_domains() {
-        let slice = spec(1).slice;
+        let slice = spec(&[1]).slice;
         assert_eq!(slice_of(&domain_name(slice)), Some(slice));
         for name in
             ["", "holm-", "holm-x", "web", "holm-0190163D-8694-739B-AEA5-966C26F8AD91", &slice.to_string()]
@@ -297,10 +411,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sets_of_numbers() {
+        for (numbers, text) in [
+            (&[][..], ""),
+            (&[3], "3"),
+            (&[0, 1, 2, 3, 8], "0-3,8"),
+            (&[1, 3, 5], "1,3,5"),
+            (&[u32::MAX], "4294967295"),
+        ] {
+            assert_eq!(set(numbers.iter().copied()), text);
+        }
+    }
+
     proptest! {
         #[test]
         fn a_level_name_stays_a_title(name in any::<String>()) {
-            let spec = DomainSpec { level_name: name, ..spec(1) };
+            let spec = DomainSpec { level_name: name, ..spec(&[1]) };
             let text = written(&spec, "qemu64");
             #[derive(serde::Deserialize)]
             struct Read { title: String, vcpu: String }

@@ -13,6 +13,7 @@ mod acs;
 mod drives;
 #[cfg(test)]
 pub mod fixture;
+pub mod ground;
 pub mod health;
 mod numa;
 pub mod sysfs;

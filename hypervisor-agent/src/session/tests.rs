@@ -161,7 +161,7 @@ impl World {
         };
         let host = Arc::new(SimulatedHost::new(&directory.path().join("host"), quick).unwrap());
         let (record, loaded) = Record::open(&directory.path().join("record")).unwrap();
-        let engine = Engine::new(host.clone(), record, loaded, Limits::new(LIMIT));
+        let engine = Engine::new(host.clone(), record, loaded, Limits::new(LIMIT, LIMIT));
         let driver = Arc::new(Driver::start(Arc::new(engine)).unwrap());
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = oneshot::channel();

@@ -42,6 +42,12 @@ pub struct Machine {
     pub seeds: BTreeSet<SliceId>,
     /// Virtual machines.
     pub domains: BTreeMap<SliceId, Domain>,
+    /// Disks that were erased and whose erasure is not yet stored by the agent.
+    #[serde(default)]
+    pub erased: BTreeMap<VolumeId, u64>,
+    /// Slices whose machine had to be cut off: its guest did not stop.
+    #[serde(default)]
+    pub cut: BTreeSet<SliceId>,
     /// Secrets of one slice that another could have read: what must never happen.
     pub leaks: Vec<String>,
 }
@@ -80,6 +86,9 @@ pub struct Domain {
     pub devices: Vec<PciAddress>,
     /// Its disk.
     pub volume: VolumeId,
+    /// The host's processors that it has for itself.
+    #[serde(default)]
+    pub cpus: BTreeSet<u32>,
     /// When it was started, milliseconds since 1970.
     pub started_ms: u64,
 }

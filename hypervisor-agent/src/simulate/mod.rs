@@ -46,6 +46,8 @@ use std::{
 };
 
 const TOOL: &str = concat!("holm-agent ", env!("CARGO_PKG_VERSION"), ", simulated");
+/// What a LUKS header and its key slots take.
+const HEADER_BYTES: u64 = 4 << 20;
 /// How often a call that hangs looks whether it may go on.
 const HANGS: Duration = Duration::from_millis(20);
 /// Connections to guests at a time.
@@ -245,9 +247,32 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn erase_volume(&self, volume: VolumeId) -> Result<()> {
+    fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         self.call("erase_volume", 0, |machine| {
-            machine.volumes.remove(&volume);
+            if let Some(gone) = machine.volumes.remove(&volume) {
+                machine.erased.insert(volume, gone.size_gib);
+            }
+            let bytes = machine.erased.get(&volume).map(|gib| gib.saturating_mul(1 << 30));
+            Ok(v1::VolumeEvidence {
+                volume_id: volume.to_string(),
+                erased: bytes.is_some(),
+                method: "simulated".to_owned(),
+                bytes_overwritten: bytes.map_or(0, |_| HEADER_BYTES),
+                bytes_discarded: bytes.unwrap_or(0),
+                took_ms: 0,
+                tool: TOOL.to_owned(),
+                detail: if bytes.is_some() {
+                    String::new()
+                } else {
+                    "there was no disk on the host".to_owned()
+                },
+            })
+        })
+    }
+
+    fn forget_volume(&self, volume: VolumeId) -> Result<()> {
+        self.call("forget_volume", 0, |machine| {
+            machine.erased.remove(&volume);
             Ok(())
         })
     }
@@ -281,9 +306,17 @@ impl Host for SimulatedHost {
         self.call("start_domain", self.config.start_ms, |machine| start(machine, spec, key))
     }
 
-    fn destroy_domain(&self, slice: SliceId) -> Result<()> {
+    fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {
+        let runs = self.lock().domains.get(&slice).is_some_and(|domain| domain.running);
+        let takes = Duration::from_millis(self.config.stop_ms);
+        let stops = !grace.is_zero() && takes <= grace && self.faults.guests() != Guests::Silent;
+        if runs {
+            pause(if stops { takes } else { grace });
+        }
         self.call("destroy_domain", 0, |machine| {
-            machine.domains.remove(&slice);
+            if machine.domains.remove(&slice).is_some_and(|domain| domain.running) && !stops {
+                machine.cut.insert(slice);
+            }
             Ok(())
         })
     }
@@ -357,6 +390,11 @@ fn start(machine: &mut Machine, spec: &DomainSpec, key: &Key) -> Result<()> {
             return Err(EdgeError::new(format!("`{device}` is not on vfio-pci")));
         }
     }
+    let cpus: BTreeSet<u32> = spec.nodes.iter().flat_map(|share| share.cpus.clone()).collect();
+    let crowded = machine.domains.iter().find(|(_, other)| other.running && !other.cpus.is_disjoint(&cpus));
+    if let Some((other, _)) = crowded {
+        return Err(EdgeError::new(format!("the machine of slice `{other}` has a processor of it")));
+    }
     if !machine.seeds.contains(&slice) {
         return Err(EdgeError::new(format!("slice `{slice}` has no seed")));
     }
@@ -375,8 +413,13 @@ fn start(machine: &mut Machine, spec: &DomainSpec, key: &Key) -> Result<()> {
         }
         machine.memory.insert(*device, Written { by: Some(slice), bytes: machine::GPU_MEMORY_BYTES / 2 });
     }
-    let domain =
-        Domain { running: true, devices: spec.devices.clone(), volume: spec.volume, started_ms: now_ms() };
+    let domain = Domain {
+        running: true,
+        devices: spec.devices.clone(),
+        volume: spec.volume,
+        cpus,
+        started_ms: now_ms(),
+    };
     machine.domains.insert(slice, domain);
     Ok(())
 }
@@ -420,6 +463,7 @@ fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::NumaShare;
     use std::fs;
 
     fn quick() -> SimulateConfig {
@@ -431,6 +475,7 @@ mod tests {
             boot_ms: 0,
             slurm_ms: 0,
             sanitise_ms: 0,
+            stop_ms: 0,
         }
     }
 
@@ -458,6 +503,7 @@ mod tests {
             memory_mib: 1024,
             volume: volume(last),
             devices: devices.to_vec(),
+            nodes: Vec::new(),
         }
     }
 
@@ -515,7 +561,7 @@ mod tests {
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
         assert_eq!(host.guest_events(slice('1')).unwrap().len(), 2, "a new agent is told again");
         assert!(host.bind(gpu(0x34)).is_err() && host.sanitise(gpu(0x34)).is_err());
-        host.destroy_domain(slice('1')).unwrap();
+        host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
         let evidence = host.sanitise(gpu(0x34)).unwrap();
         assert_eq!(evidence.bytes_dirty_before, machine::GPU_MEMORY_BYTES / 2);
         assert_eq!(host.machine().leaks, Vec::<String>::new());
@@ -572,6 +618,53 @@ mod tests {
             fault("");
             assert!(receive.recv_timeout(Duration::from_secs(20)).unwrap());
         });
+    }
+
+    #[test]
+    fn a_guest_stops_when_it_is_asked_or_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = SimulatedHost::new(directory.path(), quick()).unwrap();
+        for (last, faults, grace, cut) in
+            [('1', "", 50, false), ('2', "guest:silent\n", 50, true), ('3', "", 0, true)]
+        {
+            fs::write(directory.path().join("faults"), faults).unwrap();
+            up(&host, last, gpu(0x34)).unwrap();
+            let began = Instant::now();
+            host.destroy_domain(slice(last), Duration::from_millis(grace)).unwrap();
+            assert!(began.elapsed() >= Duration::from_millis(if faults.is_empty() { 0 } else { grace }));
+            assert_eq!(host.machine().cut.contains(&slice(last)), cut, "{last}");
+            host.destroy_domain(slice(last), Duration::from_secs(60)).unwrap();
+            assert!(host.domains().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_two_machines_have_one_processor() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = SimulatedHost::new(directory.path(), quick()).unwrap();
+        let nodes = |cpus: &[u32]| vec![NumaShare { node: 0, cpus: cpus.to_vec(), memory_mib: 1024 }];
+        for (last, bus, cpus, may) in [('1', 0x34, [1, 49], true), ('2', 0x36, [2, 49], false)] {
+            host.bind(gpu(bus)).unwrap();
+            host.create_volume(volume(last), 1, &key(7)).unwrap();
+            host.write_seed(&seed(last)).unwrap();
+            let started =
+                host.start_domain(&DomainSpec { nodes: nodes(&cpus), ..spec(last, &[gpu(bus)]) }, &key(7));
+            assert_eq!(started.is_ok(), may, "{started:?}");
+        }
+    }
+
+    #[test]
+    fn erasing_is_told_until_it_is_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = SimulatedHost::new(directory.path(), quick()).unwrap();
+        assert!(!host.erase_volume(volume('1')).unwrap().erased);
+        host.create_volume(volume('1'), 1, &key(7)).unwrap();
+        for _ in 0..2 {
+            let evidence = host.erase_volume(volume('1')).unwrap();
+            assert_eq!((evidence.erased, evidence.bytes_discarded), (true, 1 << 30));
+        }
+        host.forget_volume(volume('1')).unwrap();
+        assert!(!host.erase_volume(volume('1')).unwrap().erased);
     }
 
     #[test]

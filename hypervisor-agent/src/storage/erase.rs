@@ -1,7 +1,10 @@
 //! Removing a volume's file so that what opened it is gone first.
 
 use super::qcow2::{self, Area};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
@@ -12,80 +15,173 @@ use std::{
 /// the qcow2 header says: this much goes even where that header is gone already.
 const HEAD_BYTES: u64 = 4 << 20;
 
-/// Overwrites header and key slots with random bytes, gives the rest back to the file system, and removes
-/// the file. Nothing happens where there is none.
-pub fn erase(path: &Path) -> io::Result<()> {
+/// What was done to an area that held a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wiped {
+    /// Header and key slots, bytes.
+    pub overwritten: u64,
+    /// Given back to what lies below, bytes. It reads as zeros from then on.
+    pub discarded: u64,
+}
+
+/// Overwrites header and key slots with random bytes, gives the whole of it back to the file system, has
+/// `before_gone` remember what was done, and removes the file. `None` where there is none.
+pub fn erase(path: &Path, before_gone: impl FnOnce(Wiped) -> io::Result<()>) -> io::Result<Option<Wiped>> {
     // A link is not ours: following it would overwrite something else.
     match fs::symlink_metadata(path) {
         Ok(data) if data.is_file() => {}
         Ok(_) => return Err(io::Error::other("it is no file")),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
     let luks = qcow2::read(path).ok().and_then(|header| header.luks);
     let mut file = File::options().write(true).open(path)?;
     let length = file.metadata()?.len();
-    // The key slots first: while the qcow2 header is whole, a second run finds them again.
-    for area in luks.into_iter().chain([Area { offset: 0, bytes: HEAD_BYTES }]) {
-        overwrite(&mut file, area, length)?;
+    let overwritten = overwrite_keys(&mut file, luks, length)?;
+    let wiped = Wiped { overwritten, discarded: discard(&file, length)? };
+    before_gone(wiped)?;
+    fs::remove_file(path)?;
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(Some(wiped))
+}
+
+/// The key slots first: while the qcow2 header is whole, a second run finds them again. On the disk when it
+/// returns, how many bytes.
+fn overwrite_keys(file: &mut File, luks: Option<Area>, length: u64) -> io::Result<u64> {
+    let head = Area { offset: 0, bytes: HEAD_BYTES };
+    // What is within the head is not counted twice.
+    let beyond = luks.filter(|area| area.offset.saturating_add(area.bytes) > HEAD_BYTES);
+    let mut overwritten = 0;
+    for area in beyond.into_iter().chain([head]) {
+        overwritten += overwrite(file, area, length)?;
         file.sync_all()?;
     }
-    if length > HEAD_BYTES {
-        // The rest is noise without the key. A file system that cannot punch frees it with the file.
-        let _ = fallocate(
-            &file,
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            HEAD_BYTES,
-            length - HEAD_BYTES,
-        );
+    Ok(overwritten)
+}
+
+/// Gives the first `length` bytes back to the file system or, of a block device, to the drive, and says how many
+/// it took: none where it cannot, and then what is left is noise without the key.
+///
+/// The kernel answers for both in one call: of a file the blocks are freed, of a device they are zeroed by the
+/// drive itself, which unmaps them where it has that. What a drive calls a secure erase is not asked for:
+/// nothing offers it without `unsafe`, and NVMe drives do not have it for a part of themselves.
+fn discard(file: &File, length: u64) -> io::Result<u64> {
+    if length == 0 {
+        return Ok(0);
     }
-    fs::remove_file(path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
+    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, length) {
+        Ok(()) => {
+            file.sync_all()?;
+            Ok(length)
+        }
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Writes random bytes over the part of an area that the file has; nothing grows.
-fn overwrite(file: &mut File, area: Area, length: u64) -> io::Result<()> {
+fn overwrite(file: &mut File, area: Area, length: u64) -> io::Result<u64> {
     let wanted = area.bytes.min(length.saturating_sub(area.offset));
     if wanted == 0 {
-        return Ok(());
+        return Ok(0);
     }
     file.seek(SeekFrom::Start(area.offset))?;
     let written = io::copy(&mut File::open("/dev/urandom")?.take(wanted), file)?;
-    if written == wanted { Ok(()) } else { Err(io::Error::other("not all of it could be overwritten")) }
+    if written == wanted { Ok(written) } else { Err(io::Error::other("not all of it could be overwritten")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn erased(path: &Path) -> io::Result<Option<Wiped>> {
+        erase(path, |_| Ok(()))
+    }
+
     #[test]
     fn nothing_else_is_touched() {
         let directory = tempfile::tempdir().unwrap();
         let (target, link) = (directory.path().join("target"), directory.path().join("link"));
-        erase(&target).unwrap();
+        assert_eq!(erased(&target).unwrap(), None);
         fs::write(&target, "not ours").unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        assert!(erase(&link).is_err());
-        assert!(erase(directory.path()).is_err());
+        assert!(erased(&link).is_err());
+        assert!(erased(directory.path()).is_err());
         assert_eq!(fs::read_to_string(&target).unwrap(), "not ours");
     }
 
     #[test]
-    fn the_head_is_overwritten_and_the_rest_given_back() {
+    fn the_head_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("volume");
+        fs::write(&path, vec![0xaa; 6 << 20]).unwrap();
+        let mut file = File::options().write(true).open(&path).unwrap();
+        let inside = Area { offset: 1 << 20, bytes: 1 << 20 };
+        assert_eq!(overwrite_keys(&mut file, Some(inside), 6 << 20).unwrap(), 4 << 20);
+        let bytes = fs::read(&path).unwrap();
+        let same = |range: std::ops::Range<usize>| bytes[range].iter().filter(|byte| **byte == 0xaa).count();
+        assert!(same(0..4 << 20) < 4 << 13);
+        assert_eq!(same(4 << 20..6 << 20), 2 << 20);
+        let beyond = Area { offset: 5 << 20, bytes: 9 << 20 };
+        assert_eq!(overwrite_keys(&mut file, Some(beyond), 6 << 20).unwrap(), 5 << 20);
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[5 << 20..].iter().filter(|byte| **byte == 0xaa).count() < 1 << 13);
+    }
+
+    #[test]
+    fn all_is_given_back_and_remembered_before_the_file_goes() {
         let directory = tempfile::tempdir().unwrap();
         let (path, kept) = (directory.path().join("volume"), directory.path().join("kept"));
         fs::write(&path, vec![0xaa; 6 << 20]).unwrap();
         fs::hard_link(&path, &kept).unwrap();
-        erase(&path).unwrap();
+        // What cannot be remembered is not finished, and taken up again.
+        assert!(erase(&path, |_| Err(io::Error::other("a full disk"))).is_err());
+        assert!(path.exists());
+        let wiped = Wiped { overwritten: 4 << 20, discarded: 6 << 20 };
+        let mut remembered = None;
+        let done = erase(&path, |wiped| {
+            assert!(path.exists());
+            remembered = Some(wiped);
+            Ok(())
+        });
+        assert_eq!((done.unwrap(), remembered), (Some(wiped), Some(wiped)));
         assert!(!path.exists());
         let bytes = fs::read(&kept).unwrap();
         assert_eq!(bytes.len(), 6 << 20, "a file does not grow under its erasure");
-        let same = bytes[..4 << 20].iter().filter(|byte| **byte == 0xaa).count();
-        assert!(same < 4 << 13, "{same}");
-        assert!(bytes[4 << 20..].iter().all(|byte| *byte == 0));
+        assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    /// As an LVM back end will: the same call on a block device.
+    #[test]
+    fn a_block_device_is_given_back_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        fs::write(&path, vec![0xaa; 8 << 20]).unwrap();
+        let made = std::process::Command::new("losetup").args(["--find", "--show"]).arg(&path).output();
+        let device = match made {
+            Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+            Ok(output) => {
+                println!("skipped: no loop device: {}", String::from_utf8_lossy(&output.stderr).trim());
+                return;
+            }
+            Err(error) => {
+                println!("skipped: no losetup: {error}");
+                return;
+            }
+        };
+        let mut file = File::options().write(true).open(device.trim()).unwrap();
+        let overwritten = overwrite_keys(&mut file, None, 8 << 20);
+        let discarded = discard(&file, 8 << 20);
+        drop(file);
+        let left = fs::read(device.trim()).map(|bytes| bytes.iter().filter(|byte| **byte != 0).count());
+        std::process::Command::new("losetup").args(["--detach", device.trim()]).status().unwrap();
+        assert_eq!(overwritten.unwrap(), 4 << 20);
+        match discarded.unwrap() {
+            0 => println!("skipped: this loop device takes nothing back"),
+            bytes => assert_eq!((bytes, left.unwrap()), (8 << 20, 0)),
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //!      └──────────────────────────────────── ID.erasing (partial)
 //! ```
 //!
+//! What was done to it is written to `ID.erased` before the file goes, so that whoever asks again after a kill is
+//! told the same, and stays there until it is stored elsewhere.
+//!
 //! A kill between any two of these leaves one of the three names, and each is taken up again from there.
 //! A file called `ID` whose header is damaged is neither complete nor partial but an error: it may hold
 //! data, and is never made again on a guess.
@@ -22,14 +25,17 @@ use crate::{
     config::{ImageFormat, StorageConfig},
     edge::{EdgeError, Key, Result, VolumeState},
 };
-use holm_proto::ids::VolumeId;
+use holm_proto::{ids::VolumeId, v1};
+use prost::Message as _;
 use std::{
     fs::{self, DirBuilder, File, Permissions},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
+const TOOL: &str = concat!("holm-agent ", env!("CARGO_PKG_VERSION"));
 const GIB: u64 = 1 << 30;
 
 /// The volumes of a host.
@@ -86,32 +92,79 @@ impl Volumes {
             .create(&self.config.volumes)
             .map_err(|error| self.failed("make the directory of", volume, error))?;
         for leftover in [&making, &erasing] {
-            erase::erase(leftover).map_err(|error| self.failed("clear what is left of", volume, error))?;
+            erase::erase(leftover, |_| Ok(()))
+                .map_err(|error| self.failed("clear what is left of", volume, error))?;
         }
         let made = self.make(volume, bytes, key, &making, &done);
         if made.is_err()
-            && let Err(error) = erase::erase(&making)
+            && let Err(error) = erase::erase(&making, |_| Ok(()))
         {
             tracing::warn!(%volume, %error, "a half-made volume stays until it is made or erased again");
         }
         made
     }
 
-    /// Overwrites header and key slots and removes the volume. Nothing happens where it is absent.
+    /// Overwrites header and key slots, gives the area back, removes the volume, and says what was done; the same
+    /// when it is asked again. Where there is nothing, nothing was erased.
     ///
     /// What makes the data unreadable is that the key is gone everywhere else: no file system promises that
     /// writing over a file writes over its blocks. This takes away the other half all the same.
-    pub fn erase(&self, volume: VolumeId) -> Result<()> {
+    pub fn erase(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         let failed = |error| self.failed("erase", volume, error);
+        let started = Instant::now();
         let [done, making, erasing] = self.names(volume);
         if exists(&done)? {
             fs::rename(&done, &erasing).map_err(failed)?;
             self.sync_directory().map_err(failed)?;
         }
-        for path in [making, erasing] {
-            erase::erase(&path).map_err(failed)?;
+        // One that was never finished holds no data.
+        let half = erase::erase(&making, |wiped| self.remember(&evidence(volume, wiped, started)));
+        let whole = erase::erase(&erasing, |wiped| self.remember(&evidence(volume, wiped, started)));
+        match whole.map_err(failed)?.or(half.map_err(failed)?) {
+            Some(wiped) => Ok(evidence(volume, wiped, started)),
+            None => Ok(self.remembered(volume)?.unwrap_or_else(|| v1::VolumeEvidence {
+                volume_id: volume.to_string(),
+                tool: TOOL.to_owned(),
+                detail: "there was no disk on the host".to_owned(),
+                ..Default::default()
+            })),
         }
-        Ok(())
+    }
+
+    /// Lets go of what is remembered of an erasure.
+    pub fn forget(&self, volume: VolumeId) -> Result<()> {
+        match fs::remove_file(self.erased(volume)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(self.failed("forget the erasure of", volume, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&self, evidence: &v1::VolumeEvidence) -> io::Result<()> {
+        let path = self.config.volumes.join(format!("{}.erased", evidence.volume_id));
+        let making = path.with_extension("erased.new");
+        let mut file = File::create(&making)?;
+        file.write_all(&evidence.encode_to_vec())?;
+        file.sync_all()?;
+        fs::rename(&making, &path)?;
+        self.sync_directory()
+    }
+
+    fn remembered(&self, volume: VolumeId) -> Result<Option<v1::VolumeEvidence>> {
+        let path = self.erased(volume);
+        let failed = |error| self.failed("read what was done to", volume, error);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let evidence = v1::VolumeEvidence::decode(bytes.as_slice()).map_err(|error| failed(error.into()))?;
+        Ok((evidence.volume_id == volume.to_string()).then_some(evidence))
+    }
+
+    fn erased(&self, volume: VolumeId) -> PathBuf {
+        self.config.volumes.join(format!("{volume}.erased"))
     }
 
     fn make(&self, volume: VolumeId, bytes: u64, key: &Key, making: &Path, done: &Path) -> Result<()> {
@@ -152,6 +205,24 @@ impl Volumes {
     }
 }
 
+fn evidence(volume: VolumeId, wiped: erase::Wiped, started: Instant) -> v1::VolumeEvidence {
+    let (method, detail) = match wiped.discarded {
+        0 => ("luks-header", "what holds it takes nothing back: the rest is noise without the key"),
+        _ => ("luks-header, discard", ""),
+    };
+    v1::VolumeEvidence {
+        volume_id: volume.to_string(),
+        // An empty file had nothing to overwrite.
+        erased: true,
+        method: method.to_owned(),
+        bytes_overwritten: wiped.overwritten,
+        bytes_discarded: wiped.discarded,
+        took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        tool: TOOL.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
 /// Refuses a file that is no qcow2 with a LUKS header in its place.
 fn check(path: &Path) -> Result<()> {
     let not = |error| EdgeError::because(format!("`{}` is no encrypted volume", path.display()), error);
@@ -171,7 +242,7 @@ fn exists(path: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Write as _, process::Command};
+    use std::process::Command;
 
     /// Volumes in a temporary directory, over a base image of 1 MiB that begins with a known text.
     struct Fixture {
@@ -291,12 +362,37 @@ mod tests {
         let before = fs::read(&kept).unwrap();
         let area = qcow2::read(&kept).unwrap().luks.unwrap();
         let slots = usize::try_from(area.offset).unwrap()..usize::try_from(area.offset + area.bytes).unwrap();
-        volumes.erase(volume).unwrap();
+        let evidence = volumes.erase(volume).unwrap();
+        assert!(evidence.erased && evidence.method.contains("luks-header"), "{evidence:?}");
         assert_eq!(volumes.state(volume).unwrap(), VolumeState::Absent);
         let after = fs::read(&kept).unwrap();
         assert_eq!(read(&kept, 7), None);
-        let same = slots.clone().filter(|at| before[*at] == after[*at]).count();
-        assert!(same < slots.len() / 100, "{same} of {} bytes are as they were", slots.len());
+        assert!(before[slots.clone()].iter().any(|byte| *byte != 0));
+        assert!(after[slots].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn evidence_is_the_same_until_it_is_stored_elsewhere() {
+        let Fixture { volumes, volume, directory: _directory } = fixture();
+        let nothing = volumes.erase(volume).unwrap();
+        assert!(!nothing.erased && nothing.bytes_overwritten == 0 && nothing.detail.contains("no disk"));
+        volumes.create(volume, 1, &key(7)).unwrap();
+        let length = fs::metadata(volumes.path(volume)).unwrap().len();
+        let evidence = volumes.erase(volume).unwrap();
+        assert!(evidence.erased && evidence.bytes_overwritten > 0, "{evidence:?}");
+        assert!([0, length].contains(&evidence.bytes_discarded), "{evidence:?}");
+        // Another agent, after a kill.
+        let again = Volumes::new(volumes.config.clone());
+        for _ in 0..2 {
+            let told = again.erase(volume).unwrap();
+            assert_eq!(v1::VolumeEvidence { took_ms: evidence.took_ms, ..told }, evidence);
+        }
+        assert_eq!(volumes.state(volume).unwrap(), VolumeState::Absent);
+        for _ in 0..2 {
+            volumes.forget(volume).unwrap();
+            assert_eq!(volumes.erase(volume).unwrap(), nothing);
+        }
+        assert_eq!(fs::read_dir(&volumes.config.volumes).unwrap().count(), 0);
     }
 
     #[test]

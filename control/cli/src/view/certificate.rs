@@ -60,6 +60,16 @@ struct Volume {
     key_fingerprint: String,
     key_destroyed: Option<Timestamp>,
     header_and_key_slots_overwritten: bool,
+    // Not in those of old.
+    evidence: Option<Erasure>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Erasure {
+    method: String,
+    bytes_overwritten: u64,
+    bytes_discarded: u64,
+    detail: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -94,7 +104,12 @@ impl Deletion {
         // Without a placement there never was a machine, a disk or a device.
         let Some(placement) = &self.placement else { return gaps };
         if !self.volume.header_and_key_slots_overwritten {
-            gaps.push("the disk's header and key slots were not overwritten".to_owned());
+            let why = match self.volume.evidence.as_ref().map(|e| e.detail.as_str()) {
+                None => ": there is no evidence of it",
+                Some("") => "",
+                Some(detail) => &format!(": {detail}"),
+            };
+            gaps.push(format!("the disk's header and key slots were not overwritten{why}"));
         }
         if self.devices.iter().any(|e| e.method == SIMULATED) {
             gaps.push("the host was SIMULATED: there was no machine, no disk and no device".to_owned());
@@ -148,7 +163,17 @@ impl Deletion {
             sheet.line("", format!("its key{key}, destroyed {}", time(self.volume.key_destroyed)));
         }
         if self.volume.header_and_key_slots_overwritten {
-            sheet.line("", "its header and key slots, overwritten, and its file, removed");
+            let what = "its header and key slots, overwritten, and its file, removed";
+            sheet.line(
+                "",
+                match &self.volume.evidence {
+                    None => what.to_owned(),
+                    Some(e) => {
+                        let (over, back) = (bytes(e.bytes_overwritten), bytes(e.bytes_discarded));
+                        format!("{what} ({}: {over} overwritten, {back} discarded)", e.method)
+                    }
+                },
+            );
         }
         if self.detached.is_some() {
             sheet.line("", format!("the machine, gone from the host {}", time(self.detached)));
@@ -190,7 +215,10 @@ pub(crate) fn sample() -> Value {
         "closed_by": "ada",
         "placement": { "host": "dgx2-1", "partition": 7, "devices": ["0000:34:00.0", "0000:36:00.0"] },
         "volume": { "id": "5f0c7c8e-0000-4000-8000-000000000004", "key_fingerprint": "00112233445566aa",
-            "key_destroyed": "2026-11-03T13:00:00Z", "header_and_key_slots_overwritten": true },
+            "key_destroyed": "2026-11-03T13:00:00Z", "header_and_key_slots_overwritten": true,
+            "evidence": { "volume": "5f0c7c8e-0000-4000-8000-000000000004", "erased": true,
+                "method": "luks-header, discard", "bytes_overwritten": 4_194_304, "bytes_discarded": 107_374_182_400_u64,
+                "took_ms": 120, "tool": "holm-agent 0.1.0", "detail": "", "at": "2026-11-03T13:01:00Z" } },
         "detached": "2026-11-03T13:01:00Z",
         "devices": [evidence("0000:34:00.0"), evidence("0000:36:00.0")],
         "log_checkpoint": "holm.example/holm\n42\nAAAA\n\n\u{2014} holm.example/holm AAAA\n",
@@ -220,9 +248,21 @@ mod tests {
         value["devices"][0]["detail"] = "there is no method for a device of this kind".into();
         value["devices"].as_array_mut().unwrap().truncate(1);
         value["volume"]["key_destroyed"] = Value::Null;
+        value["volume"]["header_and_key_slots_overwritten"] = false.into();
+        value["volume"]["evidence"]["detail"] = "there was no disk on the host".into();
         let (deletion, _) = Deletion::read(&value.to_string()).unwrap();
-        assert_eq!(deletion.gaps().len(), 3);
+        assert_eq!(deletion.gaps().len(), 4);
         insta::assert_snapshot!(deletion.sheet("holm.example/holm", &clock()).text(false));
+    }
+
+    #[test]
+    fn one_from_before_there_was_evidence_of_disks_is_still_read() {
+        let mut value = sample();
+        value["volume"].as_object_mut().unwrap().remove("evidence");
+        let (deletion, _) = Deletion::read(&value.to_string()).unwrap();
+        assert!(deletion.gaps().is_empty());
+        let text = deletion.sheet("holm.example/holm", &clock()).text(false);
+        assert!(text.contains("its file, removed\n"), "{text}");
     }
 
     #[test]

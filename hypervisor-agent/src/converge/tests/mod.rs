@@ -486,6 +486,66 @@ fn devices_in_a_slices_hands_are_not_cleaned() {
 }
 
 #[test]
+fn two_slices_never_share_a_processor() {
+    let mut world = limited(3);
+    world.holmd.cpus = [(slice(A), 5), (slice(B), 5)].into();
+    world.settle();
+    let (first, second) = match world.stands(A) {
+        Stands::Ready => (A, B),
+        _ => (B, A),
+    };
+    assert_eq!(world.stands(first), Stands::Ready);
+    assert!(seen(&world, second).reason.starts_with("waits for processor `5`"));
+    // It does not wait for ever, and says whom it waited for.
+    world.now.instant += Duration::from_secs(600);
+    world.settle();
+    let refused = seen(&world, second);
+    assert_eq!(refused.phase(), v1::Phase::Failed);
+    assert!(refused.reason.contains("processor `5`") && refused.reason.contains(&slice(first).to_string()));
+    assert_eq!(world.host.machine().domains.len(), 1);
+}
+
+#[test]
+fn a_guest_that_was_ready_is_asked_to_stop() {
+    for (faults, cut) in [("", false), ("guest:silent\n", true)] {
+        let mut world = limited(3);
+        world.settle();
+        fault(&world, faults);
+        world.close(A);
+        world.settle();
+        assert_eq!(world.stands(A), Stands::Gone);
+        assert_eq!(world.host.machine().cut.contains(&slice(A)), cut);
+    }
+    // One that was never ready has nothing to write down, and is not waited for.
+    let mut world = limited(3);
+    world.limits.stop = Duration::from_secs(3600);
+    world.begin(i64::MAX);
+    fault(&world, "guest:silent\n");
+    world.settle();
+    world.close(A);
+    world.settle();
+    assert!(world.host.machine().cut.contains(&slice(A)));
+}
+
+#[test]
+fn the_erasure_of_a_volume_is_told_until_holmd_has_heard_of_it() {
+    let mut world = limited(3);
+    world.settle();
+    world.close(A);
+    world.exchange();
+    world.advance(slice(A));
+    let told = seen(&world, A);
+    assert_eq!(told.phase(), v1::Phase::Absent);
+    assert!(told.volume.as_ref().is_some_and(|volume| volume.erased && volume.bytes_overwritten > 0));
+    assert!(world.host.machine().erased.is_empty(), "the machine need not remember what the record has");
+    world.begin(i64::MAX);
+    world.engine().intend(world.intended()).unwrap();
+    world.engine().look(true);
+    world.advance(slice(A));
+    assert_eq!(seen(&world, A).volume, told.volume);
+}
+
+#[test]
 fn slices_come_up_side_by_side() {
     let directory = tempfile::tempdir().unwrap();
     let host = Arc::new(TestHost {
@@ -498,9 +558,13 @@ fn slices_come_up_side_by_side() {
         meeting: Some(Default::default()),
     });
     let (record, loaded) = Record::open(&directory.path().join("record")).unwrap();
-    let driver =
-        Driver::start(Arc::new(Engine::new(host, record, loaded, Limits::new(Duration::from_secs(60)))))
-            .unwrap();
+    let driver = Driver::start(Arc::new(Engine::new(
+        host,
+        record,
+        loaded,
+        Limits::new(Duration::from_secs(60), Duration::from_secs(1)),
+    )))
+    .unwrap();
     let wanted = |number: u8, bus: u8| v1::IntendedSlice {
         slice_id: slice(number).to_string(),
         generation: 1,

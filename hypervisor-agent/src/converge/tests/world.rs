@@ -156,8 +156,11 @@ impl Host for TestHost {
             Err(error)
         })
     }
-    fn erase_volume(&self, volume: VolumeId) -> edge::Result<()> {
+    fn erase_volume(&self, volume: VolumeId) -> edge::Result<v1::VolumeEvidence> {
         self.call(|host| host.erase_volume(volume))
+    }
+    fn forget_volume(&self, volume: VolumeId) -> edge::Result<()> {
+        self.call(|host| host.forget_volume(volume))
     }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))
@@ -177,8 +180,8 @@ impl Host for TestHost {
         }
         self.call(|host| host.start_domain(spec, key))
     }
-    fn destroy_domain(&self, slice: SliceId) -> edge::Result<()> {
-        self.call(|host| host.destroy_domain(slice))
+    fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
+        self.call(|host| host.destroy_domain(slice, grace))
     }
     fn guest_events(&self, slice: SliceId) -> edge::Result<Vec<GuestEvent>> {
         // What a guest says it says once.
@@ -217,6 +220,10 @@ pub(super) struct Holmd {
     pub(super) free: BTreeSet<PciAddress>,
     pub(super) attached: BTreeSet<PciAddress>,
     pub(super) said: Option<v1::Observed>,
+    /// Slices whose machine ran, and so had a disk.
+    pub(super) ran: BTreeSet<SliceId>,
+    /// The host's processor that a slice is to have for itself.
+    pub(super) cpus: BTreeMap<SliceId, u32>,
 }
 
 /// What is left: the machine, each slice with phase, generation and reason, and the free devices.
@@ -270,9 +277,15 @@ impl World {
             free: BTreeSet::new(),
             attached: BTreeSet::new(),
             said: None,
+            ran: BTreeSet::new(),
+            cpus: BTreeMap::new(),
         };
         let host = Arc::new(Self::simulated(&directory));
-        let limits = Limits { tries: u32::MAX, cleaners: 1, ..Limits::new(Duration::from_secs(1200)) };
+        let limits = Limits {
+            tries: u32::MAX,
+            cleaners: 1,
+            ..Limits::new(Duration::from_secs(1200), Duration::from_millis(20))
+        };
         let mut world = Self {
             directory,
             host,
@@ -299,6 +312,7 @@ impl World {
             boot_ms: 0,
             slurm_ms: 0,
             sanitise_ms: 0,
+            stop_ms: 0,
         };
         SimulatedHost::new(&directory.path().join("host"), quick).unwrap()
     }
@@ -354,6 +368,13 @@ impl World {
                 devices: devices.iter().map(ToString::to_string).collect(),
                 partition: 9,
                 volume_id: volume(*id).to_string(),
+                nodes: self
+                    .holmd
+                    .cpus
+                    .get(id)
+                    .map(|cpu| v1::NumaShare { node: 0, cpus: vec![*cpu], memory_mib: 1024 })
+                    .into_iter()
+                    .collect(),
                 ..Default::default()
             })
         });
@@ -448,16 +469,24 @@ impl World {
                 continue;
             }
             *stands = match (*stands, seen.phase()) {
-                (Stands::Starting, v1::Phase::Booting) => Stands::Booting,
+                (Stands::Starting, v1::Phase::Booting) => {
+                    self.holmd.ran.insert(id);
+                    Stands::Booting
+                }
                 (Stands::Starting | Stands::Booting, v1::Phase::Ready) => {
                     assert_eq!(seen.guest.as_ref().unwrap().gpus as usize, devices.len());
                     assert!(seen.steps.iter().all(|step| step.done));
+                    self.holmd.ran.insert(id);
                     Stands::Ready
                 }
                 (Stands::Starting | Stands::Booting | Stands::Ready, v1::Phase::Failed) => Stands::Failed,
                 (Stands::Closing, v1::Phase::Absent) => {
                     assert!(seen.volume_erased && !machine.domains.contains_key(&id));
                     assert!(!machine.volumes.contains_key(&volume(id)) && !machine.seeds.contains(&id));
+                    // Whatever was killed when: what was a disk has evidence of its end.
+                    let evidence = seen.volume.as_ref().unwrap();
+                    assert_eq!(evidence.volume_id, volume(id).to_string());
+                    assert!(evidence.erased || !self.holmd.ran.contains(&id), "{evidence:?}");
                     if devices.iter().any(|device| self.holmd.attached.contains(device)) {
                         continue;
                     }
