@@ -148,6 +148,9 @@ pub struct HostConfig {
     /// What connects its GPUs.
     #[serde(default)]
     pub fabric: FabricConfig,
+    /// How their memory is cleaned.
+    #[serde(default)]
+    pub sanitise: SanitiseConfig,
     /// The encrypted disks.
     pub storage: StorageConfig,
     /// What a slice's machine boots.
@@ -250,6 +253,72 @@ impl Default for FabricConfig {
             watch_s: 5,
         }
     }
+}
+
+/// How device memory is cleaned: `[host.sanitise]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SanitiseConfig {
+    /// By kind of device. One that is neither here nor in `memory_in_bar` is never called clean.
+    pub methods: BTreeMap<PciId, CleanMethod>,
+    /// The scrubbing machine, for the methods that take one.
+    pub vm: Option<ScrubVmConfig>,
+}
+
+impl SanitiseConfig {
+    /// How a kind of device is cleaned.
+    pub fn method(&self, devices: &DevicesConfig, id: &str) -> Option<CleanMethod> {
+        let named = self.methods.iter().find(|(kind, _)| kind.as_str() == id).map(|(_, method)| *method);
+        let open = || devices.memory_in_bar.iter().any(|kind| kind.as_str() == id);
+        named.or_else(|| open().then_some(CleanMethod::Bar))
+    }
+}
+
+/// How the memory of a device is cleaned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub enum CleanMethod {
+    /// Through its BARs, by this process. They must be all of its memory.
+    #[serde(rename = "bar")]
+    Bar,
+    /// Through its BARs, by a machine of its own. They must be all of its memory.
+    #[serde(rename = "scrub-vm/bar")]
+    VmBar,
+    /// Through NVIDIA's driver, in a machine of its own.
+    #[serde(rename = "scrub-vm/cuda")]
+    VmCuda,
+}
+
+impl CleanMethod {
+    /// As evidence names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bar => "bar",
+            Self::VmBar => "scrub-vm/bar",
+            Self::VmCuda => "scrub-vm/cuda",
+        }
+    }
+}
+
+/// The scrubbing machine: `[host.sanitise.vm]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScrubVmConfig {
+    /// The directory that `deploy/scrub-image/build` made.
+    pub image: PathBuf,
+    /// SHA-256 of the image's `manifest`, in lower-case hexadecimal. No other image is started.
+    pub sha256: String,
+    /// Its memory, MiB. NVIDIA's driver wants some for each device.
+    #[serde(default = "default_scrub_memory_mib")]
+    pub memory_mib: u64,
+    /// Its virtual CPUs.
+    #[serde(default = "default_scrub_vcpus")]
+    pub vcpus: u32,
+    /// From its start until it has begun, seconds.
+    #[serde(default = "default_scrub_start_limit_s")]
+    pub start_limit_s: u32,
+    /// And then for each GiB of device memory, seconds.
+    #[serde(default = "default_scrub_limit_per_gib_s")]
+    pub limit_per_gib_s: u32,
 }
 
 /// The encrypted disks: `[host.storage]`.
@@ -427,6 +496,22 @@ fn default_libvirt_uri() -> String {
     "qemu:///system".to_owned()
 }
 
+fn default_scrub_memory_mib() -> u64 {
+    4096
+}
+
+fn default_scrub_vcpus() -> u32 {
+    2
+}
+
+fn default_scrub_start_limit_s() -> u32 {
+    300
+}
+
+fn default_scrub_limit_per_gib_s() -> u32 {
+    20
+}
+
 fn default_gpus() -> Vec<PciId> {
     vec![PciId("10de:1db8".to_owned())]
 }
@@ -500,6 +585,23 @@ mod tests {
         let error =
             toml::from_str::<Config>(&text.replace("[agent]", "[agent]\nboot_limit = 3")).unwrap_err();
         assert!(error.to_string().contains("unknown field `boot_limit`"));
+    }
+
+    #[test]
+    fn a_kind_without_a_method_has_none() {
+        let text = SMALLEST.replace("[devices]", "[devices]\nmemory_in_bar = [\"1af4:1110\"]");
+        let method = |more: &str, id: &str| {
+            let config: HostConfig = toml::from_str(&format!("{text}{more}")).unwrap();
+            config.sanitise.method(&config.devices, id)
+        };
+        assert_eq!(method("", "10de:1db8"), None);
+        assert_eq!(method("", "1af4:1110"), Some(CleanMethod::Bar));
+        let named = "[sanitise.methods]\n\"10de:1db8\" = \"scrub-vm/cuda\"\n\"1af4:1110\" = \"scrub-vm/bar\"";
+        assert_eq!(method(named, "10de:1db8"), Some(CleanMethod::VmCuda));
+        assert_eq!(method(named, "1af4:1110"), Some(CleanMethod::VmBar));
+        for bad in ["\"10de:1db8\" = \"none\"", "\"10de:1db8\" = \"\"", "v100 = \"bar\""] {
+            assert!(toml::from_str::<HostConfig>(&format!("{text}[sanitise.methods]\n{bad}")).is_err());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! it and nowhere else (invariant 9). Every method blocks, has a time limit of its own, may be called
 //! again after a kill at any point (invariant 6), and reads the machine rather than remembering it.
 
-use holm_proto::ids::{PciAddress, SliceId, VolumeId};
+use holm_proto::ids::{PciAddress, RunId, SliceId, VolumeId};
 use holm_proto::v1;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
@@ -160,8 +160,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Bind to vfio-pci and check that the group is viable. Nothing happens where that is so already.
     fn bind(&self, device: PciAddress) -> Result<()>;
-    /// Overwrite and read back all of the device's memory. `Err` and `cleaned: false` both mean dirty.
-    fn sanitise(&self, device: PciAddress) -> Result<v1::Evidence>;
+    /// Overwrite and read back all memory of a run's devices, each bound. Evidence for each; one of which none
+    /// comes back, an `Err` and `cleaned: false` all mean dirty.
+    fn sanitise(&self, run: RunId, devices: &[PciAddress]) -> Result<Vec<v1::Evidence>>;
     /// Bring up the fabric partition, before a machine starts in it; nothing happens where it is up. An error
     /// where one that overlaps it is up.
     fn activate_partition(&self, partition: u32) -> Result<()>;

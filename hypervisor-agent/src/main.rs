@@ -2,19 +2,20 @@
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use holm_agent::{
-    config::{Config, FabricModel, HostConfig},
+    config::{CleanMethod, Config, FabricModel, HostConfig},
     converge::{Driver, Engine, Limits, Record},
     edge::Host,
     fabric::{self, Fabric as _, NoFabric, Nvfm, Seen, SeenGpu},
     real::RealHost,
+    sanitise::check_image,
     session::{Identity, Session, chain},
     simulate::SimulatedHost,
 };
-use holm_proto::{ids::PciAddress, v1};
+use holm_proto::{gpu::GpuKind, ids::PciAddress, v1};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -55,6 +56,15 @@ enum Command {
     Fabric {
         #[command(subcommand)]
         command: FabricCommand,
+    },
+    /// Clean devices now, by hand, and print the evidence as JSON. holmd hears nothing of it and believes nothing
+    /// of it: for trying a method. The agent must not run meanwhile
+    Sanitise {
+        #[command(flatten)]
+        place: Where,
+        /// PCI address of a device that no machine has; may be said again. What is in its memory is lost
+        #[arg(long, value_name = "ADDRESS", required = true)]
+        device: Vec<PciAddress>,
     },
     /// Print a completion script for a shell
     Completion {
@@ -105,6 +115,7 @@ fn main() -> ExitCode {
         Command::Inventory(place) => inventory(&place),
         Command::Check(place) => check(&place),
         Command::Fabric { command: FabricCommand::Show { place, format } } => show_fabric(&place, format),
+        Command::Sanitise { place, device } => sanitise(&place, &device),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut io::stdout());
             Ok(())
@@ -187,6 +198,44 @@ fn inventory(place: &Where) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{shown:#}")?)
 }
 
+fn sanitise(place: &Where, devices: &[PciAddress]) -> Result<(), Failure> {
+    let config = Config::load(&place.config)?;
+    let host = host(&config, place.simulate)?;
+    // Held as long as this takes: an agent that ran beside would end the scrubbing machine as a stray.
+    let (_record, _) = Record::open(&config.agent.record)?;
+    let held = host.attached()?;
+    for device in devices {
+        if held.contains(device) {
+            return Err(format!("something holds `{device}`: stop it first").into());
+        }
+        host.bind(*device)?;
+    }
+    let evidence = host.sanitise(uuid::Uuid::new_v4().to_string().parse()?, devices)?;
+    let clean = evidence.len() == devices.len() && evidence.iter().all(|one| one.cleaned);
+    for one in evidence {
+        writeln!(
+            io::stdout(),
+            "{:#}",
+            json!({
+                "run_id": one.run_id,
+                "address": one.address,
+                "cleaned": one.cleaned,
+                "method": one.method,
+                "pattern": one.pattern,
+                "bytes_total": one.bytes_total,
+                "bytes_written": one.bytes_written,
+                "bytes_verified": one.bytes_verified,
+                "bytes_unreached": one.bytes_unreached,
+                "bytes_dirty_before": one.bytes_dirty_before,
+                "took_ms": one.took_ms,
+                "tool": one.tool,
+                "detail": one.detail,
+            })
+        )?;
+    }
+    if clean { Ok(()) } else { Err("not every device is clean".into()) }
+}
+
 fn check(place: &Where) -> Result<(), Failure> {
     let mut out = io::stdout();
     let config = Config::load(&place.config)?;
@@ -212,6 +261,13 @@ fn check(place: &Where) -> Result<(), Failure> {
             wrong.push(format!("`{}`: {}", gpu.address, gpu.problem));
         } else if gpu.physical_id.is_none() {
             wrong.push(format!("`{}` has no number in `physical_ids`: it is never handed out", gpu.address));
+        }
+    }
+    if let Some(real) = config.host.as_ref().filter(|_| !host.simulated()) {
+        let kinds: BTreeSet<&str> = gpus().map(|gpu| gpu.id.as_str()).collect();
+        wrong.extend(kinds.into_iter().filter_map(|kind| uncleanable(real, kind)));
+        if let Some(Err(error)) = real.sanitise.vm.as_ref().map(check_image) {
+            wrong.push(error.chain());
         }
     }
     if wrong.is_empty() {
@@ -305,6 +361,20 @@ fn show_fabric(place: &Where, format: Format) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Why a kind of GPU is never cleaned, and so never handed out.
+fn uncleanable(host: &HostConfig, kind: &str) -> Option<String> {
+    match host.sanitise.method(&host.devices, kind) {
+        None => Some(format!("nothing says how a {kind} is cleaned: name a method in `[host.sanitise]`")),
+        Some(CleanMethod::VmBar | CleanMethod::VmCuda) if host.sanitise.vm.is_none() => Some(format!(
+            "a {kind} is cleaned by a machine that is not described: write `[host.sanitise.vm]`"
+        )),
+        Some(CleanMethod::VmCuda) if GpuKind::of(kind).is_none() => Some(format!(
+            "nobody knows how much memory a {kind} has, so `scrub-vm/cuda` never calls it clean"
+        )),
+        Some(_) => None,
+    }
 }
 
 /// Files that the configuration names and that are not there.

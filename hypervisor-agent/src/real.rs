@@ -6,20 +6,21 @@ use crate::{
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
     handover::{Handover, Hands},
-    hypervisor::{Libvirt, Parts},
+    hypervisor::{Libvirt, Parts, ScrubSpec},
     inventory::{
         self, ground,
         sysfs::{PciFunction, Sysfs},
     },
-    sanitise,
+    sanitise::{Ground, Sanitisers},
     storage::Volumes,
     vfio,
 };
 use holm_proto::{
-    ids::{PciAddress, SliceId, VolumeId},
+    ids::{PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use std::{
+    any::Any,
     collections::BTreeSet,
     fs::DirBuilder,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
@@ -37,6 +38,8 @@ pub struct RealHost {
     seeds: Seeds,
     channels: Channels,
     libvirt: Libvirt,
+    sanitisers: Sanitisers,
+    scrubs: Arc<Scrubs>,
     in_hand: Arc<Mutex<BTreeSet<PciAddress>>>,
     fabric: Arc<dyn Fabric>,
     handover: Handover<OverVfio>,
@@ -60,6 +63,9 @@ impl RealHost {
             return Err(EdgeError::new(format!("`{}` is no absolute path in UTF-8", path.display())));
         }
         let (fabric, sysfs) = (fabric::of(&config)?, Sysfs::new(&config.sysfs));
+        let libvirt = Libvirt::new(config.libvirt.clone(), config.machines.clone());
+        let scrubs =
+            Arc::new(Scrubs { libvirt: libvirt.clone(), sysfs: sysfs.clone(), ours: Mutex::default() });
         Ok(Self {
             handover: Handover::new(
                 Arc::clone(&fabric),
@@ -67,11 +73,13 @@ impl RealHost {
                 config.devices.physical_ids.clone(),
                 OverVfio { sysfs: sysfs.clone() },
             ),
+            sanitisers: Sanitisers::new(&config, &sysfs, Arc::clone(&scrubs) as _),
+            scrubs,
             sysfs,
             volumes: Volumes::new(config.storage.clone()),
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
-            libvirt: Libvirt::new(config.libvirt.clone(), config.machines.clone()),
+            libvirt,
             in_hand: Arc::default(),
             fabric,
             config,
@@ -106,7 +114,12 @@ impl Host for RealHost {
     }
 
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {
-        let machines = self.libvirt.machines()?;
+        let (machines, scrubs) = self.libvirt.machines_and_scrubs()?;
+        // Of an agent that was killed: it holds devices that nobody waits for.
+        for stray in self.scrubs.strays(scrubs) {
+            tracing::warn!(run = %stray, "a scrubbing machine was left behind: ended");
+            self.libvirt.end_scrub(stray)?;
+        }
         let mut attached: BTreeSet<PciAddress> = machines
             .into_iter()
             .filter(|machine| machine.running)
@@ -132,9 +145,11 @@ impl Host for RealHost {
         vfio::bind(&self.sysfs, device)
     }
 
-    fn sanitise(&self, device: PciAddress) -> Result<v1::Evidence> {
-        let _hold = Hold::take(&self.in_hand, &[device])?;
-        Ok(sanitise::run(&self.sysfs, &self.config.devices, device))
+    fn sanitise(&self, run: RunId, devices: &[PciAddress]) -> Result<Vec<v1::Evidence>> {
+        make_passable(&self.config.guest_sockets)?;
+        let hold = Arc::new(Hold::take(&self.in_hand, devices)?);
+        let _ours = self.scrubs.ours(run);
+        Ok(self.sanitisers.sanitise(run, devices, &hold))
     }
 
     fn activate_partition(&self, partition: u32) -> Result<()> {
@@ -272,6 +287,60 @@ impl Hands for OverVfio {
     }
 }
 
+/// The scrubbing machines of this process.
+#[derive(Debug)]
+struct Scrubs {
+    libvirt: Libvirt,
+    sysfs: Sysfs,
+    ours: Mutex<BTreeSet<RunId>>,
+}
+
+impl Scrubs {
+    /// Until it is dropped, the machine of this run is no stray.
+    fn ours(self: &Arc<Self>, run: RunId) -> Ours {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner).insert(run);
+        Ours { scrubs: Arc::clone(self), run }
+    }
+
+    fn strays(&self, seen: Vec<RunId>) -> Vec<RunId> {
+        let ours = self.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.into_iter().filter(|run| !ours.contains(run)).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Ours {
+    scrubs: Arc<Scrubs>,
+    run: RunId,
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.scrubs.ours.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
+    }
+}
+
+impl Ground for Scrubs {
+    fn start(&self, spec: &ScrubSpec, hold: Arc<dyn Any + Send + Sync>) -> Result<()> {
+        self.libvirt.start_scrub(spec, hold)
+    }
+
+    fn end(&self, run: RunId) -> Result<()> {
+        self.libvirt.end_scrub(run)
+    }
+
+    fn let_go(&self, device: PciAddress) -> Result<()> {
+        let gone = || EdgeError::new(format!("there is no device at `{device}` any more"));
+        let function = self.sysfs.function(device)?.ok_or_else(gone)?;
+        // Opening it shows that nothing has its group.
+        vfio::Device::open(&self.sysfs, &function)?.reset()?;
+        match vfio::held(&function)? {
+            false => Ok(()),
+            true => Err(EdgeError::new(format!("something holds `{device}`"))),
+        }
+    }
+}
+
 /// Devices that this process is about to open, or has open, until it is dropped.
 #[derive(Debug)]
 struct Hold {
@@ -386,6 +455,21 @@ mod tests {
         host.forget_volume(volume).unwrap();
         host.remove_seed(slice).unwrap();
         assert!(host.domains().unwrap().is_empty() && host.attached().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_machine_of_ours_is_no_stray() {
+        let config = crate::config::LibvirtConfig { uri: "test:///default".to_owned() };
+        let scrubs = Arc::new(Scrubs {
+            libvirt: Libvirt::new(config, crate::config::MachinesConfig::default()),
+            sysfs: Sysfs::new("/sys"),
+            ours: Mutex::default(),
+        });
+        let run: RunId = "b4c0a5a0-0000-4000-8000-000000000001".parse().unwrap();
+        let ours = scrubs.ours(run);
+        assert_eq!(scrubs.strays(vec![run]), []);
+        drop(ours);
+        assert_eq!(scrubs.strays(vec![run]), [run]);
     }
 
     #[test]

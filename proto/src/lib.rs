@@ -1,8 +1,9 @@
 //! What crosses a process boundary in Holm: the messages and services of `holm.v1`, and the typed ids
-//! and names that both sides check in the same way, and the platforms both sides go by. No logic lives here.
+//! and names that both sides check in the same way, and the platforms and kinds of GPU both sides go by. No logic lives here.
 //!
 //! The `.proto` files under `proto/holm/v1` are the documentation of the messages.
 
+pub mod gpu;
 pub mod ids;
 pub mod platform;
 

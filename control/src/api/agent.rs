@@ -561,9 +561,11 @@ fn evidence(
                 address,
                 cleaned: e.cleaned,
                 method: plain(&e.method, SHORT),
+                pattern: plain(&e.pattern, SHORT),
                 bytes_total: e.bytes_total,
                 bytes_written: e.bytes_written,
                 bytes_verified: e.bytes_verified,
+                bytes_unreached: e.bytes_unreached,
                 bytes_dirty_before: e.bytes_dirty_before,
                 took_ms: e.took_ms,
                 tool: plain(&e.tool, SHORT),
@@ -577,8 +579,22 @@ fn evidence(
     let free = changes
         .iter()
         .filter(|c| matches!(c, Change::Put(Record::Device(d)) if d.state == DeviceState::Free));
-    let detail =
-        json!({ "run": run.id.into_untyped_uuid(), "cleaned": free.count(), "expected": run.devices.len() });
+    let cleaned = free.count();
+    // Who reads the log sees at once which device stays behind, and why.
+    let quarantined: BTreeMap<String, String> = changes
+        .iter()
+        .filter_map(|c| match c {
+            Change::Put(Record::Device(d)) if d.state == DeviceState::Quarantined => {
+                Some((d.address.to_string(), plain(&d.reason, SHORT)))
+            }
+            _ => None,
+        })
+        .collect();
+    let mut detail =
+        json!({ "run": run.id.into_untyped_uuid(), "cleaned": cleaned, "expected": run.devices.len() });
+    if let Some(fields) = detail.as_object_mut().filter(|_| !quarantined.is_empty()) {
+        fields.insert("quarantined".to_owned(), json!(quarantined));
+    }
     // A certificate that was made is not added to.
     let last = run.slice.and_then(|id| state.slices.get(&id)).filter(|s| !s.state.is_final());
     if let Some(s) = last {

@@ -184,7 +184,8 @@ fn evidence(e: &Evidence) -> v1::Evidence {
         took_ms: e.took_ms,
         tool: e.tool.clone(),
         detail: e.detail.clone(),
-        ..Default::default()
+        pattern: e.pattern.clone(),
+        bytes_unreached: e.bytes_unreached,
     }
 }
 

@@ -15,6 +15,7 @@
 
 use super::records::{Change, Device, DeviceState, Evidence, Record, Run};
 use super::{Refusal, RefusalKind, State};
+use holm_proto::gpu::GpuKind;
 use holm_proto::ids::{Name, PciAddress, RunId, SliceId};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -211,20 +212,37 @@ fn busy(state: &State, host: &Name) -> BTreeSet<PciAddress> {
     held.chain(runs).copied().collect()
 }
 
+/// The end of a method's name that works through the device's own driver, which keeps some memory for itself.
+const BY_DRIVER: &str = "/cuda";
+
 /// Why this evidence does not show that the whole of the device's memory was cleaned.
+///
+/// All of it, to the last byte. Only where its driver alone reaches the memory may some of it stay unreached: how
+/// much is known by the kind of device, and so is how much it has at all.
 fn incomplete(device: &Device, evidence: &Evidence) -> Option<String> {
     if !evidence.cleaned {
         return Some(evidence.detail.clone());
     }
-    let total = evidence.bytes_total;
-    if total == 0 || total != device.memory_bytes {
-        return Some(format!("{total} bytes were covered, it has {}", device.memory_bytes));
+    let (has, unreached_at_most) = match evidence.method.ends_with(BY_DRIVER) {
+        false => (device.memory_bytes, 0),
+        true => match GpuKind::of(&device.id) {
+            Some(kind) => (kind.memory_bytes, kind.most_unreached()),
+            None => return Some(format!("nobody knows how much memory a {} has", device.id)),
+        },
+    };
+    let (total, written, unreached) =
+        (evidence.bytes_total, evidence.bytes_written, evidence.bytes_unreached);
+    if total == 0 || total != has {
+        return Some(format!("{total} bytes were covered, it has {has}"));
     }
-    if evidence.bytes_written != total || evidence.bytes_verified != total {
+    if written.checked_add(unreached) != Some(total) || evidence.bytes_verified != written {
         return Some(format!(
-            "of {total} bytes {} were written and {} verified",
-            evidence.bytes_written, evidence.bytes_verified
+            "of {total} bytes {written} were written and {} verified, {unreached} not reached",
+            evidence.bytes_verified
         ));
+    }
+    if unreached > unreached_at_most {
+        return Some(format!("{unreached} bytes were not reached, {unreached_at_most} at most may be"));
     }
     None
 }
@@ -235,9 +253,11 @@ fn missing(run: &Run, address: PciAddress) -> Evidence {
         address,
         cleaned: false,
         method: String::new(),
+        pattern: String::new(),
         bytes_total: 0,
         bytes_written: 0,
         bytes_verified: 0,
+        bytes_unreached: 0,
         bytes_dirty_before: 0,
         took_ms: 0,
         tool: String::new(),
@@ -248,4 +268,118 @@ fn missing(run: &Run, address: PciAddress) -> Evidence {
 
 fn put(device: Device) -> Change {
     Change::Put(Record::Device(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const V100: &str = "10de:1db8";
+    const WHOLE: u64 = 32 << 30;
+    /// Its BARs: a window of as much, and another.
+    const BARS: u64 = WHOLE + (32 << 20);
+
+    fn device(id: &str) -> Device {
+        Device {
+            host: "dgx2-1".parse().unwrap(),
+            address: "0000:34:00.0".parse().unwrap(),
+            gpu: true,
+            id: id.to_owned(),
+            numa_node: 0,
+            iommu_group: Some(20),
+            physical_id: Some(1),
+            driver: "vfio-pci".to_owned(),
+            reset_methods: vec!["bus".to_owned()],
+            memory_bytes: BARS,
+            hardware: super::super::machine::Hardware::default(),
+            health: None,
+            problem: String::new(),
+            state: DeviceState::Sanitising,
+            slice: None,
+            reason: String::new(),
+            evidence: None,
+        }
+    }
+
+    fn evidence(method: &str, total: u64, unreached: u64) -> Evidence {
+        Evidence {
+            run: "b4c0a5a0-0000-4000-8000-000000000001".parse().unwrap(),
+            address: "0000:34:00.0".parse().unwrap(),
+            cleaned: true,
+            method: method.to_owned(),
+            pattern: "zero".to_owned(),
+            bytes_total: total,
+            bytes_written: total - unreached,
+            bytes_verified: total - unreached,
+            bytes_unreached: unreached,
+            bytes_dirty_before: 0,
+            took_ms: 1,
+            tool: "holm-scrub".to_owned(),
+            detail: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_a_driver_keeps_is_bounded_by_kind() {
+        let kept = (32_768 - 32_480 + 300) << 20;
+        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, kept)), None);
+        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, 0)), None);
+        for (id, evidence, word) in [
+            (V100, evidence("scrub-vm/cuda", WHOLE, 2 * kept), "at most may be"),
+            // What it shows as BARs is not its memory.
+            (V100, evidence("scrub-vm/cuda", BARS, kept), "bytes were covered"),
+            (V100, evidence("scrub-vm/cuda", WHOLE - kept, 0), "bytes were covered"),
+            (V100, Evidence { bytes_unreached: 0, ..evidence("scrub-vm/cuda", WHOLE, kept) }, "not reached"),
+            (V100, Evidence { bytes_verified: 1, ..evidence("scrub-vm/cuda", WHOLE, kept) }, "1 verified"),
+            (
+                V100,
+                Evidence { bytes_unreached: u64::MAX, ..evidence("scrub-vm/cuda", WHOLE, 1) },
+                "not reached",
+            ),
+            ("10de:ffff", evidence("scrub-vm/cuda", WHOLE, kept), "nobody knows"),
+            // Whoever writes to BARs reaches all of it or has cleaned nothing.
+            (V100, evidence("bar", BARS, 4096), "at most may be"),
+            (V100, evidence("scrub-vm/bar", BARS, 4096), "at most may be"),
+            (V100, evidence("cuda", BARS, 4096), "at most may be"),
+        ] {
+            let why = incomplete(&device(id), &evidence).unwrap();
+            assert!(why.contains(word), "{}: {why}", evidence.method);
+        }
+        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/bar", BARS, 0)), None);
+    }
+
+    #[test]
+    fn an_entry_of_before_can_be_read() {
+        let mut old = serde_json::to_value(evidence("bar", BARS, 0)).unwrap();
+        for field in ["pattern", "bytes_unreached"] {
+            assert!(old.as_object_mut().unwrap().remove(field).is_some());
+        }
+        let read: Evidence = serde_json::from_value(old).unwrap();
+        assert_eq!((read.pattern.as_str(), read.bytes_unreached), ("", 0));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_what_is_complete_is_covered(
+            by_driver: bool, total in 0..3_u64, written: u64, verified: u64, unreached: u64, small: bool,
+        ) {
+            let total = [0, WHOLE, BARS][total as usize];
+            let unreached = if small { unreached % (1 << 30) } else { unreached };
+            let written = if small { total.saturating_sub(unreached) } else { written };
+            let method = if by_driver { "scrub-vm/cuda" } else { "bar" };
+            let said = Evidence {
+                bytes_written: written,
+                bytes_verified: if small { written } else { verified },
+                bytes_unreached: unreached,
+                ..evidence(method, total, 0)
+            };
+            if incomplete(&device(V100), &said).is_none() {
+                let (has, most) = if by_driver { (WHOLE, WHOLE / 50) } else { (BARS, 0) };
+                prop_assert_eq!(said.bytes_verified + said.bytes_unreached, has);
+                prop_assert!(said.bytes_unreached <= most);
+            }
+        }
+    }
 }

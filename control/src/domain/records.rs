@@ -185,9 +185,14 @@ pub struct Evidence {
     pub address: PciAddress,
     pub cleaned: bool,
     pub method: String,
+    // An entry of before these were told has none.
+    #[serde(default)]
+    pub pattern: String,
     pub bytes_total: u64,
     pub bytes_written: u64,
     pub bytes_verified: u64,
+    #[serde(default)]
+    pub bytes_unreached: u64,
     pub bytes_dirty_before: u64,
     pub took_ms: u64,
     pub tool: String,

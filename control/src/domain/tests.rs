@@ -121,6 +121,8 @@ fn evidence(run: RunId, address: PciAddress, at: Timestamp) -> Evidence {
         address,
         cleaned: true,
         method: "overwrite".to_owned(),
+        pattern: "zero".to_owned(),
+        bytes_unreached: 0,
         bytes_total: MEMORY,
         bytes_written: MEMORY,
         bytes_verified: MEMORY,

@@ -181,6 +181,8 @@ impl Ground {
                         address: *a,
                         cleaned: true,
                         method: "bar".to_owned(),
+                        pattern: "zero".to_owned(),
+                        bytes_unreached: 0,
                         bytes_total: MEMORY,
                         bytes_written: MEMORY,
                         bytes_verified: MEMORY,

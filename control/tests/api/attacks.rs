@@ -78,6 +78,7 @@ async fn who_says_as_much_as_can_be_said_stops_nobody() {
             cleaned,
             method: much(),
             tool: much(),
+            pattern: much(),
             detail: much(),
             bytes_dirty_before: u64::MAX,
             took_ms: u64::MAX,

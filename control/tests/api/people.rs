@@ -207,6 +207,12 @@ async fn a_quarantined_device_is_released_with_a_reason_by_an_operator() {
     let quarantined: Vec<&v1::Device> =
         host.devices.iter().filter(|d| d.state() == v1::DeviceState::Quarantined).collect();
     assert_eq!(quarantined.len(), 3);
+    // The log says which and why: that is what an officer reads.
+    let entries = world.log();
+    let told = entries.iter().rfind(|e| e.action == "observe.sanitise").unwrap();
+    let told = told.detail["quarantined"].as_object().unwrap();
+    assert_eq!(told.len(), 3);
+    assert_eq!(told[&run.devices[0]], "not sanitised: its report is missing");
     let release = |address: &str, reason: &str| v1::ReleaseDeviceRequest {
         host: "dgx".to_owned(),
         address: address.to_owned(),

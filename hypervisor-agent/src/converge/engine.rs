@@ -39,8 +39,6 @@ pub struct Limits {
     pub hear_booting: Duration,
     /// How often a guest that is ready is heard.
     pub hear_ready: Duration,
-    /// How many devices are cleaned at a time.
-    pub cleaners: usize,
     /// From asking a guest to stop until its machine is cut off.
     pub stop: Duration,
 }
@@ -56,7 +54,6 @@ impl Limits {
             longest_pause: Duration::from_secs(30),
             hear_booting: Duration::from_millis(100),
             hear_ready: Duration::from_secs(5),
-            cleaners: 2,
             stop,
         }
     }

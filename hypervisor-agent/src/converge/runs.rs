@@ -19,11 +19,7 @@ use holm_proto::{
     ids::{PciAddress, RunId},
     v1,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-    thread,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a run is tried while a device of it is still held.
 const TRIES: u32 = 4;
@@ -144,7 +140,7 @@ impl Engine {
                 Ok(_) => {}
             }
         }
-        let evidence = clean_all(&*self.host, self.limits.cleaners, id, &devices, &refused);
+        let evidence = clean_all(&*self.host, id, &devices, &refused);
         if let Err(error) = self.record.save_run(id, &evidence) {
             // What is not stored was not done: a later report must not differ from an earlier one.
             tracing::error!(run = %id, %error, "the evidence cannot be stored");
@@ -177,50 +173,40 @@ impl Engine {
 /// Evidence for every device, in the order of the run.
 fn clean_all(
     host: &dyn Host,
-    cleaners: usize,
     run: RunId,
     devices: &[PciAddress],
     refused: &BTreeMap<PciAddress, String>,
 ) -> Vec<v1::Evidence> {
-    let left = Mutex::new(devices.iter());
-    let found = Mutex::new(BTreeMap::new());
-    let work = || {
-        loop {
-            let device = left.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(device) = device else { return };
-            let evidence = match refused.get(device) {
-                Some(why) => not_cleaned(why.clone()),
-                None => clean(host, *device),
-            };
-            found.lock().unwrap_or_else(PoisonError::into_inner).insert(*device, evidence);
+    let mut refused = refused.clone();
+    let mut bound = Vec::new();
+    for device in devices.iter().filter(|device| !refused.contains_key(device)).collect::<Vec<_>>() {
+        // VFIO reaches only what is on vfio-pci; a device that has just joined may be on another driver.
+        match host.bind(*device) {
+            Ok(()) => bound.push(*device),
+            Err(error) => drop(refused.insert(*device, brief(&error.chain()))),
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..cleaners.min(devices.len()) {
-            let helper = thread::Builder::new().name("sanitise".to_owned()).spawn_scoped(scope, work);
-            if let Err(error) = helper {
-                tracing::warn!(%error, "devices are cleaned one after the other");
+    }
+    let mut found: BTreeMap<String, v1::Evidence> = BTreeMap::new();
+    if !bound.is_empty() {
+        match host.sanitise(run, &bound) {
+            Ok(all) => found.extend(all.into_iter().map(|evidence| (evidence.address.clone(), evidence))),
+            Err(error) => {
+                refused.extend(bound.into_iter().map(|device| (device, brief(&error.chain()))));
             }
         }
-        work();
-    });
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
     let all = devices.iter().map(|device| {
-        let mut evidence =
-            found.remove(device).unwrap_or_else(|| not_cleaned("it was not come to".to_owned()));
+        let mut evidence = match refused.remove(device) {
+            Some(why) => not_cleaned(why),
+            None => found
+                .remove(&device.to_string())
+                .unwrap_or_else(|| not_cleaned("nothing was said of it".to_owned())),
+        };
         evidence.run_id = run.to_string();
         evidence.address = device.to_string();
         evidence
     });
     all.collect()
-}
-
-fn clean(host: &dyn Host, device: PciAddress) -> v1::Evidence {
-    // VFIO reaches only what is on vfio-pci; a device that has just joined may be on another driver.
-    match host.bind(device).and_then(|()| host.sanitise(device)) {
-        Ok(evidence) => evidence,
-        Err(error) => not_cleaned(brief(&error.chain())),
-    }
 }
 
 fn not_cleaned(detail: String) -> v1::Evidence {

@@ -8,10 +8,11 @@
 mod elements;
 mod layout;
 mod process;
+mod scrub;
 mod seen;
 mod xml;
 
-pub use self::xml::Parts;
+pub use self::{scrub::ScrubSpec, xml::Parts};
 
 use crate::{
     config::{LibvirtConfig, MachinesConfig},
@@ -19,7 +20,7 @@ use crate::{
     inventory::ground::Ground,
     storage,
 };
-use holm_proto::ids::{PciAddress, SliceId};
+use holm_proto::ids::{PciAddress, RunId, SliceId};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -79,6 +80,13 @@ impl Libvirt {
     /// Every domain that is Holm's. Others on this host are none of its business.
     pub fn machines(&self) -> Result<Vec<Machine>> {
         self.call("list the machines", ASK_LIMIT, None, machines)
+    }
+
+    /// The same, and the runs of the sanitiser that have a machine.
+    pub fn machines_and_scrubs(&self) -> Result<(Vec<Machine>, Vec<RunId>)> {
+        self.call("list the machines", ASK_LIMIT, None, |libvirt| {
+            Ok((machines(libvirt)?, scrub::runs(libvirt)?))
+        })
     }
 
     /// Defines and starts a machine, lending libvirt the key for just as long. `hold` is dropped when the

@@ -76,7 +76,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
             cmdline: parts.guest.cmdline.clone(),
         },
         features: Features { acpi: Empty {}, apic: Empty {} },
-        cpu: cpu(&parts.guest.cpu, layout),
+        cpu: cpu(&parts.guest.cpu, Some(layout)),
         clock: Clock { offset: "utc" },
         on_poweroff: "destroy",
         on_reboot: "restart",
@@ -229,7 +229,7 @@ fn controllers(serial: Bus, layout: &Layout) -> Vec<Controller> {
     all
 }
 
-fn hostdev(bus: Bus, gpu: PciAddress) -> Hostdev {
+pub(super) fn hostdev(bus: Bus, gpu: PciAddress) -> Hostdev {
     Hostdev {
         mode: "subsystem",
         kind: "pci",
@@ -249,9 +249,10 @@ fn hostdev(bus: Bus, gpu: PciAddress) -> Hostdev {
     }
 }
 
-fn cpu(name: &str, layout: &Layout) -> Cpu {
+/// Without a layout: a machine that may run anywhere.
+pub(super) fn cpu(name: &str, layout: Option<&Layout>) -> Cpu {
     let topology =
-        layout.topology.map(|[sockets, cores, threads]| Topology { sockets, dies: 1, cores, threads });
+        layout.and_then(|layout| layout.topology).map(|[sockets, cores, threads]| Topology { sockets, dies: 1, cores, threads });
     let distances = |to: &[u32]| Distances {
         sibling: (0..).zip(to).map(|(id, value)| Sibling { id, value: *value }).collect(),
     };
@@ -262,7 +263,7 @@ fn cpu(name: &str, layout: &Layout) -> Cpu {
         unit: "MiB",
         distances: (cell.distances.len() > 1).then(|| distances(&cell.distances)),
     };
-    let cells: Vec<NumaCell> = (0..).zip(&layout.cells).map(cell).collect();
+    let cells: Vec<NumaCell> = (0..).zip(layout.map_or(&[][..], |layout| &layout.cells)).map(cell).collect();
     let numa = (!cells.is_empty()).then_some(Numa { cell: cells });
     if name == "host-passthrough" {
         Cpu {
@@ -305,7 +306,7 @@ fn set(numbers: impl IntoIterator<Item = u32>) -> String {
     runs.into_iter().map(run).collect::<Vec<_>>().join(",")
 }
 
-fn write(document: &impl Serialize) -> Result<String, quick_xml::SeError> {
+pub(super) fn write(document: &impl Serialize) -> Result<String, quick_xml::SeError> {
     let mut text = String::new();
     let mut writer = quick_xml::se::Serializer::new(&mut text);
     writer.indent(' ', 2);
@@ -319,13 +320,13 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')).take(64).collect()
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
 /// The number of a root port, and of the bus behind it.
 #[derive(Debug, Clone, Copy)]
-struct Bus(u32);
+pub(super) struct Bus(pub(super) u32);
 
 impl Bus {
     fn address(self) -> GuestAddress {

@@ -1,186 +1,217 @@
-//! Cleaning a device's memory between two owners: reset, overwrite all of it, read all of it back, reset.
+//! Cleaning a device's memory between two owners.
 //!
-//! A VFIO reset does not clear device memory; this does, and says what it saw. Whatever goes wrong, the
+//! ```text
+//!   kind of device ─▶ method           who does it
+//!                     bar              this process, through VFIO                         bar
+//!                     scrub-vm/bar     holm-scrub in a machine of its own, the same way   scrub_vm
+//!                     scrub-vm/cuda    holm-scrub there, through NVIDIA's driver          scrub_vm
+//!                     none said        nobody: it is not clean
+//! ```
+//!
+//! A VFIO reset does not clear device memory; these do, and say what they saw. Whatever goes wrong, the
 //! evidence says `cleaned: false` and why, and the device stays dirty: there is no answer that means
 //! "nothing to do".
 
-use crate::{
-    config::DevicesConfig,
-    edge::{EdgeError, Result},
-    inventory::sysfs::{Bar, Sysfs},
-    vfio::{Device, Mapping},
-};
-use holm_proto::{ids::PciAddress, v1::Evidence};
-use std::time::Instant;
+mod bar;
+mod dialogue;
+mod image;
+mod judge;
+mod scrub_vm;
 
-/// Every memory BAR, through VFIO.
-const METHOD: &str = "bar";
+pub use self::{
+    bar::Bars,
+    scrub_vm::{Ground, ScrubVm},
+};
+
+use crate::{
+    config::{CleanMethod, HostConfig, ScrubVmConfig},
+    edge::Result,
+    inventory::sysfs::{PciFunction, Sysfs},
+};
+use holm_proto::{
+    ids::{PciAddress, RunId},
+    v1::Evidence,
+};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
+
 const TOOL: &str = concat!("holm-agent ", env!("CARGO_PKG_VERSION"));
 
-/// Cleans one device. The run's id is the caller's to fill in.
-pub fn run(sysfs: &Sysfs, devices: &DevicesConfig, address: PciAddress) -> Evidence {
-    let started = Instant::now();
-    let mut evidence = Evidence {
-        address: address.to_string(),
-        method: METHOD.to_owned(),
-        tool: TOOL.to_owned(),
-        ..Default::default()
-    };
-    match clean(sysfs, devices, address, &mut evidence) {
-        Ok(()) => evidence.cleaned = true,
-        Err(error) => evidence.detail = error.chain(),
-    }
-    evidence.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    evidence
+/// Whether the scrubbing machine's image is the configured one, to its last byte.
+pub fn check_image(config: &ScrubVmConfig) -> Result<()> {
+    image::Image::load(config).map(drop)
 }
 
-fn clean(sysfs: &Sysfs, devices: &DevicesConfig, address: PciAddress, evidence: &mut Evidence) -> Result<()> {
-    let function = sysfs
-        .function(address)?
-        .ok_or_else(|| EdgeError::new(format!("there is no device at `{address}`")))?;
-    if !devices.memory_in_bar.iter().any(|id| id.as_str() == function.id) {
-        return Err(EdgeError::new(format!(
-            "writing the BARs of `{address}` ({}) would not reach all of its memory, so it is not clean: name \
-             its kind in `memory_in_bar` only where the BAR is the memory",
-            function.id
-        )));
+/// A way to clean devices.
+pub trait Sanitiser: Send + Sync {
+    /// Cleans the devices of one run. Evidence for each, in any order; of one that is missing there is none. Who
+    /// takes the devices where this process cannot take them back keeps `hold` until he has let go.
+    fn sanitise(
+        &self,
+        run: RunId,
+        devices: &[PciFunction],
+        hold: Arc<dyn Any + Send + Sync>,
+    ) -> Vec<Evidence>;
+}
+
+/// The ways to clean that a host has, by kind of device.
+pub struct Sanitisers {
+    config: HostConfig,
+    sysfs: Sysfs,
+    ways: BTreeMap<CleanMethod, Box<dyn Sanitiser>>,
+}
+
+impl Sanitisers {
+    /// Those that a configuration names; machines stand on `ground`.
+    pub fn new(config: &HostConfig, sysfs: &Sysfs, ground: Arc<dyn Ground>) -> Self {
+        let bars = Box::new(Bars { sysfs: sysfs.clone() });
+        let mut ways: BTreeMap<CleanMethod, Box<dyn Sanitiser>> =
+            BTreeMap::from([(CleanMethod::Bar, bars as _)]);
+        if let Some(vm) = &config.sanitise.vm {
+            for method in [CleanMethod::VmBar, CleanMethod::VmCuda] {
+                ways.insert(method, Box::new(ScrubVm::new(config, vm.clone(), method, Arc::clone(&ground))));
+            }
+        }
+        Self { config: config.clone(), sysfs: sysfs.clone(), ways }
     }
-    let bars: Vec<Bar> = function.memory_bars().collect();
-    if bars.is_empty() {
-        return Err(EdgeError::new(format!(
-            "`{address}` shows no memory BAR, so nothing of it can be cleaned"
-        )));
+
+    /// Cleans the devices of one run: evidence for each, in their order.
+    pub fn sanitise(
+        &self,
+        run: RunId,
+        devices: &[PciAddress],
+        hold: &Arc<impl Any + Send + Sync>,
+    ) -> Vec<Evidence> {
+        let mut found: BTreeMap<String, Evidence> = BTreeMap::new();
+        let mut groups: BTreeMap<CleanMethod, Vec<PciFunction>> = BTreeMap::new();
+        for device in devices {
+            match self.method(*device) {
+                Ok((method, function)) => groups.entry(method).or_default().push(function),
+                Err(why) => drop(found.insert(device.to_string(), not_cleaned(*device, "", why))),
+            }
+        }
+        for (method, functions) in groups {
+            let hold: Arc<dyn Any + Send + Sync> = hold.clone();
+            let all = match self.ways.get(&method) {
+                Some(way) => way.sanitise(run, &functions, hold),
+                None => Vec::new(),
+            };
+            found.extend(all.into_iter().map(|evidence| (evidence.address.clone(), evidence)));
+        }
+        devices
+            .iter()
+            .map(|device| {
+                let evidence = found.remove(&device.to_string());
+                let mut evidence =
+                    evidence.unwrap_or_else(|| not_cleaned(*device, "", "nothing was said of it".to_owned()));
+                evidence.run_id = run.to_string();
+                evidence
+            })
+            .collect()
     }
-    evidence.bytes_total = function.memory_bytes();
-    let device = Device::open(sysfs, &function)?;
-    device.reset()?;
-    device.enable_memory()?;
-    for bar in bars {
-        overwrite(&mut device.map(bar)?, evidence).map_err(|error| {
-            EdgeError::because(format!("BAR {} of `{address}` is not clean", bar.index), error)
+
+    /// How a device is cleaned, or why it cannot be.
+    fn method(&self, device: PciAddress) -> std::result::Result<(CleanMethod, PciFunction), String> {
+        let function = self.sysfs.function(device).map_err(|error| error.chain())?;
+        let function = function.ok_or_else(|| format!("there is no device at `{device}`"))?;
+        let method = self.config.sanitise.method(&self.config.devices, &function.id).ok_or_else(|| {
+            format!(
+                "nothing says how a device of the kind {} is cleaned, so `{device}` is not clean: name a method in \
+                 `[host.sanitise]`",
+                function.id
+            )
         })?;
-    }
-    device.reset()?;
-    if evidence.bytes_verified != evidence.bytes_total {
-        return Err(EdgeError::new(format!(
-            "of {} bytes of `{address}` only {} were verified",
-            evidence.bytes_total, evidence.bytes_verified
-        )));
-    }
-    Ok(())
-}
-
-/// Memory of a device, or of a test.
-trait Memory {
-    /// How much there is.
-    fn bytes(&self) -> u64;
-    /// Reads all of it and counts the bytes that are not zero.
-    fn count_nonzero(&self) -> u64;
-    /// Overwrites all of it with zeros.
-    fn zero(&mut self);
-}
-
-impl Memory for Mapping {
-    fn bytes(&self) -> u64 {
-        self.bytes()
-    }
-
-    fn count_nonzero(&self) -> u64 {
-        self.count_nonzero()
-    }
-
-    fn zero(&mut self) {
-        self.zero();
+        match self.ways.contains_key(&method) {
+            true => Ok((method, function)),
+            false => Err(format!(
+                "`{device}` is cleaned by `{}`, and there is no scrubbing machine: write `[host.sanitise.vm]`",
+                method.as_str()
+            )),
+        }
     }
 }
 
-/// Overwrites one stretch and reads it back, counting as it goes.
-fn overwrite(memory: &mut impl Memory, evidence: &mut Evidence) -> Result<()> {
-    evidence.bytes_dirty_before += memory.count_nonzero();
-    memory.zero();
-    evidence.bytes_written += memory.bytes();
-    let left = memory.count_nonzero();
-    evidence.bytes_verified += memory.bytes().saturating_sub(left);
-    match left {
-        0 => Ok(()),
-        _ => Err(EdgeError::new(format!("{left} bytes read back otherwise than they were written"))),
+impl std::fmt::Debug for Sanitisers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sanitisers").field("config", &self.config.sanitise).finish_non_exhaustive()
+    }
+}
+
+fn not_cleaned(device: PciAddress, method: &str, detail: String) -> Evidence {
+    Evidence {
+        address: device.to_string(),
+        method: method.to_owned(),
+        tool: TOOL.to_owned(),
+        detail,
+        ..Default::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::fixture::Machine;
+    use crate::{edge, hypervisor::ScrubSpec, inventory::fixture::Machine};
 
-    /// Memory some of whose bytes keep what they hold.
-    struct Bytes {
-        held: Vec<u8>,
-        stuck: Vec<usize>,
-    }
+    struct Nowhere;
 
-    impl Memory for Bytes {
-        fn bytes(&self) -> u64 {
-            self.held.len() as u64
+    impl Ground for Nowhere {
+        fn start(&self, _: &ScrubSpec, _: Arc<dyn Any + Send + Sync>) -> edge::Result<()> {
+            panic!("nothing is to be started")
         }
-
-        fn count_nonzero(&self) -> u64 {
-            self.held.iter().filter(|byte| **byte != 0).count() as u64
+        fn end(&self, _: RunId) -> edge::Result<()> {
+            panic!("nothing was started")
         }
-
-        fn zero(&mut self) {
-            for (at, byte) in self.held.iter_mut().enumerate().filter(|(at, _)| !self.stuck.contains(at)) {
-                let _ = at;
-                *byte = 0;
-            }
+        fn let_go(&self, _: PciAddress) -> edge::Result<()> {
+            panic!("nothing was taken")
         }
     }
 
-    #[test]
-    fn what_was_there_is_counted_and_gone() {
-        let mut memory = Bytes { held: (0..=255).cycle().take(4096).collect(), stuck: Vec::new() };
-        let mut evidence = Evidence::default();
-        overwrite(&mut memory, &mut evidence).unwrap();
+    fn clean(machine: &Machine, change: impl FnOnce(&mut HostConfig), address: &str) -> Evidence {
+        let mut config: HostConfig = toml::from_str(
+            "[devices]\n[storage]\nbase_image = \"/b\"\n[guest]\nkernel = \"/k\"\ninitrd = \"/i\"\ncmdline = \"\"",
+        )
+        .unwrap();
+        config.devices = machine.devices();
+        change(&mut config);
+        let sanitisers = Sanitisers::new(&config, &machine.sysfs(), Arc::new(Nowhere));
+        let run = "b4c0a5a0-0000-4000-8000-000000000001".parse().unwrap();
+        let all = sanitisers.sanitise(run, &[address.parse().unwrap()], &Arc::new(()));
         assert_eq!(
-            (evidence.bytes_dirty_before, evidence.bytes_written, evidence.bytes_verified),
-            (4080, 4096, 4096)
+            (all.len(), all[0].run_id.as_str(), all[0].address.as_str()),
+            (1, &*run.to_string(), address)
         );
-        assert_eq!(memory.count_nonzero(), 0);
+        assert!(!all[0].cleaned && !all[0].detail.is_empty() && all[0].tool.starts_with("holm-agent "));
+        assert_eq!((all[0].bytes_written, all[0].bytes_verified), (0, 0));
+        all[0].clone()
     }
 
     #[test]
-    fn memory_that_keeps_a_byte_is_not_clean() {
-        let mut memory = Bytes { held: vec![0xff; 4096], stuck: vec![4095] };
-        let mut evidence = Evidence::default();
-        let error = overwrite(&mut memory, &mut evidence).unwrap_err();
-        assert_eq!(error.chain(), "1 bytes read back otherwise than they were written");
-        assert_eq!((evidence.bytes_written, evidence.bytes_verified), (4096, 4095));
+    fn a_kind_of_which_nothing_is_said_is_never_called_clean() {
+        let evidence = clean(&Machine::dgx2(), |config| config.devices.memory_in_bar.clear(), "0000:34:00.0");
+        assert!(evidence.detail.contains("nothing says how"), "{}", evidence.detail);
     }
 
     #[test]
-    fn memory_behind_a_window_is_never_called_clean() {
-        let machine = Machine::dgx2();
-        let devices = DevicesConfig { memory_in_bar: Vec::new(), ..machine.devices() };
-        let evidence = run(&machine.sysfs(), &devices, "0000:34:00.0".parse().unwrap());
-        assert!(!evidence.cleaned && evidence.detail.contains("would not reach all"), "{}", evidence.detail);
+    fn a_method_without_its_machine_cleans_nothing() {
+        let cuda = |config: &mut HostConfig| {
+            let kind = config.devices.gpus[0].clone();
+            config.sanitise.methods.insert(kind, CleanMethod::VmCuda);
+        };
+        let evidence = clean(&Machine::dgx2(), cuda, "0000:34:00.0");
+        assert!(evidence.detail.contains("[host.sanitise.vm]"), "{}", evidence.detail);
     }
 
     #[test]
     fn without_a_memory_bar_there_is_no_nothing_to_do() {
         let machine = Machine::dgx2();
         machine.set("0000:34:00.0", "resource", Some("0x0 0xfff 0x200\n"));
-        let evidence = run(&machine.sysfs(), &machine.devices(), "0000:34:00.0".parse().unwrap());
-        assert!(!evidence.cleaned && evidence.detail.contains("no memory BAR"), "{}", evidence.detail);
+        let evidence = clean(&machine, |_| {}, "0000:34:00.0");
+        assert!(evidence.detail.contains("no memory BAR") && evidence.method == "bar", "{}", evidence.detail);
     }
 
     #[test]
     fn what_cannot_be_reached_is_not_clean() {
-        let machine = Machine::dgx2();
         for address in ["0000:34:00.0", "0000:99:00.0"] {
-            let evidence = run(&machine.sysfs(), &machine.devices(), address.parse().unwrap());
-            assert!(!evidence.cleaned && !evidence.detail.is_empty());
-            assert_eq!((evidence.bytes_written, evidence.bytes_verified), (0, 0));
-            assert_eq!((evidence.address.as_str(), evidence.method.as_str()), (address, "bar"));
-            assert!(evidence.tool.starts_with("holm-agent "));
+            clean(&Machine::dgx2(), |_| {}, address);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
 use holm_proto::{
-    ids::{PciAddress, SliceId, VolumeId},
+    ids::{PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use secrecy::ExposeSecret as _;
@@ -126,6 +126,40 @@ impl SimulatedHost {
         outcome
     }
 
+    fn sanitise_one(&self, device: PciAddress) -> Result<v1::Evidence> {
+        let started = Instant::now();
+        self.call("sanitise", self.config.sanitise_ms, |machine| {
+            if !machine.bound.contains(&device) {
+                return Err(EdgeError::new(format!("`{device}` is not on vfio-pci")));
+            }
+            if machine.holder(device).is_some() || self.faults.is_held(device) {
+                return Err(EdgeError::new(format!("something holds `{device}`: stop it first")));
+            }
+            let total = machine::GPU_MEMORY_BYTES;
+            let dirty = machine.memory.remove(&device).map_or(0, |written| written.bytes);
+            let left = u64::from(self.faults.is_stuck(device));
+            if left > 0 {
+                machine.memory.insert(device, Written { by: None, bytes: left });
+            }
+            Ok(v1::Evidence {
+                address: device.to_string(),
+                cleaned: left == 0,
+                method: "simulated".to_owned(),
+                bytes_total: total,
+                bytes_written: total,
+                bytes_verified: total - left,
+                bytes_dirty_before: dirty,
+                took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                tool: TOOL.to_owned(),
+                detail: match left {
+                    0 => String::new(),
+                    _ => format!("{left} bytes read back otherwise than they were written"),
+                },
+                ..Default::default()
+            })
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,38 +198,15 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn sanitise(&self, device: PciAddress) -> Result<v1::Evidence> {
-        let started = Instant::now();
-        self.call("sanitise", self.config.sanitise_ms, |machine| {
-            if !machine.bound.contains(&device) {
-                return Err(EdgeError::new(format!("`{device}` is not on vfio-pci")));
-            }
-            if machine.holder(device).is_some() || self.faults.is_held(device) {
-                return Err(EdgeError::new(format!("something holds `{device}`: stop it first")));
-            }
-            let total = machine::GPU_MEMORY_BYTES;
-            let dirty = machine.memory.remove(&device).map_or(0, |written| written.bytes);
-            let left = u64::from(self.faults.is_stuck(device));
-            if left > 0 {
-                machine.memory.insert(device, Written { by: None, bytes: left });
-            }
-            Ok(v1::Evidence {
+    fn sanitise(&self, _run: RunId, devices: &[PciAddress]) -> Result<Vec<v1::Evidence>> {
+        let clean = |device: &PciAddress| {
+            self.sanitise_one(*device).unwrap_or_else(|error| v1::Evidence {
                 address: device.to_string(),
-                cleaned: left == 0,
-                method: "simulated".to_owned(),
-                bytes_total: total,
-                bytes_written: total,
-                bytes_verified: total - left,
-                bytes_dirty_before: dirty,
-                took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                tool: TOOL.to_owned(),
-                detail: match left {
-                    0 => String::new(),
-                    _ => format!("{left} bytes read back otherwise than they were written"),
-                },
+                detail: error.chain(),
                 ..Default::default()
             })
-        })
+        };
+        Ok(devices.iter().map(clean).collect())
     }
 
     fn activate_partition(&self, partition: u32) -> Result<()> {
@@ -547,9 +558,9 @@ mod tests {
     fn it_is_there_after_its_agent_was_killed() {
         let directory = tempfile::tempdir().unwrap();
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
-        host.sanitise(gpu(0x34)).unwrap_err();
+        host.sanitise_one(gpu(0x34)).unwrap_err();
         host.bind(gpu(0x34)).unwrap();
-        let evidence = host.sanitise(gpu(0x34)).unwrap();
+        let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(evidence.cleaned && evidence.bytes_dirty_before > 0, "what is delivered is dirty");
         up(&host, '1', gpu(0x34)).unwrap();
         assert_eq!(host.guest_events(slice('1')).unwrap().len(), 2);
@@ -560,9 +571,9 @@ mod tests {
         assert_eq!(host.machine(), before);
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
         assert_eq!(host.guest_events(slice('1')).unwrap().len(), 2, "a new agent is told again");
-        assert!(host.bind(gpu(0x34)).is_err() && host.sanitise(gpu(0x34)).is_err());
+        assert!(host.bind(gpu(0x34)).is_err() && host.sanitise_one(gpu(0x34)).is_err());
         host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
-        let evidence = host.sanitise(gpu(0x34)).unwrap();
+        let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert_eq!(evidence.bytes_dirty_before, machine::GPU_MEMORY_BYTES / 2);
         assert_eq!(host.machine().leaks, Vec::<String>::new());
     }
@@ -605,7 +616,7 @@ mod tests {
         fault(&format!("gone:{}\n", slice('1')));
         assert!(!host.domains().unwrap()[0].running);
         fault("stuck:0000:34:00.0\n");
-        let evidence = host.sanitise(gpu(0x34)).unwrap();
+        let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(!evidence.cleaned && evidence.bytes_verified < evidence.bytes_total);
         fault("held:0000:36:00.0\n");
         assert!(host.attached().unwrap().contains(&gpu(0x36)) && host.bind(gpu(0x36)).is_err());

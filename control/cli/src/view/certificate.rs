@@ -79,6 +79,9 @@ struct Evidence {
     method: String,
     bytes_total: u64,
     bytes_verified: u64,
+    /// Older ones do not have it.
+    #[serde(default)]
+    bytes_unreached: u64,
     took_ms: u64,
     detail: String,
 }
@@ -122,7 +125,7 @@ impl Deletion {
             match self.devices.iter().find(|e| &e.address == device) {
                 None => gaps.push(format!("{device}: there is no evidence that it was cleaned")),
                 Some(e) if !e.cleaned => gaps.push(format!("{device} was not cleaned: {}", e.detail)),
-                Some(e) if e.bytes_verified < e.bytes_total => {
+                Some(e) if e.bytes_verified.saturating_add(e.bytes_unreached) < e.bytes_total => {
                     gaps.push(format!(
                         "{device}: only {} of {} bytes were read back",
                         e.bytes_verified, e.bytes_total
@@ -179,11 +182,15 @@ impl Deletion {
             sheet.line("", format!("the machine, gone from the host {}", time(self.detached)));
         }
         for e in self.devices.iter().filter(|e| e.cleaned) {
-            let (total, spent) = (bytes(e.bytes_total), took(e.took_ms));
-            sheet.line(
-                "",
-                format!("{}: {total} overwritten and read back ({}, {spent})", e.address, e.method),
-            );
+            let (done, spent) = (bytes(e.bytes_verified), took(e.took_ms));
+            sheet
+                .line("", format!("{}: {done} overwritten and read back ({}, {spent})", e.address, e.method));
+        }
+        for e in self.devices.iter().filter(|e| e.cleaned && e.bytes_unreached > 0) {
+            let (kept, total) = (bytes(e.bytes_unreached), bytes(e.bytes_total));
+            let line =
+                format!("{}: {kept} of {total} not reached, which its driver keeps for itself", e.address);
+            sheet.line("NOT REACHED", Cell::new(line).tone(Tone::Busy));
         }
         for (at, what) in self.not_covered.iter().enumerate() {
             sheet.line(if at == 0 { "not covered" } else { "" }, what.as_str());
@@ -263,6 +270,20 @@ mod tests {
         assert!(deletion.gaps().is_empty());
         let text = deletion.sheet("holm.example/holm", &clock()).text(false);
         assert!(text.contains("its file, removed\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_reached_is_said() {
+        let mut value = sample();
+        value["devices"][0]["method"] = "scrub-vm/cuda".into();
+        value["devices"][0]["bytes_verified"] = 33_742_127_104_u64.into();
+        value["devices"][0]["bytes_unreached"] = 617_611_264_u64.into();
+        let (deletion, _) = Deletion::read(&value.to_string()).unwrap();
+        assert!(deletion.gaps().is_empty());
+        insta::assert_snapshot!(deletion.sheet("holm.example/holm", &clock()).text(false));
+        value["devices"][0]["bytes_unreached"] = 617_611_263_u64.into();
+        let (deletion, _) = Deletion::read(&value.to_string()).unwrap();
+        assert_eq!(deletion.gaps().len(), 1);
     }
 
     #[test]

@@ -107,7 +107,11 @@ fn device(d: &Device) -> Vec<Cell> {
     let number = |n: Option<u32>| n.map(|n| n.to_string()).unwrap_or_default();
     // The state is of what is handed out; a switch never is.
     let state = if is_gpu(d) { state_cell(d) } else { Cell::both("", device_word(device_state(d))) };
+    let unreached = d.evidence.as_ref().filter(|e| e.cleaned).map_or(0, |e| e.bytes_unreached);
     let problem = match (pci.problem.as_str(), is_gpu(d)) {
+        ("", true) if d.reason.is_empty() && unreached > 0 => {
+            Cell::new(format!("clean but for {} that its driver keeps", bytes(unreached)))
+        }
         ("", true) => Cell::new(&d.reason),
         ("", false) => Cell::default(),
         (problem, _) => Cell::new(problem).tone(Tone::Bad),
@@ -304,9 +308,11 @@ fn evidence_json(e: &Evidence) -> Value {
         "address": e.address,
         "cleaned": e.cleaned,
         "method": e.method,
+        "pattern": e.pattern,
         "bytes_total": e.bytes_total,
         "bytes_written": e.bytes_written,
         "bytes_verified": e.bytes_verified,
+        "bytes_unreached": e.bytes_unreached,
         "bytes_dirty_before": e.bytes_dirty_before,
         "took_ms": e.took_ms,
         "tool": e.tool,

@@ -112,8 +112,8 @@ impl Host for TestHost {
     fn bind(&self, device: PciAddress) -> edge::Result<()> {
         self.call(|host| host.bind(device))
     }
-    fn sanitise(&self, device: PciAddress) -> edge::Result<v1::Evidence> {
-        self.call(|host| host.sanitise(device))
+    fn sanitise(&self, run: RunId, devices: &[PciAddress]) -> edge::Result<Vec<v1::Evidence>> {
+        self.call(|host| host.sanitise(run, devices))
     }
     fn activate_partition(&self, partition: u32) -> edge::Result<()> {
         self.call(|host| host.activate_partition(partition))
@@ -281,11 +281,7 @@ impl World {
             cpus: BTreeMap::new(),
         };
         let host = Arc::new(Self::simulated(&directory));
-        let limits = Limits {
-            tries: u32::MAX,
-            cleaners: 1,
-            ..Limits::new(Duration::from_secs(1200), Duration::from_millis(20))
-        };
+        let limits = Limits { tries: u32::MAX, ..Limits::new(Duration::from_secs(1200), Duration::from_millis(20)) };
         let mut world = Self {
             directory,
             host,
