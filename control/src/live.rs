@@ -1,6 +1,7 @@
 //! What is known of hosts right now and forgotten with the process: sessions, last reports, progress.
 //! Nothing here decides what is true; it decides whom to tell.
 
+use crate::domain::device::Notes;
 use holm_proto::ids::{Name, PciAddress, SliceId, TunnelId};
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ pub struct HostLive {
     pub reported: Option<Timestamp>,
     /// Devices that something holds, by the last report.
     pub attached: BTreeSet<PciAddress>,
+    /// Devices as its agent has them, by the last report; `None` before the first.
+    pub notes: Option<Notes>,
     /// Slices by the last report.
     pub slices: BTreeMap<SliceId, v1::ObservedSlice>,
     /// Generations for which a key was delivered in this session.
@@ -80,6 +83,7 @@ impl Live {
             session,
             reported: None,
             attached: BTreeSet::new(),
+            notes: None,
             slices: BTreeMap::new(),
             keyed: BTreeSet::new(),
             moments: BTreeMap::new(),
@@ -127,6 +131,19 @@ impl Live {
         if let Some(live) = self.hosts().get_mut(host).filter(|h| h.session == session) {
             live.moments = moments;
         }
+    }
+
+    /// Note what the agent's own record says of its devices, before the report that it comes with.
+    pub fn note(&self, host: &Name, session: u64, notes: Notes) {
+        let mut hosts = self.hosts();
+        let Some(live) = hosts.get_mut(host).filter(|h| h.session == session) else { return };
+        let notes = Some(notes);
+        if live.notes == notes {
+            return;
+        }
+        live.notes = notes;
+        drop(hosts);
+        self.changed.send_modify(|n| *n += 1);
     }
 
     /// True the first time a key is asked for in this session and generation.

@@ -74,6 +74,8 @@ pub struct DomainStatus {
     pub slice: SliceId,
     /// Its process runs.
     pub running: bool,
+    /// The devices that it is defined with.
+    pub devices: Vec<PciAddress>,
 }
 
 /// A part of one NUMA node that is a slice's alone.

@@ -198,7 +198,11 @@ impl Host for RealHost {
         let machines = self.libvirt.machines()?;
         Ok(machines
             .into_iter()
-            .map(|machine| DomainStatus { slice: machine.slice, running: machine.running })
+            .map(|machine| DomainStatus {
+                slice: machine.slice,
+                running: machine.running,
+                devices: machine.devices.into_iter().collect(),
+            })
             .collect())
     }
 

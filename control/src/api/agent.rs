@@ -4,6 +4,7 @@
 //!   Hello ──▶ who, what the host has ──▶ the log ──▶ Intended ──▶ again whenever it changes
 //!   Observed ──▶ live, and what it means for each slice of this host
 //!   KeyRequest ──▶ may it, now, for this generation, the first time? ──▶ the log ──▶ VolumeKey or KeyRefused
+//!   Inventory ──▶ the log, where it is news: a device that is gone is quarantined, and its slice says so
 //!   SanitiseReport ──▶ devices free or quarantined, evidence to their last slice
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 use super::{About, Asked, Scene, machine, plain, status, tunnel};
 use crate::app::App;
+use crate::domain::device::{Note, Notes};
 use crate::domain::machine::Machine;
 use crate::domain::records::{
     Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState, VolumeEvidence,
@@ -155,6 +157,7 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
     let detail = json!({ "devices": seen.len(), "seen_generation": hello.seen_generation });
     let watched = !next.watch.is_empty() && next.watch == host.watch;
     let mut changes = device::inventory(scene.state, &host.name, &seen, watched);
+    changes.extend(device::bereft(scene.state, &changes));
     if next != host {
         changes.push(Change::Put(Record::Host(next)));
     }
@@ -291,8 +294,9 @@ impl Session {
             Some(Body::KeyRequest(request)) => self.key(app, request).await,
             Some(Body::SanitiseReport(report)) => self.sanitised(app, report).await,
             Some(Body::Hello(_)) => Err(Status::invalid_argument("a session has one Hello")),
-            // Until there is somebody who keeps them.
-            Some(Body::Inventory(_) | Body::Commissioning(_)) | None => Ok(()),
+            Some(Body::Inventory(inventory)) => self.inventory(app, inventory).await,
+            // Until there is somebody who keeps it.
+            Some(Body::Commissioning(_)) | None => Ok(()),
         }
     }
 
@@ -301,9 +305,27 @@ impl Session {
         Call { request: RequestId::new_v4(), action, resource, ..self.asked.call.clone() }
     }
 
+    /// The machine has become another under the session.
+    async fn inventory(&self, app: &Arc<App>, inventory: v1::Inventory) -> Result<(), Status> {
+        let refused = |refusal: Refusal| status(&refusal, self.asked.call.request);
+        let seen = devices(&self.host, &inventory.devices).map_err(refused)?;
+        let (worker, host) = (Arc::clone(app), self.host.clone());
+        let call = self.call("observe.inventory", format!("host/{host}"));
+        let done = super::blocking(move || {
+            worker.ledger.commit_if(&call, |state, _| {
+                let mut changes = device::inventory(state, &host, &seen, true);
+                changes.extend(device::bereft(state, &changes));
+                let detail = json!({ "devices": seen.len() });
+                (!changes.is_empty()).then(|| Decided { detail, ..Decided::new(changes, ()) })
+            })
+        });
+        done.await?.map(|_| ()).map_err(refused)
+    }
+
     async fn observed(&self, app: &Arc<App>, observed: v1::Observed) -> Result<(), Status> {
         let report = Report::new(observed)?;
         let now = app.ledger.now();
+        app.live.note(&self.host, self.id, report.notes.clone());
         if !app.live.report(&self.host, self.id, now, report.attached.clone(), report.slices.clone()) {
             return self.superseded(app);
         }
@@ -311,7 +333,11 @@ impl Session {
         let complete = self.first.is_some_and(|first| report.generation >= first);
         let (worker, host) = (Arc::clone(app), self.host.clone());
         let call = self.call("observe.slice", String::new());
-        let done = super::blocking(move || observe(&worker, &host, &call, &report, complete));
+        let found = self.call("observe.disagreement", format!("host/{host}"));
+        let done = super::blocking(move || {
+            disagreements(&worker, &host, &found, &report)?;
+            observe(&worker, &host, &call, &report, complete)
+        });
         done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
     }
 
@@ -362,8 +388,11 @@ impl Session {
         }
         let (worker, host) = (Arc::clone(app), self.host.clone());
         let call = self.call("observe.sanitise", format!("host/{host}"));
+        let notes = app.live.host(&host).filter(|live| live.session == self.id).and_then(|live| live.notes);
         let done = super::blocking(move || {
-            worker.ledger.commit_if(&call, |state, now| evidence(state, &host, run, &report, now))
+            worker
+                .ledger
+                .commit_if(&call, |state, now| evidence(state, &host, run, &report, notes.as_ref(), now))
         });
         match done.await? {
             Ok(true) => Ok(()),
@@ -380,13 +409,16 @@ impl Session {
 struct Report {
     generation: u64,
     attached: BTreeSet<PciAddress>,
+    notes: Notes,
+    disagreements: Vec<v1::Disagreement>,
     slices: BTreeMap<SliceId, v1::ObservedSlice>,
 }
 
 impl Report {
     fn new(observed: v1::Observed) -> Result<Self, Status> {
         let bad = |text: &str| Status::invalid_argument(text.to_owned());
-        if observed.slices.len() > MANY || observed.attached.len() > MANY {
+        let most = observed.slices.len().max(observed.attached.len()).max(observed.devices.len());
+        if most > MANY || observed.disagreements.len() > MANY {
             return Err(bad("a report has too many slices or devices"));
         }
         let attached = observed.attached.iter().map(|a| a.parse());
@@ -403,8 +435,50 @@ impl Report {
             s.guest = s.guest.take().and_then(guest);
             slices.insert(id, s);
         }
-        Ok(Self { generation: observed.generation, attached, slices })
+        let notes = observed.devices.iter().map(|d| Some((d.address.parse().ok()?, note(d)?)));
+        let notes =
+            notes.collect::<Option<_>>().ok_or_else(|| bad("a report says of a device what is nothing"))?;
+        let disagreements = observed.disagreements.iter().map(|d| v1::Disagreement {
+            id: plain(&d.id, SHORT),
+            subject: plain(&d.subject, SHORT),
+            found: plain(&d.found, LONG),
+            done: plain(&d.done, LONG),
+        });
+        let disagreements = disagreements.filter(|d| !d.id.is_empty()).collect();
+        Ok(Self { generation: observed.generation, attached, notes, disagreements, slices })
     }
+}
+
+/// What an agent has in its record of a device.
+fn note(said: &v1::DeviceNote) -> Option<Note> {
+    match said.mark() {
+        v1::DeviceMark::Unspecified => None,
+        v1::DeviceMark::Dirty => Some(Note::Dirty(plain(&said.reason, LONG))),
+        v1::DeviceMark::Clean => typed(&said.of).map(Note::Clean),
+        v1::DeviceMark::Assigned => typed(&said.of).map(Note::Assigned),
+    }
+}
+
+/// Where those who know a host did not agree, into the log, each once: also over holmd's restart.
+fn disagreements(app: &App, host: &Name, call: &Call, report: &Report) -> Result<(), Refusal> {
+    let known =
+        |state: &State, id: &String| state.hosts.get(host).is_none_or(|h| h.disagreements.contains(id));
+    for d in &report.disagreements {
+        // A look first, without the ledger's lock: it is told again until the agent knows that it was heard.
+        if known(&app.ledger.state(), &d.id) {
+            continue;
+        }
+        let call = Call { request: RequestId::new_v4(), ..call.clone() };
+        app.ledger.commit_if(&call, |state, _| {
+            let mut next = state.hosts.get(host).filter(|_| !known(state, &d.id))?.clone();
+            next.disagreements.push(d.id.clone());
+            let more = next.disagreements.len().saturating_sub(2 * MANY);
+            next.disagreements.drain(..more);
+            let detail = json!({ "subject": d.subject, "found": d.found, "done": d.done });
+            Some(Decided { detail, ..Decided::new(vec![Change::Put(Record::Host(next))], ()) })
+        })?;
+    }
+    Ok(())
 }
 
 /// What a guest claims, as far as it can be meant: its key is a key.
@@ -424,8 +498,13 @@ fn observe(app: &App, host: &Name, call: &Call, report: &Report, complete: bool)
     for s in state.slices.values().filter(here) {
         let Some(sighting) = sighting(s, report, complete, app.ledger.now()) else { continue };
         let id = s.id;
+        let begun = report.slices.get(&id).is_none_or(|seen| !seen.steps.is_empty());
+        let means = |state: &State, s: &Slice, now| {
+            slice::take_back(state, s, &sighting, begun, &report.notes, now)
+                .or_else(|| slice::observe(state, s, &sighting, &report.attached, now))
+        };
         // A look first, without the ledger's lock: most reports change nothing.
-        if slice::observe(&state, s, &sighting, &report.attached, app.ledger.now()).is_none() {
+        if means(&state, s, app.ledger.now()).is_none() {
             continue;
         }
         let call = Call {
@@ -436,7 +515,7 @@ fn observe(app: &App, host: &Name, call: &Call, report: &Report, complete: bool)
         };
         app.ledger.commit_if(&call, |state, now| {
             let s = state.slices.get(&id)?;
-            let changes = slice::observe(state, s, &sighting, &report.attached, now)?;
+            let changes = means(state, s, now)?;
             let detail = json!({ "host": host, "phase": format!("{:?}", sighting.phase).to_lowercase() });
             Some(Decided { detail, ..Decided::new(changes, ()) })
         })?;
@@ -548,6 +627,7 @@ fn evidence(
     host: &Name,
     run: RunId,
     report: &v1::SanitiseReport,
+    notes: Option<&Notes>,
     now: Timestamp,
 ) -> Option<Decided<()>> {
     let run = state.runs.get(&run).filter(|r| &r.host == host)?;
@@ -576,6 +656,7 @@ fn evidence(
         })
         .collect();
     let (evidence, mut changes) = device::reported(state, run, &seen);
+    device::doubt(&mut changes, run.id, notes);
     let free = changes
         .iter()
         .filter(|c| matches!(c, Change::Put(Record::Device(d)) if d.state == DeviceState::Free));

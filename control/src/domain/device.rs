@@ -4,20 +4,31 @@
 //!          place            agent              observed detached       run ordered
 //!   Free ────────▶ Claimed ───────▶ Assigned ────────────────▶ Dirty ─────────────▶ Sanitising
 //!    ▲                │                                        ▲   ▲                 │      │
-//!    │                └──────── observed detached ─────────────┘   │   evidence:     │      │
-//!    │                                first seen, seen in use ─────┘   anything but  │      │
-//!    │                                by something else                "cleaned"     ▼      │
-//!    │                                                   Dirty ◀── operator ── Quarantined  │
-//!    └──────────────────────── evidence: cleaned, by this run's id ─────────────────────────┘
+//!    │                ├──────── observed detached ─────────────┘   │   evidence:     │      │
+//!    │                └── not clean by its agent, nothing begun ───┤   anything but  │      │
+//!    │                                first seen, seen in use by ──┤   "cleaned"     ▼      │
+//!    │                                something else, Free and not │           Quarantined  │
+//!    │                                clean by its agent, cleaned  │            │  ▲        │
+//!    │                                and unwatched since          └─ operator ─┘  │        │
+//!    │                                                                             │        │
+//!    │        anything: no longer on the bus; Claimed or Assigned and its agent ───┘        │
+//!    │        says that another slice has it                                                │
+//!    └───────────── evidence: cleaned, by this run's id; and clean by its agent ────────────┘
 //! ```
 //!
 //! Nothing else makes a device Free, and there is no switch that does.
+//!
+//! An agent keeps a record of its own, and what it says of a device counts against what is believed here, never
+//! for it: a device is free where both say so. Two slices for one device means that one of two records is
+//! wrong, and which one is for an operator to find out; a device that was only claimed, by a slice for which
+//! nothing was begun, is cleaned and the slice placed again.
 
 use super::records::{Change, Device, DeviceState, Evidence, Record, Run};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::gpu::GpuKind;
 use holm_proto::ids::{Name, PciAddress, RunId, SliceId};
 use jiff::Timestamp;
+use newtype_uuid::GenericUuid;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices of one run at most: what is said of them all must fit into one entry of the log.
@@ -25,6 +36,46 @@ const RUN_MAX: usize = 16;
 
 /// What a report says of one device of one run.
 pub type Report = BTreeMap<PciAddress, Evidence>;
+
+/// Why a device that is not there is quarantined.
+pub const GONE: &str = "no longer on the bus";
+/// Why it stays so when it is there again.
+const BACK: &str = "it was gone from the bus, and is there again";
+
+/// What a host's agent has in its own record of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// Not to be given to anybody.
+    Dirty(String),
+    /// This run of this very agent cleaned it, and nothing has held it since.
+    Clean(RunId),
+    /// A slice has it, or is about to.
+    Assigned(SliceId),
+}
+
+/// What a host's agent says of every device it has.
+pub type Notes = BTreeMap<PciAddress, Note>;
+
+impl Note {
+    /// A slice may begin with it.
+    pub fn is_for(&self, slice: SliceId) -> bool {
+        match self {
+            Self::Dirty(_) => false,
+            Self::Clean(_) => true,
+            Self::Assigned(owner) => *owner == slice,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Dirty(why) => format!("its host has it as dirty: {why}"),
+            Self::Clean(run) => format!("its host has it as clean by run {}", run.into_untyped_uuid()),
+            Self::Assigned(slice) => {
+                format!("its host has it as assigned to slice {}", slice.into_untyped_uuid())
+            }
+        }
+    }
+}
 
 impl DeviceState {
     /// A slice has it, or will.
@@ -74,6 +125,11 @@ pub fn inventory(state: &State, host: &Name, seen: &[Device], watched: bool) -> 
             Some(known) => {
                 next.state = known.state;
                 next.reason.clone_from(&known.reason);
+                if let (DeviceState::Quarantined, Some(before)) =
+                    (known.state, known.reason.strip_prefix(GONE))
+                {
+                    next.reason = format!("{BACK}{before}");
+                }
                 next.slice = known.slice;
                 next.evidence.clone_from(&known.evidence);
                 // Another device in the same place is one nobody has cleaned.
@@ -94,13 +150,80 @@ pub fn inventory(state: &State, host: &Name, seen: &[Device], watched: bool) -> 
     let here: BTreeSet<PciAddress> = seen.iter().map(|d| d.address).collect();
     for gone in state.host_devices(host).filter(|d| !here.contains(&d.address)) {
         if gone.state != DeviceState::Quarantined {
-            let mut next = gone.clone();
-            next.state = DeviceState::Quarantined;
-            next.reason = "no longer on the bus".to_owned();
-            changes.push(put(next));
+            changes.push(quarantine(gone, GONE));
+        } else if let Some(before) = gone.reason.strip_prefix(BACK) {
+            changes.push(quarantine(gone, &format!("{GONE}{before}")));
+        } else if !gone.reason.starts_with(GONE) {
+            changes.push(quarantine(gone, &format!("{GONE}; before that: {}", gone.reason)));
         }
     }
     changes
+}
+
+/// Slices that have lost a device for good: what runs of them runs on, and each says what it lacks.
+pub fn bereft(state: &State, changes: &[Change]) -> Vec<Change> {
+    let lost = changes.iter().filter_map(|change| match change {
+        Change::Put(Record::Device(d)) if d.state == DeviceState::Quarantined => Some(d),
+        _ => None,
+    });
+    let mut slices: BTreeMap<SliceId, Vec<String>> = BTreeMap::new();
+    for device in lost {
+        let before = state.devices.get(&(device.host.clone(), device.address));
+        let taken = before.filter(|d| DeviceState::TAKEN.contains(&d.state));
+        if let Some(slice) = taken.and_then(|d| d.slice) {
+            let text = format!("GPU {}: {}", device.address, device.reason);
+            slices.entry(slice).or_default().push(text);
+        }
+    }
+    let told = slices.into_iter().filter_map(|(id, texts)| {
+        let slice = state.slices.get(&id).filter(|s| s.detached.is_none() && !s.state.is_final())?;
+        super::slice::waits(slice, &format!("{}; close it, or have an operator look", texts.join(", ")))
+    });
+    told.flatten().collect()
+}
+
+/// What follows from an agent's own record, each time anew.
+pub fn noted(state: &State, host: &Name, notes: &Notes) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for device in state.host_devices(host).filter(|d| d.gpu) {
+        let note = notes.get(&device.address);
+        match (device.state, note) {
+            (DeviceState::Free, Some(Note::Clean(_))) => {}
+            (DeviceState::Free, note) => {
+                let mut next = device.clone();
+                next.slice = None;
+                let why = note.map_or_else(|| "its host has no record of it".to_owned(), Note::text);
+                changes.push(dirty(&next, &why));
+            }
+            (DeviceState::Claimed | DeviceState::Assigned, Some(note @ Note::Assigned(owner)))
+                if device.slice != Some(*owner) =>
+            {
+                changes.push(quarantine(device, &note.text()));
+            }
+            _ => {}
+        }
+    }
+    changes.extend(bereft(state, &changes));
+    changes
+}
+
+/// Devices that are not sent to be cleaned by an agent that has no record of them.
+pub fn unnoted(state: &State, host: &Name, notes: &Notes) -> BTreeSet<PciAddress> {
+    state.host_devices(host).map(|d| d.address).filter(|address| !notes.contains_key(address)).collect()
+}
+
+/// Of what a run's report would make Free, only what the agent has as clean by this run is: another may have
+/// been cleaned by an agent that has ended since, and nobody watched it.
+pub fn doubt(changes: &mut [Change], run: RunId, notes: Option<&Notes>) {
+    for change in changes {
+        if let Change::Put(Record::Device(device)) = change
+            && device.state == DeviceState::Free
+            && notes.and_then(|notes| notes.get(&device.address)) != Some(&Note::Clean(run))
+        {
+            device.state = DeviceState::Dirty;
+            device.reason = "it was cleaned, and nobody has watched it since".to_owned();
+        }
+    }
 }
 
 /// A free device that something holds is not clean any more, whoever holds it.
@@ -195,6 +318,13 @@ pub fn release(device: &Device, by: &Name, why: &str) -> Result<Change, Refusal>
             format!("device {} is not quarantined", device.address),
         ));
     }
+    if device.reason.starts_with(GONE) {
+        return Err(Refusal::new(
+            RefusalKind::State,
+            format!("device {} is no longer on the bus: there is nothing to release", device.address),
+        )
+        .hint(format!("put it back, then run: holm host show {}", device.host)));
+    }
     if why.trim().is_empty() {
         return Err(Refusal::new(RefusalKind::Invalid, "a release from quarantine has a reason")
             .hint(format!("holm host release-device {} {} --reason \"…\"", device.host, device.address)));
@@ -245,6 +375,13 @@ fn incomplete(device: &Device, evidence: &Evidence) -> Option<String> {
         return Some(format!("{unreached} bytes were not reached, {unreached_at_most} at most may be"));
     }
     None
+}
+
+fn quarantine(device: &Device, why: &str) -> Change {
+    let mut next = device.clone();
+    next.state = DeviceState::Quarantined;
+    why.clone_into(&mut next.reason);
+    put(next)
 }
 
 fn missing(run: &Run, address: PciAddress) -> Evidence {

@@ -78,6 +78,7 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         kernel: String::new(),
         watch: String::new(),
         machine: None,
+        disagreements: Vec::new(),
         certificate: String::new(),
     });
     let mut changes = vec![Change::Put(Record::Host(host))];

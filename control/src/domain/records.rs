@@ -317,6 +317,9 @@ pub struct Host {
     /// What it is made of, as last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
+    /// Ids of disagreements that are in the log, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disagreements: Vec<String>,
     /// SHA-256 of its newest certificate. Those before it are good for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,

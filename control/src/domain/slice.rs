@@ -3,7 +3,8 @@
 //! ```text
 //!              approve ×n            place              agent          agent         guest
 //!  Requested ────────────▶ Approved ───────▶ Placed ───────▶ Preparing ──────▶ Booting ─────▶ Ready
-//!   │    │                   │  (waits here while the host is full)  │           │           │
+//!   │    │                   │  ▲ (waits here while the host is full)│           │           │
+//!   │    │                   │  └── not begun, a device not clean ───┤           │           │
 //!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
 //!   └─ reject ──▶ Rejected                              │                                  │
 //!                                                       └───────── close ──────────────────┤
@@ -13,6 +14,8 @@
 //!               for every device, certificate
 //! ```
 //!
+//! Where a device turns out not to be clean by its host's own record before anything was begun with it, the
+//! slice is placed again. One that has lost a device stays as it is, and says so: its lead closes it.
 //! Closing bumps the generation, so nothing the agent says of the running machine counts any more.
 //! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
 
@@ -255,6 +258,38 @@ pub fn observe(
     Some(changes)
 }
 
+/// Placed or preparing → Approved: nothing was begun on the host, which does not have each of its devices as
+/// clean, or as this slice's. Those that were only claimed are dirty. `None`: it goes on.
+pub fn take_back(
+    state: &State,
+    slice: &Slice,
+    seen: &Sighting,
+    begun: bool,
+    notes: &device::Notes,
+    now: Timestamp,
+) -> Option<Vec<Change>> {
+    let early = matches!(slice.state, SliceState::Placed | SliceState::Preparing);
+    if !early || begun || seen.generation != slice.generation || seen.phase != Phase::Preparing {
+        return None;
+    }
+    let unfit = |a: &&PciAddress| !notes.get(*a).is_some_and(|note| note.is_for(slice.id));
+    let first = slice.placement.iter().flat_map(|p| &p.devices).find(unfit)?;
+    let why = format!("placed again: {first} is not clean by its host's record");
+    let claimed = devices(state, slice).filter(|d| d.state == DeviceState::Claimed);
+    let mut changes: Vec<Change> = claimed
+        .map(|d| {
+            // It never had them.
+            let unowned = Device { slice: None, ..d.clone() };
+            device::dirty(&unowned, &why)
+        })
+        .collect();
+    let mut next = slice.clone();
+    next.placement = None;
+    step(&mut next, SliceState::Approved, why, now);
+    changes.extend(put(next));
+    Some(changes)
+}
+
 /// Close it: nothing brings it back.
 pub fn close(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     let open = [
@@ -286,8 +321,9 @@ pub fn with_evidence(slice: &Slice, evidence: Vec<Evidence>) -> Vec<Change> {
     put(next)
 }
 
-/// What a closing slice still waits for; empty when its certificate can be made.
-pub fn remains(slice: &Slice) -> Vec<String> {
+/// What a closing slice still waits for; empty when its certificate can be made. A device that is quarantined
+/// may never be cleaned: it is given to nobody, and the certificate names it.
+pub fn remains(state: &State, slice: &Slice) -> Vec<String> {
     let mut waits = Vec::new();
     if slice.key_destroyed.is_none() {
         waits.push("the key to be destroyed".to_owned());
@@ -296,11 +332,12 @@ pub fn remains(slice: &Slice) -> Vec<String> {
         waits.push("the host to report machine, disk and devices gone".to_owned());
     }
     let have: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
+    let lost: BTreeSet<PciAddress> = without_evidence(state, slice).map(|d| d.address).collect();
     let missing: Vec<String> = slice
         .placement
         .iter()
         .flat_map(|p| &p.devices)
-        .filter(|a| !have.contains(a))
+        .filter(|a| !have.contains(a) && !lost.contains(a))
         .map(ToString::to_string)
         .collect();
     if !missing.is_empty() {
@@ -314,6 +351,13 @@ pub fn remains(slice: &Slice) -> Vec<String> {
 pub fn volume_erased(slice: &Slice) -> bool {
     let evidence = slice.volume_evidence.as_ref().filter(|_| slice.detached.is_some());
     evidence.is_some_and(|e| e.volume == slice.volume && e.erased && e.bytes_overwritten > 0)
+}
+
+/// Its devices that are quarantined, and of which no run has said anything.
+pub fn without_evidence<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {
+    devices(state, slice)
+        .filter(|d| d.state == DeviceState::Quarantined)
+        .filter(|d| slice.evidence.iter().all(|e| e.address != d.address))
 }
 
 /// The end.

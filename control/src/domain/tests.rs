@@ -183,6 +183,13 @@ enum Op {
         watched: bool,
     },
     InUse(u8),
+    /// What the agent's own record says of each device.
+    Noted([u8; GPUS as usize]),
+    /// The same, of a slice for which nothing was begun.
+    TakeBack {
+        n: u8,
+        marks: [u8; GPUS as usize],
+    },
     Order(u8),
     Report {
         run: prop::sample::Index,
@@ -221,6 +228,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..8_u8, 0..8_u8, any::<bool>())
             .prop_map(|(present, exchanged, watched)| Op::Inventory { present: present | 1, exchanged, watched }),
         1 => (0..8_u8).prop_map(Op::InUse),
+        1 => [0..6_u8, 0..6, 0..6].prop_map(Op::Noted),
+        1 => (n.clone(), [0..6_u8, 0..6, 0..6]).prop_map(|(n, marks)| Op::TakeBack { n, marks }),
         3 => (0..8_u8).prop_map(Op::Order),
         4 => (any::<prop::sample::Index>(), [flaw(), flaw(), flaw()]).prop_map(|(run, flaws)| Op::Report { run, flaws }),
         2 => (0..GPUS).prop_map(Op::Release),
@@ -299,7 +308,22 @@ impl World {
                     .filter(|n| present >> n & 1 == 1)
                     .map(|n| seen(n, if exchanged >> n & 1 == 1 { "10de:1db8" } else { "10de:1db6" }))
                     .collect();
-                device::inventory(state, &host(), &seen, *watched)
+                let mut changes = device::inventory(state, &host(), &seen, *watched);
+                changes.extend(device::bereft(state, &changes));
+                changes
+            }
+            Op::Noted(marks) => device::noted(state, &host(), &notes(*marks)),
+            Op::TakeBack { n, marks } => {
+                let Some(slice) = slice(n) else { return none() };
+                let sighting = Sighting {
+                    generation: slice.generation,
+                    phase: Phase::Preparing,
+                    reason: String::new(),
+                    guest: None,
+                    volume_erased: false,
+                    volume: None,
+                };
+                slice::take_back(state, slice, &sighting, false, &notes(*marks), now).unwrap_or_default()
             }
             Op::InUse(attached) => device::in_use_by_others(state, &host(), &addresses(*attached)),
             Op::Order(attached) => self.order(&addresses(*attached)),
@@ -354,7 +378,9 @@ impl World {
             }
             SliceState::Closing => agent(Phase::Destroying),
             SliceState::Destroying if s.detached.is_none() => agent(Phase::Absent),
-            SliceState::Destroying if slice::remains(s).is_empty() => slice::destroyed(s, certificate(), now),
+            SliceState::Destroying if slice::remains(&self.state, s).is_empty() => {
+                slice::destroyed(s, certificate(), now)
+            }
             _ => vec![],
         }
     }
@@ -404,6 +430,17 @@ impl World {
     }
 }
 
+/// Of each device: dirty, clean, a slice's, or nothing.
+fn notes(marks: [u8; GPUS as usize]) -> device::Notes {
+    let note = |mark: u8| match mark {
+        0 => Some(device::Note::Dirty("x".to_owned())),
+        1 => Some(device::Note::Clean(RunId::from_untyped_uuid(Uuid::from_u128(1)))),
+        5.. => None,
+        mark => Some(device::Note::Assigned(slice_id(mark - 2))),
+    };
+    (0..GPUS).zip(marks).filter_map(|(n, mark)| Some((address(n), note(mark)?))).collect()
+}
+
 const PHASES: [Phase; 6] =
     [Phase::Absent, Phase::Preparing, Phase::Booting, Phase::Ready, Phase::Failed, Phase::Destroying];
 
@@ -422,8 +459,8 @@ fn next(state: SliceState) -> &'static [SliceState] {
     match state {
         Requested => &[Approved, Rejected, Withdrawn],
         Approved => &[Placed, Withdrawn],
-        Placed => &[Preparing, Booting, Ready, Failed, Closing],
-        Preparing => &[Booting, Ready, Failed, Closing],
+        Placed => &[Approved, Preparing, Booting, Ready, Failed, Closing],
+        Preparing => &[Approved, Booting, Ready, Failed, Closing],
         Booting => &[Ready, Failed, Closing],
         Ready => &[Failed, Closing],
         Failed => &[Closing],
@@ -447,10 +484,12 @@ fn lawful(op: &Op, old: &Device, new: &Device, reported: Option<&Run>) -> Result
         }),
         (Free, Claimed) => matches!(op, Op::Place { .. } | Op::Advance(_)) && new.slice.is_some(),
         (Claimed, Assigned) => matches!(op, Op::See { .. } | Op::Advance(_)),
+        (Claimed, Dirty) if matches!(op, Op::TakeBack { .. }) => new.slice.is_none(),
         (Claimed | Assigned, Dirty) => matches!(op, Op::See { .. } | Op::Advance(_)),
-        (Free, Dirty) => matches!(op, Op::Inventory { .. } | Op::InUse(_)),
+        (Free, Dirty) => matches!(op, Op::Inventory { .. } | Op::InUse(_) | Op::Noted(_)),
         (Dirty, Sanitising) => matches!(op, Op::Order(_) | Op::Tidy),
         (Sanitising, Quarantined) => matches!(op, Op::Report { .. } | Op::Inventory { .. } | Op::Tidy),
+        (Claimed | Assigned, Quarantined) if matches!(op, Op::Noted(_)) => true,
         (_, Quarantined) => matches!(op, Op::Inventory { .. }),
         (Quarantined, Dirty) => matches!(op, Op::Release(_)),
         _ => false,
@@ -529,8 +568,14 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             prop_assert!(
                 slice.key_destroyed.is_some() && slice.detached.is_some() && slice.certificate.is_some()
             );
+            let was = &before.state.slices[&slice.id];
+            let quarantined = |a: &PciAddress| {
+                let device = &before.state.devices[&(host(), *a)];
+                device.state == DeviceState::Quarantined && device.slice == Some(slice.id)
+            };
             let shown: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
-            prop_assert!(slice.placement.iter().flat_map(|p| &p.devices).all(|a| shown.contains(a)));
+            let mut devices = slice.placement.iter().flat_map(|p| &p.devices);
+            prop_assert!(was.state.is_final() || devices.all(|a| shown.contains(a) || quarantined(a)));
         }
         // What a certificate says of the disk is what its own host said of this very disk.
         if slice::volume_erased(slice) {

@@ -11,6 +11,9 @@ use serde_json::json;
 /// Make and sign it, from what the state says and the log's checkpoint of this moment.
 pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
     let project = state.projects.get(&slice.project);
+    let lost: Vec<_> = crate::domain::slice::without_evidence(state, slice)
+        .map(|d| json!({ "address": d.address, "quarantined": d.reason }))
+        .collect();
     let body = json!({
         "certificate": "holm deletion certificate, version 1",
         "issued": app.ledger.now(),
@@ -30,6 +33,7 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
         },
         "detached": slice.detached,
         "devices": slice.evidence,
+        "devices_without_evidence": lost,
         "log_checkpoint": app.ledger.checkpoint(),
         "not_covered": [
             "backups and copies made outside Holm",

@@ -68,6 +68,10 @@ pub fn round(app: &App) -> Result<(), Refusal> {
             SliceState::Approved => place(app, s.id),
             SliceState::Placed if s.key_fingerprint.is_empty() => make_key(app, s),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
+            // It was placed once, and its request taken back while it waited to be placed again.
+            SliceState::Withdrawn if !s.key_fingerprint.is_empty() && s.key_destroyed.is_none() => {
+                destroy_key(app, s).map(|_| ())
+            }
             _ => Ok(()),
         })?;
     }
@@ -80,8 +84,16 @@ fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
         let changes = device::in_use_by_others(state, host, &live.attached);
         (!changes.is_empty()).then(|| Decided::new(changes, ()))
     })?;
+    let mut busy = live.attached.clone();
+    if let Some(notes) = &live.notes {
+        app.ledger.commit_if(&Call::own("observe.device", resource.clone()), |state, _| {
+            let changes = device::noted(state, host, notes);
+            (!changes.is_empty()).then(|| Decided::new(changes, ()))
+        })?;
+        busy.extend(device::unnoted(&app.ledger.state(), host, notes));
+    }
     while app.ledger.commit_if(&Call::own("device.sanitise", resource.clone()), |state, now| {
-        let (run, changes) = device::order_run(state, host, &live.attached, RunId::new_v4(), now)?;
+        let (run, changes) = device::order_run(state, host, &busy, RunId::new_v4(), now)?;
         let mut decided = Decided::new(changes, ());
         decided.detail = serde_json::json!({ "run": run.id.into_untyped_uuid(), "devices": run.devices });
         Some(decided)
@@ -182,35 +194,39 @@ fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Destroys the key of a slice. False where it could not be done.
+fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
+    let id = s.id;
+    let last = !app.ledger.state().slices.values().any(|o| {
+        o.project == s.project && o.id != id && o.key_destroyed.is_none() && !o.key_fingerprint.is_empty()
+    });
+    let resource = format!("volume/{}", s.volume.into_untyped_uuid());
+    if let Err(failure) = app.keys.destroy(s.project, s.volume, last) {
+        let text = format!("its key cannot be destroyed: {}", crate::ledger::chain(&failure));
+        app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
+            Some(Decided::new(slice::waits(state.slices.get(&id)?, &text)?, ()))
+        })?;
+        return Ok(false);
+    }
+    app.ledger.commit_if(&Call::own("key.destroy", resource), |state, now| {
+        let s = state.slices.get(&id).filter(|s| s.key_destroyed.is_none())?;
+        let mut decided = Decided::new(slice::key_destroyed(s, now), ());
+        decided.detail = serde_json::json!({ "fingerprint": s.key_fingerprint, "project_key": last });
+        Some(decided)
+    })?;
+    Ok(true)
+}
+
 /// The key goes as soon as closing is in the log; the certificate comes when nothing remains.
 fn destroy(app: &App, id: SliceId) -> Result<(), Refusal> {
     let state = app.ledger.state();
     let Some(s) = state.slices.get(&id) else { return Ok(()) };
-    if s.key_destroyed.is_none() {
-        let last = !state.slices.values().any(|o| {
-            o.project == s.project
-                && o.id != s.id
-                && o.key_destroyed.is_none()
-                && !o.key_fingerprint.is_empty()
-        });
-        let resource = format!("volume/{}", s.volume.into_untyped_uuid());
-        if let Err(failure) = app.keys.destroy(s.project, s.volume, last) {
-            let text = format!("its key cannot be destroyed: {}", crate::ledger::chain(&failure));
-            app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
-                Some(Decided::new(slice::waits(state.slices.get(&id)?, &text)?, ()))
-            })?;
-            return Ok(());
-        }
-        app.ledger.commit_if(&Call::own("key.destroy", resource), |state, now| {
-            let s = state.slices.get(&id).filter(|s| s.key_destroyed.is_none())?;
-            let mut decided = Decided::new(slice::key_destroyed(s, now), ());
-            decided.detail = serde_json::json!({ "fingerprint": s.key_fingerprint, "project_key": last });
-            Some(decided)
-        })?;
+    if s.key_destroyed.is_none() && !destroy_key(app, s)? {
+        return Ok(());
     }
     let state = app.ledger.state();
     let Some(s) = state.slices.get(&id) else { return Ok(()) };
-    let remains = slice::remains(s);
+    let remains = slice::remains(&state, s);
     let mut call = Call::own("slice.destroy", format!("slice/{}", state.slice_label(s)));
     call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
     if remains.is_empty() {

@@ -89,6 +89,7 @@ async fn who_says_as_much_as_can_be_said_stops_nobody() {
     };
     let run = agent.intends(|i| !i.runs.is_empty()).await.runs.remove(0);
     assert_eq!(run.devices.len(), 16);
+    agent.cleaned(&run).await;
     agent.say(clean(run, true)).await;
     world.request("lars", "brain/main", 16).await.unwrap();
     for officer in ["frida", "gustav"] {

@@ -200,6 +200,7 @@ async fn a_quarantined_device_is_released_with_a_reason_by_an_operator() {
     evidence[0].bytes_verified -= 1;
     evidence[1].run_id = "00000000-0000-0000-0000-000000000000".to_owned();
     let report = v1::SanitiseReport { run_id: run.run_id.clone(), evidence };
+    agent.cleaned(&run).await;
     agent.say(v1::from_agent::Body::SanitiseReport(report)).await;
     agent.intends(|i| i.runs.is_empty()).await;
     let host = world.hosts("olga").get_host(v1::GetHostRequest::default()).await.unwrap().into_inner();

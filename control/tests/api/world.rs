@@ -29,7 +29,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version::TLS13};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -402,6 +402,10 @@ pub struct Agent {
     pub inbound: Streaming<v1::ToAgent>,
     pub intended: v1::Intended,
     pub gone: bool,
+    /// The run that cleaned each device, as its own record would have it.
+    pub clean: BTreeMap<String, String>,
+    /// The slices that it reported last.
+    pub last: Mutex<Vec<v1::ObservedSlice>>,
 }
 
 /// Bytes of each GPU's memory.
@@ -457,7 +461,14 @@ impl Agent {
         let mut request = Request::new(ReceiverStream::new(frames));
         request.set_timeout(Duration::from_secs(3600));
         let inbound = world.agents(host).session(request).await?.into_inner();
-        Ok(Self { out, inbound, intended: v1::Intended::default(), gone: false })
+        Ok(Self {
+            out,
+            inbound,
+            intended: v1::Intended::default(),
+            gone: false,
+            clean: BTreeMap::new(),
+            last: Mutex::default(),
+        })
     }
 
     /// Connected, all GPUs cleaned.
@@ -502,13 +513,39 @@ impl Agent {
 
     pub async fn observe(&self, slices: Vec<v1::ObservedSlice>) {
         let generation = self.intended.generation;
+        self.last.lock().unwrap().clone_from(&slices);
         self.say(v1::from_agent::Body::Observed(v1::Observed {
             slices,
             attached: Vec::new(),
             generation,
+            devices: self.notes(),
             ..Default::default()
         }))
         .await;
+    }
+
+    /// What its own record says of each device: clean by the last run, or dirty.
+    pub fn notes(&self) -> Vec<v1::DeviceNote> {
+        let note = |n| {
+            let address = address(n);
+            match self.clean.get(&address) {
+                Some(run) => v1::DeviceNote {
+                    address,
+                    mark: v1::DeviceMark::Clean.into(),
+                    of: run.clone(),
+                    ..Default::default()
+                },
+                None => v1::DeviceNote { address, mark: v1::DeviceMark::Dirty.into(), ..Default::default() },
+            }
+        };
+        (1..=16).map(note).collect()
+    }
+
+    /// It cleaned the devices of this run, and says so.
+    pub async fn cleaned(&mut self, run: &v1::SanitiseRun) {
+        self.clean.extend(run.devices.iter().map(|address| (address.clone(), run.run_id.clone())));
+        let slices = self.last.lock().unwrap().clone();
+        self.observe(slices).await;
     }
 
     /// Do the runs that are ordered until there is none.
@@ -523,6 +560,7 @@ impl Agent {
         {
             let runs = self.intends(|i| !i.runs.is_empty()).await.runs;
             for run in &runs {
+                self.cleaned(run).await;
                 let evidence = run.devices.iter().map(|address| evidence(&run.run_id, address)).collect();
                 let report = v1::SanitiseReport { run_id: run.run_id.clone(), evidence };
                 self.say(v1::from_agent::Body::SanitiseReport(report)).await;

@@ -1,6 +1,8 @@
 //! The state of convergence and the one step at a time that moves it. No thread and no clock of its own.
 
 use super::{
+    agree::{Agreed, Finding, View, agree},
+    devices::{Mark, Notes, message},
     intention::Intention,
     next::{Effect, Machine, Next, next, wants_key},
     record::{Kept, Loaded, Point, Record, RecordError},
@@ -8,7 +10,7 @@ use super::{
     slice::{Brought, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
     state::State,
 };
-use crate::edge::{EdgeError, Host, Key, VolumeState};
+use crate::edge::{DomainStatus, EdgeError, Host, Key, VolumeState};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
@@ -121,12 +123,23 @@ pub struct KeyWanted {
     pub generation: u64,
 }
 
+/// What a whole look finds, besides machines.
+struct Whole {
+    attached: BTreeSet<PciAddress>,
+    inventory: v1::Inventory,
+    partitions: BTreeSet<u32>,
+}
+
 /// See the module.
 pub struct Engine {
     pub(super) host: Arc<dyn Host>,
     pub(super) record: Record,
     pub(super) limits: Limits,
     pub(super) state: Mutex<State>,
+    /// Who changes how devices stand: one at a time, stored before it is believed.
+    marking: Mutex<()>,
+    /// Of this run of the agent.
+    run: String,
     turned: Condvar,
     changed: watch::Sender<u64>,
 }
@@ -151,12 +164,30 @@ impl Engine {
             (id, slice)
         });
         let runs = loaded.runs.into_iter().map(|(id, evidence)| (id, Run::done(evidence)));
-        let state =
+        let mut state =
             State { seen: loaded.seen, slices: slices.collect(), runs: runs.collect(), ..State::default() };
+        let run: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
+        match loaded.devices {
+            Ok(notes) => {
+                state.stored = notes.clone();
+                state.notes = notes.begin();
+            }
+            Err(error) => {
+                tracing::error!(%error, "how devices stand is not known: every one of them is dirty");
+                let finding = Finding {
+                    subject: "record".to_owned(),
+                    found: brief(&error.to_string()),
+                    done: "every device is dirty".to_owned(),
+                };
+                state.disagree(&run, BTreeSet::from([finding]));
+            }
+        }
         Self {
             host,
             record,
             limits,
+            marking: Mutex::default(),
+            run,
             state: Mutex::new(state),
             turned: Condvar::new(),
             changed: watch::channel(0).0,
@@ -199,6 +230,7 @@ impl Engine {
         let mut state = self.lock();
         state.seen = intention.generation;
         state.current = true;
+        state.heard(intention.generation);
         for (id, slice) in &mut state.slices {
             if !intention.slices.contains_key(id) {
                 slice.want = None;
@@ -222,6 +254,8 @@ impl Engine {
     pub fn disconnected(&self) {
         let mut state = self.lock();
         state.current = false;
+        // What was said in it may not have been heard.
+        state.told.iter_mut().for_each(|(_, since)| *since = None);
         for slice in state.slices.values_mut() {
             slice.key = HeldKey::None;
         }
@@ -319,8 +353,14 @@ impl Engine {
             slices,
             attached: attached.iter().map(ToString::to_string).collect(),
             generation: state.seen,
-            ..Default::default()
+            devices: state.bus().into_keys().map(|device| message(device, state.notes.get(device))).collect(),
+            disagreements: state.told.iter().map(|(disagreement, _)| disagreement.clone()).collect(),
         })
+    }
+
+    /// The machine as it was seen last; `None` before that.
+    pub fn inventory(&self) -> Option<v1::Inventory> {
+        self.lock().inventory.clone()
     }
 
     /// Evidence of runs that holmd still lists.
@@ -335,10 +375,17 @@ impl Engine {
             let state = self.lock();
             (state.epoch, Run::cleaning(&state.runs))
         };
-        let looked = self
-            .host
-            .domains()
-            .and_then(|domains| Ok((domains, holders.then(|| self.host.attached()).transpose()?)));
+        let looked = self.host.domains().and_then(|domains| {
+            let whole = || {
+                Ok(Whole {
+                    attached: self.host.attached()?,
+                    inventory: self.host.inventory()?,
+                    partitions: self.host.active_partitions()?,
+                })
+            };
+            Ok((domains, holders.then(whole).transpose()?))
+        });
+        let marking = holders.then(|| self.marking.lock().unwrap_or_else(PoisonError::into_inner));
         let mut state = self.lock();
         if state.epoch != epoch {
             return false;
@@ -351,13 +398,14 @@ impl Engine {
                     state.complaint = Some(text);
                 }
             }
-            Ok((domains, attached)) => {
+            Ok((domains, whole)) => {
                 state.complaint = None;
-                let machines = domains.into_iter().filter(|domain| domain.running);
+                let machines = domains.iter().filter(|domain| domain.running);
                 let machines = Some(machines.map(|domain| domain.slice).collect());
                 // What this process itself holds to clean it is nobody's.
-                let attached = attached
-                    .map(|all| all.difference(&cleaning).copied().collect())
+                let attached = whole
+                    .as_ref()
+                    .map(|whole| whole.attached.difference(&cleaning).copied().collect())
                     .or(state.attached.clone());
                 if state.machines != machines || state.attached != attached {
                     state.machines = machines;
@@ -365,9 +413,97 @@ impl Engine {
                     self.bump(&mut state);
                 }
                 state.name_orphans();
+                if let Some(whole) = whole {
+                    if state.inventory.as_ref() != Some(&whole.inventory) {
+                        state.inventory = Some(whole.inventory);
+                        self.bump(&mut state);
+                    }
+                    // Before anybody acts on what was seen.
+                    let notes = self.compare(&mut state, &domains, &whole.partitions);
+                    drop(state);
+                    if let Err(error) = self.put(notes) {
+                        tracing::error!("how devices stand is not stored: {}", error.chain());
+                    }
+                    drop(marking);
+                }
             }
         }
         true
+    }
+
+    /// Has those who know this host agree on it, see `agree`: says how devices stand from now on. What is dirty
+    /// now is believed at once. Only by whoever holds `marking`.
+    fn compare(&self, state: &mut State, domains: &[DomainStatus], partitions: &BTreeSet<u32>) -> Notes {
+        let attached = state.attached.clone().unwrap_or_default();
+        let bus = state.bus();
+        let Agreed { marks, findings } = agree(&View {
+            domains,
+            attached: &attached,
+            bus: &bus,
+            partitions,
+            notes: &state.notes,
+            slices: &state.believed(),
+            current: state.current,
+        });
+        let mut notes = state.notes.clone();
+        bus.iter().for_each(|(device, id)| notes.identify(*device, id));
+        marks.into_iter().for_each(|(device, mark)| notes.set(device, mark));
+        state.notes = state.notes.worst_of(&notes);
+        if state.disagreed != findings {
+            state.disagree(&self.run, findings);
+            self.bump(state);
+        }
+        notes
+    }
+
+    /// Changes how devices stand: stored first, then believed. Where it cannot be stored, only what is dirty
+    /// now is believed.
+    pub(super) fn mark<T>(
+        &self,
+        change: impl FnOnce(&mut Notes) -> crate::edge::Result<T>,
+    ) -> crate::edge::Result<T> {
+        let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.lock().notes.clone();
+        let value = change(&mut notes)?;
+        self.put(notes).map(|()| value)
+    }
+
+    /// Only by whoever holds `marking`.
+    fn put(&self, notes: Notes) -> crate::edge::Result<()> {
+        if self.lock().stored == notes {
+            return Ok(());
+        }
+        let saved = self.record.save_devices(&notes);
+        let mut state = self.lock();
+        if saved.is_ok() {
+            state.stored.clone_from(&notes);
+            state.notes = notes;
+        } else {
+            state.notes = state.notes.worst_of(&notes);
+        }
+        self.bump(&mut state);
+        saved.map_err(|error| EdgeError::because("cannot store how devices stand", error))
+    }
+
+    /// The devices of a slice are its own from now on, where each is clean or its own already. As long as no
+    /// machine of it was ever started, whoever holds one of them now is a stranger, who may leave something on it.
+    fn assign(&self, kept: &Kept) -> crate::edge::Result<()> {
+        if !kept.used {
+            let attached = self.host.attached()?;
+            self.mark(|notes| {
+                for device in kept.devices.iter().filter(|device| attached.contains(device)) {
+                    notes.set(*device, Mark::dirty("something that is not Holm used it"));
+                }
+                Ok(())
+            })?;
+        }
+        self.mark(|notes| {
+            if let Some((device, why)) = notes.unclean(&kept.devices, kept.slice) {
+                return Err(EdgeError::new(format!("`{device}` is not bound: this host has it as {why}")));
+            }
+            kept.devices.iter().for_each(|device| notes.set(*device, Mark::Assigned { slice: kept.slice }));
+            Ok(())
+        })
     }
 
     /// Does one thing for one slice, or nothing. One caller at a time for each slice.
@@ -490,7 +626,8 @@ impl Engine {
 
     fn carry_out(&self, id: SliceId, job: Job, now: Now) -> Turn {
         let effect = job.effect;
-        let saved = if job.save { self.save(&job.kept) } else { Ok(()) };
+        let assigned = if effect == Effect::Bind { self.assign(&job.kept) } else { Ok(()) };
+        let saved = assigned.and_then(|()| if job.save { self.save(&job.kept) } else { Ok(()) });
         let is_stored = job.save && saved.is_ok();
         let outcome = saved.and_then(|()| self.call(&job));
         let after = Now::read_like(now);
@@ -558,14 +695,16 @@ impl Engine {
             return Err(EdgeError::new("its volume is still there"));
         }
         let attached = self.host.attached()?;
-        match kept.devices.iter().find(|device| attached.contains(device)) {
-            Some(device) => Err(EdgeError::new(format!("`{device}` is still held"))),
-            None => {
-                // It is in the record since the step before this one.
-                self.host.forget_volume(kept.volume)?;
-                Ok(attached)
-            }
+        if let Some(device) = kept.devices.iter().find(|device| attached.contains(device)) {
+            return Err(EdgeError::new(format!("`{device}` is still held")));
         }
+        // It is in the record since the step before this one.
+        self.host.forget_volume(kept.volume)?;
+        // Before it is said that nothing is left.
+        self.mark(|notes| {
+            notes.release(kept.slice, &kept.devices);
+            Ok(attached)
+        })
     }
 
     /// Stores a slice where it has come to another point than the record says.

@@ -21,7 +21,12 @@
 //! * Without a session what runs keeps running, what is being taken apart is taken apart, and nothing starts.
 //! * A machine that nobody intends is kept, reported and named to the operator: never ended on ignorance.
 //! * A device is reported as held as long as the machine says so, not as long as it should be.
+//! * Only a device that this very process cleaned, or that is the slice's already, is bound (`devices`).
+//! * What libvirt, vfio, the fabric, the record and holmd say of the host is compared with each whole look, the
+//!   first of which comes before anything is done (`agree`).
 
+mod agree;
+mod devices;
 mod driver;
 mod engine;
 mod intention;
@@ -34,6 +39,8 @@ mod state;
 mod tests;
 
 pub use self::{
+    agree::{Agreed, Believed, Finding, View, agree},
+    devices::{Mark, Note, Notes},
     driver::Driver,
     engine::{Engine, KeyWanted, Limits, Now, Refused, Turn},
     intention::{Intention, Spec, Want},

@@ -13,6 +13,7 @@
 //! ```
 //!
 //! * A machine starts only while holmd is there, its intention is current, and the key is in hand.
+//! * Nothing is begun with a device that this agent does not know as clean, or as the slice's already.
 //! * A volume is made only where no machine was ever started on it. One that was started and is not there,
 //!   or not whole, is a failure and not a reason to make another.
 //! * A machine that was started and no longer runs is a failure: holmd decides what becomes of it.
@@ -142,6 +143,8 @@ pub struct Facts {
     pub busy: Option<(PciAddress, Holder)>,
     /// A processor of it that another slice has.
     pub crowded: Option<(u32, SliceId)>,
+    /// A device of it that this agent does not know as clean or as its own, and how it stands.
+    pub unclean: Option<(PciAddress, String)>,
 }
 
 /// What it waits for.
@@ -155,6 +158,8 @@ pub enum Why {
     Busy(PciAddress, Holder),
     /// A processor is another slice's.
     Crowded(u32, SliceId),
+    /// This agent does not know a device as clean: holmd may be mistaken, or restored from an old copy.
+    NotClean(PciAddress, String),
     /// The key was asked for.
     Key,
     /// The key was refused; it is asked for again in the next session.
@@ -174,6 +179,9 @@ impl Why {
             Self::Crowded(cpu, slice) => {
                 format!("waits for processor `{cpu}`, which slice `{slice}` has: no two slices share one")
             }
+            Self::NotClean(device, why) => {
+                format!("waits for `{device}` to be cleaned: this host has it as {why}")
+            }
             Self::Key => "waits for its volume's key".to_owned(),
             Self::KeyRefused(why) => format!("waits for its volume's key, which holmd refused: {why}"),
         }
@@ -183,7 +191,9 @@ impl Why {
     /// who would resolve a failure.
     pub fn is_limited(&self) -> bool {
         match self {
-            Self::Busy(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => true,
+            Self::Busy(..) | Self::NotClean(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => {
+                true
+            }
             Self::Machines | Self::Holmd => false,
         }
     }
@@ -242,6 +252,9 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
     }
     if let Some((cpu, slice)) = facts.crowded {
         return Next::Wait(Why::Crowded(cpu, slice));
+    }
+    if let Some((device, why)) = &facts.unclean {
+        return Next::Wait(Why::NotClean(*device, why.clone()));
     }
     match facts.done {
         Some(Effect::Bind) => Next::Do(Effect::Activate),
@@ -330,7 +343,7 @@ mod tests {
             [None, Some(VolumeState::Absent), Some(VolumeState::Partial), Some(VolumeState::Complete)];
         let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned())];
         for point in POINTS {
-            for bits in 0u8..64 {
+            for bits in 0u8..128 {
                 let bit = |n: u8| bits & (1 << n) != 0;
                 let kept = Kept {
                     slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
@@ -357,8 +370,9 @@ mod tests {
                                     done,
                                     volume,
                                     key: key.clone(),
-                                    busy: (bit(4) && !bit(5)).then_some((device, Holder::Cleaning)),
+                                    busy: bit(4).then_some((device, Holder::Cleaning)),
                                     crowded: bit(5).then_some((3, kept.slice)),
+                                    unclean: bit(6).then(|| (device, "dirty".to_owned())),
                                 };
                                 look(&kept, &facts, &next(&kept, &facts));
                             }

@@ -5,12 +5,14 @@
 //!   seen            the highest Intended.generation ever seen
 //!   slices/ID       a slice: the generation acted upon, how far it has come, what it holds
 //!   runs/ID         evidence of a sanitising run, until holmd no longer lists the run
+//!   devices         how each device stands (`devices`); damaged, it is a host on which every device is dirty
 //! ```
 //!
 //! A file is written beside its name, synced, renamed, and the directory synced: after a kill or a power
 //! cut it is whole, the old one or the new one. Its first line is the SHA-256 of the rest, so that one that
 //! is not whole all the same is never believed.
 
+use super::devices::Notes;
 use crate::edge::NumaShare;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
@@ -34,6 +36,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const SEEN: &str = "seen";
 const SLICES: &str = "slices";
 const RUNS: &str = "runs";
+const DEVICES: &str = "devices";
 
 /// How far a slice has come: what is about to happen, stored before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -225,6 +228,8 @@ pub struct Loaded {
     pub slices: BTreeMap<SliceId, Result<Kept, RecordError>>,
     /// Evidence of every run that came to its end.
     pub runs: BTreeMap<RunId, Vec<v1::Evidence>>,
+    /// How devices stand; where it cannot be read, every one is dirty.
+    pub devices: Result<Notes, RecordError>,
 }
 
 impl Record {
@@ -288,6 +293,20 @@ impl Record {
         self.remove(&self.path(RUNS, run))
     }
 
+    /// Stores how devices stand.
+    pub fn save_devices(&self, notes: &Notes) -> Result<(), RecordError> {
+        let path = self.directory.join(DEVICES);
+        let body = serde_json::to_vec(notes).map_err(|error| RecordError::Io(path.clone(), error.into()))?;
+        self.write(&path, &body)
+    }
+
+    fn devices(&self) -> Result<Notes, RecordError> {
+        let path = self.directory.join(DEVICES);
+        let Some(body) = read(&path)? else { return Ok(Notes::default()) };
+        serde_json::from_slice(&body)
+            .map_err(|_| RecordError::Damaged { path, why: "it does not say how devices stand" })
+    }
+
     fn load(&self) -> Result<Loaded, RecordError> {
         let path = self.directory.join(SEEN);
         let seen = match read(&path)? {
@@ -309,7 +328,7 @@ impl Record {
                 Err(error) => tracing::warn!(%run, %error, "evidence of a run is not used"),
             }
         }
-        Ok(Loaded { seen, slices, runs })
+        Ok(Loaded { seen, slices, runs, devices: self.devices() })
     }
 
     fn slice(&self, slice: SliceId) -> Result<Kept, RecordError> {

@@ -7,14 +7,16 @@
 //! ```
 //!
 //! A run that was cut off is done again from the start, under its own id. Evidence names the run and every
-//! device of it; a device in anybody's hands is not touched and not called clean.
+//! device of it; a device in anybody's hands is not touched and not called clean. How its devices stand is
+//! stored before: dirty before the first is touched, clean before the evidence is told.
 
 use super::{
+    devices::{BEING_CLEANED, Mark},
     engine::{Engine, Now, Turn},
     next::Holder,
     slice::{Trouble, brief},
 };
-use crate::edge::Host;
+use crate::edge::{self, EdgeError, Host};
 use holm_proto::{
     ids::{PciAddress, RunId},
     v1,
@@ -140,16 +142,55 @@ impl Engine {
                 Ok(_) => {}
             }
         }
+        let touched: Vec<PciAddress> =
+            devices.iter().copied().filter(|device| !refused.contains_key(device)).collect();
+        // A cleaning that is cut off leaves nothing clean.
+        let begun = self.mark(|notes| {
+            touched.iter().for_each(|device| notes.set(*device, Mark::dirty(BEING_CLEANED)));
+            Ok(())
+        });
+        if let Err(error) = begun {
+            let again = Trouble::after(trouble.as_ref(), &self.limits, now, brief(&error.chain()));
+            return self.settle(id, State::Waiting(Some(again)));
+        }
         let evidence = clean_all(&*self.host, id, &devices, &refused);
-        if let Err(error) = self.record.save_run(id, &evidence) {
+        let saved = self.note_cleaned(id, &touched, &evidence);
+        if let Err(error) = saved.and_then(|()| self.save_run(id, &evidence)) {
             // What is not stored was not done: a later report must not differ from an earlier one.
             tracing::error!(run = %id, %error, "the evidence cannot be stored");
-            let again = Trouble::after(trouble.as_ref(), &self.limits, now, error.to_string());
+            let again = Trouble::after(trouble.as_ref(), &self.limits, now, brief(&error.chain()));
             return self.settle(id, State::Waiting(Some(again)));
         }
         let cleaned = evidence.iter().filter(|evidence| evidence.cleaned).count();
         tracing::info!(run = %id, cleaned, of = devices.len(), "devices were sanitised");
         self.settle(id, State::Done(evidence))
+    }
+
+    /// How the devices of a run stand after it, before anybody is told.
+    fn note_cleaned(
+        &self,
+        run: RunId,
+        touched: &[PciAddress],
+        evidence: &[v1::Evidence],
+    ) -> edge::Result<()> {
+        self.mark(|notes| {
+            for device in touched {
+                let found = evidence.iter().find(|evidence| evidence.address == device.to_string());
+                let mark = match found {
+                    Some(evidence) if evidence.cleaned => Mark::Clean { run },
+                    Some(evidence) => Mark::dirty(format!("not cleaned: {}", brief(&evidence.detail))),
+                    None => Mark::dirty("not cleaned: there is no evidence"),
+                };
+                notes.set(*device, mark);
+            }
+            Ok(())
+        })
+    }
+
+    fn save_run(&self, id: RunId, evidence: &[v1::Evidence]) -> edge::Result<()> {
+        self.record
+            .save_run(id, evidence)
+            .map_err(|error| EdgeError::because("cannot store the evidence of a run", error))
     }
 
     fn settle(&self, id: RunId, outcome: State) -> Turn {

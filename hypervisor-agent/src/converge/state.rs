@@ -1,6 +1,8 @@
 //! All that the engine holds in memory, and what follows from it.
 
 use super::{
+    agree::{Believed, Finding},
+    devices::Notes,
     engine::{Limits, Now, Turn},
     next::{Effect, Facts, Holder, KeyFact, Machine},
     record::{Kept, Point},
@@ -8,8 +10,14 @@ use super::{
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
 };
 use crate::edge::VolumeState;
-use holm_proto::ids::{PciAddress, RunId, SliceId};
+use holm_proto::{
+    ids::{PciAddress, RunId, SliceId},
+    v1,
+};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Disagreements that are told at a time.
+const MAX_TOLD: usize = 32;
 
 #[derive(Default)]
 pub(super) struct State {
@@ -29,6 +37,18 @@ pub(super) struct State {
     /// Machines that nobody intends and that the operator was told of.
     pub(super) orphans: BTreeSet<SliceId>,
     pub(super) complaint: Option<String>,
+    /// How devices stand; as stored, or dirtier.
+    pub(super) notes: Notes,
+    /// As the record has it.
+    pub(super) stored: Notes,
+    /// The machine as it was seen last.
+    pub(super) inventory: Option<v1::Inventory>,
+    /// How many disagreements were found.
+    pub(super) disagreements: u64,
+    /// What did not agree when it was looked last.
+    pub(super) disagreed: BTreeSet<Finding>,
+    /// What holmd is told of that: with each, the generation that holmd wanted when it could be told first.
+    pub(super) told: Vec<(v1::Disagreement, Option<u64>)>,
 }
 
 impl State {
@@ -53,6 +73,7 @@ impl State {
             },
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),
+            unclean: self.notes.unclean(&kept.devices, id),
         }
     }
 
@@ -68,6 +89,7 @@ impl State {
                 key: KeyFact::None,
                 busy: None,
                 crowded: None,
+                unclean: None,
             },
         };
         Some((self.slices.get_mut(&id)?, facts))
@@ -80,12 +102,74 @@ impl State {
         }
         let other = self.slices.iter().find(|(id, slice)| {
             Some(**id) != but
+                && !self.is_let_go(**id, slice)
                 && slice
                     .kept
                     .as_ref()
                     .is_some_and(|kept| kept.point.holds() && kept.devices.contains(&device))
         });
-        other.map(|(id, _)| Holder::Slice(*id))
+        // Of a slice whose record is damaged only the record of devices says what it has.
+        let frozen = || {
+            self.notes.assigned(device).filter(|id| self.slices.get(id).is_some_and(|s| s.frozen.is_some()))
+        };
+        other.map(|(id, _)| *id).or_else(frozen).filter(|id| Some(*id) != but).map(Holder::Slice)
+    }
+
+    /// holmd does not mention it, and no machine of it runs: its disk stays, its devices wait for nobody.
+    fn is_let_go(&self, id: SliceId, slice: &Slice) -> bool {
+        self.current && slice.want.is_none() && self.machine(id) == Machine::Still
+    }
+
+    /// What the record and the intention say of each slice.
+    pub(super) fn believed(&self) -> BTreeMap<SliceId, Believed> {
+        let believed = self.slices.iter().map(|(id, slice)| {
+            let kept = slice.kept.as_ref().filter(|kept| kept.point.holds());
+            let believed = Believed {
+                holds: kept.map(|kept| kept.devices.iter().copied().collect()).unwrap_or_default(),
+                partition: kept.map(|kept| kept.partition),
+                runs: kept.is_some_and(|kept| {
+                    matches!(kept.point, Point::Booting | Point::Ready)
+                        && kept.failed.is_none()
+                        && !kept.destroyed
+                }),
+                frozen: slice.frozen.is_some(),
+                wanted: slice.want.is_some(),
+            };
+            (*id, believed)
+        });
+        believed.collect()
+    }
+
+    /// Every GPU on the bus, and which it is.
+    pub(super) fn bus(&self) -> BTreeMap<PciAddress, String> {
+        let all = self.inventory.iter().flat_map(|inventory| &inventory.devices);
+        all.filter(|device| device.kind() == v1::DeviceKind::Gpu)
+            .filter_map(|device| Some((device.address.parse().ok()?, device.id.clone())))
+            .collect()
+    }
+
+    /// Notes what does not agree, where it is news.
+    pub(super) fn disagree(&mut self, agent: &str, found: BTreeSet<Finding>) {
+        for news in found.difference(&self.disagreed) {
+            tracing::warn!(subject = news.subject, done = news.done, "does not agree: {}", news.found);
+            self.disagreements += 1;
+            let message = v1::Disagreement {
+                id: format!("{agent}-{}", self.disagreements),
+                subject: news.subject.clone(),
+                found: news.found.clone(),
+                done: news.done.clone(),
+            };
+            self.told.push((message, None));
+        }
+        let more = self.told.len().saturating_sub(MAX_TOLD);
+        self.told.drain(..more);
+        self.disagreed = found;
+    }
+
+    /// holmd wants this generation: what it was told of under an earlier one it has heard.
+    pub(super) fn heard(&mut self, generation: u64) {
+        self.told.retain(|(_, since)| since.is_none_or(|since| since >= generation));
+        self.told.iter_mut().for_each(|(_, since)| _ = since.get_or_insert(generation));
     }
 
     /// A processor that another slice has.

@@ -2,8 +2,7 @@
 //! processors, how its GPUs are, and what keeps one of them from being handed out.
 //!
 //! A look changes nothing and remembers nothing, and two looks at the same machine give the same message. What
-//! moves by itself, a temperature and the time of the look, is therefore not in [`read`] but in [`read_now`];
-//! huge pages that are free move when machines start, and [`steady`] leaves them out of a comparison.
+//! moves by itself, a temperature and the time of the look, is therefore not in [`read`] but in [`read_now`].
 //!
 //! A text of the kernel's that makes no sense is an error that names the device, never a guess. What a device
 //! says of itself (its configuration space, the name of a disk, the firmware's name of the machine) may hold
@@ -57,17 +56,6 @@ pub fn read_now(
         health.at = Some(now);
     }
     Ok(inventory)
-}
-
-/// What two looks are compared by: all but what changes without anybody's doing.
-pub fn steady(mut inventory: v1::Inventory) -> v1::Inventory {
-    for health in inventory.devices.iter_mut().filter_map(|device| device.health.as_mut()) {
-        (health.temperature_c, health.at) = (None, None);
-    }
-    for pages in inventory.nodes.iter_mut().flat_map(|node| &mut node.huge_pages) {
-        pages.free = 0;
-    }
-    inventory
 }
 
 fn look(

@@ -9,6 +9,7 @@
 //!
 //! * Nothing is reported before holmd has said what it wants: a report is of an intention.
 //! * Observed goes out at each change and at least every few seconds, whole.
+//! * The inventory goes out again when the machine has become another: a device came, went, or is not well.
 //! * A volume's key is asked for once a session; evidence is reported once a session until holmd no longer
 //!   lists its run.
 //! * When the stream ends, what runs keeps running and nothing new starts (`converge`).
@@ -125,6 +126,8 @@ struct Said {
     observed: Option<v1::Observed>,
     keys: BTreeSet<KeyWanted>,
     runs: BTreeSet<String>,
+    /// The machine, as far as it matters.
+    inventory: Option<v1::Inventory>,
 }
 
 /// While it lives there is a session.
@@ -174,7 +177,9 @@ impl Session {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let _present = Present(&self.driver);
         let (send, receive) = mpsc::channel(QUEUE);
-        say(&send, from_agent::Body::Hello(self.hello().await?)).await?;
+        let hello = self.hello().await?;
+        let said = Said { inventory: hello.inventory.as_ref().map(what_matters), ..Said::default() };
+        say(&send, from_agent::Body::Hello(hello)).await?;
         let mut greeted = client.clone();
         let stream = greeted.session(ReceiverStream::new(receive));
         let incoming = timeout(GREET_LIMIT, stream)
@@ -183,7 +188,7 @@ impl Session {
             .into_inner();
         tracing::info!(server = identity.server, "session with holmd");
         up(&identity);
-        self.talk(client, send, incoming).await
+        self.talk(client, send, incoming, said).await
     }
 
     async fn hello(&self) -> Result<Hello, SessionError> {
@@ -205,6 +210,7 @@ impl Session {
         client: AgentServiceClient<Channel>,
         send: mpsc::Sender<FromAgent>,
         mut incoming: Streaming<ToAgent>,
+        mut said: Said,
     ) -> Result<Infallible, SessionError> {
         let engine = self.driver.engine();
         let mut changed = engine.subscribe();
@@ -213,7 +219,6 @@ impl Session {
         // They end with the session.
         let mut connections = JoinSet::new();
         let tunnels = Tunnels::default();
-        let mut said = Said::default();
         let mut together = false;
         loop {
             let mut due = false;
@@ -269,9 +274,17 @@ impl Session {
                 say(send, from_agent::Body::KeyRequest(request)).await?;
             }
         }
+        if let Some(inventory) = engine.inventory() {
+            let matters = what_matters(&inventory);
+            if said.inventory.as_ref() != Some(&matters) {
+                said.inventory = Some(matters);
+                say(send, from_agent::Body::Inventory(inventory)).await?;
+            }
+        }
         let reports = engine.reports();
-        let observed = engine.observed();
-        if let Some(observed) = observed.filter(|observed| due || said.observed.as_ref() != Some(observed)) {
+        // How devices stand comes before the evidence that is judged by it.
+        let Some(observed) = engine.observed() else { return Ok(()) };
+        if due || said.observed.as_ref() != Some(&observed) {
             said.observed = Some(observed.clone());
             say(send, from_agent::Body::Observed(observed)).await?;
         }
@@ -282,6 +295,32 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Without what changes by itself, or with what this agent does: drivers, temperatures, how fast an idle link
+/// runs, how much memory is free.
+pub(crate) fn what_matters(inventory: &v1::Inventory) -> v1::Inventory {
+    let mut inventory = inventory.clone();
+    let now = |link: &mut Option<v1::Link>| {
+        if let Some(link) = link {
+            link.speed.clear();
+            link.width = 0;
+        }
+    };
+    for device in &mut inventory.devices {
+        device.driver.clear();
+        // Taken away while a partition is up; where they are missed, that is a problem of the device.
+        device.reset_methods.clear();
+        now(&mut device.link);
+        if let Some(health) = &mut device.health {
+            health.at = None;
+            health.temperature_c = None;
+            health.ecc_corrected = None;
+        }
+    }
+    inventory.bridges.iter_mut().for_each(|bridge| now(&mut bridge.link));
+    inventory.nodes.iter_mut().flat_map(|node| &mut node.huge_pages).for_each(|pages| pages.free = 0);
+    inventory
 }
 
 async fn say(send: &mpsc::Sender<FromAgent>, body: from_agent::Body) -> Result<(), SessionError> {

@@ -468,3 +468,23 @@ fn pauses_are_never_at_the_same_time() {
     assert!(pauses.len() > 8);
     assert!(pauses.iter().all(|pause| (4..=8).contains(&pause.as_secs())));
 }
+
+#[test]
+fn an_inventory_is_news_where_a_device_came_went_or_is_not_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = SimulatedHost::new(directory.path(), SimulateConfig::default()).unwrap();
+    let before = host.inventory().unwrap();
+    let news = |change: fn(&mut v1::Inventory)| {
+        let mut after = before.clone();
+        change(&mut after);
+        what_matters(&after) != what_matters(&before)
+    };
+    assert!(!news(|all| all.devices[0].driver = "nvidia".to_owned()));
+    assert!(news(|all| drop(all.devices.remove(0))));
+    assert!(news(|all| all.devices[0].id = "10de:1db6".to_owned()));
+    assert!(news(|all| all.devices[0].problem = "its group is not viable".to_owned()));
+    assert!(news(|all| {
+        all.devices[0].health =
+            Some(v1::Health { state: v1::HealthState::Failed.into(), ..Default::default() });
+    }));
+}

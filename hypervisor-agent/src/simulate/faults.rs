@@ -8,6 +8,8 @@
 //!   slow:METHOD:MS              the call takes this much longer
 //!   stuck:ADDRESS               a byte of the device's memory cannot be overwritten
 //!   held:ADDRESS                something that is not Holm has the device open
+//!   used:ADDRESS                the same, and it writes to the device's memory
+//!   absent:ADDRESS              the device is not on the bus: it was pulled out
 //!   gone:SLICE-ID               the slice's machine has ended by itself; done once
 //!   fabric:restarted            the fabric's manager is restarted; done once
 //!   guest:silent                guests say nothing
@@ -18,6 +20,7 @@
 
 use holm_proto::ids::{PciAddress, SliceId};
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -84,7 +87,24 @@ impl Faults {
 
     /// Somebody else has the device open.
     pub fn is_held(&self, device: PciAddress) -> bool {
-        self.has("held", &device.to_string())
+        self.has("held", &device.to_string()) || self.is_used(device)
+    }
+
+    /// Somebody else has the device open, and writes to it.
+    pub fn is_used(&self, device: PciAddress) -> bool {
+        self.has("used", &device.to_string())
+    }
+
+    /// Every device for which `KIND:ADDRESS` is there.
+    pub fn devices(&self, kind: &str) -> BTreeSet<PciAddress> {
+        let text = self.text();
+        let of_kind = text.lines().filter_map(|line| line.trim().strip_prefix(kind)?.strip_prefix(':'));
+        of_kind.filter_map(|address| address.parse().ok()).collect()
+    }
+
+    /// The device was pulled out.
+    pub fn is_absent(&self, device: PciAddress) -> bool {
+        self.has("absent", &device.to_string())
     }
 
     /// The machine of this slice ends now.
@@ -147,6 +167,7 @@ mod tests {
             assert_eq!((faults.slow_ms("bind"), faults.slow_ms("bin")), (12, 0));
             assert!(faults.is_stuck(device("0000:34:00.0")) && !faults.is_stuck(device("0000:36:00.0")));
             assert!(!faults.is_held(device("0000:34:00.0")));
+            assert_eq!(faults.devices("stuck"), [device("0000:34:00.0")].into());
             assert_eq!(faults.guests(), Guests::Silent);
         }
         assert!(faults.ends(slice.parse().unwrap()) && !faults.ends(slice.parse().unwrap()));

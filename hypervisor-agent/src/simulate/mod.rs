@@ -114,6 +114,9 @@ impl SimulatedHost {
         for (slice, domain) in &mut after.domains {
             domain.running &= !self.faults.ends(*slice);
         }
+        for gpu in self.faults.devices("used") {
+            after.memory.entry(gpu).or_insert(Written { by: None, bytes: 1 });
+        }
         let outcome = effect(&mut after);
         if after != *machine {
             after.save(&self.file)?;
@@ -129,7 +132,7 @@ impl SimulatedHost {
     fn sanitise_one(&self, device: PciAddress) -> Result<v1::Evidence> {
         let started = Instant::now();
         self.call("sanitise", self.config.sanitise_ms, |machine| {
-            if !machine.bound.contains(&device) {
+            if !machine.bound.contains(&device) || self.faults.is_absent(device) {
                 return Err(EdgeError::new(format!("`{device}` is not on vfio-pci")));
             }
             if machine.holder(device).is_some() || self.faults.is_held(device) {
@@ -175,19 +178,27 @@ impl Host for SimulatedHost {
     }
 
     fn inventory(&self) -> Result<v1::Inventory> {
-        self.call("inventory", 0, |machine| Ok(machine.inventory()))
+        self.call("inventory", 0, |machine| {
+            let mut inventory = machine.inventory();
+            let absent: BTreeSet<String> =
+                self.faults.devices("absent").iter().map(ToString::to_string).collect();
+            inventory.devices.retain(|device| !absent.contains(&device.address));
+            Ok(inventory)
+        })
     }
 
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {
         self.call("attached", 0, |machine| {
-            let held = |gpu: &PciAddress| machine.holder(*gpu).is_some() || self.faults.is_held(*gpu);
+            let strangers: BTreeSet<PciAddress> =
+                ["held", "used"].iter().flat_map(|kind| self.faults.devices(kind)).collect();
+            let held = |gpu: &PciAddress| machine.holder(*gpu).is_some() || strangers.contains(gpu);
             Ok(machine::gpus().filter(held).collect())
         })
     }
 
     fn bind(&self, device: PciAddress) -> Result<()> {
         self.call("bind", 0, |machine| {
-            if !machine::gpus().any(|gpu| gpu == device) {
+            if !machine::gpus().any(|gpu| gpu == device) || self.faults.is_absent(device) {
                 return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
             }
             if machine.holder(device).is_some() || self.faults.is_held(device) {
@@ -307,6 +318,7 @@ impl Host for SimulatedHost {
             let status = |(slice, domain): (&SliceId, &Domain)| DomainStatus {
                 slice: *slice,
                 running: domain.running,
+                devices: domain.devices.clone(),
             };
             Ok(machine.domains.iter().map(status).collect())
         })
@@ -314,7 +326,12 @@ impl Host for SimulatedHost {
 
     fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
-        self.call("start_domain", self.config.start_ms, |machine| start(machine, spec, key))
+        self.call("start_domain", self.config.start_ms, |machine| {
+            if let Some(device) = spec.devices.iter().find(|device| self.faults.is_absent(**device)) {
+                return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
+            }
+            start(machine, spec, key)
+        })
     }
 
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {

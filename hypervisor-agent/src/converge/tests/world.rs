@@ -445,6 +445,9 @@ impl World {
             }
         }
         self.hear();
+        if self.engine().observed().is_none() {
+            return;
+        }
         for report in self.engine().reports() {
             self.judge(&report);
         }
@@ -458,10 +461,30 @@ impl World {
         for domain in machine.domains.values().filter(|domain| domain.running) {
             assert!(domain.devices.iter().all(|device| self.holmd.attached.contains(device)), "overlooked");
         }
+        let notes: BTreeMap<PciAddress, &v1::DeviceNote> =
+            observed.devices.iter().map(|note| (note.address.parse().unwrap(), note)).collect();
+        let clean = |device: &PciAddress| notes[device].mark() == v1::DeviceMark::Clean;
+        // Free is what the agent knows as clean.
+        let doubted: Vec<PciAddress> =
+            self.holmd.free.iter().copied().filter(|device| !clean(device)).collect();
+        self.holmd.free.retain(|device| !doubted.contains(device));
+        self.holmd.dirty.extend(doubted);
         for seen in &observed.slices {
             let id: SliceId = seen.slice_id.parse().unwrap();
             let (stands, generation, devices) = self.holmd.slices.get_mut(&id).unwrap();
             if seen.generation != *generation {
+                continue;
+            }
+            let its = |device: &PciAddress| clean(device) || notes[device].of == seen.slice_id;
+            if *stands == Stands::Starting
+                && seen.phase() == v1::Phase::Preparing
+                && seen.steps.is_empty()
+                && !devices.iter().all(its)
+            {
+                // Nothing was begun with what is not clean: it is placed again.
+                *stands = Stands::Queued;
+                self.holmd.dirty.extend(devices.iter().copied());
+                self.holmd.generation += 1;
                 continue;
             }
             *stands = match (*stands, seen.phase()) {
@@ -505,6 +528,13 @@ impl World {
         for (device, evidence) in devices.iter().zip(&report.evidence) {
             assert_eq!((&evidence.run_id, &evidence.address), (&report.run_id, &device.to_string()));
             if evidence.cleaned {
+                let said = self.holmd.said.as_ref().unwrap();
+                let note = said.devices.iter().find(|note| note.address == evidence.address).unwrap();
+                if note.mark() != v1::DeviceMark::Clean {
+                    // By an agent that has ended since.
+                    self.holmd.dirty.insert(*device);
+                    continue;
+                }
                 assert!(!machine.memory.contains_key(device) && machine.holder(*device).is_none());
                 self.holmd.free.insert(*device);
             } else {

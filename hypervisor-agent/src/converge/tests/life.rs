@@ -1,0 +1,1109 @@
+//! The life of devices on both sides at once: this agent's engine on the simulated machine, and holmd's own
+//! rules, under schedules in which anything is killed, fails, is lost or pulled out at any moment.
+//!
+//! ```text
+//!   people ──▶ holmd: State, domain, reconcile::{fit, intended}     killed between any two commits
+//!                │ down                      ▲ up                   messages wait, are lost with a session,
+//!                ▼                           │                      reports come twice and late
+//!              Engine + Record (on a disk)                          killed between any two writings and effects
+//!                │
+//!                ▼
+//!              SimulatedHost: who wrote to which device             faults, strangers, libvirt ends, unplugging
+//! ```
+//!
+//! What is true is asked of the machine, not of the records: it knows whose bytes are on a device, and only a
+//! whole cleaning takes them off.
+
+use super::{super::*, world, world::Fuse};
+use crate::{
+    edge::{self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Seed, VolumeState},
+    session::what_matters,
+    simulate::SimulatedHost,
+};
+use holm_control::{
+    domain::{
+        Change, Record as Stored, State, device, people,
+        records::{self, Device, DeviceState, Evidence, Guest, Slice, SliceState, VolumeEvidence},
+        slice::{self, Phase, Sighting},
+    },
+    placement::PartitionTable,
+    reconcile,
+};
+use holm_proto::{
+    ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId},
+    v1,
+};
+use jiff::Timestamp;
+use newtype_uuid::{GenericUuid as _, TypedUuid, TypedUuidKind};
+use proptest::{
+    prelude::*,
+    test_runner::{TestError, TestRunner},
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+/// Two pairs that the fabric can join, of the sixteen GPUs there are.
+const BUSES: [u8; 4] = [0x34, 0x36, 0x39, 0x3b];
+const MOST_SLICES: usize = 5;
+/// Schedules, where nobody says otherwise.
+const SCHEDULES: u32 = 2000;
+
+fn gpu(number: usize) -> PciAddress {
+    PciAddress { domain: 0, bus: BUSES[number % BUSES.len()], device: 0, function: 0 }
+}
+
+fn typed<K: TypedUuidKind>(text: &str) -> TypedUuid<K> {
+    TypedUuid::from_untyped_uuid(uuid::Uuid::parse_str(text).unwrap())
+}
+
+/// As holmd reads it.
+fn volume_evidence(told: &v1::VolumeEvidence, at: Timestamp) -> VolumeEvidence {
+    VolumeEvidence {
+        volume: told.volume_id.parse().unwrap(),
+        erased: told.erased,
+        method: told.method.clone(),
+        bytes_overwritten: told.bytes_overwritten,
+        bytes_discarded: told.bytes_discarded,
+        took_ms: told.took_ms,
+        tool: told.tool.clone(),
+        detail: told.detail.clone(),
+        at,
+    }
+}
+
+/// The simulated machine behind a fuse. What must be on the disk before an effect is looked for there.
+#[derive(Debug)]
+struct Watched {
+    inner: Arc<SimulatedHost>,
+    record: PathBuf,
+    fuse: Arc<Fuse>,
+}
+
+impl Watched {
+    fn call<T>(&self, work: impl FnOnce(&SimulatedHost) -> edge::Result<T>) -> edge::Result<T> {
+        Fuse::burn(Some(&self.fuse))?;
+        let outcome = work(&self.inner);
+        Fuse::burn(Some(&self.fuse))?;
+        outcome
+    }
+
+    /// As the next agent would find it.
+    fn stored(&self, device: PciAddress) -> Mark {
+        let text = fs::read(self.record.join("devices")).unwrap();
+        let body = text.splitn(2, |byte| *byte == b'\n').nth(1).unwrap();
+        let notes: Notes = serde_json::from_slice(body).unwrap();
+        notes.get(device).unwrap().mark.clone()
+    }
+}
+
+impl Host for Watched {
+    fn platform(&self) -> &str {
+        self.inner.platform()
+    }
+    fn simulated(&self) -> bool {
+        true
+    }
+    fn inventory(&self) -> edge::Result<v1::Inventory> {
+        let mut inventory = self.inner.inventory()?;
+        let ours: BTreeSet<String> = (0..BUSES.len()).map(|n| gpu(n).to_string()).collect();
+        inventory.devices.retain(|device| ours.contains(&device.address));
+        Ok(inventory)
+    }
+    fn attached(&self) -> edge::Result<BTreeSet<PciAddress>> {
+        self.call(Host::attached)
+    }
+    fn bind(&self, device: PciAddress) -> edge::Result<()> {
+        if !self.fuse.is_dead() {
+            let mark = self.stored(device);
+            assert!(!matches!(mark, Mark::Clean { .. }), "{device} is touched, and {}", mark.text());
+        }
+        self.call(|host| host.bind(device))
+    }
+    fn sanitise(&self, run: RunId, devices: &[PciAddress]) -> edge::Result<Vec<v1::Evidence>> {
+        for device in devices.iter().filter(|_| !self.fuse.is_dead()) {
+            let mark = self.stored(*device);
+            assert!(matches!(mark, Mark::Dirty { .. }), "{device} is cleaned, and {}", mark.text());
+        }
+        // Device by device, so that a kill finds a run half done.
+        let one = |device: &PciAddress| {
+            self.call(|host| host.sanitise(run, std::slice::from_ref(device)))
+        };
+        let all: edge::Result<Vec<Vec<v1::Evidence>>> = devices.iter().map(one).collect();
+        Ok(all?.into_iter().flatten().collect())
+    }
+    fn activate_partition(&self, partition: u32) -> edge::Result<()> {
+        self.call(|host| host.activate_partition(partition))
+    }
+    fn deactivate_partition(&self, partition: u32) -> edge::Result<()> {
+        self.call(|host| host.deactivate_partition(partition))
+    }
+    fn active_partitions(&self) -> edge::Result<BTreeSet<u32>> {
+        self.call(Host::active_partitions)
+    }
+    fn restore_partitions(&self, active: &BTreeSet<u32>) -> edge::Result<()> {
+        self.call(|host| host.restore_partitions(active))
+    }
+    fn volume(&self, volume: VolumeId) -> edge::Result<VolumeState> {
+        self.call(|host| host.volume(volume))
+    }
+    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> edge::Result<()> {
+        self.call(|host| host.create_volume(volume, size_gib, key))
+    }
+    fn erase_volume(&self, volume: VolumeId) -> edge::Result<v1::VolumeEvidence> {
+        self.call(|host| host.erase_volume(volume))
+    }
+    fn forget_volume(&self, volume: VolumeId) -> edge::Result<()> {
+        self.call(|host| host.forget_volume(volume))
+    }
+    fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
+        self.call(|host| host.write_seed(seed))
+    }
+    fn remove_seed(&self, slice: SliceId) -> edge::Result<()> {
+        self.call(|host| host.remove_seed(slice))
+    }
+    fn domains(&self) -> edge::Result<Vec<DomainStatus>> {
+        self.call(Host::domains)
+    }
+    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> edge::Result<()> {
+        for device in spec.devices.iter().filter(|_| !self.fuse.is_dead()) {
+            let mark = self.stored(*device);
+            assert_eq!(mark, Mark::Assigned { slice: spec.slice }, "{device} at the start of {}", spec.slice);
+        }
+        self.call(|host| host.start_domain(spec, key))
+    }
+    fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
+        self.call(|host| host.destroy_domain(slice, grace))
+    }
+    fn guest_events(&self, slice: SliceId) -> edge::Result<Vec<GuestEvent>> {
+        Fuse::burn(Some(&self.fuse))?;
+        self.inner.guest_events(slice)
+    }
+    fn connect_ssh(&self, _: SliceId) -> edge::Result<OwnedFd> {
+        Err(EdgeError::new("nobody connects here"))
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Up {
+    Inventory(v1::Inventory),
+    Observed(v1::Observed),
+    Key(v1::KeyRequest),
+    Report(v1::SanitiseReport),
+}
+
+#[derive(Debug, Clone)]
+enum Down {
+    Intended(v1::Intended),
+    Key(v1::VolumeKey),
+    Refused(v1::KeyRefused),
+}
+
+/// What both sides forget with a session.
+#[derive(Debug, Default)]
+struct Talk {
+    up: VecDeque<Up>,
+    down: VecDeque<Down>,
+    // The agent's.
+    together: bool,
+    asked: BTreeSet<KeyWanted>,
+    reported: BTreeSet<String>,
+    inventory: Option<v1::Inventory>,
+    // holmd's.
+    told: Option<v1::Intended>,
+    first: Option<u64>,
+    attached: Option<BTreeSet<PciAddress>>,
+    notes: Option<device::Notes>,
+    keyed: BTreeSet<(SliceId, u64)>,
+}
+
+struct Life {
+    directory: tempfile::TempDir,
+    // The agent.
+    host: Arc<SimulatedHost>,
+    engine: Option<Engine>,
+    fuse: Arc<Fuse>,
+    watch: u32,
+    now: Now,
+    // holmd.
+    name: Name,
+    state: State,
+    generation: u64,
+    /// Commits until it is killed.
+    commits: i64,
+    ids: u128,
+    // Between them.
+    talk: Option<Talk>,
+    /// Every report that was ever sent.
+    reports: Vec<v1::SanitiseReport>,
+    // What is wrong with the machine.
+    faults: Vec<String>,
+    stranger: Option<PciAddress>,
+    unplugged: BTreeSet<PciAddress>,
+}
+
+impl Life {
+    fn new() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let host = Arc::new(world::World::simulated(&directory));
+        let name: Name = "dgx".parse().unwrap();
+        let mut life = Self {
+            directory,
+            host,
+            engine: None,
+            fuse: Fuse::new(i64::MAX),
+            watch: 0,
+            now: Now { instant: Instant::now() + Duration::from_secs(1 << 20), wall_ms: 1 },
+            state: State::default(),
+            generation: 0,
+            commits: i64::MAX,
+            ids: 0,
+            talk: None,
+            reports: Vec::new(),
+            faults: Vec::new(),
+            stranger: None,
+            unplugged: BTreeSet::new(),
+            name,
+        };
+        let invited = people::invite_host(&life.state, &life.name, "h".to_owned(), "test", life.at());
+        life.commit(invited);
+        life.begin();
+        life
+    }
+
+    fn at(&self) -> Timestamp {
+        Timestamp::from_millisecond(i64::try_from(self.now.wall_ms).unwrap()).unwrap()
+    }
+
+    fn id<K: TypedUuidKind>(&mut self) -> TypedUuid<K> {
+        self.ids += 1;
+        TypedUuid::from_untyped_uuid(uuid::Uuid::from_u128(self.ids))
+    }
+
+    // --- the agent
+
+    fn begin(&mut self) {
+        self.engine = None;
+        self.talk = None;
+        self.watch += 1;
+        self.host = Arc::new(world::World::simulated(&self.directory));
+        self.fuse = Fuse::new(i64::MAX);
+        let path = self.directory.path().join("record");
+        let host = Arc::new(Watched {
+            inner: Arc::clone(&self.host),
+            record: path.clone(),
+            fuse: Arc::clone(&self.fuse),
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        let (mut record, loaded) = loop {
+            match Record::open(&path) {
+                Err(RecordError::InUse(_)) if Instant::now() < end => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        record.fuse = Some(Arc::clone(&self.fuse));
+        let limits = Limits { tries: 3, ..Limits::new(Duration::from_secs(1200), Duration::ZERO) };
+        self.engine = Some(Engine::new(host, record, loaded, limits));
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn work(&self, number: usize, turns: usize) {
+        let slices = self.engine().slices();
+        if let Some(id) = (!slices.is_empty()).then(|| slices[number % slices.len()]) {
+            let _ = (0..turns).take_while(|_| self.engine().advance(id, self.now) == Turn::Again).count();
+        }
+    }
+
+    /// As `session::report`.
+    fn say(&mut self) {
+        let Some(mut talk) = self.talk.take() else { return };
+        if talk.together {
+            for wanted in self.engine().keys_wanted() {
+                if talk.asked.insert(wanted.clone()) {
+                    talk.up.push_back(Up::Key(v1::KeyRequest {
+                        slice_id: wanted.slice.to_string(),
+                        volume_id: wanted.volume.to_string(),
+                        generation: wanted.generation,
+                    }));
+                }
+            }
+            if let Some(inventory) = self.engine().inventory() {
+                let matters = Some(what_matters(&inventory));
+                if talk.inventory != matters {
+                    talk.inventory = matters;
+                    talk.up.push_back(Up::Inventory(inventory));
+                }
+            }
+            let reports = self.engine().reports();
+            if let Some(observed) = self.engine().observed() {
+                talk.up.push_back(Up::Observed(observed));
+                for report in reports {
+                    if talk.reported.insert(report.run_id.clone()) {
+                        self.reports.push(report.clone());
+                        talk.up.push_back(Up::Report(report));
+                    }
+                }
+            }
+        }
+        self.talk = Some(talk);
+    }
+
+    fn hear(&mut self) {
+        let Some(down) = self.talk.as_mut().and_then(|talk| talk.down.pop_front()) else { return };
+        match down {
+            Down::Intended(intended) => match self.engine().intend(intended) {
+                Ok(()) => self.talk.as_mut().unwrap().together = true,
+                Err(Refused::Record(_)) => self.part(),
+                Err(refused @ Refused::Old { .. }) => panic!("holmd went back: {refused}"),
+            },
+            Down::Key(key) => self.engine().take_key(key),
+            Down::Refused(refused) => self.engine().refuse_key(&refused),
+        }
+    }
+
+    // --- the session
+
+    fn meet(&mut self) {
+        if self.talk.is_some() {
+            return;
+        }
+        let Ok(inventory) = self.engine().host().inventory() else { return };
+        assert!(self.engine().seen() <= self.generation, "holmd is older than the agent");
+        let mut talk = Talk { inventory: Some(what_matters(&inventory)), ..Talk::default() };
+        let host = self.state.hosts[&self.name].clone();
+        let watch = self.watch.to_string();
+        let seen = self.devices(&inventory);
+        let mut changes = device::inventory(&self.state, &self.name, &seen, watch == host.watch);
+        changes.extend(device::bereft(&self.state, &changes));
+        changes.push(Change::Put(Stored::Host(records::Host { watch, ..host })));
+        if self.commit(changes) {
+            talk.told = None;
+            self.talk = Some(talk);
+        }
+    }
+
+    fn part(&mut self) {
+        self.talk = None;
+        self.engine().disconnected();
+    }
+
+    // --- holmd
+
+    /// False where it was killed before; what it writes is whole or not there.
+    fn commit(&mut self, changes: Vec<Change>) -> bool {
+        if self.commits <= 0 {
+            return false;
+        }
+        if !changes.is_empty() {
+            self.commits -= 1;
+            self.generation += 1;
+            self.state.apply(&changes);
+        }
+        true
+    }
+
+    fn devices(&self, inventory: &v1::Inventory) -> Vec<Device> {
+        let device = |d: &v1::PciDevice| Device {
+            host: self.name.clone(),
+            address: d.address.parse().unwrap(),
+            gpu: true,
+            id: d.id.clone(),
+            numa_node: d.numa_node,
+            iommu_group: d.iommu_group,
+            physical_id: d.physical_id,
+            driver: String::new(),
+            reset_methods: Vec::new(),
+            memory_bytes: d.memory_bytes,
+            problem: String::new(),
+            hardware: Default::default(),
+            health: None,
+            state: DeviceState::Dirty,
+            reason: String::new(),
+            slice: None,
+            evidence: None,
+        };
+        inventory.devices.iter().map(device).collect()
+    }
+
+    fn tell(&mut self) {
+        let generation = self.generation;
+        let wanted = reconcile::intended(&self.state, &self.name, "ca");
+        let Some(talk) = self.talk.as_mut().filter(|_| self.commits > 0) else { return };
+        if talk.told.as_ref() != Some(&wanted) {
+            talk.told = Some(wanted.clone());
+            talk.first.get_or_insert(generation);
+            talk.down.push_back(Down::Intended(v1::Intended { generation, ..wanted }));
+        }
+    }
+
+    fn listen(&mut self) {
+        let Some(up) = self.talk.as_mut().filter(|_| self.commits > 0).and_then(|talk| talk.up.pop_front())
+        else {
+            return;
+        };
+        match up {
+            Up::Inventory(inventory) => {
+                let seen = self.devices(&inventory);
+                let mut changes = device::inventory(&self.state, &self.name, &seen, true);
+                changes.extend(device::bereft(&self.state, &changes));
+                self.commit(changes);
+            }
+            Up::Observed(observed) => self.observed(&observed),
+            Up::Key(request) => self.key(request),
+            Up::Report(report) => self.judge(&report),
+        }
+    }
+
+    fn observed(&mut self, observed: &v1::Observed) {
+        let attached: BTreeSet<PciAddress> = observed.attached.iter().map(|a| a.parse().unwrap()).collect();
+        let note = |d: &v1::DeviceNote| match d.mark() {
+            v1::DeviceMark::Unspecified => panic!("a note of nothing"),
+            v1::DeviceMark::Dirty => device::Note::Dirty(d.reason.clone()),
+            v1::DeviceMark::Clean => device::Note::Clean(typed(&d.of)),
+            v1::DeviceMark::Assigned => device::Note::Assigned(typed(&d.of)),
+        };
+        let notes: device::Notes =
+            observed.devices.iter().map(|d| (d.address.parse().unwrap(), note(d))).collect();
+        let talk = self.talk.as_mut().unwrap();
+        let complete = talk.first.is_some_and(|first| observed.generation >= first);
+        talk.attached = Some(attached.clone());
+        talk.notes = Some(notes.clone());
+        let ids: Vec<SliceId> = self.state.slices.keys().copied().collect();
+        for id in ids {
+            let s = &self.state.slices[&id];
+            if s.placement.is_none() || s.state.is_final() {
+                continue;
+            }
+            let seen = observed.slices.iter().find(|seen| seen.slice_id == id.to_string());
+            let sighting = match seen {
+                None if !complete => continue,
+                None => Sighting {
+                    generation: s.generation,
+                    phase: Phase::Absent,
+                    reason: String::new(),
+                    guest: None,
+                    volume_erased: false,
+                    volume: None,
+                },
+                Some(seen) => Sighting {
+                    generation: seen.generation,
+                    phase: match seen.phase() {
+                        v1::Phase::Unspecified => continue,
+                        v1::Phase::Absent => Phase::Absent,
+                        v1::Phase::Preparing => Phase::Preparing,
+                        v1::Phase::Booting => Phase::Booting,
+                        v1::Phase::Ready => Phase::Ready,
+                        v1::Phase::Failed => Phase::Failed,
+                        v1::Phase::Destroying => Phase::Destroying,
+                    },
+                    reason: seen.reason.clone(),
+                    guest: seen.guest.as_ref().map(|g| Guest {
+                        ssh_host_key: g.ssh_host_key.clone(),
+                        gpus: g.gpus,
+                        slurm: g.slurm.clone(),
+                    }),
+                    volume_erased: seen.volume_erased,
+                    volume: seen.volume.as_ref().map(|told| volume_evidence(told, self.at())),
+                },
+            };
+            let begun = seen.is_none_or(|seen| !seen.steps.is_empty());
+            let at = self.at();
+            let changes = slice::take_back(&self.state, s, &sighting, begun, &notes, at)
+                .or_else(|| slice::observe(&self.state, s, &sighting, &attached, at));
+            self.commit(changes.unwrap_or_default());
+        }
+    }
+
+    fn key(&mut self, request: v1::KeyRequest) {
+        let id: SliceId = typed(&request.slice_id);
+        let s = &self.state.slices[&id];
+        let talk = self.talk.as_mut().unwrap();
+        let may = SliceState::STARTING.contains(&s.state)
+            && s.generation == request.generation
+            && talk.keyed.insert((id, request.generation));
+        talk.down.push_back(if may {
+            Down::Key(v1::VolumeKey {
+                slice_id: request.slice_id,
+                volume_id: request.volume_id,
+                generation: request.generation,
+                key: vec![id.as_bytes()[15]; 32],
+            })
+        } else {
+            Down::Refused(v1::KeyRefused {
+                slice_id: request.slice_id,
+                generation: request.generation,
+                reason: "no".to_owned(),
+            })
+        });
+    }
+
+    fn judge(&mut self, report: &v1::SanitiseReport) {
+        let id: RunId = typed(&report.run_id);
+        let Some(run) = self.state.runs.get(&id) else { return };
+        let evidence = report.evidence.iter().map(|e| {
+            let evidence = Evidence {
+                run: typed(&e.run_id),
+                address: e.address.parse().unwrap(),
+                cleaned: e.cleaned,
+                method: e.method.clone(),
+                bytes_total: e.bytes_total,
+                bytes_written: e.bytes_written,
+                bytes_verified: e.bytes_verified,
+                bytes_dirty_before: e.bytes_dirty_before,
+                took_ms: e.took_ms,
+                tool: e.tool.clone(),
+                detail: e.detail.clone(),
+                pattern: e.pattern.clone(),
+                bytes_unreached: e.bytes_unreached,
+                at: self.at(),
+            };
+            (evidence.address, evidence)
+        });
+        let (all, mut changes) = device::reported(&self.state, run, &evidence.collect());
+        device::doubt(&mut changes, id, self.talk.as_ref().and_then(|talk| talk.notes.as_ref()));
+        let last = run.slice.and_then(|id| self.state.slices.get(&id)).filter(|s| !s.state.is_final());
+        if let Some(s) = last {
+            changes.extend(slice::with_evidence(s, all));
+        }
+        self.commit(changes);
+    }
+
+    /// As `reconcile::round`.
+    fn round(&mut self) {
+        let reported =
+            self.talk.as_ref().and_then(|talk| Some((talk.attached.clone()?, talk.notes.clone()?)));
+        if let Some((attached, notes)) = &reported {
+            let changes = device::in_use_by_others(&self.state, &self.name, attached);
+            self.commit(changes);
+            let changes = device::noted(&self.state, &self.name, notes);
+            self.commit(changes);
+            let mut busy = attached.clone();
+            busy.extend(device::unnoted(&self.state, &self.name, notes));
+            loop {
+                let id = self.id();
+                let run = device::order_run(&self.state, &self.name, &busy, id, self.at());
+                let Some((_, changes)) = run else { break };
+                if !self.commit(changes) {
+                    break;
+                }
+            }
+        }
+        let ids: Vec<SliceId> = self.state.slices.keys().copied().collect();
+        for id in ids {
+            let (s, at) = (&self.state.slices[&id], self.at());
+            let changes = match s.state {
+                SliceState::Approved if reported.is_some() => {
+                    let fit = reconcile::fit(&self.state, &self.name, s.gpus, &PartitionTable::dgx2());
+                    fit.ok().map(|placement| slice::place(&self.state, s, placement, at).unwrap())
+                }
+                SliceState::Placed if s.key_fingerprint.is_empty() => Some(slice::keyed(s, "0123")),
+                SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
+                    Some(slice::key_destroyed(s, at))
+                }
+                SliceState::Destroying if slice::remains(&self.state, s).is_empty() => {
+                    let certificate = records::Certificate { body: String::new(), note: String::new() };
+                    Some(slice::destroyed(s, certificate, at))
+                }
+                _ => None,
+            };
+            self.commit(changes.unwrap_or_default());
+        }
+    }
+
+    // --- people
+
+    fn request(&mut self, gpus: u32) {
+        if self.state.slices.len() >= MOST_SLICES {
+            return;
+        }
+        let (id, volume): (SliceId, VolumeId) = (self.id(), self.id());
+        let lead: Name = "dina".parse().unwrap();
+        let project = ProjectId::from_untyped_uuid(uuid::Uuid::from_u128(1 << 100));
+        let mut changes = vec![Change::Put(Stored::Project(records::Project {
+            id: project,
+            name: "heart".parse().unwrap(),
+            level: "2".to_owned(),
+            level_name: "confidential".to_owned(),
+            purpose: String::new(),
+            lead: lead.clone(),
+            members: Vec::new(),
+            created: self.at(),
+            pack: String::new(),
+        }))];
+        changes.push(Change::Put(Stored::Slice(Box::new(Slice {
+            id,
+            project,
+            name: format!("s{}", self.ids).parse().unwrap(),
+            level: "2".to_owned(),
+            level_name: "confidential".to_owned(),
+            gpus,
+            vcpus: 6,
+            memory_mib: 1024,
+            disk_gib: 10,
+            state: SliceState::Approved,
+            reason: String::new(),
+            requested_by: lead,
+            requested: self.at(),
+            approvals: Vec::new(),
+            approvals_needed: 0,
+            placement: None,
+            volume,
+            key_fingerprint: String::new(),
+            key_destroyed: None,
+            generation: 0,
+            changed: self.at(),
+            guest: None,
+            volume_evidence: None,
+            evidence: Vec::new(),
+            detached: None,
+            certificate: None,
+            closed_by: None,
+        }))));
+        self.commit(changes);
+    }
+
+    /// Whatever its lead may do to be rid of it.
+    fn end_slice(&mut self, number: usize) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let changes = slice::close(s, &"dina".parse().unwrap(), self.at())
+            .or_else(|_| slice::withdraw(s, self.at()))
+            .unwrap_or_default();
+        self.commit(changes);
+    }
+
+    fn release(&mut self, device: PciAddress) {
+        let device = self.state.devices.get(&(self.name.clone(), device));
+        let released = device.and_then(|d| device::release(d, &"olga".parse().unwrap(), "looked at").ok());
+        self.commit(released.into_iter().collect());
+    }
+
+    // --- what happens
+
+    fn write_faults(&self) {
+        let mut lines = self.faults.clone();
+        lines.extend(self.stranger.iter().map(|device| format!("used:{device}")));
+        lines.extend(self.unplugged.iter().map(|device| format!("absent:{device}")));
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(self.directory.path().join("host/faults"), text).unwrap();
+    }
+
+    fn happen(&mut self, event: &Event) {
+        match event {
+            Event::Request(gpus) => self.request(*gpus),
+            Event::End(number) => self.end_slice(*number),
+            Event::Release(number) => self.release(gpu(*number)),
+            Event::Round => self.round(),
+            Event::Work(number, turns) => self.work(*number, *turns),
+            Event::Clean => drop(self.engine().clean(self.now)),
+            Event::Look => drop(self.engine().look(true)),
+            Event::Meet => self.meet(),
+            Event::Part => self.part(),
+            Event::Say => self.say(),
+            Event::Listen(messages) => (0..*messages).for_each(|_| self.listen()),
+            Event::Tell => self.tell(),
+            Event::Hear => self.hear(),
+            Event::Again(which) => {
+                // What was reported once comes again, however late.
+                if !self.reports.is_empty() && self.talk.is_some() {
+                    self.judge(&self.reports[which.index(self.reports.len())].clone());
+                }
+            }
+            Event::Time(seconds) => self.pass(*seconds),
+            Event::KillAgent(moments) => self.fuse.left.store(*moments, Ordering::Relaxed),
+            Event::KillHolmd(commits) => self.commits = *commits,
+            Event::Damage => {
+                self.engine = None;
+                let path = self.directory.path().join("record/devices");
+                if let Ok(whole) = fs::read(&path) {
+                    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+                }
+                self.begin();
+            }
+            Event::Fault(fault) => {
+                self.faults = vec![(*fault).to_owned()];
+                self.write_faults();
+            }
+            Event::LibvirtEnds => {
+                // It is started again, and every machine has gone with it.
+                let machines = self.host.machine().domains;
+                self.faults = machines.keys().map(|slice| format!("gone:{slice}")).collect();
+                self.faults.push("fail:domains:2".to_owned());
+                self.write_faults();
+            }
+            Event::Stranger(number) => {
+                let taken = self.engine().lock().notes.assigned(gpu(*number)).is_some();
+                let held = self.host.machine().holder(gpu(*number)).is_some();
+                if self.stranger.is_none() && !taken && !held {
+                    self.stranger = Some(gpu(*number));
+                    self.write_faults();
+                    // It writes.
+                    let _ = self.host.domains();
+                }
+            }
+            Event::Leaves => {
+                self.leave();
+            }
+            Event::Unplug(number) => {
+                self.unplugged.insert(gpu(*number));
+                self.write_faults();
+            }
+            Event::Plug => {
+                self.unplugged.clear();
+                self.write_faults();
+            }
+            Event::All => self.all(),
+        }
+        self.revive();
+    }
+
+    /// One who came and went between two looks is not seen: that is known, and documented.
+    fn leave(&mut self) {
+        let noticed = self.stranger.is_some_and(|device| {
+            let notes = self.engine().lock().notes.clone();
+            !matches!(notes.get(device).map(|note| &note.mark), Some(Mark::Clean { .. }))
+        });
+        if noticed {
+            self.stranger = None;
+            self.write_faults();
+        }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.wall_ms += seconds * 1000;
+    }
+
+    /// Everything once.
+    fn all(&mut self) {
+        self.meet();
+        self.engine().look(true);
+        self.say();
+        while self.commits > 0 && self.talk.as_ref().is_some_and(|talk| !talk.up.is_empty()) {
+            self.listen();
+        }
+        self.round();
+        self.tell();
+        while self.talk.as_ref().is_some_and(|talk| !talk.down.is_empty()) {
+            self.hear();
+        }
+        for number in 0..self.engine().slices().len() {
+            self.work(number, 50);
+        }
+        self.engine().clean(self.now);
+    }
+
+    fn revive(&mut self) {
+        if self.fuse.is_dead() {
+            self.begin();
+        }
+        if self.commits <= 0 {
+            // What is on its disk is what it knows.
+            let text = serde_json::to_vec(&self.state.records()).unwrap();
+            let mut state = State::default();
+            for record in serde_json::from_slice::<Vec<Stored>>(&text).unwrap() {
+                state.apply(&[Change::Put(record)]);
+            }
+            assert_eq!(state, self.state);
+            self.state = state;
+            self.commits = i64::MAX;
+            self.part();
+        }
+    }
+
+    // --- what must be so
+
+    fn check(&self) {
+        let machine = self.host.machine();
+        assert_eq!(machine.leaks, Vec::<String>::new());
+        let mut held = BTreeSet::new();
+        for device in machine.domains.values().filter(|d| d.running).flat_map(|d| &d.devices) {
+            assert!(held.insert(*device), "{device} is in two machines");
+        }
+        let tenant = |device: &PciAddress| machine.memory.get(device).and_then(|written| written.by);
+        for device in self.state.devices.values() {
+            let address = device.address;
+            if device.state == DeviceState::Free {
+                assert_eq!(tenant(&address), None, "{address} is free, with a tenant's bytes on it");
+                assert!(!held.contains(&address), "{address} is free, and a machine has it");
+                let evidence = device.evidence.as_ref().expect("free without evidence");
+                assert!(evidence.cleaned && evidence.bytes_verified == device.memory_bytes);
+            }
+            let owners = self.state.slices.values().filter(|s| {
+                s.detached.is_none()
+                    && !s.state.is_final()
+                    && s.placement.iter().any(|p| p.devices.contains(&address))
+            });
+            assert!(owners.count() <= 1, "{address} has two owners");
+            if device.state == DeviceState::Quarantined {
+                assert!(!device.reason.is_empty());
+            }
+        }
+        for (device, note) in self.engine().lock().notes.iter() {
+            if matches!(note.mark, Mark::Clean { .. }) {
+                assert_eq!(tenant(&device), None, "{device} is noted clean, with a tenant's bytes on it");
+                assert!(!held.contains(&device), "{device} is noted clean, and a machine has it");
+            }
+        }
+    }
+
+    /// All is well again, and nobody asks for anything, until nothing changes any more.
+    fn settle(&mut self) {
+        let mut same = 0;
+        for _ in 0..300 {
+            let before = self.state.clone();
+            self.all();
+            self.pass(30);
+            self.revive();
+            self.check();
+            same = if before == self.state { same + 1 } else { 0 };
+            if same == 4 {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:#?} {:#?}", self.state.slices, self.engine().observed());
+    }
+
+    /// Nothing is lost: each device is free, in a slice's hands, or set aside for a reason.
+    fn account(&self) {
+        for device in self.state.devices.values() {
+            let owner = device.slice.and_then(|id| self.state.slices.get(&id));
+            let fine = match device.state {
+                DeviceState::Free => true,
+                DeviceState::Quarantined => !device.reason.is_empty(),
+                DeviceState::Claimed | DeviceState::Assigned => {
+                    owner.is_some_and(|s| !s.state.is_final() && s.detached.is_none())
+                }
+                DeviceState::Dirty | DeviceState::Sanitising => false,
+            };
+            let said = self.engine().observed();
+            assert!(fine, "{device:#?} is lost: {owner:#?} {said:#?} {:#?}", self.state.runs);
+        }
+        assert!(self.state.runs.is_empty());
+    }
+
+    fn end(&mut self) {
+        self.faults.clear();
+        self.unplugged.clear();
+        self.write_faults();
+        self.fuse.left.store(i64::MAX, Ordering::Relaxed);
+        self.commits = i64::MAX;
+        while self.stranger.is_some() {
+            self.engine().look(true);
+            self.leave();
+        }
+        self.settle();
+        self.account();
+        // Everybody goes home.
+        (0..MOST_SLICES).for_each(|number| self.end_slice(number));
+        self.settle();
+        self.account();
+        for s in self.state.slices.values() {
+            assert!(s.state.is_final(), "{s:#?} {:#?}", self.engine().observed());
+        }
+        // An operator has looked at what was set aside.
+        (0..BUSES.len()).for_each(|number| self.release(gpu(number)));
+        self.settle();
+        assert_eq!(self.state.devices.len(), BUSES.len());
+        for device in self.state.devices.values() {
+            assert_eq!(device.state, DeviceState::Free, "{device:#?}");
+        }
+        let machine = self.host.machine();
+        assert!(machine.domains.is_empty() && machine.partitions.is_empty() && machine.seeds.is_empty());
+        assert!((0..BUSES.len()).all(|number| !machine.memory.contains_key(&gpu(number))));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Request(u32),
+    End(usize),
+    Release(usize),
+    Round,
+    Work(usize, usize),
+    Clean,
+    Look,
+    Meet,
+    Part,
+    Say,
+    Listen(usize),
+    Tell,
+    Hear,
+    Again(prop::sample::Index),
+    Time(u64),
+    KillAgent(i64),
+    KillHolmd(i64),
+    Damage,
+    Fault(&'static str),
+    LibvirtEnds,
+    Stranger(usize),
+    Leaves,
+    Unplug(usize),
+    Plug,
+    All,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let fault = prop::sample::select(vec![
+        "",
+        "fail:bind",
+        "fail-after:bind",
+        "fail:start_domain:4",
+        "fail-after:start_domain",
+        "fail:finish_volume",
+        "fail:destroy_domain",
+        "fail-after:destroy_domain",
+        "fail:erase_volume",
+        "fail:attached:2",
+        "fail:domains:3",
+        "fail:sanitise",
+        "fail-after:sanitise",
+        "fail-after:deactivate_partition",
+        "fail:inventory",
+        "stuck:0000:34:00.0",
+        "held:0000:36:00.0",
+    ]);
+    prop_oneof![
+        6 => prop::sample::select(vec![1, 1, 2]).prop_map(Event::Request),
+        3 => (0..MOST_SLICES).prop_map(Event::End),
+        1 => (0..BUSES.len()).prop_map(Event::Release),
+        6 => Just(Event::Round),
+        6 => (0..MOST_SLICES, prop::sample::select(vec![1, 3, 50])).prop_map(|(n, turns)| Event::Work(n, turns)),
+        4 => Just(Event::Clean),
+        4 => Just(Event::Look),
+        3 => Just(Event::Meet),
+        1 => Just(Event::Part),
+        5 => Just(Event::Say),
+        6 => (1usize..4).prop_map(Event::Listen),
+        5 => Just(Event::Tell),
+        5 => Just(Event::Hear),
+        1 => any::<prop::sample::Index>().prop_map(Event::Again),
+        2 => (1u64..700).prop_map(Event::Time),
+        4 => (0i64..16).prop_map(Event::KillAgent),
+        3 => (0i64..4).prop_map(Event::KillHolmd),
+        1 => Just(Event::Damage),
+        3 => fault.prop_map(Event::Fault),
+        1 => Just(Event::LibvirtEnds),
+        1 => (0..BUSES.len()).prop_map(Event::Stranger),
+        1 => Just(Event::Leaves),
+        1 => (0..BUSES.len()).prop_map(Event::Unplug),
+        1 => Just(Event::Plug),
+        16 => Just(Event::All),
+    ]
+}
+
+fn live(events: &[Event]) {
+    let mut life = Life::new();
+    for event in events {
+        life.happen(event);
+        life.check();
+    }
+    life.end();
+}
+
+#[test]
+fn no_device_is_free_without_evidence_and_none_is_lost() {
+    let schedules = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    let schedules: u32 = schedules.unwrap_or(SCHEDULES);
+    let threads = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let config = ProptestConfig {
+                    cases: schedules.div_ceil(threads),
+                    max_shrink_iters: std::env::var("PROPTEST_MAX_SHRINK_ITERS")
+                        .ok()
+                        .and_then(|t| t.parse().ok())
+                        .unwrap_or(3000),
+                    failure_persistence: None,
+                    ..ProptestConfig::default()
+                };
+                let outcome = TestRunner::new(config).run(&prop::collection::vec(event(), 0..80), |events| {
+                    live(&events);
+                    Ok(())
+                });
+                if let Err(TestError::Fail(why, events)) = outcome {
+                    panic!("{why}\n{events:#?}");
+                }
+            });
+        }
+    });
+}
+
+/// Two slices that run: the first on a pair, the second on one device.
+fn two_that_run() -> Life {
+    let mut life = Life::new();
+    life.request(2);
+    life.settle();
+    life.request(1);
+    life.settle();
+    assert!(life.state.slices.values().all(|s| s.state == SliceState::Ready));
+    life
+}
+
+#[test]
+fn a_device_pulled_out_of_a_running_machine_is_set_aside_and_the_rest_goes_on() {
+    let mut life = two_that_run();
+    let first = life.state.slices.keys().next().copied().unwrap();
+    let gone = life.state.slices[&first].placement.as_ref().unwrap().devices[0];
+    let number = (0..BUSES.len()).find(|number| gpu(*number) == gone).unwrap();
+    life.happen(&Event::Unplug(number));
+    life.settle();
+    let device = |life: &Life| life.state.devices[&(life.name.clone(), gone)].clone();
+    assert_eq!(
+        (device(&life).state, device(&life).reason.as_str()),
+        (DeviceState::Quarantined, device::GONE)
+    );
+    assert!(life.state.slices[&first].reason.contains(&gone.to_string()));
+    assert!(life.state.slices.values().all(|s| s.state == SliceState::Ready), "both run on");
+    life.happen(&Event::End(0));
+    life.settle();
+    let ended = life.state.slices[&first].clone();
+    assert_eq!(ended.state, SliceState::Destroyed);
+    assert_eq!(ended.evidence.len(), 1, "of the device that is there");
+    let states: Vec<SliceState> = life.state.slices.values().map(|s| s.state).collect();
+    assert_eq!(states, [SliceState::Destroyed, SliceState::Ready]);
+    // It stays set aside when it is back, until an operator has looked; then it is cleaned.
+    life.happen(&Event::Plug);
+    life.settle();
+    assert_eq!(device(&life).state, DeviceState::Quarantined);
+    assert!(life.host.machine().memory.contains_key(&gone), "with what its tenant left on it");
+    life.release(gone);
+    life.settle();
+    assert_eq!(device(&life).state, DeviceState::Free);
+    life.end();
+}
+
+#[test]
+fn where_the_record_of_devices_is_damaged_all_are_dirty_and_it_is_said_aloud() {
+    let mut life = two_that_run();
+    life.happen(&Event::Damage);
+    let notes = life.engine().lock().notes.clone();
+    assert_eq!(notes, Notes::default());
+    life.engine().look(true);
+    let notes = life.engine().lock().notes.clone();
+    let machines = life.host.machine();
+    for number in 0..BUSES.len() {
+        // Machines that run have what they have.
+        assert_eq!(notes.assigned(gpu(number)), machines.holder(gpu(number)));
+        assert!(!matches!(notes.get(gpu(number)).unwrap().mark, Mark::Clean { .. }));
+    }
+    let told = life.engine().observed().unwrap().disagreements;
+    assert!(told[0].found.contains("damaged") && told[0].done == "every device is dirty", "{told:?}");
+    assert_eq!(told.len(), 1 + 3, "and three devices that machines have: {told:?}");
+    // Told until holmd has heard it, and then no more.
+    life.settle();
+    life.request(1);
+    life.settle();
+    life.request(1);
+    life.settle();
+    assert_eq!(life.engine().observed().unwrap().disagreements, []);
+    life.end();
+}
