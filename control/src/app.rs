@@ -17,6 +17,7 @@ use crate::live::Live;
 use crate::placement::PartitionTable;
 use crate::store::SledStore;
 use holm_policies::Pack;
+use holm_proto::platform::Bill;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct App {
     pub log_key: SigningKey,
     /// Of the hosts' fabric.
     pub partitions: PartitionTable,
+    /// What the hosts are delivered with.
+    pub bill: Bill,
     /// The rules.
     pub pack: Pack,
     /// Signs people's and hosts' certificates and people's SSH keys.
@@ -103,6 +106,7 @@ impl App {
         let restore = "restore it from a copy, or run `holmd init` for a new Holm in a new directory";
         let pack = pack(&config.pack)?;
         let partitions = partitions(&config.platform)?;
+        let bill = bill(&config)?;
         let authority = Authority::load(&paths.ca)
             .map_err(|e| Failure::because("the certificate authority cannot be loaded", restore, e))?;
         let keys = Keyring::load(&paths.keys)
@@ -123,6 +127,7 @@ impl App {
             keys,
             log_key,
             partitions,
+            bill,
             pack,
             authority: Arc::new(authority),
             stopping: watch::Sender::new(false),
@@ -155,6 +160,15 @@ pub fn partitions(platform: &str) -> Result<PartitionTable, Failure> {
             "set `platform = \"dgx-2\"`",
         )
     })
+}
+
+/// The bill of materials: the platform's, with what the configuration says instead.
+pub fn bill(config: &Config) -> Result<Bill, Failure> {
+    let of = Bill::of(&config.platform).ok_or_else(|| {
+        let what = format!("there is no bill of materials of `{}`", config.platform.escape_debug());
+        Failure::new(what, "set `platform = \"dgx-2\"`")
+    })?;
+    Ok(config.bill.over(of))
 }
 
 /// The log and the key it is signed with.

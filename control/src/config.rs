@@ -1,6 +1,8 @@
 //! holmd's one configuration file. An unknown field is an error that names the file and the line.
 
+use holm_proto::platform::Bill;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,52 @@ pub struct Config {
     /// The partition table of the hosts' fabric.
     #[serde(default = "dgx2")]
     pub platform: String,
+    /// What the hosts are delivered with, where it is not what their platform is.
+    #[serde(default, skip_serializing_if = "BillConfig::is_empty")]
+    pub bill: BillConfig,
+}
+
+/// What differs from the platform's bill of materials.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BillConfig {
+    /// How many GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
+    /// What they are, vvvv:dddd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_ids: Option<BTreeSet<String>>,
+    /// How many NVSwitches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvswitches: Option<u32>,
+    /// What they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvswitch_ids: Option<BTreeSet<String>>,
+    /// Bytes of a GPU's memory as its host reports it, by what it is; added to the platform's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub memory_bytes: BTreeMap<String, u64>,
+    /// The one VBIOS that a GPU may have, by what it is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub firmware: BTreeMap<String, String>,
+}
+
+impl BillConfig {
+    /// Nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The bill that holds.
+    pub fn over(&self, bill: Bill) -> Bill {
+        let mut bill = bill;
+        bill.gpus = self.gpus.unwrap_or(bill.gpus);
+        bill.gpu_ids = self.gpu_ids.clone().unwrap_or(bill.gpu_ids);
+        bill.nvswitches = self.nvswitches.unwrap_or(bill.nvswitches);
+        bill.nvswitch_ids = self.nvswitch_ids.clone().unwrap_or(bill.nvswitch_ids);
+        bill.memory_bytes.extend(self.memory_bytes.clone());
+        bill.firmware.extend(self.firmware.clone());
+        bill
+    }
 }
 
 /// What a slice gets where the request does not say.
@@ -85,6 +133,7 @@ mod tests {
             log_origin: "holm.example/log".into(),
             defaults: Defaults::default(),
             platform: dgx2(),
+            bill: BillConfig { nvswitches: Some(6), ..BillConfig::default() },
         }
     }
 

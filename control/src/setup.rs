@@ -2,7 +2,7 @@
 
 use crate::app::{self, Failure, Paths};
 use crate::audit::{Log, SigningKey};
-use crate::config::{Config, Defaults};
+use crate::config::{BillConfig, Config, Defaults};
 use crate::domain::people;
 use crate::identity::{Authority, Code};
 use crate::keys::Keyring;
@@ -95,6 +95,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         log_origin: options.log_origin.clone(),
         defaults: Defaults::default(),
         platform: options.platform.clone(),
+        bill: BillConfig::default(),
     };
     app::pack(&config.pack)?;
     app::partitions(&config.platform)?;

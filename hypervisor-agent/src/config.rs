@@ -3,6 +3,7 @@
 //!
 //! `holm-agent.example.toml` beside this crate's manifest is the documentation of the file.
 
+use crate::commission::judge::{LEAST_KERNEL, LEAST_QEMU};
 use holm_proto::ids::PciAddress;
 use serde::Deserialize;
 use std::{
@@ -161,6 +162,61 @@ pub struct HostConfig {
     /// How libvirt is reached.
     #[serde(default)]
     pub libvirt: LibvirtConfig,
+    /// What the host must be beyond what every host must.
+    #[serde(default)]
+    pub commission: CommissionConfig,
+}
+
+/// What the host must be beyond what every host must: `[host.commission]`. Nothing here makes a demand of the
+/// list weaker.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommissionConfig {
+    /// The oldest kernel that will do.
+    pub minimum_kernel: Version,
+    /// The oldest QEMU that will do.
+    pub minimum_qemu: Version,
+    /// Huge pages that each NUMA node must have reserved, MiB. Not said: it should have some.
+    pub hugepages_mib_per_node: Option<u64>,
+}
+
+impl Default for CommissionConfig {
+    fn default() -> Self {
+        Self { minimum_kernel: LEAST_KERNEL, minimum_qemu: LEAST_QEMU, hugepages_mib_per_node: None }
+    }
+}
+
+/// The first two numbers of a version, `6.12`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+#[allow(missing_docs, reason = "they are what they are called")]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Version {
+    /// The version with which a longer one begins, `6.12` of `6.12.95+deb12-amd64`.
+    pub fn at_the_head_of(text: &str) -> Option<Self> {
+        let (major, rest) = text.split_once('.')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        Some(Self { major: major.parse().ok()?, minor: rest.get(..digits)?.parse().ok()? })
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let whole = Self::at_the_head_of(&text).filter(|version| version.to_string() == text);
+        whole.ok_or_else(|| format!("`{}` is not a version: write it as `6.12`", text.escape_debug()))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
 }
 
 /// Which devices are handed out: `[host.devices]`.
@@ -560,6 +616,8 @@ mod tests {
                 "unknown variant `full`",
             ),
             (format!("{SMALLEST}\n[machines]\nhuge_pages = \"4K\""), "unknown variant `4K`"),
+            (SMALLEST.replace("[guest]", "[commission]\nskip = []\n[guest]"), "unknown field `skip`"),
+            (SMALLEST.replace("[guest]", "[commission]\nminimum_qemu = \"10\"\n[guest]"), "not a version"),
         ] {
             let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -157,6 +157,8 @@ pub trait Host: Send + Sync + 'static {
     fn inventory_now(&self) -> Result<v1::Inventory> {
         self.inventory()
     }
+    /// Is the machine fit to keep tenants apart? What cannot be found out is said to be unknown.
+    fn commission(&self) -> v1::Commissioning;
     /// Devices that a domain holds or whose VFIO group something has open.
     fn attached(&self) -> Result<BTreeSet<PciAddress>>;
 

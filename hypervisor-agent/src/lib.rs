@@ -1,6 +1,7 @@
 //! `holm-agent`, one a host: it dials out to holmd, listens on nothing, and brings the machine to the
 //! state that holmd intends. See `edge` for where the decisions end and the machine begins.
 
+pub mod commission;
 pub mod config;
 pub mod converge;
 pub mod edge;

@@ -2,6 +2,7 @@
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use holm_agent::{
+    commission,
     config::{CleanMethod, Config, FabricModel, HostConfig},
     converge::{Driver, Engine, Limits, Record},
     edge::Host,
@@ -66,6 +67,18 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", required = true)]
         device: Vec<PciAddress>,
     },
+    /// Check whether this host is fit to keep tenants apart
+    #[command(
+        after_help = "Ends with exit code 0 where all passes that must, 1 where something does not, 2 where \
+        the checks could not be run."
+    )]
+    Commission {
+        #[command(flatten)]
+        place: Where,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -85,14 +98,6 @@ enum FabricCommand {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people, with a section that can be put into the configuration
-    Text,
-    /// One JSON object
-    Json,
-}
-
 #[derive(Debug, clap::Args)]
 struct Where {
     /// The configuration file
@@ -101,6 +106,14 @@ struct Where {
     /// Use no real host but a simulated one, and say so wherever it is shown
     #[arg(long, value_name = "MACHINE")]
     simulate: Option<Simulated>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// For a person
+    Text,
+    /// For a program
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -116,6 +129,7 @@ fn main() -> ExitCode {
         Command::Check(place) => check(&place),
         Command::Fabric { command: FabricCommand::Show { place, format } } => show_fabric(&place, format),
         Command::Sanitise { place, device } => sanitise(&place, &device),
+        Command::Commission { place, format } => return commissioned(commission(&place, format)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut io::stdout());
             Ok(())
@@ -128,6 +142,29 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether everything passes that must, as an exit code that a script can tell from a failure.
+fn commissioned(outcome: Result<bool, Failure>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("holm-agent: {}", chain(error.as_ref()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn commission(place: &Where, format: Format) -> Result<bool, Failure> {
+    let config = Config::load(&place.config)?;
+    let report = host(&config, place.simulate)?.commission();
+    let mut out = io::stdout();
+    match format {
+        Format::Text => write!(out, "{}", commission::text(&report))?,
+        Format::Json => writeln!(out, "{:#}", commission::json(&report))?,
+    }
+    Ok(commission::passed(&report))
 }
 
 /// Keys pass through this process: no core dump gets at them, not even one that is piped to a program, which no

@@ -1,7 +1,8 @@
 //! The real host: sysfs, VFIO, `qemu-img`, libvirt. It decides nothing; each method is one subject's module.
 
 use crate::{
-    config::HostConfig,
+    commission,
+    config::{FabricModel, HostConfig},
     edge::{DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Result, Seed, VolumeState},
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
@@ -111,6 +112,26 @@ impl Host for RealHost {
 
     fn inventory_now(&self) -> Result<v1::Inventory> {
         inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())
+    }
+
+    fn commission(&self) -> v1::Commissioning {
+        let fabric = || -> commission::Fabric {
+            let driven = self.config.fabric.model != FabricModel::None;
+            driven.then(|| {
+                let compared = fabric::table(&self.config.platform).and_then(|table| {
+                    Ok(fabric::compare(table, &self.fabric.partitions()?, &self.config.devices.physical_ids))
+                });
+                compared.map_err(|error| error.chain())
+            })
+        };
+        commission::report(&commission::Facts::read(
+            Path::new("/"),
+            &self.config.sysfs,
+            self.config.commission.clone(),
+            self.inventory().map_err(|error| error.chain()),
+            self.libvirt.qemu_version().map_err(|error| error.chain()),
+            fabric(),
+        ))
     }
 
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {

@@ -3,6 +3,7 @@
 //!
 //! The `.proto` files under `proto/holm/v1` are the documentation of the messages.
 
+pub mod commission;
 pub mod gpu;
 pub mod ids;
 pub mod platform;

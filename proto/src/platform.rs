@@ -1,7 +1,7 @@
 //! Platforms as data: what a machine of this kind consists of, and the partitions that its fabric can form.
 //! holmd places by it, the agent checks a host and its Fabric Manager against it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One partition of the fabric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,42 @@ impl Partition {
     /// Its GPUs as bits, by physical id.
     pub fn mask(&self) -> u64 {
         self.gpus.iter().fold(0, |mask, id| mask | bit(*id))
+    }
+}
+
+/// What a machine of a platform is delivered with. What differs from it was changed, broken or swapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bill {
+    /// How many GPUs.
+    pub gpus: u32,
+    /// What they are, vvvv:dddd.
+    pub gpu_ids: BTreeSet<String>,
+    /// How many NVSwitches.
+    pub nvswitches: u32,
+    /// What they are.
+    pub nvswitch_ids: BTreeSet<String>,
+    /// Bytes of a GPU's memory, by what it is. One that is not here may have any.
+    pub memory_bytes: BTreeMap<String, u64>,
+    /// The VBIOS of a GPU, by what it is. Those that are not here must only be alike.
+    pub firmware: BTreeMap<String, String>,
+}
+
+impl Bill {
+    /// The bill of a platform.
+    pub fn of(platform: &str) -> Option<Self> {
+        (platform == PartitionTable::dgx2().platform()).then(Self::dgx2)
+    }
+
+    /// A DGX-2: 16 V100-SXM3-32GB and 12 NVSwitches, which show themselves in two ways.
+    pub fn dgx2() -> Self {
+        Self {
+            gpus: 16,
+            gpu_ids: ["10de:1db8".to_owned()].into(),
+            nvswitches: 12,
+            nvswitch_ids: ["10de:1ac1", "10de:1ac2"].map(str::to_owned).into(),
+            memory_bytes: [("10de:1db8".to_owned(), 32 << 30)].into(),
+            firmware: BTreeMap::new(),
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Approval, Device, DeviceKind, DeviceState, Guest, Host, Inventory, PciDevice, Person, Project, Slice,
-    SliceState, Step,
+    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Guest, Host, Inventory,
+    PciDevice, Person, Prevents, Project, Slice, SliceState, Step, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -191,6 +191,48 @@ fn hosts() {
         "host_json",
         view::host_json(&Host { devices: host(true, false).devices[2..3].to_vec(), ..host(true, false) })
     );
+}
+
+/// What is wrong comes first, and nothing that is unknown looks well.
+#[test]
+fn alerts_and_checks() {
+    let check = |id: &str, verdict, must, found: &str, mend: &str| {
+        let listed = holm_proto::commission::check(id).unwrap();
+        let mut check = Check {
+            id: id.to_owned(),
+            title: listed.title.to_owned(),
+            must,
+            found: found.to_owned(),
+            mend: mend.to_owned(),
+            ..Check::default()
+        };
+        check.set_verdict(verdict);
+        check
+    };
+    let checks = vec![
+        check("iommu-on", Verdict::Pass, true, "", ""),
+        check("clock-synchronised", Verdict::Unknown, false, "nobody keeps it", "run chrony"),
+        check("swap-off", Verdict::Fail, true, "not encrypted: /dev/sda2\u{1b}[2J", "swapoff -a"),
+    ];
+    let alert = |code: &str, device: &str, text: &str, mend: &str, prevents: &[Prevents]| Alert {
+        code: code.to_owned(),
+        device: device.to_owned(),
+        text: text.to_owned(),
+        mend: mend.to_owned(),
+        prevents: prevents.iter().map(|one| (*one).into()).collect(),
+    };
+    let all = [Prevents::Allocation, Prevents::Change, Prevents::Closing];
+    let alerts = vec![
+        alert("report-stale", "", "its last report is 300 s old", "systemctl status holm-agent", &all),
+        alert("commissioning-failed", "", "swap-off: not encrypted: /dev/sda2", "swapoff -a", &all[..1]),
+        alert("device-degraded", "0000:34:00.0", "0000:34:00.0: a link is down (nvml)", "look at it", &[]),
+    ];
+    let report = Commissioning { checks, at: at("2026-11-03T12:00:00Z"), ..Commissioning::default() };
+    let host = Host { alerts, commissioning: Some(report), devices: Vec::new(), ..host(true, false) };
+    insta::assert_snapshot!("host_alerts", view::alerts(&host).text(false, None));
+    insta::assert_snapshot!("host_checks", view::checks(&host).text(false, None));
+    insta::assert_snapshot!("host_checks_none", view::checks(&Host::default()).text(false, None));
+    insta::assert_json_snapshot!("host_checks_json", view::commissioning_json(&host.commissioning.unwrap()));
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, Scene, machine, plain, status, tunnel};
+use super::{About, Asked, Scene, commissioning, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
 use crate::domain::machine::Machine;
@@ -20,7 +20,7 @@ use crate::domain::records::{
 };
 use crate::domain::slice::{Phase, Sighting};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
-use crate::identity::Caller;
+use crate::identity::{Caller, Peer};
 use crate::keys::{Key, fingerprint};
 use crate::ledger::{Call, Decided};
 use crate::live::TunnelEnd;
@@ -75,7 +75,8 @@ impl AgentService for Agents {
         let (out, receive) = mpsc::channel(AHEAD);
         let id = self.0.live.begin(&host, out.clone());
         self.0.live.moments(&host, id, moments);
-        let session = Session { asked, host, id, out, sent: None, first: None };
+        let certificate = extensions.get::<Peer>().map(|peer| Arc::clone(&peer.der)).unwrap_or_default();
+        let session = Session { asked, host, id, out, sent: None, first: None, certificate, refused: false };
         tokio::spawn(session.run(frames));
         Ok(begun.map(|()| ReceiverStream::new(receive)))
     }
@@ -145,14 +146,8 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
         simulated: hello.simulated,
         platform: plain(&hello.platform, SHORT),
         agent_version: plain(&hello.agent_version, SHORT),
-        cpus: inventory.cpus,
-        numa_nodes: inventory.numa_nodes,
-        memory_mib: inventory.memory_mib,
-        iommu: inventory.iommu,
-        kernel: plain(&inventory.kernel, SHORT),
         watch: plain(&hello.watch, SHORT),
-        machine: Some(machine::machine(&inventory)?).filter(|known| *known != Machine::default()),
-        ..host.clone()
+        ..machine_of(&host, &inventory, &seen)?
     };
     let detail = json!({ "devices": seen.len(), "seen_generation": hello.seen_generation });
     let watched = !next.watch.is_empty() && next.watch == host.watch;
@@ -162,6 +157,20 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
         changes.push(Change::Put(Record::Host(next)));
     }
     Ok(Decided { detail, ..Decided::new(changes, ()) })
+}
+
+/// A host with what it was found to consist of now.
+fn machine_of(host: &Host, inventory: &v1::Inventory, seen: &[Device]) -> Result<Host, Refusal> {
+    Ok(Host {
+        cpus: inventory.cpus,
+        numa_nodes: inventory.numa_nodes,
+        memory_mib: inventory.memory_mib,
+        iommu: inventory.iommu,
+        kernel: plain(&inventory.kernel, SHORT),
+        machine: Some(machine::machine(inventory)?).filter(|known| *known != Machine::default()),
+        present: seen.iter().map(|d| d.address).collect(),
+        ..host.clone()
+    })
 }
 
 /// The devices in a host's inventory, each place and each fabric number once.
@@ -220,6 +229,10 @@ struct Session {
     sent: Option<v1::Intended>,
     /// The generation it was told first in this session.
     first: Option<u64>,
+    /// The certificate that the session began with.
+    certificate: Arc<[u8]>,
+    /// A report of its commissioning was refused: one such entry a session is enough.
+    refused: bool,
 }
 
 /// The agent is gone; nothing is left to tell it.
@@ -295,8 +308,8 @@ impl Session {
             Some(Body::SanitiseReport(report)) => self.sanitised(app, report).await,
             Some(Body::Hello(_)) => Err(Status::invalid_argument("a session has one Hello")),
             Some(Body::Inventory(inventory)) => self.inventory(app, inventory).await,
-            // Until there is somebody who keeps it.
-            Some(Body::Commissioning(_)) | None => Ok(()),
+            Some(Body::Commissioning(signed)) => self.commissioned(app, signed).await,
+            None => Ok(()),
         }
     }
 
@@ -311,10 +324,24 @@ impl Session {
         let seen = devices(&self.host, &inventory.devices).map_err(refused)?;
         let (worker, host) = (Arc::clone(app), self.host.clone());
         let call = self.call("observe.inventory", format!("host/{host}"));
+        // Before the ledger's lock: what cannot be kept is refused.
+        let known = app.ledger.state().hosts.get(&host).cloned();
+        let next = known.map(|known| machine_of(&known, &inventory, &seen)).transpose().map_err(refused)?;
         let done = super::blocking(move || {
             worker.ledger.commit_if(&call, |state, _| {
                 let mut changes = device::inventory(state, &host, &seen, true);
                 changes.extend(device::bereft(state, &changes));
+                // Only what the look is about: the rest of the record may have changed meanwhile.
+                if let (Some(known), Some(next)) = (state.hosts.get(&host), &next) {
+                    let next = Host {
+                        machine: next.machine.clone(),
+                        present: next.present.clone(),
+                        ..known.clone()
+                    };
+                    if next != *known {
+                        changes.push(Change::Put(Record::Host(next)));
+                    }
+                }
                 let detail = json!({ "devices": seen.len() });
                 (!changes.is_empty()).then(|| Decided { detail, ..Decided::new(changes, ()) })
             })
@@ -377,6 +404,27 @@ impl Session {
         // Nobody there any more: the loop sees it.
         let _ = self.say(body).await;
         Ok(())
+    }
+
+    /// What the host says of its own fitness. One that cannot be believed is noted, and changes nothing: to end
+    /// the session would leave its slices without holmd.
+    async fn commissioned(&mut self, app: &Arc<App>, signed: v1::SignedCommissioning) -> Result<(), Status> {
+        let call = self.call("host.commission", format!("host/{}", self.host));
+        let (worker, host, certificate) = (Arc::clone(app), self.host.clone(), Arc::clone(&self.certificate));
+        let noted = self.refused;
+        let done =
+            super::blocking(move || commissioning::take(&worker, &host, &call, &signed, &certificate, noted));
+        match done.await? {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.kind == RefusalKind::Unavailable => {
+                Err(status(&refusal, self.asked.call.request))
+            }
+            Err(refusal) => {
+                tracing::warn!(host = %self.host, "its commissioning is refused: {refusal}");
+                self.refused = true;
+                Ok(())
+            }
+        }
     }
 
     async fn sanitised(&self, app: &Arc<App>, report: v1::SanitiseReport) -> Result<(), Status> {

@@ -1,6 +1,6 @@
 //! Hosts and their devices, for operators.
 
-use super::{About, Asked, parsed, view};
+use super::{About, Asked, commissioning, parsed, view};
 use crate::app::App;
 use crate::domain::records::{Host, Slice};
 use crate::domain::{Refusal, RefusalKind, State, device};
@@ -32,7 +32,7 @@ impl HostService for Hosts {
                     .hosts
                     .values()
                     .filter(|h| may(Action::HostRead, Resource::Host { name: h.name.clone() }))
-                    .map(|h| view::host(state, &scene.app.live, h, &sees))
+                    .map(|h| whole(scene.app, state, h, &sees))
                     .collect();
                 Ok(v1::ListHostsResponse { hosts })
             })
@@ -116,7 +116,16 @@ fn shown(asked: &Asked, state: &State, host: &Host) -> v1::Host {
         let reading = Asked { action: Action::SliceRead, ..asked.clone() };
         view::slice_resource(state, s).is_some_and(|r| reading.allowed(state, r))
     };
-    view::host(state, &asked.app.live, host, &sees)
+    whole(&asked.app, state, host, &sees)
+}
+
+/// A host with what is not as it should be.
+fn whole(app: &App, state: &State, host: &Host, sees: &dyn Fn(&Slice) -> bool) -> v1::Host {
+    v1::Host {
+        alerts: commissioning::alerts(app, state, host),
+        commissioning: host.commissioning.as_ref().map(commissioning::commissioning),
+        ..view::host(state, &app.live, host, sees)
+    }
 }
 
 fn sees<'a>(state: &'a State, may: &'a dyn Fn(Action, Resource) -> bool) -> impl Fn(&Slice) -> bool + 'a {

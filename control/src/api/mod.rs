@@ -12,6 +12,7 @@
 
 mod agent;
 mod audit;
+mod commissioning;
 mod enrolment;
 mod host;
 mod machine;

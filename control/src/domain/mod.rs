@@ -3,6 +3,7 @@
 //!
 //! A change is a list of [`Change`]s computed from a [`State`]; `ledger` makes it durable.
 
+pub mod alert;
 pub mod device;
 pub mod machine;
 pub mod people;

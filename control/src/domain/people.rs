@@ -4,6 +4,7 @@ use super::records::{Change, Host, Invitation, Person, Record, Subject};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 
 /// How long a code can be used.
 pub const CODE_LIFE: SignedDuration = SignedDuration::from_hours(24);
@@ -80,6 +81,8 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         machine: None,
         disagreements: Vec::new(),
         certificate: String::new(),
+        present: BTreeSet::new(),
+        commissioning: None,
     });
     let mut changes = vec![Change::Put(Record::Host(host))];
     changes.extend(invitation(state, Subject::Host(name.clone()), hash, by, now));

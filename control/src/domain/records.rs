@@ -4,6 +4,7 @@ use super::machine::{Hardware, Health, Machine};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One record of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -323,6 +324,52 @@ pub struct Host {
     /// SHA-256 of its newest certificate. Those before it are good for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,
+    /// Devices that were there when last reported.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub present: BTreeSet<PciAddress>,
+    /// What came of the last check of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commissioning: Option<Commissioning>,
+}
+
+/// What came of a check of a host. The report as the host signed it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commissioning {
+    /// By the host's clock.
+    pub at: Timestamp,
+    /// By holmd's.
+    pub received: Timestamp,
+    /// Of its agent.
+    pub agent_version: String,
+    /// Nothing was looked at: there is nothing real.
+    pub simulated: bool,
+    /// What did not pass.
+    pub failed: Vec<FailedCheck>,
+    /// Ids of what did.
+    pub passed: Vec<String>,
+    /// SHA-256 of the report, hexadecimal.
+    pub sha256: String,
+    /// By the host's certificate's key, over the report; base64.
+    pub signature: String,
+}
+
+/// A check that did not pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedCheck {
+    /// Stable, for programs.
+    pub id: String,
+    /// What is demanded.
+    pub title: String,
+    /// It could not be found out.
+    pub unknown: bool,
+    /// A host that does not pass it gets no slices.
+    pub must: bool,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub mend: String,
 }
 
 /// Where a device stands; the diagram is in `domain::device`.

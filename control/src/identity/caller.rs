@@ -3,6 +3,7 @@
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -25,6 +26,8 @@ pub struct Peer {
     pub caller: Option<Caller>,
     /// SHA-256 of its certificate; empty where there is none.
     pub certificate: String,
+    /// The same, DER.
+    pub der: Arc<[u8]>,
     /// Where it comes from.
     pub address: SocketAddr,
 }

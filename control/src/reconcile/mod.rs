@@ -9,6 +9,7 @@ mod tests;
 pub use intended::intended;
 
 use crate::app::App;
+use crate::domain::alert::{self, Blocked};
 use crate::domain::records::{DeviceState, Placement, Slice, SliceState};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
 use crate::ledger::{Call, Decided};
@@ -127,7 +128,9 @@ fn decide_place(
     }
     let mut reason = "no host is connected".to_owned();
     for host in hosts {
-        match room(state, host, s).and_then(|()| fit(state, host, s.gpus, &app.partitions)) {
+        let ready = gate(state, host, s.gpus, app, now);
+        let placed = room(state, host, s).and(ready);
+        match placed.and_then(|blocked| fit(state, host, s.gpus, &app.partitions, &blocked)) {
             Ok(placement) => {
                 let detail = serde_json::json!({ "host": host, "partition": placement.partition });
                 let changes = slice::place(state, s, placement, now).ok()?;
@@ -155,15 +158,29 @@ fn room(state: &State, host: &Name, s: &Slice) -> Result<(), String> {
     Err(format!("{} MiB of memory are not free", s.memory_mib))
 }
 
-/// The partition for this many GPUs on this host, by the GPUs that are free now.
+/// What the host's alerts keep from slices; an error where that is all of it. Its lead reads this: what is wrong
+/// with the host is for its operator.
+fn gate(state: &State, host: &Name, gpus: u32, app: &App, now: Timestamp) -> Result<Blocked, String> {
+    const NOT_READY: &str = "the host is not ready";
+    let known = state.hosts.get(host).ok_or(NOT_READY)?;
+    let reported = app.live.host(host).and_then(|live| live.reported);
+    let blocked = alert::blocked(&alert::alerts(state, known, &app.bill, reported, now));
+    if blocked.host.is_some() || (gpus > 1 && blocked.together.is_some()) {
+        return Err(NOT_READY.to_owned());
+    }
+    Ok(blocked)
+}
+
+/// The partition for this many GPUs on this host, by the GPUs that are free now and not blocked.
 pub fn fit(
     state: &State,
     host: &Name,
     gpus: u32,
     table: &placement::PartitionTable,
+    blocked: &Blocked,
 ) -> Result<Placement, String> {
     let mut free = std::collections::BTreeMap::new();
-    for d in state.host_devices(host) {
+    for d in state.host_devices(host).filter(|d| !blocked.devices.contains_key(&d.address)) {
         if let (true, DeviceState::Free, Some(id), true) =
             (d.gpu, d.state, d.physical_id, d.problem.is_empty())
         {

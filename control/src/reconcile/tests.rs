@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::Config;
-use crate::domain::records::{Change, Device, Evidence, Project, Record, VolumeEvidence};
+use crate::domain::people;
+use crate::domain::records::{Change, Device, Evidence, Host, Project, Record, VolumeEvidence};
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
 use holm_proto::ids::{ProjectId, VolumeId};
@@ -52,6 +53,11 @@ impl Ground {
             created: at(0),
             pack: "aau-2018/1".to_owned(),
         }))];
+        let host = people::invite_host(&State::default(), &ground.host, String::new(), "olga", at(0));
+        changes.extend(host.into_iter().map(|change| match change {
+            Change::Put(Record::Host(host)) => Change::Put(Record::Host(Host { simulated: true, ..host })),
+            other => other,
+        }));
         for n in 1..=16 {
             changes.push(Change::Put(Record::Device(Device {
                 host: ground.host.clone(),

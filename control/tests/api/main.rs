@@ -11,6 +11,7 @@
 mod agents;
 mod attacks;
 mod certificates;
+mod commissioning;
 mod devices;
 mod enrolment;
 mod machine;

@@ -77,6 +77,13 @@ impl Libvirt {
         Self { config, machines, running: Arc::default() }
     }
 
+    /// QEMU's version: major × 1 000 000 + minor × 1000 + release.
+    pub fn qemu_version(&self) -> Result<u32> {
+        let asked =
+            |libvirt: &Connect| libvirt.hyp_version().map_err(failed("ask libvirt for QEMU's version"));
+        self.call("ask for QEMU's version", ASK_LIMIT, None, asked)
+    }
+
     /// Every domain that is Holm's. Others on this host are none of its business.
     pub fn machines(&self) -> Result<Vec<Machine>> {
         self.call("list the machines", ASK_LIMIT, None, machines)

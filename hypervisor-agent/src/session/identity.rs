@@ -1,9 +1,13 @@
 //! Who this host is, and who holmd is: the directory that `holm enrol --dir` wrote. It is read again for each
 //! session, so that a renewed certificate is used without a restart.
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
+};
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
+    crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::Deserialize;
@@ -30,6 +34,7 @@ pub struct Identity {
     pub host: String,
     pub(super) name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
+    pub(super) signer: Arc<EcdsaKeyPair>,
 }
 
 /// Why holmd cannot be dialled.
@@ -84,6 +89,9 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad(KEY, error.to_string()))?;
         let chain = certificates(&read(CERTIFICATE)?).map_err(|why| bad(CERTIFICATE, why))?;
+        // The one kind of key that holmd signs: what a host signs with it can be checked in years.
+        let signer = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der())
+            .map_err(|_| bad(KEY, "it is no ECDSA key on P-256".to_owned()))?;
         let mut roots = RootCertStore::empty();
         for root in certificates(&read(AUTHORITY)?).map_err(|why| bad(AUTHORITY, why))? {
             roots.add(root).map_err(|error| bad(AUTHORITY, error.to_string()))?;
@@ -97,14 +105,20 @@ impl Identity {
             }
             _ => return Err(bad(PROFILE, format!("`{}` is not HOST:PORT", profile.server.escape_debug()))),
         };
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| bad(CERTIFICATE, error.to_string()))?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(|error| bad(CERTIFICATE, error.to_string()))?;
         tls.alpn_protocols = vec![HTTP2.to_vec()];
-        Ok(Self { server: profile.server, host: profile.identity, name, tls: Arc::new(tls) })
+        let (server, host) = (profile.server, profile.identity);
+        Ok(Self { server, host, name, tls: Arc::new(tls), signer: Arc::new(signer) })
+    }
+
+    /// This host's signature over these bytes, ASN.1 DER; `None` where the system gives no random numbers.
+    pub fn sign(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.signer.sign(&SystemRandom::new(), bytes).ok().map(|signature| signature.as_ref().to_vec())
     }
 }
 

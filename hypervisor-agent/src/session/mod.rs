@@ -14,6 +14,7 @@
 //!   lists its run.
 //! * When the stream ends, what runs keeps running and nothing new starts (`converge`).
 
+mod commissioned;
 mod identity;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ mod tunnel;
 
 pub use self::identity::{Identity, IdentityError};
 
-use self::tunnel::Tunnels;
+use self::{commissioned::Commissioned, tunnel::Tunnels};
 use crate::{
     converge::{Driver, KeyWanted, Refused},
     edge::EdgeError,
@@ -65,6 +66,10 @@ const GREET_LIMIT: Duration = Duration::from_secs(30);
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// A peer that does not answer this long is gone.
 const PEER_LIMIT: Duration = Duration::from_secs(10);
+/// The host is checked this often, in case it has changed.
+const LOOK: Duration = Duration::from_secs(5 * 60);
+/// What has not changed is reported again.
+const ANEW: Duration = Duration::from_secs(24 * 60 * 60);
 /// Messages that wait to be sent.
 const QUEUE: usize = 32;
 /// The pause after the first failure, and the longest.
@@ -188,7 +193,7 @@ impl Session {
             .into_inner();
         tracing::info!(server = identity.server, "session with holmd");
         up(&identity);
-        self.talk(client, send, incoming, said).await
+        self.talk(client, send, incoming, said, &identity).await
     }
 
     async fn hello(&self) -> Result<Hello, SessionError> {
@@ -211,6 +216,7 @@ impl Session {
         send: mpsc::Sender<FromAgent>,
         mut incoming: Streaming<ToAgent>,
         mut said: Said,
+        identity: &Identity,
     ) -> Result<Infallible, SessionError> {
         let engine = self.driver.engine();
         let mut changed = engine.subscribe();
@@ -220,6 +226,10 @@ impl Session {
         let mut connections = JoinSet::new();
         let tunnels = Tunnels::default();
         let mut together = false;
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking = JoinSet::new();
+        let mut commissioned = Commissioned::default();
         loop {
             let mut due = false;
             tokio::select! {
@@ -243,6 +253,15 @@ impl Session {
                 _ = changed.changed() => {}
                 _ = beat.tick() => due = true,
                 Some(_) = connections.join_next() => {}
+                _ = look.tick(), if together && looking.is_empty() => {
+                    let host = Arc::clone(engine.host());
+                    looking.spawn_blocking(move || host.commission());
+                }
+                Some(report) = looking.join_next() => {
+                    if let Some(signed) = commissioned.news(report?, identity) {
+                        say(&send, from_agent::Body::Commissioning(signed)).await?;
+                    }
+                }
             }
             if together {
                 self.report(&send, &mut said, due).await?;

@@ -7,10 +7,12 @@ use crate::{
     edge::Host as _,
     simulate::SimulatedHost,
 };
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use holm_proto::v1::{
     TunnelFrame,
     agent_service_server::{AgentService, AgentServiceServer},
 };
+use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
@@ -405,6 +407,45 @@ async fn a_lost_session_is_found_again_and_nothing_is_lost_with_it() {
         theirs.phase(v1::Phase::Ready).await;
     }
     assert_eq!(world.end().await, 4);
+}
+
+#[tokio::test]
+async fn the_host_says_how_fit_it_is_and_signs_it() {
+    let mut world = World::new().await;
+    let key = world.directory.path().join("identity/key.pem");
+    let key = KeyPair::from_pem(&fs::read_to_string(key).unwrap()).unwrap();
+    for _ in 0..2 {
+        let mut theirs = world.session().await;
+        theirs.hello().await;
+        theirs.say(intended(1, None, false)).await;
+        let signed = theirs
+            .until(|body| match body {
+                from_agent::Body::Commissioning(signed) => Some(signed),
+                _ => None,
+            })
+            .await;
+        let public = rcgen::PublicKeyData::der_bytes(&key);
+        let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public);
+        public.verify(&signed.report, &signed.signature).unwrap();
+        let report = v1::Commissioning::decode(signed.report.as_slice()).unwrap();
+        assert!(report.simulated && report.checks.is_empty() && report.at.is_some());
+    }
+    world.end().await;
+}
+
+#[test]
+fn what_was_said_is_said_again_only_where_it_is_news() {
+    let directory = tempfile::tempdir().unwrap();
+    enrolled(directory.path(), &Authority::new(), "holmd.example:7443");
+    let identity = Identity::load(directory.path()).unwrap();
+    let mut said = Commissioned::default();
+    let report = |found: &str| {
+        let check = v1::Check { id: "swap-off".to_owned(), found: found.to_owned(), ..Default::default() };
+        v1::Commissioning { checks: vec![check], ..crate::commission::simulated() }
+    };
+    assert!(said.news(report("no swap"), &identity).is_some());
+    assert!(said.news(report("no swap"), &identity).is_none());
+    assert!(said.news(report("/dev/sda2"), &identity).is_some());
 }
 
 #[tokio::test]

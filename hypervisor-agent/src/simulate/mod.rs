@@ -187,6 +187,10 @@ impl Host for SimulatedHost {
         })
     }
 
+    fn commission(&self) -> v1::Commissioning {
+        crate::commission::simulated()
+    }
+
     fn attached(&self) -> Result<BTreeSet<PciAddress>> {
         self.call("attached", 0, |machine| {
             let strangers: BTreeSet<PciAddress> =

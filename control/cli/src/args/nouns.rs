@@ -73,6 +73,12 @@ pub enum HostVerb {
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
     },
+    /// The list a host was checked against, and what came of it: of the only host, where no name is given
+    Checks {
+        /// The host's name
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+    },
     /// Make a one-time code with which a host's agent gets its certificate
     Invite {
         /// The host's name

@@ -37,6 +37,16 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
             };
             topology(session, &host, svg.as_deref())
         }
+        HostVerb::Checks { name } => {
+            let mut client = session.hosts().await?;
+            let host = if name.is_empty() {
+                only(session, client).await?
+            } else {
+                get(session, &mut client, &name).await?
+            };
+            let json = host.commissioning.as_ref().map(view::commissioning_json);
+            session.output.list(&view::checks(&host), &json!(json))
+        }
         HostVerb::Invite { name } => {
             let mut client = session.people().await?;
             let request = InviteRequest { subject: Some(Subject::Host(name)), roles: Vec::new() };
@@ -84,9 +94,14 @@ fn show(session: &Session, host: &Host) -> Result<(), Failure> {
         Format::Table => {
             let output = &session.output;
             let devices = table.text(output.colour, output.width);
+            let alerts = view::alerts(host);
+            let alerts = match alerts.rows.as_slice() {
+                [] => String::new(),
+                [_, ..] => format!("\n{}", alerts.text(output.colour, output.width)),
+            };
             let tree = view::Topology::new(host).map(|tree| format!("\n{}", tree.text(output)));
             let tree = tree.unwrap_or_default();
-            crate::output::put(&format!("{}\n{devices}{tree}", sheet.text(output.colour)))
+            crate::output::put(&format!("{}{alerts}\n{devices}{tree}", sheet.text(output.colour)))
         }
         Format::Json | Format::Csv => session.output.list(&table, &view::host_json(host)),
     }

@@ -82,6 +82,7 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
             sheet.line("disks", format!("{}, {} together", i.drives.len(), bytes(total)));
         }
     }
+    sheet.line("checked", super::alert::summary(h, clock));
     let mut devices: Vec<&Device> = h.devices.iter().collect();
     devices.sort_by_key(|d| (!is_gpu(d), address(d).to_owned()));
     let table = Table {
@@ -190,6 +191,8 @@ pub fn host_json(h: &Host) -> Value {
             "evidence": d.evidence.as_ref().map(evidence_json),
         })).collect::<Vec<_>>(),
         "last_report": time_json(h.last_report.as_ref()),
+        "alerts": h.alerts.iter().map(super::alert::alert_json).collect::<Vec<_>>(),
+        "commissioning": h.commissioning.as_ref().map(super::commissioning_json),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! JSON has the fields of the `.proto` files under their names; states are words, times RFC 3339.
 
+mod alert;
 mod certificate;
 mod host;
 mod slice;
@@ -9,6 +10,7 @@ mod svg;
 mod things;
 mod topology;
 
+pub use alert::{alerts, checks, commissioning_json};
 pub use certificate::{Deletion, NotADeletion};
 pub use host::{device_state, host, host_json, hosts};
 pub use slice::{

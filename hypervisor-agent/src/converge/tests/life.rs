@@ -115,6 +115,9 @@ impl Host for Watched {
         inventory.devices.retain(|device| ours.contains(&device.address));
         Ok(inventory)
     }
+    fn commission(&self) -> v1::Commissioning {
+        self.inner.commission()
+    }
     fn attached(&self) -> edge::Result<BTreeSet<PciAddress>> {
         self.call(Host::attached)
     }
@@ -601,7 +604,8 @@ impl Life {
             let (s, at) = (&self.state.slices[&id], self.at());
             let changes = match s.state {
                 SliceState::Approved if reported.is_some() => {
-                    let fit = reconcile::fit(&self.state, &self.name, s.gpus, &PartitionTable::dgx2());
+                    let none = holm_control::domain::alert::Blocked::default();
+                    let fit = reconcile::fit(&self.state, &self.name, s.gpus, &PartitionTable::dgx2(), &none);
                     fit.ok().map(|placement| slice::place(&self.state, s, placement, at).unwrap())
                 }
                 SliceState::Placed if s.key_fingerprint.is_empty() => Some(slice::keyed(s, "0123")),

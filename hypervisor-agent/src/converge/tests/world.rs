@@ -106,6 +106,9 @@ impl Host for TestHost {
     fn inventory(&self) -> edge::Result<v1::Inventory> {
         self.inner.inventory()
     }
+    fn commission(&self) -> v1::Commissioning {
+        self.inner.commission()
+    }
     fn attached(&self) -> edge::Result<BTreeSet<PciAddress>> {
         self.call(Host::attached)
     }
