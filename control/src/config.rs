@@ -31,6 +31,9 @@ pub struct Config {
     /// What the hosts are delivered with, where it is not what their platform is.
     #[serde(default, skip_serializing_if = "BillConfig::is_empty")]
     pub bill: BillConfig,
+    /// How slices are placed.
+    #[serde(default)]
+    pub placement: Placement,
 }
 
 /// What differs from the platform's bill of materials.
@@ -73,6 +76,50 @@ impl BillConfig {
         bill.memory_bytes.extend(self.memory_bytes.clone());
         bill.firmware.extend(self.firmware.clone());
         bill
+    }
+}
+
+/// How slices are placed, and in which order they get their turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Whether a slice has cores and memory of its own. Of a host that does not state its cores it has not.
+    pub cpus: Cpus,
+    /// Cores of each NUMA node that stay the host's; only where slices have cores of their own.
+    pub housekeeping_cores: usize,
+    /// What slices can have of a host's memory is what it has in huge pages; only where it states its nodes.
+    pub hugepages: bool,
+    /// What a department has used counts half after this time.
+    pub half_life_days: u32,
+    /// From then on the oldest request is waited for: GPUs are held for it.
+    pub patience_days: u32,
+    /// From then on the one whose turn it is is waited for, too.
+    pub turn_hours: u32,
+    /// GPUs are held for a reservation so long before it begins.
+    pub reserve_hours: u32,
+}
+
+/// Who has a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cpus {
+    /// One slice: whole cores, no sibling on another's.
+    Dedicated,
+    /// Whoever needs it.
+    Shared,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            cpus: Cpus::Dedicated,
+            housekeeping_cores: 1,
+            hugepages: false,
+            half_life_days: 14,
+            patience_days: 14,
+            turn_hours: 24,
+            reserve_hours: 24,
+        }
     }
 }
 
@@ -134,6 +181,7 @@ mod tests {
             defaults: Defaults::default(),
             platform: dgx2(),
             bill: BillConfig { nvswitches: Some(6), ..BillConfig::default() },
+            placement: Placement::default(),
         }
     }
 

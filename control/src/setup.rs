@@ -2,7 +2,7 @@
 
 use crate::app::{self, Failure, Paths};
 use crate::audit::{Log, SigningKey};
-use crate::config::{BillConfig, Config, Defaults};
+use crate::config::{BillConfig, Config, Defaults, Placement};
 use crate::domain::people;
 use crate::identity::{Authority, Code};
 use crate::keys::Keyring;
@@ -96,6 +96,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         defaults: Defaults::default(),
         platform: options.platform.clone(),
         bill: BillConfig::default(),
+        placement: Placement::default(),
     };
     app::pack(&config.pack)?;
     app::partitions(&config.platform)?;

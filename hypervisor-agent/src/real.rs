@@ -47,6 +47,11 @@ pub struct RealHost {
 }
 
 impl RealHost {
+    fn with_volumes(&self, mut inventory: v1::Inventory) -> v1::Inventory {
+        inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
+        inventory
+    }
+
     /// The machine that the configuration describes. Nothing of it is touched yet.
     pub fn new(config: HostConfig) -> Result<Self> {
         let paths = [
@@ -107,11 +112,13 @@ impl Host for RealHost {
     }
 
     fn inventory(&self) -> Result<v1::Inventory> {
-        inventory::read_with(&self.sysfs, &self.config.devices, &self.handover.quiet())
+        let inventory = inventory::read_with(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
+        Ok(self.with_volumes(inventory))
     }
 
     fn inventory_now(&self) -> Result<v1::Inventory> {
-        inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())
+        let inventory = inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
+        Ok(self.with_volumes(inventory))
     }
 
     fn commission(&self) -> v1::Commissioning {

@@ -148,6 +148,8 @@ actions! {
     PersonRead = "person.read";
     /// Read a host and its devices; of the system: list them all.
     HostRead = "host.read";
+    /// Take a host or a device of it out of service, or put it back.
+    HostMaintain = "host.maintain";
     /// Have a quarantined device sanitised again.
     DeviceRelease = "device.release";
     /// Read and verify the log.

@@ -25,6 +25,7 @@ const TENANTS: [(&str, &str, &[u32]); 3] = [
 /// All of it, on a site that has just been opened.
 pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("every GPU is cleaned before anyone gets it", || site.all_clean(OPERATOR))?;
+    stages.time("the same by a scrubbing machine", || scrubbed(site))?;
     let [first, second, third] = TENANTS;
     stages.time("8 + 4 + 2 + 1 + 1 GPUs at once", || mix(site, first))?;
     stages.time("all closed", || all_closed(site, first))?;
@@ -34,6 +35,47 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("4 + 4 + 8 GPUs at once", || mix(site, third))?;
     stages.time("a GPU is pulled out of a running slice", || pulled(site, third))?;
     stages.time("the officer verifies the log", || site.ok(OFFICERS[0], &["audit", "verify"]).map(drop))
+}
+
+/// The agent cleans by a small machine of its own: one run, all GPUs, evidence for each. Then as before.
+fn scrubbed(site: &Site) -> Outcome {
+    let machine = site.ground().machine().ok_or("there is nothing to scrub on a simulated host")?;
+    let image = machine.deploy("scrub-image/build", site.binaries())?;
+    site.kill(Daemon::Agent)?;
+    site.host(&format!(
+        "cp -r {image} /var/lib/holm/scrub && cp /var/lib/holm/agent.toml /var/lib/holm/agent.toml.before
+         cat >>/var/lib/holm/agent.toml <<END
+
+[host.sanitise.methods]
+\"1af4:1110\" = \"scrub-vm/bar\"
+[host.sanitise.vm]
+image = \"/var/lib/holm/scrub\"
+sha256 = \"$(sha256sum </var/lib/holm/scrub/manifest | cut -d' ' -f1)\"
+memory_mib = 256
+vcpus = 1
+start_limit_s = 1200
+END"
+    ))?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)?;
+    let host = site.json(OPERATOR, &["host", "show", HOST])?;
+    let evidence: Vec<&Value> = gpus(&host)?.into_iter().map(|gpu| &gpu["evidence"]).collect();
+    let runs: BTreeSet<&str> = evidence.iter().filter_map(|e| e["run_id"].as_str()).collect();
+    let whole = |e: &&&Value| {
+        e["method"] == "scrub-vm/bar" && e["cleaned"] == true && e["bytes_verified"] == e["bytes_total"]
+    };
+    let cleaned = evidence.iter().filter(whole).count();
+    demand(
+        cleaned == GPUS && runs.len() == 1,
+        format!("{cleaned} GPUs were cleaned by a scrubbing machine, in {} runs: {evidence:?}", runs.len()),
+    )?;
+    let left = site.host("virsh -c qemu:///system list --all --name")?;
+    demand(left.trim().is_empty(), format!("a scrubbing machine was left behind: {left}"))?;
+    show::seen("one machine, measured before it started, overwrote and read back all 16, and is gone");
+    site.kill(Daemon::Agent)?;
+    site.host("mv /var/lib/holm/agent.toml.before /var/lib/holm/agent.toml; rm -r /var/lib/holm/scrub")?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)
 }
 
 type Tenant = (&'static str, &'static str, &'static [u32]);

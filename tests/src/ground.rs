@@ -43,6 +43,18 @@ impl Machine {
         self.script.with_file_name(name)
     }
 
+    /// Runs a script of `deploy/` here, where the machine is, and returns the last line that it prints.
+    pub fn deploy(&self, script: &str, binaries: &Path) -> Outcome<String> {
+        let repository = self.script.ancestors().nth(3).ok_or("the machine's script lies nowhere")?;
+        let output = Command::new(repository.join("deploy").join(script))
+            .env("HOLM_SCRUB", binaries.join("holm-scrub"))
+            .stderr(Stdio::inherit())
+            .output()?;
+        demand(output.status.success(), format!("deploy/{script} failed"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        Ok(said.lines().last().unwrap_or_default().to_owned())
+    }
+
     /// How a person gets into it, and ends it.
     pub fn ways_in(&self) -> [String; 2] {
         let (script, dir) = (self.script.display(), self.dir.display());

@@ -76,6 +76,8 @@ impl Site {
             site.configure(
                 "printf '\\n[bill]\\ngpu_ids = [\"1af4:1110\"]\\nnvswitch_ids = [\"1b36:0005\"]\\n' >>holmd.toml",
             )?;
+            // It has one processor, which all of its slices share.
+            site.configure("sed -i 's/^cpus = .*/cpus = \"shared\"/' holmd.toml && grep -q '^cpus = \"shared\"' holmd.toml")?;
         }
         site.start(Daemon::Holmd)?;
         for (name, code) in &codes {

@@ -226,6 +226,20 @@ pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     clock.now.checked_sub(ago.abs()).map_err(|_| bad())
 }
 
+/// A moment to come: `2026-12-01`, `2026-12-01T08:00` (local), RFC 3339, or `36h` (from now).
+pub fn parse_when(text: &str, clock: &Clock) -> Result<Timestamp, String> {
+    let bad = || {
+        format!(
+            "`{}` is no time: write `2026-12-01`, `2026-12-01T08:00`, `36h` (from now) or RFC 3339",
+            plain(text)
+        )
+    };
+    match text.parse::<SignedDuration>() {
+        Ok(ahead) => clock.now.checked_add(ahead.abs()).map_err(|_| bad()),
+        Err(_) => parse_since(text, clock).map_err(|_| bad()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +273,16 @@ mod tests {
         assert_eq!(at("2026-11-03T09:30").unwrap(), "2026-11-03T08:30:00Z");
         assert_eq!(at("2026-11-03T09:30:00Z").unwrap(), "2026-11-03T09:30:00Z");
         assert!(at("yesterday").is_err());
+    }
+
+    #[test]
+    fn when_takes_what_people_type() {
+        let clock = clock();
+        let at = |text: &str| parse_when(text, &clock).map(|t| t.to_string());
+        assert_eq!(at("36h").unwrap(), "2026-11-05T01:02:11Z");
+        assert_eq!(at("2026-12-01").unwrap(), "2026-11-30T23:00:00Z");
+        assert_eq!(at("2026-12-01T08:00").unwrap(), "2026-12-01T07:00:00Z");
+        assert!(at("tomorrow").is_err());
     }
 
     #[test]

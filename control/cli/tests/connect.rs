@@ -6,6 +6,7 @@ mod common;
 
 use common::Holmd;
 use holm_proto::ids::RequestId;
+use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
 use holm_proto::v1::{
     ConnectFrame, DecideSliceRequest, DeletionCertificate, ListSlicesRequest, ListSlicesResponse,
@@ -114,6 +115,15 @@ impl SliceService for Pretended {
         Err(Status::unimplemented("not pretended"))
     }
     async fn get_slice(&self, _: Request<SliceRef>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn explain_slice(&self, _: Request<SliceRef>) -> Result<Response<v1::Explanation>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn list_queue(
+        &self,
+        _: Request<v1::ListQueueRequest>,
+    ) -> Result<Response<v1::ListQueueResponse>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
     async fn list_slices(

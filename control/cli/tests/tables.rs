@@ -253,6 +253,7 @@ fn people_and_projects() {
         members: vec!["ada".to_owned(), "rosa".to_owned()],
         created: at("2026-10-02T08:00:00Z"),
         pack: "aau-2018/1".to_owned(),
+        department: "health".to_owned(),
     };
     insta::assert_snapshot!(
         "person_list",

@@ -169,6 +169,7 @@ fn machine_of(host: &Host, inventory: &v1::Inventory, seen: &[Device]) -> Result
         kernel: plain(&inventory.kernel, SHORT),
         machine: Some(machine::machine(inventory)?).filter(|known| *known != Machine::default()),
         present: seen.iter().map(|d| d.address).collect(),
+        volumes_gib: inventory.volumes_gib,
         ..host.clone()
     })
 }
@@ -213,6 +214,7 @@ fn devices(host: &Name, seen: &[v1::PciDevice]) -> Result<Vec<Device>, Refusal> 
             reason: String::new(),
             slice: None,
             evidence: None,
+            maintenance: None,
         });
     }
     Ok(all)
@@ -336,6 +338,7 @@ impl Session {
                     let next = Host {
                         machine: next.machine.clone(),
                         present: next.present.clone(),
+                        volumes_gib: next.volumes_gib,
                         ..known.clone()
                     };
                     if next != *known {

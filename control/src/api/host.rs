@@ -3,7 +3,7 @@
 use super::{About, Asked, commissioning, parsed, view};
 use crate::app::App;
 use crate::domain::records::{Host, Slice};
-use crate::domain::{Refusal, RefusalKind, State, device};
+use crate::domain::{Refusal, RefusalKind, State, device, maintenance};
 use crate::ledger::Decided;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, PciAddress};
@@ -70,13 +70,8 @@ impl HostService for Hosts {
                 },
                 move |scene, (host, address, reason)| {
                     let key = (host.name.clone(), address);
-                    let device = scene.state.devices.get(&key).ok_or_else(|| {
-                        Refusal::new(
-                            RefusalKind::NotFound,
-                            format!("there is no device `{address}` in `{}`", host.name),
-                        )
-                        .hint(format!("holm host show {}", host.name))
-                    })?;
+                    let device = scene.state.devices.get(&key);
+                    let device = device.ok_or_else(|| no_device(&host.name, address))?;
                     let change = device::release(device, scene.person()?, &reason)?;
                     let mut state = scene.state.clone();
                     state.apply(std::slice::from_ref(&change));
@@ -89,10 +84,57 @@ impl HostService for Hosts {
 
     async fn set_maintenance(
         &self,
-        _: Request<v1::SetMaintenanceRequest>,
+        request: Request<v1::SetMaintenanceRequest>,
     ) -> Result<Response<v1::Host>, Status> {
-        Err(Status::unimplemented("no maintenance yet"))
+        let message = request.get_ref().clone();
+        let mut about = About::host(&message.host);
+        if !message.device.is_empty() {
+            about.resource = format!("{}/{}", about.resource, super::shown(&message.device));
+        }
+        let asked = Asked::new(&self.0, request.extensions(), Action::HostMaintain, about)?;
+        let again = asked.clone();
+        asked
+            .change(
+                move |state| {
+                    let device = match message.device.as_str() {
+                        "" => None,
+                        address => Some(parsed::<PciAddress>(address)?),
+                    };
+                    if message.reason.chars().count() > REASON_MAX {
+                        let text = format!("a reason has at most {REASON_MAX} characters");
+                        return Err(Refusal::new(RefusalKind::Invalid, text));
+                    }
+                    let found = find(state, &message.host)?;
+                    Ok(found.map(|(resource, host)| (resource, (host, device, message))))
+                },
+                move |scene, (host, device, message)| {
+                    let reason = super::plain(&message.reason, REASON_MAX * 4);
+                    let by = scene.person()?.clone();
+                    let order = maintenance::Order { out: message.out, by, reason };
+                    let change = match device {
+                        None => maintenance::host(&host, &order, scene.now)?,
+                        Some(address) => {
+                            let key = (host.name.clone(), address);
+                            let device = scene.state.devices.get(&key);
+                            let device = device.ok_or_else(|| no_device(&host.name, address))?;
+                            maintenance::device(device, &order, scene.now)?
+                        }
+                    };
+                    let mut state = scene.state.clone();
+                    state.apply(std::slice::from_ref(&change));
+                    let host = state.hosts.get(&host.name).cloned().unwrap_or(host);
+                    let detail = serde_json::json!({ "out": order.out, "reason": order.reason });
+                    let value = shown(&again, &state, &host);
+                    Ok(Decided { detail, ..Decided::new(vec![change], value) })
+                },
+            )
+            .await
     }
+}
+
+fn no_device(host: &Name, address: PciAddress) -> Refusal {
+    Refusal::new(RefusalKind::NotFound, format!("there is no device `{address}` in `{host}`"))
+        .hint(format!("holm host show {host}"))
 }
 
 /// The host of that name; without a name the only one.

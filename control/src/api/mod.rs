@@ -18,6 +18,7 @@ mod host;
 mod machine;
 mod person;
 mod project;
+mod queue;
 mod serve;
 mod slice;
 mod tunnel;

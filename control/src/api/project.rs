@@ -60,6 +60,7 @@ impl ProjectService for Projects {
                         members: vec![lead],
                         created: scene.now,
                         pack: scene.app.pack.id().to_owned(),
+                        department: message.department.trim().to_owned(),
                     };
                     decided(project::create(scene.state, made)?)
                 },

@@ -1,15 +1,16 @@
 //! Slices.
 
-use super::{About, Asked, Scene, answer, parsed, project, shown, status, tunnel, view};
+use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, tunnel, view};
 use crate::app::App;
 use crate::domain::records::{Change, Record, Slice, SliceState};
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::Decided;
-use crate::placement;
+use crate::{placement, reconcile};
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
+use jiff::Timestamp;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -84,6 +85,12 @@ impl SliceService for Slices {
                 },
                 |scene, (project, name, message)| {
                     let slice = wanted(scene, &project, name, &message)?;
+                    if !reconcile::place::reservable(scene.app, scene.state, &slice) {
+                        let text =
+                            "with what is reserved for that time already, the hosts have no room for it";
+                        return Err(Refusal::new(RefusalKind::State, text)
+                            .hint("ask for fewer GPUs, for another time, or without --from"));
+                    }
                     decided(scene, slice::request(scene.state, slice)?)
                 },
             )
@@ -98,6 +105,28 @@ impl SliceService for Slices {
                 |scene, slice| Ok(view::slice(scene.state, &scene.app.live, &slice)),
             )
             .await
+    }
+
+    async fn explain_slice(
+        &self,
+        request: Request<v1::SliceRef>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        let wanted = request.get_ref().clone();
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceRead, about(&wanted))?;
+        let again = asked.clone();
+        asked
+            .read(
+                move |state| find(state, &wanted),
+                move |scene, slice| Ok(queue::explain(scene, &again, &slice)),
+            )
+            .await
+    }
+
+    async fn list_queue(
+        &self,
+        request: Request<v1::ListQueueRequest>,
+    ) -> Result<Response<v1::ListQueueResponse>, Status> {
+        Asked::new(&self.0, request.extensions(), Action::SliceRead, About::system())?.list(queue::list).await
     }
 
     async fn list_slices(
@@ -310,6 +339,11 @@ fn wanted(
     let rule = &scene.app.config.defaults;
     let or = |asked: u64, rule: u64| if asked == 0 { rule } else { asked };
     let vcpus = or(message.vcpus.into(), u64::from(rule.vcpus_per_gpu) * u64::from(message.gpus));
+    let (from, until) = (instant(message.from.as_ref())?, instant(message.until.as_ref())?);
+    if let Some(until) = until.filter(|until| *until <= from.unwrap_or(scene.now).max(scene.now)) {
+        let text = format!("it would end at {until}, before it begins");
+        return Err(Refusal::new(RefusalKind::Invalid, text));
+    }
     Ok(Slice {
         id: SliceId::new_v4(),
         project: project.id,
@@ -338,7 +372,18 @@ fn wanted(
         certificate: None,
         closed_by: None,
         volume_evidence: None,
+        // What begins by now is no reservation.
+        from: from.filter(|from| *from > scene.now),
+        until,
+        placed: None,
     })
+}
+
+/// A time as it was sent; whole seconds, so that it reads as it was typed.
+fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+    let Some(at) = at else { return Ok(None) };
+    let known = Timestamp::from_second(at.seconds);
+    known.map(Some).map_err(|_| Refusal::new(RefusalKind::Invalid, "there is no such time"))
 }
 
 fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Slice>, Refusal> {

@@ -2,7 +2,9 @@
 
 use super::machine;
 use crate::domain::State;
-use crate::domain::records::{Device, DeviceState, Evidence, Host, Person, Project, Slice, SliceState};
+use crate::domain::records::{
+    Device, DeviceState, Evidence, Host, Maintenance, Person, Project, Slice, SliceState,
+};
 use crate::live::{Live, Moment};
 use holm_policies::Resource;
 use holm_proto::v1;
@@ -33,6 +35,7 @@ pub(super) fn project(p: &Project) -> v1::Project {
         members: p.members.iter().map(ToString::to_string).collect(),
         created: Some(time(p.created)),
         pack: p.pack.clone(),
+        department: p.department.clone(),
     }
 }
 
@@ -78,6 +81,8 @@ pub(super) fn slice(state: &State, live: &Live, s: &Slice) -> v1::Slice {
         steps,
         guest: known.or(guest),
         key_fingerprint: s.key_fingerprint.clone(),
+        from: s.from.map(time),
+        until: s.until.map(time),
     }
 }
 
@@ -115,6 +120,7 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         memory_mib: h.memory_mib,
         iommu: h.iommu,
         kernel: h.kernel.clone(),
+        volumes_gib: h.volumes_gib,
         devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
         ..Default::default()
     };
@@ -130,6 +136,7 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         inventory: Some(inventory),
         devices,
         last_report: session.and_then(|s| s.reported).map(time),
+        maintenance: h.maintenance.as_ref().map(maintenance),
         ..Default::default()
     }
 }
@@ -156,8 +163,12 @@ fn device(d: &Device, slice: String, moment: Option<&Moment>) -> v1::Device {
         slice,
         reason: d.reason.clone(),
         evidence: d.evidence.as_ref().map(evidence),
-        ..Default::default()
+        maintenance: d.maintenance.as_ref().map(maintenance),
     }
+}
+
+fn maintenance(m: &Maintenance) -> v1::Maintenance {
+    v1::Maintenance { by: m.by.to_string(), reason: m.reason.clone(), since: Some(time(m.since)) }
 }
 
 fn device_state(state: DeviceState) -> v1::DeviceState {

@@ -204,7 +204,7 @@ fn billed(state: &State, host: &Host, bill: &Bill, all: &mut Vec<Alert>) {
     for gpu in &gpus {
         match bill.memory_bytes.get(&gpu.id) {
             // Small BARs beside that of the memory (a V100 has one of 32 MiB) count as memory, too.
-            Some(pinned) if !(*pinned..=*pinned + *pinned / 64).contains(&gpu.memory_bytes) => {
+            Some(pinned) if !(*pinned..=pinned.saturating_add(*pinned / 64)).contains(&gpu.memory_bytes) => {
                 let text =
                     format!("{} has {} bytes of memory, the bill {pinned}", gpu.address, gpu.memory_bytes);
                 all.push(allocation("memory-differs", Scope::Device(gpu.address), text, ours.to_owned()));

@@ -132,6 +132,7 @@ pub fn inventory(state: &State, host: &Name, seen: &[Device], watched: bool) -> 
                 }
                 next.slice = known.slice;
                 next.evidence.clone_from(&known.evidence);
+                next.maintenance.clone_from(&known.maintenance);
                 // Another device in the same place is one nobody has cleaned.
                 let same = known.id == reported.id && known.memory_bytes == reported.memory_bytes;
                 if known.gpu && known.state == DeviceState::Free && !(same && watched) {
@@ -431,6 +432,7 @@ mod tests {
             memory_bytes: BARS,
             hardware: super::super::machine::Hardware::default(),
             health: None,
+            maintenance: None,
             problem: String::new(),
             state: DeviceState::Sanitising,
             slice: None,

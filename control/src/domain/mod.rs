@@ -6,6 +6,7 @@
 pub mod alert;
 pub mod device;
 pub mod machine;
+pub mod maintenance;
 pub mod people;
 pub mod project;
 pub mod records;

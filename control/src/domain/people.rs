@@ -83,6 +83,8 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         certificate: String::new(),
         present: BTreeSet::new(),
         commissioning: None,
+        volumes_gib: 0,
+        maintenance: None,
     });
     let mut changes = vec![Change::Put(Record::Host(host))];
     changes.extend(invitation(state, Subject::Host(name.clone()), hash, by, now));

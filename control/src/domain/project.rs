@@ -6,6 +6,8 @@ use holm_proto::ids::Name;
 
 /// The longest purpose, in characters.
 const PURPOSE_MAX: usize = 2000;
+/// The longest name of a department, in characters.
+const DEPARTMENT_MAX: usize = 64;
 
 /// Register a project. The level has been judged by the pack already.
 pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
@@ -27,6 +29,11 @@ pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
             RefusalKind::Invalid,
             format!("the purpose is longer than {PURPOSE_MAX} characters"),
         ));
+    }
+    let department = &project.department;
+    if department.chars().count() > DEPARTMENT_MAX || department.chars().any(char::is_control) {
+        let text = format!("a department's name has at most {DEPARTMENT_MAX} characters, on one line");
+        return Err(Refusal::new(RefusalKind::Invalid, text));
     }
     Ok(vec![Change::Put(Record::Project(project))])
 }

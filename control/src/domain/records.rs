@@ -120,6 +120,9 @@ pub struct Project {
     pub created: Timestamp,
     /// The pack it was judged by, NAME/VERSION.
     pub pack: String,
+    /// Among departments the use of the hosts is shared; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub department: String,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.
@@ -163,6 +166,33 @@ pub struct Placement {
     pub partition: u32,
     /// Its devices.
     pub devices: Vec<PciAddress>,
+    /// Cores and memory that are its alone; none: anywhere, shared with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NumaShare>,
+}
+
+/// A part of one NUMA node that is a slice's alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumaShare {
+    /// Which node.
+    pub node: u32,
+    /// Logical processors, all siblings of each core.
+    pub cpus: Vec<u32>,
+    /// MiB.
+    pub memory_mib: u64,
+}
+
+/// Out of service: nothing new is placed there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    /// The operator.
+    pub by: Name,
+    /// Why.
+    pub reason: String,
+    /// From when on.
+    pub since: Timestamp,
 }
 
 /// What the guest claims of itself.
@@ -276,6 +306,15 @@ pub struct Slice {
     /// What was done to its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_evidence: Option<VolumeEvidence>,
+    /// Not placed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+    /// When its lead means to close it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// When it was placed; what its department has used counts from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<Timestamp>,
 }
 
 /// A deletion certificate.
@@ -330,6 +369,12 @@ pub struct Host {
     /// What came of the last check of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commissioning: Option<Commissioning>,
+    /// All of the file system that holds the volumes, as last reported; 0: not known.
+    #[serde(default)]
+    pub volumes_gib: u64,
+    /// Nothing new is placed there; absent: in service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 /// What came of a check of a host. The report as the host signed it is in the log.
@@ -425,6 +470,9 @@ pub struct Device {
     pub slice: Option<SliceId>,
     /// The last run's.
     pub evidence: Option<Evidence>,
+    /// Nothing new is placed on it; absent: in service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 /// A sanitising run under way: its report must name this id and every one of these devices.

@@ -163,6 +163,7 @@ pub fn place(
     }
     let mut next = slice.clone();
     next.placement = Some(placement);
+    next.placed = Some(now);
     next.generation += 1;
     step(&mut next, SliceState::Placed, String::new(), now);
     changes.extend(put(next));

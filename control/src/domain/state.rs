@@ -62,7 +62,8 @@ impl State {
 
     /// The devices of one host.
     pub fn host_devices<'a>(&'a self, host: &'a Name) -> impl Iterator<Item = &'a Device> {
-        self.devices.values().filter(move |d| &d.host == host)
+        let first = PciAddress { domain: 0, bus: 0, device: 0, function: 0 };
+        self.devices.range((host.clone(), first)..).map(|(_, d)| d).take_while(move |d| &d.host == host)
     }
 
     fn put(&mut self, record: Record) {

@@ -58,6 +58,7 @@ fn seen(n: u8, id: &str) -> Device {
         reason: String::new(),
         slice: None,
         evidence: None,
+        maintenance: None,
     }
 }
 
@@ -94,6 +95,9 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         certificate: None,
         closed_by: None,
         volume_evidence: None,
+        from: None,
+        until: None,
+        placed: None,
     }
 }
 
@@ -285,7 +289,7 @@ impl World {
             Op::Withdraw(n) => slice(n).and_then(|s| slice::withdraw(s, now).ok()).unwrap_or_default(),
             Op::Place { n, devices } => {
                 let devices = addresses(*devices).into_iter().collect();
-                let placement = Placement { host: host(), partition: 17, devices };
+                let placement = Placement { host: host(), partition: 17, devices, nodes: Vec::new() };
                 slice(n).and_then(|s| slice::place(state, s, placement, now).ok()).unwrap_or_default()
             }
             Op::See { n, older, phase, gpus, erased, attached } => {
@@ -366,7 +370,13 @@ impl World {
                 if devices.len() < s.gpus as usize {
                     return slice::waits(s, "queued: full").unwrap_or_default();
                 }
-                slice::place(state, s, Placement { host: host(), partition: 17, devices }, now).unwrap()
+                slice::place(
+                    state,
+                    s,
+                    Placement { host: host(), partition: 17, devices, nodes: Vec::new() },
+                    now,
+                )
+                .unwrap()
             }
             SliceState::Placed if s.key_fingerprint.is_empty() => slice::keyed(s, "0123456789abcdef"),
             SliceState::Placed => agent(Phase::Preparing),
@@ -789,6 +799,7 @@ fn only_those_who_work_with_data_join_a_project() {
         members: vec![name("ada")],
         created: now(0),
         pack: "aau-2018/1".to_owned(),
+        department: String::new(),
     };
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);

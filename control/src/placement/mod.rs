@@ -1,4 +1,5 @@
-//! Which fabric partition a slice gets. Pure: what is occupied is an argument.
+//! Where a slice is put: which fabric partition ([`choose`]), which cores, memory and disk of which host
+//! ([`search`]), and whose turn it is ([`queue`]). Pure: what is occupied and what time it is are arguments.
 //!
 //! GPUs of one slice reach each other only inside a partition that the fabric knows, so a slice is given a
 //! partition of its size, never just so many GPUs. Partitions overlap, and one that is taken spoils every
@@ -24,12 +25,18 @@
 //! size. The tests hold this against every set of occupied GPUs; each can come about, since every GPU is also
 //! a partition of its own.
 
+mod host;
+#[cfg(test)]
+mod laws;
+pub mod queue;
+pub mod simulate;
 #[cfg(test)]
 mod tests;
 
 pub use holm_proto::platform::{Partition, PartitionTable};
+pub use host::{Capacity, Fit, Gpu, GpuState, Hold, Host, Node, Request, Shapes, Short, Tenant, search};
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 /// Why there is no partition for a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,26 +67,11 @@ pub enum Refusal {
 /// # Errors
 /// There is no partition of this size, or none free.
 pub fn choose(table: &PartitionTable, occupied: &BTreeSet<u32>, gpus: u32) -> Result<u32, Refusal> {
-    let offered = table.sizes();
-    if !offered.contains(&gpus) {
-        let next_larger = offered.iter().copied().find(|size| *size > gpus);
-        return Err(Refusal::NoSuchSize { asked: gpus, offered, next_larger });
-    }
+    let shapes = Shapes::of(*table);
     let busy = occupied.iter().fold(0, |mask, id| mask | holm_proto::platform::bit(*id));
-    let free: Vec<&Partition> = table.partitions().filter(|p| p.mask() & busy == 0).collect();
-    free.iter()
-        .filter(|p| p.size() == gpus)
-        .min_by_key(|p| (spoiled(p, &free, &offered), p.id()))
-        .map(|p| p.id())
-        .ok_or_else(|| Refusal::Full { asked: gpus, largest_free: free.iter().map(|p| p.size()).max() })
-}
-
-/// How many of the free partitions share a GPU with this one, by size, the largest first.
-fn spoiled(taken: &Partition, free: &[&Partition], sizes: &[u32]) -> Vec<usize> {
-    let mut sizes = sizes.to_vec();
-    sizes.sort_by_key(|size| Reverse(*size));
-    let spoils = |p: &Partition| p.id() != taken.id() && p.mask() & taken.mask() != 0;
-    sizes.iter().map(|size| free.iter().filter(|p| p.size() == *size && spoils(p)).count()).collect()
+    shapes.offers(gpus)?;
+    let best = shapes.best(!busy, gpus).map(|shape| shape.id);
+    best.ok_or_else(|| Refusal::Full { asked: gpus, largest_free: shapes.largest(!busy) })
 }
 
 fn no_such_size(asked: u32, offered: &[u32], next_larger: Option<u32>) -> String {

@@ -29,7 +29,11 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_id: s.volume.into_untyped_uuid().to_string(),
                 users: users(state, s),
                 ssh_ca: ssh_ca.to_owned(),
-                ..Default::default()
+                nodes: placement
+                    .nodes
+                    .iter()
+                    .map(|n| v1::NumaShare { node: n.node, cpus: n.cpus.clone(), memory_mib: n.memory_mib })
+                    .collect(),
             })
         })
         .collect();

@@ -3,22 +3,19 @@
 
 mod certificate;
 mod intended;
+pub mod place;
 #[cfg(test)]
 mod tests;
 
 pub use intended::intended;
 
 use crate::app::App;
-use crate::domain::alert::{self, Blocked};
-use crate::domain::records::{DeviceState, Placement, Slice, SliceState};
-use crate::domain::{Refusal, RefusalKind, State, device, slice};
+use crate::domain::records::{Slice, SliceState};
+use crate::domain::{Refusal, RefusalKind, device, slice};
 use crate::ledger::{Call, Decided};
 use crate::live::HostLive;
-use crate::placement;
-use holm_proto::ids::{Name, PciAddress, RunId, SliceId};
-use jiff::Timestamp;
+use holm_proto::ids::{Name, RunId, SliceId};
 use newtype_uuid::GenericUuid;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,13 +57,10 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     for (host, live) in app.live.reporting() {
         passed(devices(app, &host, &live))?;
     }
+    place::all(app, &mut passed)?;
     let state = app.ledger.state();
-    let mut waiting: Vec<&Slice> = state.slices.values().collect();
-    // The oldest request is looked at first.
-    waiting.sort_by_key(|s| (s.requested, s.id));
-    for s in waiting {
+    for s in state.slices.values() {
         passed(match s.state {
-            SliceState::Approved => place(app, s.id),
             SliceState::Placed if s.key_fingerprint.is_empty() => make_key(app, s),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
             // It was placed once, and its request taken back while it waited to be placed again.
@@ -100,98 +94,6 @@ fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
         Some(decided)
     })? {}
     Ok(())
-}
-
-fn place(app: &App, id: SliceId) -> Result<(), Refusal> {
-    let hosts: BTreeSet<Name> = app.live.reporting().into_iter().map(|(name, _)| name).collect();
-    let state = app.ledger.state();
-    let Some(s) = state.slices.get(&id) else { return Ok(()) };
-    let mut call = Call::own("slice.place", format!("slice/{}", state.slice_label(s)));
-    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
-    app.ledger.commit_if(&call, |state, now| {
-        let s = state.slices.get(&id)?;
-        decide_place(state, s, &hosts, app, now)
-    })?;
-    Ok(())
-}
-
-/// Placed on the first host with room, or still waiting with the reason.
-fn decide_place(
-    state: &State,
-    s: &Slice,
-    hosts: &BTreeSet<Name>,
-    app: &App,
-    now: Timestamp,
-) -> Option<Decided<()>> {
-    if s.state != SliceState::Approved {
-        return None;
-    }
-    let mut reason = "no host is connected".to_owned();
-    for host in hosts {
-        let ready = gate(state, host, s.gpus, app, now);
-        let placed = room(state, host, s).and(ready);
-        match placed.and_then(|blocked| fit(state, host, s.gpus, &app.partitions, &blocked)) {
-            Ok(placement) => {
-                let detail = serde_json::json!({ "host": host, "partition": placement.partition });
-                let changes = slice::place(state, s, placement, now).ok()?;
-                let mut decided = Decided::new(changes, ());
-                decided.detail = detail;
-                return Some(decided);
-            }
-            Err(why) => reason = why,
-        }
-    }
-    let changes = slice::waits(s, &format!("queued: {reason}"))?;
-    Some(Decided::new(changes, ()))
-}
-
-/// A machine with devices passed through has all of its memory pinned: one too many, and the host ends another
-/// tenant's to make room. A host that does not say what it has is not judged by it.
-fn room(state: &State, host: &Name, s: &Slice) -> Result<(), String> {
-    let Some(has) = state.hosts.get(host).map(|h| h.memory_mib).filter(|has| *has > 0) else { return Ok(()) };
-    let here = |o: &&Slice| o.detached.is_none() && o.placement.as_ref().is_some_and(|p| &p.host == host);
-    let taken = state.slices.values().filter(here).fold(0_u64, |all, o| all.saturating_add(o.memory_mib));
-    if s.memory_mib <= has.saturating_sub(taken) {
-        return Ok(());
-    }
-    // Its lead reads this: how much others have is not hers to know.
-    Err(format!("{} MiB of memory are not free", s.memory_mib))
-}
-
-/// What the host's alerts keep from slices; an error where that is all of it. Its lead reads this: what is wrong
-/// with the host is for its operator.
-fn gate(state: &State, host: &Name, gpus: u32, app: &App, now: Timestamp) -> Result<Blocked, String> {
-    const NOT_READY: &str = "the host is not ready";
-    let known = state.hosts.get(host).ok_or(NOT_READY)?;
-    let reported = app.live.host(host).and_then(|live| live.reported);
-    let blocked = alert::blocked(&alert::alerts(state, known, &app.bill, reported, now));
-    if blocked.host.is_some() || (gpus > 1 && blocked.together.is_some()) {
-        return Err(NOT_READY.to_owned());
-    }
-    Ok(blocked)
-}
-
-/// The partition for this many GPUs on this host, by the GPUs that are free now and not blocked.
-pub fn fit(
-    state: &State,
-    host: &Name,
-    gpus: u32,
-    table: &placement::PartitionTable,
-    blocked: &Blocked,
-) -> Result<Placement, String> {
-    let mut free = std::collections::BTreeMap::new();
-    for d in state.host_devices(host).filter(|d| !blocked.devices.contains_key(&d.address)) {
-        if let (true, DeviceState::Free, Some(id), true) =
-            (d.gpu, d.state, d.physical_id, d.problem.is_empty())
-        {
-            free.insert(id, d.address);
-        }
-    }
-    let occupied: BTreeSet<u32> = table.physical_ids().filter(|id| !free.contains_key(id)).collect();
-    let partition = placement::choose(table, &occupied, gpus).map_err(|r| r.to_string())?;
-    let devices: Vec<PciAddress> =
-        table.members(partition).iter().filter_map(|id| free.get(id).copied()).collect();
-    Ok(Placement { host: host.clone(), partition, devices })
 }
 
 fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {

@@ -3,12 +3,13 @@
 use super::*;
 use crate::config::Config;
 use crate::domain::people;
-use crate::domain::records::{Change, Device, Evidence, Host, Project, Record, VolumeEvidence};
+use crate::domain::records::{Change, Device, DeviceState, Evidence, Host, Project, Record, VolumeEvidence};
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
-use holm_proto::ids::{ProjectId, VolumeId};
+use holm_proto::ids::{PciAddress, ProjectId, SliceId, VolumeId};
 use holm_proto::v1;
-use std::collections::BTreeMap;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 
 const MEMORY: u64 = 1 << 20;
@@ -52,8 +53,10 @@ impl Ground {
             members: vec![lead],
             created: at(0),
             pack: "aau-2018/1".to_owned(),
+            department: String::new(),
         }))];
-        let host = people::invite_host(&State::default(), &ground.host, String::new(), "olga", at(0));
+        let host =
+            people::invite_host(&crate::domain::State::default(), &ground.host, String::new(), "olga", at(0));
         changes.extend(host.into_iter().map(|change| match change {
             Change::Put(Record::Host(host)) => Change::Put(Record::Host(Host { simulated: true, ..host })),
             other => other,
@@ -77,6 +80,7 @@ impl Ground {
                 reason: String::new(),
                 slice: None,
                 evidence: None,
+                maintenance: None,
             })));
         }
         ground.put(changes);
@@ -125,6 +129,9 @@ impl Ground {
             certificate: None,
             closed_by: None,
             volume_evidence: None,
+            from: None,
+            until: None,
+            placed: None,
         })))]);
         id
     }
@@ -260,7 +267,7 @@ fn racing_requests_never_share_a_device() {
 fn a_placed_slice_is_intended_only_with_its_key_in_the_log() {
     let ground = Ground::new();
     let id = ground.approved("main", 2, 1);
-    place(&ground.app, id).unwrap();
+    place::all(&ground.app, &mut |done| done).unwrap();
     let now = || intended(&ground.app.ledger.state(), &ground.host, "ca");
     assert!(now().slices.is_empty());
     ground.round();

@@ -160,6 +160,7 @@ async fn clean(agent: &mut Agent, world: &World) {
     while dirty() {
         let runs = agent.intends(|i| !i.runs.is_empty()).await.runs;
         for run in &runs {
+            agent.cleaned(run).await;
             let evidence = run.devices.iter().map(|address| v1::Evidence {
                 bytes_total: 32 << 30,
                 bytes_written: 32 << 30,

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 30] = [
+const CALLS: [&str; 33] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -40,6 +40,8 @@ const CALLS: [&str; 30] = [
     "SliceService/RequestSlice",
     "SliceService/GetSlice",
     "SliceService/ListSlices",
+    "SliceService/ExplainSlice",
+    "SliceService/ListQueue",
     "SliceService/ApproveSlice",
     "SliceService/RejectSlice",
     "SliceService/WithdrawSlice",
@@ -51,6 +53,7 @@ const CALLS: [&str; 30] = [
     "HostService/ListHosts",
     "HostService/GetHost",
     "HostService/ReleaseDevice",
+    "HostService/SetMaintenance",
     "AuditService/GetCheckpoint",
     "AuditService/ListEntries",
     "AgentService/Session",
@@ -70,6 +73,7 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         level: level.to_owned(),
         purpose: "x".to_owned(),
         dry_run: true,
+        ..Default::default()
     };
     let main = || reference("heart/main");
     let (mut people, mut projects, mut slices) = (world.person(who), world.projects(who), world.slices(who));
@@ -118,6 +122,11 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
             let all = slices.list_slices(v1::ListSlicesRequest::default()).await?.into_inner();
             return Ok(Some(all.slices.len()));
         }
+        "SliceService/ExplainSlice" => drop(slices.explain_slice(main()).await?),
+        "SliceService/ListQueue" => {
+            let all = slices.list_queue(v1::ListQueueRequest {}).await?.into_inner();
+            return Ok(Some(all.entries.len()));
+        }
         "SliceService/ApproveSlice" => drop(slices.approve_slice(dry("brain/asked")).await?),
         "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
@@ -146,6 +155,15 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
                 reason: "x".to_owned(),
             };
             drop(hosts.release_device(request).await?);
+        }
+        "HostService/SetMaintenance" => {
+            let request = v1::SetMaintenanceRequest {
+                host: "dgx".to_owned(),
+                device: crate::world::address(1),
+                out: true,
+                reason: "x".to_owned(),
+            };
+            drop(hosts.set_maintenance(request).await?);
         }
         "AuditService/GetCheckpoint" => drop(audit.get_checkpoint(v1::GetCheckpointRequest {}).await?),
         "AuditService/ListEntries" => drop(audit.list_entries(v1::ListEntriesRequest::default()).await?),

@@ -12,7 +12,7 @@ async fn nonsense_is_refused_in_words() {
         name: "huge".to_owned(),
         level: "2".to_owned(),
         purpose: "x".repeat(20 << 20),
-        dry_run: false,
+        ..Default::default()
     };
     let failure = world.projects("dina").create_project(huge).await.unwrap_err();
     assert_eq!(failure.code(), Code::OutOfRange);
@@ -179,6 +179,7 @@ async fn a_dry_run_changes_nothing_but_is_logged() {
         level: "3".to_owned(),
         purpose: "x".to_owned(),
         dry_run: true,
+        ..Default::default()
     };
     assert_eq!(
         world.projects("dina").create_project(dry).await.unwrap().into_inner().level_name,

@@ -218,6 +218,7 @@ impl World {
             level: level.to_owned(),
             purpose: "a study".to_owned(),
             dry_run: false,
+            ..Default::default()
         };
         self.projects(who).create_project(request).await.map(tonic::Response::into_inner)
     }

@@ -136,7 +136,8 @@ fn devices(texts: &[String]) -> Result<Vec<PciAddress>, String> {
     if different.len() == devices.len() { Ok(devices) } else { Err("it names a device twice".to_owned()) }
 }
 
-/// Checks where it is to lie: every processor once, and all of what it was given.
+/// Checks where it is to lie: every processor once, and all of its memory. Of processors it may have been given more
+/// or fewer than it has virtual ones, and of a node processors or memory alone.
 fn nodes(slice: &v1::IntendedSlice) -> Result<Vec<NumaShare>, String> {
     if slice.nodes.is_empty() {
         return Ok(Vec::new());
@@ -150,16 +151,16 @@ fn nodes(slice: &v1::IntendedSlice) -> Result<Vec<NumaShare>, String> {
         if !numbers.insert(node) {
             return Err(format!("it names node `{node}` twice"));
         }
-        if share.cpus.is_empty() || share.memory_mib == 0 {
-            return Err(format!("its share of node `{node}` has no processors or no memory"));
+        if share.cpus.is_empty() && share.memory_mib == 0 {
+            return Err(format!("its share of node `{node}` has no processors and no memory"));
         }
         if let Some(cpu) = share.cpus.iter().find(|cpu| !cpus.insert(**cpu)) {
             return Err(format!("it names processor `{cpu}` twice"));
         }
         memory_mib = memory_mib.saturating_add(share.memory_mib);
     }
-    if u32::try_from(cpus.len()).ok() != Some(slice.vcpus) {
-        return Err(format!("it has {} virtual processors and {} of the host's", slice.vcpus, cpus.len()));
+    if cpus.is_empty() {
+        return Err("its shares have no processors".to_owned());
     }
     if memory_mib != slice.memory_mib {
         return Err(format!("it has {} MiB, and its shares have {memory_mib} MiB", slice.memory_mib));
@@ -220,15 +221,16 @@ mod tests {
             spec(v1::IntendedSlice { vcpus: 4, memory_mib: 3072, nodes, ..slice() })
         };
         assert_eq!(with(Vec::new()).unwrap().nodes, []);
+        assert_eq!(with(vec![share(0, &[2, 3, 6], 3072)]).unwrap().nodes.len(), 1);
+        assert_eq!(with(vec![share(0, &[2, 3], 1024), share(1, &[], 2048)]).unwrap().nodes.len(), 2);
         let nodes = with(vec![share(0, &[2, 3], 1024), share(1, &[6, 7], 2048)]).unwrap().nodes;
         assert_eq!((nodes[1].node, nodes[1].cpus.as_slice(), nodes[1].memory_mib), (1, &[6, 7][..], 2048));
         for (bad, word) in [
             (vec![share(0, &[2, 3], 1024), share(0, &[6, 7], 2048)], "node `0` twice"),
             (vec![share(0, &[2, 3], 1024), share(1, &[2, 7], 2048)], "processor `2` twice"),
             (vec![share(0, &[2, 2], 1024), share(1, &[6, 7], 2048)], "processor `2` twice"),
-            (vec![share(0, &[2, 3, 6, 7], 3072), share(1, &[], 0)], "no processors"),
-            (vec![share(0, &[2, 3], 3072), share(1, &[6, 7], 0)], "no memory"),
-            (vec![share(0, &[2, 3, 6], 3072)], "4 virtual processors and 3"),
+            (vec![share(0, &[2, 3, 6, 7], 3072), share(1, &[], 0)], "no processors and no memory"),
+            (vec![share(0, &[], 1024), share(1, &[], 2048)], "no processors"),
             (vec![share(0, &[2, 3, 6, 7], 3071)], "3072 MiB, and its shares have 3071"),
             (vec![share(0, &[2, 3], u64::MAX), share(1, &[6, 7], 3073)], "3072 MiB"),
         ] {

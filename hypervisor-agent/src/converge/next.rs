@@ -191,9 +191,7 @@ impl Why {
     /// who would resolve a failure.
     pub fn is_limited(&self) -> bool {
         match self {
-            Self::Busy(..) | Self::NotClean(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => {
-                true
-            }
+            Self::Busy(..) | Self::NotClean(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => true,
             Self::Machines | Self::Holmd => false,
         }
     }

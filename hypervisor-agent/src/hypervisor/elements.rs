@@ -220,8 +220,8 @@ pub struct Numa {
 pub struct NumaCell {
     #[serde(rename = "@id")]
     pub id: u32,
-    #[serde(rename = "@cpus")]
-    pub cpus: String,
+    #[serde(rename = "@cpus", skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<String>,
     #[serde(rename = "@memory")]
     pub memory: u64,
     #[serde(rename = "@unit")]

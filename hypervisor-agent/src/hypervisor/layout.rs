@@ -1,7 +1,9 @@
 //! How a machine lies on the host, worked out before any XML is written. Pure.
 //!
-//! A share of a NUMA node becomes a cell of the guest, with its virtual processors pinned one to one and in the
-//! order of cores, so that siblings are siblings in the guest as well. Devices keep their neighbourhood:
+//! A share of a NUMA node becomes a cell of the guest. Where a machine has as many virtual processors as it was given
+//! of the host's, they are pinned one to one and in the order of cores, so that siblings are siblings in the guest as
+//! well; where it has more or fewer, those of a cell move freely over the cell's, and over no others. Devices keep
+//! their neighbourhood:
 //!
 //! ```text
 //!   host                                              guest
@@ -18,7 +20,7 @@
 
 use crate::{
     config::MachinesConfig,
-    edge::{DomainSpec, EdgeError, Result},
+    edge::{DomainSpec, EdgeError, NumaShare, Result},
     inventory::ground::{Ground, Place},
 };
 use holm_proto::ids::PciAddress;
@@ -45,8 +47,8 @@ const MOST_FILLERS: u32 = 16;
 pub struct Layout {
     /// The guest's NUMA cells; none where it may run anywhere.
     pub cells: Vec<Cell>,
-    /// The host's processor of each virtual one; empty where they may run anywhere.
-    pub pins: Vec<u32>,
+    /// The host's processors of each virtual one; empty where they may run anywhere.
+    pub pins: Vec<BTreeSet<u32>>,
     /// Where QEMU's own threads run; empty: anywhere.
     pub emulator: BTreeSet<u32>,
     /// Sockets, cores of each, threads of each; `None` where it is QEMU's affair.
@@ -113,14 +115,18 @@ pub enum PortKind {
 /// Works out how a machine lies on this host, or why it cannot.
 pub fn plan(spec: &DomainSpec, ground: &Ground, config: &MachinesConfig) -> Result<Layout> {
     let page_mib = config.huge_pages.mib();
-    let (cells, pins) = cells(spec, ground, config)?;
+    let (mut cells, given) = cells(spec, ground, config)?;
+    let (topology, pins) = match count(given.len()) == spec.vcpus {
+        true => (topology(&cells, &given, ground), given.iter().map(|cpu| BTreeSet::from([*cpu])).collect()),
+        false => (None, spread(&mut cells, &given, spec.vcpus)),
+    };
     check_pages(spec, ground, page_mib)?;
     let (ports, devices) = Tree::of(ground, &cells).ports(spec)?;
     Ok(Layout {
-        topology: topology(&cells, &pins, ground),
+        topology,
         emulator: match config.host_cpus.is_empty() {
             false => config.host_cpus.clone(),
-            true => pins.iter().copied().collect(),
+            true => given.iter().copied().collect(),
         },
         fillers: spec.vcpus.clamp(1, MOST_FILLERS),
         window_gib: window_gib(&ground.places)?,
@@ -166,17 +172,14 @@ fn check_pages(spec: &DomainSpec, ground: &Ground, page_mib: Option<u64>) -> Res
 fn cells(spec: &DomainSpec, ground: &Ground, config: &MachinesConfig) -> Result<(Vec<Cell>, Vec<u32>)> {
     let (mut cells, mut pins) = (Vec::new(), Vec::new());
     let mut taken = BTreeSet::new();
-    for share in &spec.nodes {
+    // A guest's node has memory. Processors of a node that gives none stand last, and go to the last that does.
+    let (with, without): (Vec<&NumaShare>, Vec<&NumaShare>) =
+        spec.nodes.iter().partition(|share| share.memory_mib > 0);
+    for share in with.into_iter().chain(without) {
         let node = ground
             .nodes
             .get(&share.node)
             .ok_or_else(|| EdgeError::new(format!("the host has no node `{}`", share.node)))?;
-        if share.cpus.is_empty() || share.memory_mib == 0 {
-            return Err(EdgeError::new(format!(
-                "the share of node `{}` has no processors or no memory",
-                share.node
-            )));
-        }
         let cpus: BTreeSet<u32> = share.cpus.iter().copied().collect();
         let first = count(pins.len());
         for cpu in &cpus {
@@ -197,6 +200,12 @@ fn cells(spec: &DomainSpec, ground: &Ground, config: &MachinesConfig) -> Result<
                 pins.extend(siblings.iter().filter(|cpu| taken.insert(**cpu)));
             }
         }
+        if share.memory_mib == 0 {
+            let last: &mut Cell =
+                cells.last_mut().ok_or_else(|| EdgeError::new("its shares have no memory"))?;
+            last.cpus.end = count(pins.len());
+            continue;
+        }
         cells.push(Cell {
             node: share.node,
             cpus: first..count(pins.len()),
@@ -211,16 +220,35 @@ fn cells(spec: &DomainSpec, ground: &Ground, config: &MachinesConfig) -> Result<
             nodes.iter().map(|node| far?.get(node).copied().filter(|far| (10..255).contains(far))).collect();
         cell.distances = distances.unwrap_or_default();
     }
+    if !cells.is_empty() && pins.is_empty() {
+        return Err(EdgeError::new("its shares have no processors"));
+    }
     let memory: u64 = cells.iter().map(|cell| cell.memory_mib).fold(0, u64::saturating_add);
-    if !cells.is_empty() && (count(pins.len()) != spec.vcpus || memory != spec.memory_mib) {
+    if !cells.is_empty() && memory != spec.memory_mib {
         return Err(EdgeError::new(format!(
-            "its shares have {} processors and {memory} MiB, and it is to have {} and {} MiB",
+            "its shares have {} processors and {memory} MiB, and it is to have {} MiB",
             pins.len(),
-            spec.vcpus,
             spec.memory_mib
         )));
     }
     Ok((cells, pins))
+}
+
+/// Virtual processors over the cells, by how many of the host's each has; a cell may be left with memory alone.
+/// Returns the host's processors of each.
+fn spread(cells: &mut [Cell], given: &[u32], vcpus: u32) -> Vec<BTreeSet<u32>> {
+    let part = |upto: u32| {
+        let share = u64::from(vcpus) * u64::from(upto) / u64::from(count(given.len()).max(1));
+        u32::try_from(share).unwrap_or(vcpus)
+    };
+    let mut pins = Vec::new();
+    for cell in cells {
+        let own: BTreeSet<u32> =
+            cell.cpus.clone().filter_map(|at| given.get(usize::try_from(at).ok()?).copied()).collect();
+        cell.cpus = part(cell.cpus.start)..part(cell.cpus.end);
+        pins.extend(cell.cpus.clone().map(|_| own.clone()));
+    }
+    pins
 }
 
 /// A socket a cell where they are alike, and threads where every core has as many.
@@ -507,7 +535,8 @@ mod tests {
     #[test]
     fn siblings_are_siblings_and_pins_are_in_the_order_of_cores() {
         let layout = planned(&spec(&[1, 4])).unwrap();
-        assert_eq!(layout.pins, [0, 48, 1, 49, 2, 50, 3, 51, 4, 52, 5, 53]);
+        let pins: Vec<u32> = layout.pins.iter().flatten().copied().collect();
+        assert_eq!(pins, [0, 48, 1, 49, 2, 50, 3, 51, 4, 52, 5, 53]);
         assert_eq!(layout.topology, Some([1, 6, 2]));
         assert_eq!(layout.emulator, BTreeSet::from([23, 47, 71, 95]));
         assert_eq!((layout.cells.len(), layout.page_mib), (1, Some(1024)));
@@ -580,11 +609,11 @@ mod tests {
             &|spec, _, _| spec.nodes[0].cpus = vec![0, 48, 1],
             "`1` is half a core, whose other half `49`",
         );
-        refused(&|spec, _, _| spec.nodes[0].cpus.clear(), "has no processors");
+        refused(&|spec, _, _| spec.nodes[0].cpus.clear(), "have no processors");
+        refused(&|spec, _, _| spec.nodes[0].memory_mib = 0, "have no memory");
         refused(&|spec, _, _| spec.nodes[0].cpus[0] = 24, "`24` is not of node `0`");
         refused(&|spec, _, _| spec.nodes[0].node = 2, "no node `2`");
         refused(&|spec, _, _| spec.nodes[0].cpus = vec![23, 71], "`23` is the host's own");
-        refused(&|spec, _, _| spec.vcpus = 7, "6 processors and 92160 MiB, and it is to have 7");
         refused(&|spec, _, _| spec.nodes.push(spec.nodes[0].clone()), "its shares have");
         let odd = |spec: &mut DomainSpec| {
             spec.memory_mib = 92_161;
@@ -602,6 +631,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_gives_processors_or_memory_alone() {
+        let mut ours = spec(&[1, 16]);
+        ours.memory_mib = 92_160;
+        ours.nodes[1].memory_mib = 0;
+        let layout = planned(&ours).unwrap();
+        assert_eq!((layout.cells.len(), layout.cells[0].cpus.clone()), (1, 0..ours.vcpus));
+        let mut ours = spec(&[1, 16]);
+        ours.nodes[1].cpus.clear();
+        let layout = planned(&ours).unwrap();
+        assert_eq!(layout.cells.len(), 2);
+        assert!(layout.cells[1].cpus.is_empty());
+    }
+
+    #[test]
     fn without_shares_it_may_run_anywhere() {
         let ours = DomainSpec { nodes: Vec::new(), ..spec(&[1, 16]) };
         let layout = planned(&ours).unwrap();
@@ -615,12 +658,27 @@ mod tests {
 
     proptest! {
         #[test]
+        fn more_or_fewer_processors_than_were_given_move_within_their_own(
+            gpus in proptest::sample::subsequence((1..=16).collect::<Vec<usize>>(), 1..=16),
+            vcpus in 1..200_u32,
+        ) {
+            let spec = DomainSpec { vcpus, ..spec(&gpus) };
+            let layout = planned(&spec).unwrap();
+            prop_assert_eq!(layout.pins.len(), vcpus as usize);
+            prop_assert_eq!(layout.cells.iter().map(|cell| cell.cpus.len()).sum::<usize>(), vcpus as usize);
+            for (cell, share) in layout.cells.iter().zip(&spec.nodes) {
+                let given: BTreeSet<u32> = share.cpus.iter().copied().collect();
+                prop_assert!(cell.cpus.clone().all(|cpu| layout.pins[cpu as usize].is_subset(&given)));
+            }
+        }
+
+        #[test]
         fn any_slice_of_whole_cores_lies_on_them_and_nowhere_else(
             gpus in proptest::sample::subsequence((1..=16).collect::<Vec<usize>>(), 1..=16),
         ) {
             let spec = spec(&gpus);
             let layout = planned(&spec).unwrap();
-            let pins: BTreeSet<u32> = layout.pins.iter().copied().collect();
+            let pins: BTreeSet<u32> = layout.pins.iter().flatten().copied().collect();
             let given: BTreeSet<u32> = spec.nodes.iter().flat_map(|share| share.cpus.clone()).collect();
             prop_assert_eq!(&pins, &given);
             prop_assert_eq!(layout.pins.len(), pins.len());
@@ -628,7 +686,7 @@ mod tests {
             prop_assert_eq!(sockets * cores * threads, spec.vcpus);
             for cell in &layout.cells {
                 let node = &dgx2(&[]).nodes[&cell.node];
-                prop_assert!(cell.cpus.clone().all(|cpu| node.cpus.contains(&layout.pins[cpu as usize])));
+                prop_assert!(cell.cpus.clone().all(|cpu| layout.pins[cpu as usize].is_subset(&node.cpus)));
             }
             // Controllers are numbered in a row, and each slot is used once.
             let indices: Vec<u32> = layout.ports.iter().map(|port| port.index).collect();

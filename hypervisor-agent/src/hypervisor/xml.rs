@@ -175,8 +175,10 @@ fn backing(layout: &Layout) -> MemoryBacking {
 }
 
 fn cputune(layout: &Layout) -> Option<CpuTune> {
-    let vcpupin: Vec<VcpuPin> =
-        (0..).zip(&layout.pins).map(|(vcpu, cpu)| VcpuPin { vcpu, cpuset: cpu.to_string() }).collect();
+    let vcpupin: Vec<VcpuPin> = (0..)
+        .zip(&layout.pins)
+        .map(|(vcpu, cpu)| VcpuPin { vcpu, cpuset: set(cpu.iter().copied()) })
+        .collect();
     let others = (!layout.emulator.is_empty()).then(|| set(layout.emulator.iter().copied()))?;
     Some(CpuTune {
         vcpupin,
@@ -251,14 +253,18 @@ pub(super) fn hostdev(bus: Bus, gpu: PciAddress) -> Hostdev {
 
 /// Without a layout: a machine that may run anywhere.
 pub(super) fn cpu(name: &str, layout: Option<&Layout>) -> Cpu {
-    let topology =
-        layout.and_then(|layout| layout.topology).map(|[sockets, cores, threads]| Topology { sockets, dies: 1, cores, threads });
+    let topology = layout.and_then(|layout| layout.topology).map(|[sockets, cores, threads]| Topology {
+        sockets,
+        dies: 1,
+        cores,
+        threads,
+    });
     let distances = |to: &[u32]| Distances {
         sibling: (0..).zip(to).map(|(id, value)| Sibling { id, value: *value }).collect(),
     };
     let cell = |(id, cell): (u32, &super::layout::Cell)| NumaCell {
         id,
-        cpus: set(cell.cpus.clone()),
+        cpus: (!cell.cpus.is_empty()).then(|| set(cell.cpus.clone())),
         memory: cell.memory_mib,
         unit: "MiB",
         distances: (cell.distances.len() > 1).then(|| distances(&cell.distances)),

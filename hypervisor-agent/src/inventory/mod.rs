@@ -108,6 +108,8 @@ fn look(
         nodes,
         product: sysfs.label(&sysfs.path("class/dmi/id/product_name"))?,
         firmware: sysfs.label(&sysfs.path("class/dmi/id/bios_version"))?,
+        // Where volumes lie is not sysfs's to know.
+        volumes_gib: 0,
     })
 }
 

@@ -222,7 +222,8 @@ fn health_and_firmware_come_from_whoever_knows() {
     }
     let machine = Machine::dgx2_v100();
     machine.bind("0000:34:00.0", "nvidia");
-    let inventory = look(&machine.sysfs(), &machine.devices(), &BTreeSet::new(), &|| Ok(Box::new(Well))).unwrap();
+    let inventory =
+        look(&machine.sysfs(), &machine.devices(), &BTreeSet::new(), &|| Ok(Box::new(Well))).unwrap();
     let (first, second) = (gpu(&inventory, 0), gpu(&inventory, 1));
     assert_eq!(first.firmware, "88.00.42.00.01");
     let health = first.health.clone().unwrap();
@@ -244,7 +245,8 @@ fn what_has_failed_is_not_handed_out() {
     }
     let machine = Machine::dgx2_v100();
     machine.bind("0000:34:00.0", "nvidia");
-    let inventory = look(&machine.sysfs(), &machine.devices(), &BTreeSet::new(), &|| Ok(Box::new(Failed))).unwrap();
+    let inventory =
+        look(&machine.sysfs(), &machine.devices(), &BTreeSet::new(), &|| Ok(Box::new(Failed))).unwrap();
     let problem = &gpu(&inventory, 0).problem;
     assert!(problem.starts_with("nvml 535.183.01 says that it has failed: 2 uncorrectable"), "{problem}");
     assert_eq!(gpu(&inventory, 1).problem, "");

@@ -168,6 +168,7 @@ impl Machine {
             memory_mib: 1_572_864,
             iommu: true,
             kernel: "simulated".to_owned(),
+            volumes_gib: 27_000,
             devices,
             bridges: topology::bridges(),
             nodes: topology::nodes(),

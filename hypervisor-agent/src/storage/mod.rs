@@ -38,6 +38,15 @@ use std::{
 const TOOL: &str = concat!("holm-agent ", env!("CARGO_PKG_VERSION"));
 const GIB: u64 = 1 << 30;
 
+/// All of the file system that holds the volumes, GiB; 0 where it cannot be said, or is smaller.
+pub fn capacity_gib(volumes: &Path) -> u64 {
+    // Before the first volume there may be no directory yet: then what is above it.
+    let there = volumes.ancestors().find(|path| path.exists());
+    there
+        .and_then(|path| rustix::fs::statvfs(path).ok())
+        .map_or(0, |system| system.f_blocks.saturating_mul(system.f_frsize) / GIB)
+}
+
 /// The volumes of a host.
 #[derive(Debug, Clone)]
 pub struct Volumes {

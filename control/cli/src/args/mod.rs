@@ -96,6 +96,8 @@ pub enum Command {
     /// Slices: the virtual machines of projects
     #[command(subcommand)]
     Slice(SliceVerb),
+    /// Slices that wait for a place, in the order of their turn
+    Queue,
     /// Log in to a slice, or run a command there: `holm slice ssh`
     Ssh(Ssh),
     /// Wait until a slice, or a host, is in a state

@@ -84,6 +84,26 @@ pub enum HostVerb {
         /// The host's name
         name: String,
     },
+    /// Take a host, or one device of it, out of service: nothing new is placed there
+    #[command(after_help = "What runs there runs on, and is closed as ever.")]
+    Drain {
+        /// The host's name
+        host: String,
+        /// One device of it, by its PCI address; otherwise the whole host
+        #[arg(long, value_name = "ADDRESS")]
+        device: Option<String>,
+        /// Why; operators read it
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Put a host, or one device of it, back into service
+    Resume {
+        /// The host's name
+        host: String,
+        /// One device of it, by its PCI address; otherwise the whole host
+        #[arg(long, value_name = "ADDRESS")]
+        device: Option<String>,
+    },
     /// Let a quarantined device be cleaned again, by your word
     ReleaseDevice {
         /// The host's name
@@ -116,6 +136,9 @@ pub enum ProjectVerb {
         /// What it is for, in one sentence
         #[arg(long, value_name = "TEXT")]
         purpose: String,
+        /// Whose it is: the use of the hosts is shared among departments
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        department: String,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,

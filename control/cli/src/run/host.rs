@@ -6,7 +6,9 @@ use crate::output::Format;
 use crate::{Failure, view};
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::invite_request::Subject;
-use holm_proto::v1::{GetHostRequest, Host, InviteRequest, ListHostsRequest, ReleaseDeviceRequest};
+use holm_proto::v1::{
+    GetHostRequest, Host, InviteRequest, ListHostsRequest, ReleaseDeviceRequest, SetMaintenanceRequest,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use tonic::transport::Channel;
@@ -53,6 +55,19 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
             let invitation = session.ask(client.invite(request)).await?;
             person::invited(session, &invitation, " --dir /etc/holm/agent")
         }
+        HostVerb::Drain { host, device, reason } => {
+            let now = maintain(session, &host, device.as_deref(), true, reason).await?;
+            let what = device.map_or_else(|| host.clone(), |device| format!("{device} of {host}"));
+            let sentence =
+                format!("{what} is out of service: nothing new is placed there, what runs runs on");
+            session.output.done(&sentence, &view::host_json(&now))?;
+            session.output.next(&format!("holm host show {host}"))
+        }
+        HostVerb::Resume { host, device } => {
+            let now = maintain(session, &host, device.as_deref(), false, String::new()).await?;
+            let what = device.map_or_else(|| host.clone(), |device| format!("{device} of {host}"));
+            session.output.done(&format!("{what} is in service again"), &view::host_json(&now))
+        }
         HostVerb::ReleaseDevice { host, address, reason } => {
             let mut client = session.hosts().await?;
             let request = ReleaseDeviceRequest { host: host.clone(), address: address.clone(), reason };
@@ -63,6 +78,18 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
             session.output.next(&format!("holm host show {host}"))
         }
     }
+}
+
+async fn maintain(
+    session: &Session,
+    host: &str,
+    device: Option<&str>,
+    out: bool,
+    reason: String,
+) -> Result<Host, Failure> {
+    let mut client = session.hosts().await?;
+    let (host, device) = (host.to_owned(), device.unwrap_or_default().to_owned());
+    session.ask(client.set_maintenance(SetMaintenanceRequest { host, device, out, reason })).await
 }
 
 /// The only host there is.

@@ -77,6 +77,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Host(verb) => host::run(&session, verb).await.map(|()| 0),
         Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
         Command::Slice(verb) => slice::run(&session, verb).await,
+        Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
         Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),
         Command::Audit(verb) => audit::run(&session, verb).await.map(|()| 0),

@@ -20,8 +20,8 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             let project = session.ask(client.get_project(GetProjectRequest { name })).await?;
             output.sheet(&view::project(&project, &session.clock), &view::project_json(&project))
         }
-        ProjectVerb::Create { name, level, purpose, dry_run } => {
-            let request = CreateProjectRequest { name, level, purpose, dry_run };
+        ProjectVerb::Create { name, level, purpose, department, dry_run } => {
+            let request = CreateProjectRequest { name, level, purpose, dry_run, department };
             let project = session.ask(client.create_project(request)).await?;
             if dry_run {
                 output.remark("nothing was changed; this is what would be registered:");

@@ -3,9 +3,10 @@
 use super::{Session, copy, ssh, tunnel, watch};
 use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
+use crate::text::parse_when;
 use crate::{Failure, view};
 use holm_proto::v1::slice_service_client::SliceServiceClient;
-use holm_proto::v1::{DecideSliceRequest, ListSlicesRequest, RequestSliceRequest, Slice};
+use holm_proto::v1::{DecideSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -37,9 +38,11 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         }
         SliceVerb::Watch { target, timeout } => return watch::run(session, &target, timeout).await,
         SliceVerb::Explain(target) => {
-            let slice = get(session, &target).await?;
-            session.output.sheet(&view::explain(&slice, &session.clock), &view::slice_json(&slice))?;
-            next(session, &slice)?;
+            let wanted = session.slice(&target.slice, &target.project)?;
+            let mut client = session.slices().await?;
+            let said = session.ask(client.explain_slice(wanted)).await?;
+            session.output.sheet(&view::explained(&said, &session.clock), &view::explained_json(&said))?;
+            next(session, &said.slice.unwrap_or_default())?;
         }
         SliceVerb::Certificate { target, out } => certificate(session, &target, out.as_deref()).await?,
         SliceVerb::Ssh(args) => return ssh::run(session, args).await,
@@ -54,6 +57,13 @@ async fn list(session: &Session, project: String) -> Result<(), Failure> {
     let all = session.ask(client.list_slices(ListSlicesRequest { project })).await?.slices;
     let json = all.iter().map(view::slice_json).collect::<Vec<_>>();
     session.output.list(&view::slices(&all, &session.clock), &json!(json))
+}
+
+pub(super) async fn queue(session: &Session) -> Result<(), Failure> {
+    let mut client = session.slices().await?;
+    let all = session.ask(client.list_queue(ListQueueRequest {})).await?.entries;
+    let json = all.iter().map(view::queue_json).collect::<Vec<_>>();
+    session.output.list(&view::queue(&all, &session.clock), &json!(json))
 }
 
 async fn get(session: &Session, target: &Target) -> Result<Slice, Failure> {
@@ -74,6 +84,8 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
         memory_mib: request.memory.or(request.memory_mib).unwrap_or(0),
         disk_gib: request.disk.unwrap_or(0),
         dry_run: request.dry_run,
+        from: when(session, request.from.as_deref())?,
+        until: when(session, request.until.as_deref())?,
     };
     let slice = session.ask(client.request_slice(message)).await?;
     if request.dry_run {
@@ -81,6 +93,12 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
     }
     session.output.sheet(&view::slice(&slice, &session.clock), &view::slice_json(&slice))?;
     if request.dry_run { Ok(()) } else { next(session, &slice) }
+}
+
+fn when(session: &Session, text: Option<&str>) -> Result<Option<prost_types::Timestamp>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    let at = parse_when(text, &session.clock).map_err(Failure::usage)?;
+    Ok(Some(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 }))
 }
 
 #[derive(Debug, Clone, Copy)]

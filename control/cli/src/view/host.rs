@@ -5,8 +5,8 @@ use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, bytes, instant, mib};
 use holm_proto::v1::{
-    BridgeKind, Device, DeviceKind, DeviceState, Drive, Evidence, Health, Host, Inventory, Link, NumaNode,
-    PciBridge, PciDevice,
+    BridgeKind, Device, DeviceKind, DeviceState, Drive, Evidence, Health, Host, Inventory, Link, Maintenance,
+    NumaNode, PciBridge, PciDevice,
 };
 use serde_json::{Value, json};
 
@@ -65,6 +65,10 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
         let text = format!("OFFLINE: its agent is not connected{last}; below is what was known then");
         sheet.line("note", Cell::new(text).tone(Tone::Bad));
     }
+    if let Some(m) = &h.maintenance {
+        let text = format!("OUT OF SERVICE: nothing new is placed here. {}", maintenance(m, clock));
+        sheet.line("note", Cell::new(text).tone(Tone::Bad));
+    }
     sheet.line("platform", h.platform.as_str());
     sheet.line("agent", h.agent_version.as_str());
     sheet.line("last report", when_full(h.last_report.as_ref(), clock));
@@ -80,6 +84,10 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
         if !i.drives.is_empty() {
             let total = i.drives.iter().map(|d| d.bytes).fold(0, u64::saturating_add);
             sheet.line("disks", format!("{}, {} together", i.drives.len(), bytes(total)));
+        }
+        if i.volumes_gib > 0 {
+            sheet
+                .line("for volumes", Cell::both(format!("{} GiB", i.volumes_gib), i.volumes_gib.to_string()));
         }
     }
     sheet.line("checked", super::alert::summary(h, clock));
@@ -97,13 +105,19 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
             "slice",
             "problem or reason",
         ],
-        rows: devices.into_iter().map(device).collect(),
+        rows: devices.into_iter().map(|d| device(d, clock)).collect(),
         empty: "no devices are known: its agent has not reported yet",
     };
     (sheet, table)
 }
 
-fn device(d: &Device) -> Vec<Cell> {
+/// Who took it out of service, when and why.
+fn maintenance(m: &Maintenance, clock: &Clock) -> String {
+    let since = instant(m.since.as_ref()).map(|at| format!(" {}", clock.relative(at))).unwrap_or_default();
+    format!("By {}{since}: {}", m.by, m.reason)
+}
+
+fn device(d: &Device, clock: &Clock) -> Vec<Cell> {
     let pci = d.pci.clone().unwrap_or_default();
     let number = |n: Option<u32>| n.map(|n| n.to_string()).unwrap_or_default();
     // The state is of what is handed out; a switch never is.
@@ -112,6 +126,10 @@ fn device(d: &Device) -> Vec<Cell> {
     let problem = match (pci.problem.as_str(), is_gpu(d)) {
         ("", true) if d.reason.is_empty() && unreached > 0 => {
             Cell::new(format!("clean but for {} that its driver keeps", bytes(unreached)))
+        }
+        ("", _) if d.maintenance.is_some() => {
+            let said = d.maintenance.as_ref().map(|m| maintenance(m, clock)).unwrap_or_default();
+            Cell::new(format!("out of service. {said}")).tone(Tone::Bad)
         }
         ("", true) => Cell::new(&d.reason),
         ("", false) => Cell::default(),
@@ -189,11 +207,17 @@ pub fn host_json(h: &Host) -> Value {
             "slice": d.slice,
             "reason": d.reason,
             "evidence": d.evidence.as_ref().map(evidence_json),
+            "maintenance": d.maintenance.as_ref().map(maintenance_json),
         })).collect::<Vec<_>>(),
         "last_report": time_json(h.last_report.as_ref()),
         "alerts": h.alerts.iter().map(super::alert::alert_json).collect::<Vec<_>>(),
         "commissioning": h.commissioning.as_ref().map(super::commissioning_json),
+        "maintenance": h.maintenance.as_ref().map(maintenance_json),
     })
+}
+
+fn maintenance_json(m: &Maintenance) -> Value {
+    json!({ "by": m.by, "reason": m.reason, "since": time_json(m.since.as_ref()) })
 }
 
 fn inventory_json(i: &Inventory) -> Value {
@@ -208,6 +232,7 @@ fn inventory_json(i: &Inventory) -> Value {
         "nodes": i.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "bridges": i.bridges.iter().map(bridge_json).collect::<Vec<_>>(),
         "drives": i.drives.iter().map(drive_json).collect::<Vec<_>>(),
+        "volumes_gib": i.volumes_gib,
     })
 }
 

@@ -5,6 +5,7 @@
 mod alert;
 mod certificate;
 mod host;
+mod queue;
 mod slice;
 mod svg;
 mod things;
@@ -13,6 +14,7 @@ mod topology;
 pub use alert::{alerts, checks, commissioning_json};
 pub use certificate::{Deletion, NotADeletion};
 pub use host::{device_state, host, host_json, hosts};
+pub use queue::{explained, explained_json, queue, queue_json};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };

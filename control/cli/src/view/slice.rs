@@ -89,6 +89,8 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("disk", format!("{} GiB, encrypted under a key of its own", s.disk_gib))
         .line("requested by", s.requested_by.as_str())
         .line("requested", when_full(s.requested.as_ref(), clock))
+        .line("reserved from", when_full(s.from.as_ref(), clock))
+        .line("to end", when_full(s.until.as_ref(), clock))
         .line("changed", when_full(s.changed.as_ref(), clock))
         .line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
     for a in &s.approvals {
@@ -232,5 +234,7 @@ pub fn slice_json(s: &Slice) -> Value {
             "slurm": g.slurm,
         })),
         "key_fingerprint": s.key_fingerprint,
+        "from": time_json(s.from.as_ref()),
+        "until": time_json(s.until.as_ref()),
     })
 }

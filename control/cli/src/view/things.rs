@@ -72,6 +72,7 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("level", Cell::both(level(p), &p.level))
         .line("purpose", p.purpose.as_str())
         .line("lead", p.lead.as_str())
+        .line("department", p.department.as_str())
         .line("members", p.members.join(", "))
         .line("registered", when_full(p.created.as_ref(), clock))
         .line("rules", p.pack.as_str())
@@ -91,6 +92,7 @@ pub fn project_json(p: &Project) -> Value {
         "members": p.members,
         "created": time_json(p.created.as_ref()),
         "pack": p.pack,
+        "department": p.department,
     })
 }
 

@@ -1,8 +1,8 @@
 //! One thing goes wrong, and exactly that is said and blocked.
 
 use super::*;
-use crate::domain::people;
 use crate::domain::machine::{Hardware, Health};
+use crate::domain::people;
 use crate::domain::records::{Change, Record};
 use holm_proto::ids::Name;
 use proptest::prelude::*;
@@ -43,6 +43,7 @@ fn device(n: u8, gpu: bool) -> Device {
         state: DeviceState::Free,
         reason: String::new(),
         slice: None,
+        maintenance: None,
         evidence: None,
     }
 }
@@ -230,7 +231,7 @@ fn spoil(device: &mut Device, fault: u8) {
     let ill = |state| Some(Health { state, ..Health::default() });
     match fault {
         1 => device.id = "8086:10d3".to_owned(),
-        2 => device.memory_bytes += 1,
+        2 => device.memory_bytes /= 2,
         3 => device.problem = "no way to reset it".to_owned(),
         4 => device.state = DeviceState::Quarantined,
         5 => device.health = ill(HealthState::Failed),

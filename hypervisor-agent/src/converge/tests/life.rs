@@ -26,7 +26,7 @@ use holm_control::{
         records::{self, Device, DeviceState, Evidence, Guest, Slice, SliceState, VolumeEvidence},
         slice::{self, Phase, Sighting},
     },
-    placement::PartitionTable,
+    placement::{PartitionTable, choose},
     reconcile,
 };
 use holm_proto::{
@@ -40,7 +40,7 @@ use proptest::{
     test_runner::{TestError, TestRunner},
 };
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -134,9 +134,7 @@ impl Host for Watched {
             assert!(matches!(mark, Mark::Dirty { .. }), "{device} is cleaned, and {}", mark.text());
         }
         // Device by device, so that a kill finds a run half done.
-        let one = |device: &PciAddress| {
-            self.call(|host| host.sanitise(run, std::slice::from_ref(device)))
-        };
+        let one = |device: &PciAddress| self.call(|host| host.sanitise(run, std::slice::from_ref(device)));
         let all: edge::Result<Vec<Vec<v1::Evidence>>> = devices.iter().map(one).collect();
         Ok(all?.into_iter().flatten().collect())
     }
@@ -428,6 +426,7 @@ impl Life {
             problem: String::new(),
             hardware: Default::default(),
             health: None,
+            maintenance: None,
             state: DeviceState::Dirty,
             reason: String::new(),
             slice: None,
@@ -604,9 +603,8 @@ impl Life {
             let (s, at) = (&self.state.slices[&id], self.at());
             let changes = match s.state {
                 SliceState::Approved if reported.is_some() => {
-                    let none = holm_control::domain::alert::Blocked::default();
-                    let fit = reconcile::fit(&self.state, &self.name, s.gpus, &PartitionTable::dgx2(), &none);
-                    fit.ok().map(|placement| slice::place(&self.state, s, placement, at).unwrap())
+                    let placement = self.fit(s.gpus);
+                    placement.map(|placement| slice::place(&self.state, s, placement, at).unwrap())
                 }
                 SliceState::Placed if s.key_fingerprint.is_empty() => Some(slice::keyed(s, "0123")),
                 SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
@@ -620,6 +618,22 @@ impl Life {
             };
             self.commit(changes.unwrap_or_default());
         }
+    }
+
+    /// The partition that holmd would choose of the GPUs that are free. Processors, memory and disk are not what
+    /// this is about.
+    fn fit(&self, gpus: u32) -> Option<records::Placement> {
+        let free: BTreeMap<u32, PciAddress> = self
+            .state
+            .host_devices(&self.name)
+            .filter(|d| d.state == DeviceState::Free && d.problem.is_empty())
+            .filter_map(|d| Some((d.physical_id?, d.address)))
+            .collect();
+        let table = PartitionTable::dgx2();
+        let occupied = table.physical_ids().filter(|id| !free.contains_key(id)).collect();
+        let partition = choose(&table, &occupied, gpus).ok()?;
+        let devices = table.members(partition).iter().map(|id| free[id]).collect();
+        Some(records::Placement { host: self.name.clone(), partition, devices, nodes: Vec::new() })
     }
 
     // --- people
@@ -641,6 +655,7 @@ impl Life {
             members: Vec::new(),
             created: self.at(),
             pack: String::new(),
+            department: String::new(),
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
             id,
@@ -666,6 +681,9 @@ impl Life {
             changed: self.at(),
             guest: None,
             volume_evidence: None,
+            from: None,
+            until: None,
+            placed: None,
             evidence: Vec::new(),
             detached: None,
             certificate: None,

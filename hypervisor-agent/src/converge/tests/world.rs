@@ -284,7 +284,8 @@ impl World {
             cpus: BTreeMap::new(),
         };
         let host = Arc::new(Self::simulated(&directory));
-        let limits = Limits { tries: u32::MAX, ..Limits::new(Duration::from_secs(1200), Duration::from_millis(20)) };
+        let limits =
+            Limits { tries: u32::MAX, ..Limits::new(Duration::from_secs(1200), Duration::from_millis(20)) };
         let mut world = Self {
             directory,
             host,

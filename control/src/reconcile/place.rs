@@ -1,0 +1,286 @@
+//! Where slices go: the state as placement sees it, and what comes of its plan.
+
+use crate::app::App;
+use crate::config;
+use crate::domain::alert::{self, Blocked};
+use crate::domain::machine;
+use crate::domain::records::{self, DeviceState, NumaShare, Placement, Slice, SliceState};
+use crate::domain::{Refusal, State, slice};
+use crate::ledger::{Call, Decided};
+use crate::placement::queue::{self, Plan, Reserved, Rules, Shares, Use, Verdict, Wish};
+use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable, Request, Shapes, Tenant};
+use holm_proto::ids::{Name, PciAddress, SliceId};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What keeps a host, or some of its devices, from being given to anybody, for operators to read: what they have
+/// taken out of service, and what its alerts prevent.
+fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>) -> Blocked {
+    let said = |m: &records::Maintenance| format!("in maintenance: {}", m.reason);
+    let Some(host) = state.hosts.get(name) else { return Blocked::default() };
+    let mut blocked = alerted.map_or_else(Blocked::default, |now| {
+        let reported = app.live.host(name).and_then(|live| live.reported);
+        alert::blocked(&alert::alerts(state, host, &app.bill, reported, now))
+    });
+    blocked.host = host.maintenance.as_ref().map(said).or(blocked.host);
+    let out = state.host_devices(name).filter_map(|d| Some((d.address, said(d.maintenance.as_ref()?))));
+    blocked.devices.extend(out);
+    blocked
+}
+
+/// Give every approved slice its turn.
+pub(super) fn all(
+    app: &App,
+    passed: &mut dyn FnMut(Result<(), Refusal>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let state = app.ledger.state();
+    if !state.slices.values().any(|s| s.state == SliceState::Approved) {
+        return Ok(());
+    }
+    let queue = Queue::now(app, &state, app.ledger.now());
+    for (at, verdict) in &queue.plan.turns {
+        if let Some(wish) = queue.wishes.get(*at) {
+            passed(turn(app, &state, &queue, wish, verdict))?;
+        }
+    }
+    Ok(())
+}
+
+fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict) -> Result<(), Refusal> {
+    let Some(s) = state.slices.get(&wish.id) else { return Ok(()) };
+    let mut call = Call::own("slice.place", format!("slice/{}", state.slice_label(s)));
+    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
+    app.ledger.commit_if(&call, |state, now| {
+        let s = state.slices.get(&wish.id).filter(|s| s.state == SliceState::Approved)?;
+        let Verdict::Placed { host, fit } = verdict else {
+            return Some(Decided::new(slice::waits(s, &reason(verdict, wish))?, ()));
+        };
+        let host = &queue.plan.hosts.get(*host)?.name;
+        let placement = settle(app, state, host, fit, wish, now)?;
+        let detail = serde_json::json!({ "host": host, "partition": placement.partition });
+        let changes = slice::place(state, s, placement, now).ok()?;
+        Some(Decided { detail, ..Decided::new(changes, ()) })
+    })?;
+    Ok(())
+}
+
+/// What the plan says, if the state is still such that it can be done; the next round sees to the rest.
+fn settle(
+    app: &App,
+    state: &State,
+    name: &Name,
+    fit: &Fit,
+    wish: &Wish,
+    now: Timestamp,
+) -> Option<Placement> {
+    let view = Views::of(app, state, Some(now));
+    let host = view.host(name);
+    if !host.still(fit, &wish.request) {
+        return None;
+    }
+    let members = app.partitions.members(fit.partition);
+    let at =
+        |id: &u32| state.host_devices(name).find(|d| d.gpu && d.physical_id == Some(*id)).map(|d| d.address);
+    let devices: Vec<PciAddress> = members.iter().filter_map(at).collect();
+    let nodes: Vec<NumaShare> = fit.shares.clone();
+    (devices.len() == members.len()).then(|| Placement {
+        host: name.clone(),
+        partition: fit.partition,
+        devices,
+        nodes,
+    })
+}
+
+/// Why it is not placed, for its lead. It changes only with what it says: each change is an entry.
+fn reason(verdict: &Verdict, wish: &Wish) -> String {
+    match verdict {
+        Verdict::Placed { .. } => String::new(),
+        Verdict::Waits { short: Some(short), .. } => format!("queued: {short}"),
+        Verdict::Waits { short: None, .. } => "queued: no host is connected".to_owned(),
+        Verdict::Early { .. } => wish.from.map(|from| format!("reserved from {from}")).unwrap_or_default(),
+        Verdict::Late => "the time that it was asked for has passed: withdraw it".to_owned(),
+    }
+}
+
+/// Who waits, and what comes of it.
+#[derive(Debug)]
+pub struct Queue {
+    /// Every approved slice.
+    pub wishes: Vec<Wish>,
+    /// What would be done now.
+    pub plan: Plan,
+    /// By what rules.
+    pub rules: Rules,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Queue {
+    /// As it is now.
+    pub fn now(app: &App, state: &State, now: Timestamp) -> Self {
+        let rules = rules(&app.config.placement);
+        let view = Views::of(app, state, Some(now));
+        let hosts: Vec<Host> = app.live.reporting().into_iter().map(|(name, _)| view.host(&name)).collect();
+        let wishes = wishes(state);
+        let shares = Shares::of(uses(state), now, &rules);
+        let plan = queue::plan(hosts, &wishes, shares, &rules, now);
+        Self { wishes, plan, rules, now }
+    }
+
+    /// The place of a slice in the list of wishes.
+    pub fn find(&self, id: SliceId) -> Option<(usize, &Wish)> {
+        self.wishes.iter().enumerate().find(|(_, w)| w.id == id)
+    }
+}
+
+/// Whether a reservation can be accepted.
+pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
+    let Some(from) = new.from else { return true };
+    // What is wrong with a host today is not what it will be then.
+    let view = Views::of(app, state, None);
+    let hosts: Vec<Host> = state.hosts.keys().map(|name| view.host(name)).collect();
+    let waiting = [SliceState::Requested, SliceState::Approved];
+    let known: Vec<Reserved> = state
+        .slices
+        .values()
+        .filter(|s| s.id != new.id && waiting.contains(&s.state))
+        .filter_map(|s| Some(Reserved { request: request(s), from: s.from?, until: s.until }))
+        .collect();
+    queue::reservable(&hosts, &known, &Reserved { request: request(new), from, until: new.until })
+}
+
+fn rules(config: &config::Placement) -> Rules {
+    let days = |n: u32| SignedDuration::from_hours(i64::from(n) * 24);
+    Rules {
+        half_life: days(config.half_life_days.max(1)),
+        patience: days(config.patience_days),
+        turn: SignedDuration::from_hours(config.turn_hours.into()),
+        reserve: SignedDuration::from_hours(config.reserve_hours.into()),
+    }
+}
+
+fn request(s: &Slice) -> Request {
+    Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib: s.disk_gib }
+}
+
+fn department(state: &State, s: &Slice) -> String {
+    state.projects.get(&s.project).map(|p| p.department.clone()).unwrap_or_default()
+}
+
+fn wishes(state: &State) -> Vec<Wish> {
+    let approved = state.slices.values().filter(|s| s.state == SliceState::Approved);
+    approved
+        .map(|s| Wish {
+            id: s.id,
+            department: department(state, s),
+            request: request(s),
+            // The last change of its state: when it was approved.
+            since: s.changed,
+            from: s.from,
+            until: s.until,
+        })
+        .collect()
+}
+
+/// What every slice has used: from placed to detached.
+fn uses(state: &State) -> Vec<Use> {
+    let placed = state.slices.values().filter(|s| s.placement.is_some());
+    placed
+        .map(|s| Use {
+            department: department(state, s),
+            gpus: s.gpus,
+            from: s.placed.unwrap_or(s.requested),
+            until: s.detached,
+        })
+        .collect()
+}
+
+/// The state, by host.
+struct Views<'a> {
+    app: &'a App,
+    /// By the alerts that there are now; `None`: by none.
+    alerted: Option<Timestamp>,
+    state: &'a State,
+    table: PartitionTable,
+    shapes: Arc<Shapes>,
+    config: &'a config::Placement,
+    here: BTreeMap<&'a Name, Vec<&'a Slice>>,
+}
+
+impl<'a> Views<'a> {
+    fn of(app: &'a App, state: &'a State, alerted: Option<Timestamp>) -> Self {
+        let mut here: BTreeMap<&Name, Vec<&Slice>> = BTreeMap::new();
+        for s in state.slices.values().filter(|s| s.detached.is_none()) {
+            if let Some(placement) = &s.placement {
+                here.entry(&placement.host).or_default().push(s);
+            }
+        }
+        let shapes = Arc::new(Shapes::of(app.partitions));
+        Self { app, alerted, state, table: app.partitions, shapes, config: &app.config.placement, here }
+    }
+
+    /// One host as it is now.
+    fn host(&self, name: &Name) -> Host {
+        let blocked = blocked(self.app, self.state, name, self.alerted);
+        let known: BTreeSet<u32> = self.table.physical_ids().collect();
+        let gpus = self
+            .state
+            .host_devices(name)
+            .filter(|d| d.gpu)
+            .filter_map(|d| Some((d, d.physical_id.filter(|id| known.contains(id))?)))
+            .map(|(d, physical_id)| {
+                let out = !d.problem.is_empty() || blocked.devices.contains_key(&d.address);
+                let state = match d.state {
+                    _ if out => GpuState::Out,
+                    DeviceState::Free => GpuState::Free,
+                    DeviceState::Quarantined => GpuState::Out,
+                    DeviceState::Claimed
+                    | DeviceState::Assigned
+                    | DeviceState::Dirty
+                    | DeviceState::Sanitising => GpuState::Taken,
+                };
+                Gpu { physical_id, node: u32::try_from(d.numa_node).unwrap_or(0), state }
+            })
+            .collect();
+        let mut host = Host::new(name.clone(), Arc::clone(&self.shapes), gpus, &self.capacity(name));
+        host.closed = blocked.host;
+        host.apart = blocked.together.is_some();
+        for s in self.here.get(name).into_iter().flatten() {
+            let Some(placement) = &s.placement else { continue };
+            host.occupy(Tenant {
+                gpus: self.table.get(placement.partition).map_or(0, |p| p.mask()),
+                since: s.placed.unwrap_or(s.requested),
+                until: s.until,
+                memory_mib: s.memory_mib,
+                disk_gib: s.disk_gib,
+                shares: placement.nodes.clone(),
+            });
+        }
+        host
+    }
+
+    /// A machine with devices passed through has all of its memory pinned: one too many, and the host ends
+    /// another tenant's to make room. What a host does not state, it is not judged by.
+    fn capacity(&self, name: &Name) -> Capacity {
+        let Some(host) = self.state.hosts.get(name) else { return Capacity::default() };
+        let known = |n: u64| (n > 0).then_some(n);
+        let nodes = host.machine.as_ref().map(|m| m.nodes.as_slice()).unwrap_or_default();
+        let pages = self.config.hugepages && !nodes.is_empty();
+        let in_pages = |n: &machine::Node| {
+            let mib = |p: &machine::HugePages| p.size_kib.saturating_mul(p.total) / 1024;
+            n.huge_pages.iter().map(mib).fold(0, u64::saturating_add)
+        };
+        let memory = |n: &machine::Node| if pages { in_pages(n) } else { n.memory_mib };
+        let dedicated =
+            self.config.cpus == config::Cpus::Dedicated && nodes.iter().any(|n| !n.cores.is_empty());
+        let node = |n: &machine::Node| Node { id: n.id, cores: n.cores.clone(), memory_mib: memory(n) };
+        let all = if pages { nodes.iter().map(memory).fold(0, u64::saturating_add) } else { host.memory_mib };
+        Capacity {
+            nodes: if dedicated { nodes.iter().map(node).collect() } else { Vec::new() },
+            memory_mib: known(all),
+            disk_gib: known(host.volumes_gib),
+            housekeeping: self.config.housekeeping_cores,
+        }
+    }
+}
