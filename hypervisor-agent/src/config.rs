@@ -4,7 +4,7 @@
 //! `holm-agent.example.toml` beside this crate's manifest is the documentation of the file.
 
 use crate::commission::judge::{LEAST_KERNEL, LEAST_QEMU};
-use holm_proto::ids::PciAddress;
+use holm_proto::{gpu::GpuKind, ids::PciAddress};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -322,11 +322,13 @@ pub struct SanitiseConfig {
 }
 
 impl SanitiseConfig {
-    /// How a kind of device is cleaned.
+    /// How a kind of device is cleaned. Where it is known that its BARs are windows, not through them, whatever the
+    /// configuration says.
     pub fn method(&self, devices: &DevicesConfig, id: &str) -> Option<CleanMethod> {
         let named = self.methods.iter().find(|(kind, _)| kind.as_str() == id).map(|(_, method)| *method);
         let open = || devices.memory_in_bar.iter().any(|kind| kind.as_str() == id);
-        named.or_else(|| open().then_some(CleanMethod::Bar))
+        let method = named.or_else(|| open().then_some(CleanMethod::Bar));
+        method.filter(|method| *method == CleanMethod::VmCuda || GpuKind::of(id).is_none())
     }
 }
 

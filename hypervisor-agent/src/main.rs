@@ -403,6 +403,9 @@ fn show_fabric(place: &Where, format: Format) -> Result<(), Failure> {
 /// Why a kind of GPU is never cleaned, and so never handed out.
 fn uncleanable(host: &HostConfig, kind: &str) -> Option<String> {
     match host.sanitise.method(&host.devices, kind) {
+        None if GpuKind::of(kind).is_some() => Some(format!(
+            "the BARs of a {kind} are not its memory: only `scrub-vm/cuda` cleans it; name it in `[host.sanitise]`"
+        )),
         None => Some(format!("nothing says how a {kind} is cleaned: name a method in `[host.sanitise]`")),
         Some(CleanMethod::VmBar | CleanMethod::VmCuda) if host.sanitise.vm.is_none() => Some(format!(
             "a {kind} is cleaned by a machine that is not described: write `[host.sanitise.vm]`"

@@ -47,6 +47,15 @@ pub struct RealHost {
 }
 
 impl RealHost {
+    /// A GPU of a partition that is up is kept from resets on purpose: it lacks nothing.
+    fn with_resets(&self, mut inventory: v1::Inventory) -> v1::Inventory {
+        let quiet: BTreeSet<String> = self.handover.quiet().iter().map(ToString::to_string).collect();
+        for device in inventory.devices.iter_mut().filter(|device| quiet.contains(&device.address)) {
+            device.reset_methods.push("none while its partition is up".to_owned());
+        }
+        inventory
+    }
+
     fn with_volumes(&self, mut inventory: v1::Inventory) -> v1::Inventory {
         inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
         inventory
@@ -135,7 +144,7 @@ impl Host for RealHost {
             Path::new("/"),
             &self.config.sysfs,
             self.config.commission.clone(),
-            self.inventory().map_err(|error| error.chain()),
+            self.inventory().map(|inventory| self.with_resets(inventory)).map_err(|error| error.chain()),
             self.libvirt.qemu_version().map_err(|error| error.chain()),
             fabric(),
         ))
@@ -555,7 +564,7 @@ mod tests {
         device.reset().unwrap();
         device.enable_memory().unwrap();
         for bar in function.memory_bars() {
-            println!("BAR {}: {} bytes mapped", bar.index, device.map(bar).unwrap().bytes());
+            println!("BAR {}: {} bytes mapped", bar.index, device.map(bar, 0).map(|_| bar.bytes).unwrap());
         }
         drop(device);
         handover.deactivate(9).unwrap();

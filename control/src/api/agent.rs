@@ -138,6 +138,11 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
         )
         .hint("restore holmd's newest log, then run: holmd rebuild"));
     }
+    // One that was real, and now says that nothing is, would be spared every check.
+    if !host.agent_version.is_empty() && host.simulated != hello.simulated {
+        let text = "this host was real and says that it is simulated, or the other way round";
+        return Err(Refusal::new(RefusalKind::State, text).hint("holm host invite, under another name"));
+    }
     let inventory = hello
         .inventory
         .ok_or_else(|| Refusal::new(RefusalKind::Invalid, "a Hello says what the host has"))?;
@@ -669,7 +674,11 @@ fn hand_out(
         "generation": s.generation,
         "host": host,
     });
-    Ok(Decided { detail, ..Decided::new(Vec::new(), key) })
+    let first = s
+        .key_given
+        .is_none()
+        .then(|| Change::Put(Record::Slice(Box::new(Slice { key_given: Some(scene.now), ..s.clone() }))));
+    Ok(Decided { detail, ..Decided::new(first.into_iter().collect(), key) })
 }
 
 /// What a sanitiser's report changes. `None`: the run is over, or another host's.

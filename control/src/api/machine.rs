@@ -18,6 +18,8 @@ const CPUS: usize = 1024;
 const DRIVES: usize = 64;
 /// Sizes of huge pages of one node, XIDs of one device.
 const FEW: usize = 8;
+/// Of what a machine consists of, as it is kept.
+const MACHINE_BYTES: usize = 40 << 10;
 /// Bytes of a sentence, of a name, of a word.
 const LONG: usize = 160;
 const SHORT: usize = 48;
@@ -55,7 +57,15 @@ pub(super) fn machine(seen: &v1::Inventory) -> Result<Machine, Refusal> {
         drives.push(drive);
     }
     let (product, firmware) = (plain(&seen.product, SHORT), plain(&seen.firmware, SHORT));
-    Ok(Machine { product, firmware, bridges, nodes, drives })
+    let machine = Machine { product, firmware, bridges, nodes, drives };
+    // It is written again with whatever else changes of its host: taking that out of service, too, must fit an entry.
+    let bytes = serde_json::to_vec(&machine).map_or(usize::MAX, |text| text.len());
+    if bytes > MACHINE_BYTES {
+        let text =
+            format!("an inventory takes at most {MACHINE_BYTES} bytes to keep, this one takes {bytes}");
+        return Err(Refusal::new(RefusalKind::Invalid, text));
+    }
+    Ok(machine)
 }
 
 /// Where a device hangs and how its link runs.

@@ -363,6 +363,7 @@ fn wanted(
         placement: None,
         volume: VolumeId::new_v4(),
         key_fingerprint: String::new(),
+        key_given: None,
         key_destroyed: None,
         generation: 0,
         changed: scene.now,

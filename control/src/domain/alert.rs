@@ -243,6 +243,16 @@ fn firmware(gpus: &[&Device], bill: &Bill, all: &mut Vec<Alert>) {
     let ids: BTreeSet<&str> = gpus.iter().map(|d| d.id.as_str()).collect();
     for id in ids {
         let said = || gpus.iter().filter(|d| d.id == id && !d.hardware.firmware.is_empty());
+        let silent = gpus.iter().filter(|d| d.id == id && d.hardware.firmware.is_empty());
+        // A pin that cannot be compared with anything holds nobody back: it must not look as if it did.
+        for gpu in silent.filter(|_| bill.firmware.contains_key(id)) {
+            let text = format!("{} does not say its VBIOS, and one is pinned", gpu.address);
+            let mend =
+                "only NVIDIA's driver tells it: look on a host that has the driver, or take the pin out of \
+                        `firmware` in `[bill]` of holmd.toml"
+                    .to_owned();
+            all.push(allocation("firmware-unknown", Scope::Device(gpu.address), text, mend));
+        }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for gpu in said() {
             *counts.entry(gpu.hardware.firmware.as_str()).or_default() += 1;

@@ -70,9 +70,8 @@ impl Note {
         match self {
             Self::Dirty(why) => format!("its host has it as dirty: {why}"),
             Self::Clean(run) => format!("its host has it as clean by run {}", run.into_untyped_uuid()),
-            Self::Assigned(slice) => {
-                format!("its host has it as assigned to slice {}", slice.into_untyped_uuid())
-            }
+            // Leads read this, too: whose, is not theirs to know.
+            Self::Assigned(_) => "its host has it as another slice's".to_owned(),
         }
     }
 }
@@ -279,6 +278,7 @@ pub fn order_run(
 /// A run's report. Every expected device is judged: cleaned in full is Free, all else Quarantined,
 /// missing too. A device that is not Sanitising any more is left as it is.
 pub fn reported(state: &State, run: &Run, report: &Report) -> (Vec<Evidence>, Vec<Change>) {
+    let simulated = state.hosts.get(&run.host).is_some_and(|host| host.simulated);
     let mut all = Vec::new();
     let mut changes = vec![Change::Delete(Record::Run(run.clone()).key())];
     for address in &run.devices {
@@ -291,7 +291,7 @@ pub fn reported(state: &State, run: &Run, report: &Report) -> (Vec<Evidence>, Ve
         let mut next = device.clone();
         let problem = evidence
             .as_ref()
-            .map_or_else(|| Some("its report is missing".to_owned()), |e| incomplete(device, e));
+            .map_or_else(|| Some("its report is missing".to_owned()), |e| incomplete(device, e, simulated));
         let evidence = evidence.unwrap_or_else(|| missing(run, *address));
         match problem {
             None => {
@@ -343,23 +343,34 @@ fn busy(state: &State, host: &Name) -> BTreeSet<PciAddress> {
     held.chain(runs).copied().collect()
 }
 
-/// The end of a method's name that works through the device's own driver, which keeps some memory for itself.
-const BY_DRIVER: &str = "/cuda";
+/// The method that works through the device's own driver, which keeps some memory for itself.
+const BY_DRIVER: &str = "scrub-vm/cuda";
+/// Methods for memory that lies open in the device's BARs.
+const OPEN: [&str; 2] = ["bar", "scrub-vm/bar"];
+/// What a host that is simulated says.
+const SIMULATED: &str = "simulated";
 
 /// Why this evidence does not show that the whole of the device's memory was cleaned.
 ///
 /// All of it, to the last byte. Only where its driver alone reaches the memory may some of it stay unreached: how
-/// much is known by the kind of device, and so is how much it has at all.
-fn incomplete(device: &Device, evidence: &Evidence) -> Option<String> {
+/// much is known by the kind of device, and so is how much it has at all. The BARs of such a kind are windows, and
+/// writing them shows nothing, whatever a host is configured to believe.
+fn incomplete(device: &Device, evidence: &Evidence, simulated: bool) -> Option<String> {
     if !evidence.cleaned {
         return Some(evidence.detail.clone());
     }
-    let (has, unreached_at_most) = match evidence.method.ends_with(BY_DRIVER) {
-        false => (device.memory_bytes, 0),
-        true => match GpuKind::of(&device.id) {
-            Some(kind) => (kind.memory_bytes, kind.most_unreached()),
-            None => return Some(format!("nobody knows how much memory a {} has", device.id)),
-        },
+    let method = evidence.method.as_str();
+    let (has, unreached_at_most) = match GpuKind::of(&device.id) {
+        _ if method == SIMULATED && simulated => (device.memory_bytes, 0),
+        Some(kind) if method == BY_DRIVER => (kind.memory_bytes, kind.most_unreached()),
+        None if OPEN.contains(&method) => (device.memory_bytes, 0),
+        Some(_) if OPEN.contains(&method) => {
+            return Some(format!("the BARs of a {} are not its memory", device.id));
+        }
+        None if method == BY_DRIVER => {
+            return Some(format!("nobody knows how much memory a {} has", device.id));
+        }
+        _ => return Some(format!("`{method}` is no method of cleaning that is known")),
     };
     let (total, written, unreached) =
         (evidence.bytes_total, evidence.bytes_written, evidence.bytes_unreached);
@@ -414,6 +425,8 @@ mod tests {
     use proptest::prelude::*;
 
     const V100: &str = "10de:1db8";
+    /// Its BARs are its memory.
+    const STAND_IN: &str = "1af4:1110";
     const WHOLE: u64 = 32 << 30;
     /// Its BARs: a window of as much, and another.
     const BARS: u64 = WHOLE + (32 << 20);
@@ -463,8 +476,8 @@ mod tests {
     #[test]
     fn what_a_driver_keeps_is_bounded_by_kind() {
         let kept = (32_768 - 32_480 + 300) << 20;
-        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, kept)), None);
-        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, 0)), None);
+        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, kept), false), None);
+        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/cuda", WHOLE, 0), false), None);
         for (id, evidence, word) in [
             (V100, evidence("scrub-vm/cuda", WHOLE, 2 * kept), "at most may be"),
             // What it shows as BARs is not its memory.
@@ -479,14 +492,21 @@ mod tests {
             ),
             ("10de:ffff", evidence("scrub-vm/cuda", WHOLE, kept), "nobody knows"),
             // Whoever writes to BARs reaches all of it or has cleaned nothing.
-            (V100, evidence("bar", BARS, 4096), "at most may be"),
-            (V100, evidence("scrub-vm/bar", BARS, 4096), "at most may be"),
-            (V100, evidence("cuda", BARS, 4096), "at most may be"),
+            (STAND_IN, evidence("bar", BARS, 4096), "at most may be"),
+            (STAND_IN, evidence("scrub-vm/bar", BARS, 4096), "at most may be"),
+            // Its BARs are windows: that they are full of zeros says nothing of what is behind them.
+            (V100, evidence("bar", BARS, 0), "are not its memory"),
+            (V100, evidence("scrub-vm/bar", BARS, 0), "are not its memory"),
+            (V100, evidence("cuda", BARS, 0), "no method"),
+            (STAND_IN, evidence("", BARS, 0), "no method"),
+            (STAND_IN, evidence("simulated", BARS, 0), "no method"),
+            (V100, evidence("simulated", BARS, 0), "no method"),
         ] {
-            let why = incomplete(&device(id), &evidence).unwrap();
+            let why = incomplete(&device(id), &evidence, false).unwrap();
             assert!(why.contains(word), "{}: {why}", evidence.method);
         }
-        assert_eq!(incomplete(&device(V100), &evidence("scrub-vm/bar", BARS, 0)), None);
+        assert_eq!(incomplete(&device(STAND_IN), &evidence("scrub-vm/bar", BARS, 0), false), None);
+        assert_eq!(incomplete(&device(V100), &evidence("simulated", BARS, 0), true), None);
     }
 
     #[test]
@@ -514,7 +534,8 @@ mod tests {
                 bytes_unreached: unreached,
                 ..evidence(method, total, 0)
             };
-            if incomplete(&device(V100), &said).is_none() {
+            let kind = if by_driver { V100 } else { STAND_IN };
+            if incomplete(&device(kind), &said, false).is_none() {
                 let (has, most) = if by_driver { (WHOLE, WHOLE / 50) } else { (BARS, 0) };
                 prop_assert_eq!(said.bytes_verified + said.bytes_unreached, has);
                 prop_assert!(said.bytes_unreached <= most);

@@ -287,6 +287,9 @@ pub struct Slice {
     pub volume: VolumeId,
     /// SHA-256 of the volume key, first 16 hex digits.
     pub key_fingerprint: String,
+    /// When the key was first given to a host; it then goes to no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_given: Option<Timestamp>,
     /// When the key was destroyed.
     pub key_destroyed: Option<Timestamp>,
     /// Of holmd's intention; an agent acts on none older than it has seen.

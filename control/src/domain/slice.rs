@@ -260,7 +260,8 @@ pub fn observe(
 }
 
 /// Placed or preparing → Approved: nothing was begun on the host, which does not have each of its devices as
-/// clean, or as this slice's. Those that were only claimed are dirty. `None`: it goes on.
+/// clean, or as this slice's. Those that were only claimed are dirty. `None`: it goes on. So it does where the host
+/// has its disk's key: another host would get a disk that this one could open.
 pub fn take_back(
     state: &State,
     slice: &Slice,
@@ -270,7 +271,12 @@ pub fn take_back(
     now: Timestamp,
 ) -> Option<Vec<Change>> {
     let early = matches!(slice.state, SliceState::Placed | SliceState::Preparing);
-    if !early || begun || seen.generation != slice.generation || seen.phase != Phase::Preparing {
+    if !early
+        || begun
+        || slice.key_given.is_some()
+        || seen.generation != slice.generation
+        || seen.phase != Phase::Preparing
+    {
         return None;
     }
     let unfit = |a: &&PciAddress| !notes.get(*a).is_some_and(|note| note.is_for(slice.id));

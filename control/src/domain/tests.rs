@@ -86,6 +86,7 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         placement: None,
         volume: VolumeId::from_untyped_uuid(Uuid::from_u128(u128::from(n) + 1)),
         key_fingerprint: String::new(),
+        key_given: None,
         key_destroyed: None,
         generation: 0,
         changed: now(second),
@@ -124,7 +125,7 @@ fn evidence(run: RunId, address: PciAddress, at: Timestamp) -> Evidence {
         run,
         address,
         cleaned: true,
-        method: "overwrite".to_owned(),
+        method: "bar".to_owned(),
         pattern: "zero".to_owned(),
         bytes_unreached: 0,
         bytes_total: MEMORY,
@@ -251,7 +252,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut state = State::default();
-        let seen: Vec<Device> = (0..GPUS).map(|n| seen(n, "10de:1db6")).collect();
+        let seen: Vec<Device> = (0..GPUS).map(|n| seen(n, "1af4:1110")).collect();
         state.apply(&device::inventory(&state, &host(), &seen, true));
         Self { state, runs: vec![], second: 0 }
     }
@@ -310,7 +311,7 @@ impl World {
             Op::Inventory { present, exchanged, watched } => {
                 let seen: Vec<Device> = (0..GPUS)
                     .filter(|n| present >> n & 1 == 1)
-                    .map(|n| seen(n, if exchanged >> n & 1 == 1 { "10de:1db8" } else { "10de:1db6" }))
+                    .map(|n| seen(n, if exchanged >> n & 1 == 1 { "1af4:1111" } else { "1af4:1110" }))
                     .collect();
                 let mut changes = device::inventory(state, &host(), &seen, *watched);
                 changes.extend(device::bereft(state, &changes));
@@ -702,7 +703,7 @@ fn an_exchanged_device_is_cleaned_before_anyone_gets_it() {
     world.state.apply(&changes);
     let states: Vec<DeviceState> = world.state.devices.values().map(|d| d.state).collect();
     assert_eq!(states, [DeviceState::Free, DeviceState::Dirty, DeviceState::Free]);
-    assert_eq!(world.state.devices[&(host(), address(1))].reason, "it was 10de:1db6 and is 10de:1db8");
+    assert_eq!(world.state.devices[&(host(), address(1))].reason, "it was 1af4:1110 and is 1af4:1111");
 }
 
 #[test]

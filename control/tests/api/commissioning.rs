@@ -162,6 +162,7 @@ async fn clean(agent: &mut Agent, world: &World) {
         for run in &runs {
             agent.cleaned(run).await;
             let evidence = run.devices.iter().map(|address| v1::Evidence {
+                method: "scrub-vm/cuda".to_owned(),
                 bytes_total: 32 << 30,
                 bytes_written: 32 << 30,
                 bytes_verified: 32 << 30,

@@ -133,9 +133,11 @@ async fn a_slice_is_placed_again_where_nothing_was_begun_with_what_is_not_clean(
     let report = v1::Observed { slices, generation, devices: notes, ..Default::default() };
     agent.say(v1::from_agent::Body::Observed(report)).await;
     let set_aside = device(&world, &again.devices[0], |d| d.state == DeviceState::Quarantined).await;
-    assert!(set_aside.reason.contains(stranger), "{}", set_aside.reason);
+    assert!(set_aside.reason.contains("another slice's"), "{}", set_aside.reason);
     let slice = world.get("dina", "heart/main").await.unwrap();
     assert!(slice.state() == v1::SliceState::Ready && slice.reason.contains(&again.devices[0]));
+    // Whose it is, its lead does not hear.
+    assert!(!slice.reason.contains(stranger), "{}", slice.reason);
 }
 
 #[tokio::test(flavor = "multi_thread")]

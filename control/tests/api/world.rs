@@ -600,7 +600,7 @@ pub fn evidence(run: &str, address: &str) -> v1::Evidence {
         run_id: run.to_owned(),
         address: address.to_owned(),
         cleaned: true,
-        method: "bar".to_owned(),
+        method: "simulated".to_owned(),
         bytes_total: MEMORY,
         bytes_written: MEMORY,
         bytes_verified: MEMORY,

@@ -51,7 +51,7 @@ fn try_clean(
             .read(true)
             .write(true)
             .open(function.path.join(format!("resource{index}")))
-            .and_then(|file| Mapping::new(file, *bytes, before))
+            .and_then(|file| Mapping::new(file, 0, *bytes, before))
             .map_err(|error| Failure::because(format!("cannot map BAR {index} of `{address}`"), error))?;
         stretches.push(mapping);
         before += bytes;

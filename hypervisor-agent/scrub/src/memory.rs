@@ -1,4 +1,4 @@
-//! A stretch of a device's memory, mapped from its resource file.
+//! A stretch of a device's memory, mapped from its resource file, or by the agent through VFIO.
 //!
 //! Memory that vanishes under the reader ends the process by SIGBUS: no report, so nothing of that machine is
 //! called clean.
@@ -35,15 +35,15 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `bytes` of a file. `before`: bytes of the device's memory in stretches before this one.
-    pub fn new(file: impl AsFd, bytes: u64, before: u64) -> io::Result<Self> {
+    /// Maps `bytes` of a file from `offset` on. `before`: bytes of the device's memory in stretches before this one.
+    pub fn new(file: impl AsFd, offset: u64, bytes: u64, before: u64) -> io::Result<Self> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         if length == 0 || !length.is_multiple_of(WORDS_AT_ONCE * size_of::<u64>()) {
             return Err(io::Error::other(format!("{bytes} bytes are no whole number of pages")));
         }
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping where the kernel likes it; it aliases nothing of ours.
-        let start = unsafe { mmap(std::ptr::null_mut(), length, protection, flags, file, 0) }?;
+        let start = unsafe { mmap(std::ptr::null_mut(), length, protection, flags, file, offset) }?;
         let start = NonNull::new(start).ok_or_else(|| io::Error::other("mapped at address zero"))?;
         Ok(Self { start, words: length / size_of::<u64>(), place: before / size_of::<u64>() as u64 })
     }
@@ -107,7 +107,7 @@ mod tests {
     fn every_byte_counts() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 << 10).unwrap();
-        let mut memory = Mapping::new(&file, 64 << 10, 0).unwrap();
+        let mut memory = Mapping::new(&file, 0, 64 << 10, 0).unwrap();
         for at in [0, 7, 8, (64 << 10) - 1] {
             file.write_all_at(&[0x5a], at).unwrap();
         }
@@ -127,7 +127,7 @@ mod tests {
     fn what_cannot_be_mapped_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         for bytes in [0, 100, !4095] {
-            assert!(Mapping::new(&file, bytes, 0).is_err());
+            assert!(Mapping::new(&file, 0, bytes, 0).is_err());
         }
     }
 }

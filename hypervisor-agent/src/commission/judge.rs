@@ -118,7 +118,7 @@ pub fn judge(id: &str, facts: &Facts) -> Judgement {
     };
     let demanded = match id {
         "hugepages" => facts.wants.hugepages_mib_per_node.is_some(),
-        "fabric-table" => facts.fabric.is_some(),
+        "fabric-table" => facts.fabric.is_some() || !driven_switches(facts).is_empty(),
         _ => false,
     };
     let mend = if verdict == v1::Verdict::Pass { "" } else { mend };
@@ -396,10 +396,25 @@ fn clock(facts: &Facts) -> Outcome {
 
 fn fabric(facts: &Facts) -> Outcome {
     match &facts.fabric {
-        None => Ok(Fail("no fabric is configured: NVLink partitions are not driven".to_owned())),
+        None => Ok(Fail(match driven_switches(facts).as_slice() {
+            [] => "no fabric is configured: NVLink partitions are not driven".to_owned(),
+            // Whoever drives it may have joined all GPUs into one.
+            held => format!("no fabric is configured, and something drives NVSwitches: {}", listed(held)),
+        })),
         Some(Err(why)) => Err(why.clone()),
         Some(Ok(differences)) => {
             Ok(all_well(differences, "it differs", "Fabric Manager has the platform's partitions".to_owned()))
         }
     }
+}
+
+/// NVSwitches that a driver other than vfio-pci has.
+fn driven_switches(facts: &Facts) -> Vec<String> {
+    let devices = inventory(facts).map(|inventory| inventory.devices.as_slice()).unwrap_or_default();
+    devices
+        .iter()
+        .filter(|device| device.kind() == v1::DeviceKind::Nvswitch)
+        .filter(|device| !PASSIVE.contains(&device.driver.as_str()))
+        .map(|device| format!("{} by {}", device.address, device.driver))
+        .collect()
 }

@@ -137,8 +137,10 @@ impl Notes {
         devices.iter().find_map(|device| match self.0.get(device).map(|note| &note.mark) {
             Some(Mark::Clean { .. }) => None,
             Some(Mark::Assigned { slice: owner }) if *owner == slice => None,
-            Some(mark) => Some((*device, mark.text())),
-            None => Some((*device, Mark::dirty(UNKNOWN).text())),
+            // A tenant reads this: who else had it, is not hers to know.
+            Some(Mark::Assigned { .. }) => Some((*device, "another slice's".to_owned())),
+            Some(Mark::Dirty { .. }) => Some((*device, "dirty".to_owned())),
+            None => Some((*device, format!("dirty: {UNKNOWN}"))),
         })
     }
 

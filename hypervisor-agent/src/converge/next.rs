@@ -172,12 +172,11 @@ impl Why {
         match self {
             Self::Machines => "waits until libvirt says what runs on this host".to_owned(),
             Self::Holmd => "waits for holmd: nothing new starts without it".to_owned(),
-            Self::Busy(device, Holder::Slice(slice)) => {
-                format!("waits for `{device}`, which slice `{slice}` has")
-            }
+            // A tenant reads this: whose it is, is not hers to know.
+            Self::Busy(device, Holder::Slice(_)) => format!("waits for `{device}`, which another slice has"),
             Self::Busy(device, Holder::Cleaning) => format!("waits for `{device}`, which is being cleaned"),
-            Self::Crowded(cpu, slice) => {
-                format!("waits for processor `{cpu}`, which slice `{slice}` has: no two slices share one")
+            Self::Crowded(cpu, _) => {
+                format!("waits for processor `{cpu}`, which another slice has: no two slices share one")
             }
             Self::NotClean(device, why) => {
                 format!("waits for `{device}` to be cleaned: this host has it as {why}")
@@ -218,6 +217,8 @@ pub fn next(kept: &Kept, facts: &Facts) -> Next {
 /// Whether the volume's key is needed, so that it is asked for while the rest is prepared.
 pub fn wants_key(kept: &Kept, facts: &Facts) -> bool {
     facts.current
+        // holmd may take it back until it has given the key.
+        && facts.unclean.is_none()
         && facts.key == KeyFact::None
         && facts.machine == Machine::Still
         && kept.failed.is_none()

@@ -1,14 +1,19 @@
 //! The method `bar`: all memory BARs through VFIO, by this process, for kinds of device whose memory lies open in
-//! them: reset, overwrite all of it, read all of it back, reset.
+//! them: reset, overwrite all of it, read all of it back, reset. With a pattern first, so that memory that drops what is
+//! written, or shows one stretch twice, is not taken for clean because it reads as zeros.
 
 use super::{Sanitiser, TOOL};
 use crate::{
     config::CleanMethod,
     edge::{EdgeError, Result},
     inventory::sysfs::{Bar, PciFunction, Sysfs},
-    vfio::{Device, Mapping},
+    vfio::Device,
 };
 use holm_proto::{ids::RunId, v1::Evidence};
+use holm_scrub::{
+    memory::PATTERN_TEXT,
+    overwrite::{Stretch, overwrite},
+};
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -19,9 +24,6 @@ use std::{
 
 /// How many devices are cleaned at a time.
 const CLEANERS: usize = 2;
-
-/// What is written.
-const PATTERN: &str = "zero";
 
 /// Cleans through VFIO.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl Bars {
         let mut evidence = Evidence {
             address: function.address.to_string(),
             method: CleanMethod::Bar.as_str().to_owned(),
-            pattern: PATTERN.to_owned(),
+            pattern: PATTERN_TEXT.to_owned(),
             tool: TOOL.to_owned(),
             ..Default::default()
         };
@@ -91,11 +93,13 @@ fn clean(sysfs: &Sysfs, function: &PciFunction, evidence: &mut Evidence) -> Resu
     let device = Device::open(sysfs, function)?;
     device.reset()?;
     device.enable_memory()?;
+    let (mut stretches, mut before) = (Vec::new(), 0);
     for bar in bars {
-        overwrite(&mut device.map(bar)?, evidence).map_err(|error| {
-            EdgeError::because(format!("BAR {} of `{address}` is not clean", bar.index), error)
-        })?;
+        stretches.push(device.map(bar, before)?);
+        before += bar.bytes;
     }
+    count(&mut stretches, evidence)?;
+    drop(stretches);
     device.reset()?;
     if evidence.bytes_verified != evidence.bytes_total {
         return Err(EdgeError::new(format!(
@@ -106,40 +110,15 @@ fn clean(sysfs: &Sysfs, function: &PciFunction, evidence: &mut Evidence) -> Resu
     Ok(())
 }
 
-/// Memory of a device, or of a test.
-trait Memory {
-    /// How much there is.
-    fn bytes(&self) -> u64;
-    /// Reads all of it and counts the bytes that are not zero.
-    fn count_nonzero(&self) -> u64;
-    /// Overwrites all of it with zeros.
-    fn zero(&mut self);
-}
-
-impl Memory for Mapping {
-    fn bytes(&self) -> u64 {
-        self.bytes()
-    }
-
-    fn count_nonzero(&self) -> u64 {
-        self.count_nonzero()
-    }
-
-    fn zero(&mut self) {
-        self.zero();
-    }
-}
-
-/// Overwrites one stretch and reads it back, counting as it goes.
-fn overwrite(memory: &mut impl Memory, evidence: &mut Evidence) -> Result<()> {
-    evidence.bytes_dirty_before += memory.count_nonzero();
-    memory.zero();
-    evidence.bytes_written += memory.bytes();
-    let left = memory.count_nonzero();
-    evidence.bytes_verified += memory.bytes().saturating_sub(left);
-    match left {
+/// Overwrites all of it and reads it back, and notes what was seen.
+fn count(stretches: &mut [impl Stretch], evidence: &mut Evidence) -> Result<()> {
+    let counts = overwrite(stretches, &mut |_| {}).map_err(|failure| EdgeError::new(failure.to_string()))?;
+    evidence.bytes_dirty_before = counts.dirty_before;
+    evidence.bytes_written = counts.written;
+    evidence.bytes_verified = counts.verified;
+    match counts.written - counts.verified {
         0 => Ok(()),
-        _ => Err(EdgeError::new(format!("{left} bytes read back otherwise than they were written"))),
+        left => Err(EdgeError::new(format!("{left} bytes read back otherwise than they were written"))),
     }
 }
 
@@ -147,47 +126,62 @@ fn overwrite(memory: &mut impl Memory, evidence: &mut Evidence) -> Result<()> {
 mod tests {
     use super::*;
 
+    use holm_scrub::{Failure, overwrite::Fill};
+
     /// Memory some of whose bytes keep what they hold.
     struct Bytes {
         held: Vec<u8>,
         stuck: Vec<usize>,
     }
 
-    impl Memory for Bytes {
+    fn wanted(fill: Fill, at: usize) -> u8 {
+        if fill == Fill::Zero { 0 } else { (at % 251) as u8 + 1 }
+    }
+
+    impl Stretch for Bytes {
         fn bytes(&self) -> u64 {
             self.held.len() as u64
         }
 
-        fn count_nonzero(&self) -> u64 {
-            self.held.iter().filter(|byte| **byte != 0).count() as u64
+        fn fill(&mut self, fill: Fill) -> std::result::Result<(), Failure> {
+            let stuck = &self.stuck;
+            let free = self.held.iter_mut().enumerate().filter(|(at, _)| !stuck.contains(at));
+            free.for_each(|(at, byte)| *byte = wanted(fill, at));
+            Ok(())
         }
 
-        fn zero(&mut self) {
-            for (at, byte) in self.held.iter_mut().enumerate().filter(|(at, _)| !self.stuck.contains(at)) {
-                let _ = at;
-                *byte = 0;
-            }
+        fn mismatches(&mut self, fill: Fill) -> std::result::Result<u64, Failure> {
+            Ok(self.held.iter().enumerate().filter(|(at, byte)| **byte != wanted(fill, *at)).count() as u64)
         }
+    }
+
+    fn seen(held: Vec<u8>, stuck: Vec<usize>) -> (Result<()>, Evidence) {
+        let mut evidence = Evidence::default();
+        let outcome = count(&mut [Bytes { held, stuck }], &mut evidence);
+        (outcome, evidence)
     }
 
     #[test]
     fn what_was_there_is_counted_and_gone() {
-        let mut memory = Bytes { held: (0..=255).cycle().take(4096).collect(), stuck: Vec::new() };
-        let mut evidence = Evidence::default();
-        overwrite(&mut memory, &mut evidence).unwrap();
+        let (outcome, evidence) = seen((0..=255).cycle().take(4096).collect(), Vec::new());
+        outcome.unwrap();
         assert_eq!(
             (evidence.bytes_dirty_before, evidence.bytes_written, evidence.bytes_verified),
             (4080, 4096, 4096)
         );
-        assert_eq!(memory.count_nonzero(), 0);
     }
 
     #[test]
     fn memory_that_keeps_a_byte_is_not_clean() {
-        let mut memory = Bytes { held: vec![0xff; 4096], stuck: vec![4095] };
-        let mut evidence = Evidence::default();
-        let error = overwrite(&mut memory, &mut evidence).unwrap_err();
-        assert_eq!(error.chain(), "1 bytes read back otherwise than they were written");
-        assert_eq!((evidence.bytes_written, evidence.bytes_verified), (4096, 4095));
+        let (outcome, evidence) = seen(vec![0xff; 4096], vec![4095]);
+        assert!(outcome.is_err());
+        assert!(evidence.bytes_verified < evidence.bytes_written);
+    }
+
+    #[test]
+    fn memory_that_drops_what_is_written_is_not_clean_because_it_reads_as_zeros() {
+        let (outcome, evidence) = seen(vec![0; 4096], (0..4096).collect());
+        assert!(outcome.is_err());
+        assert_eq!((evidence.bytes_dirty_before, evidence.bytes_verified), (0, 0));
     }
 }

@@ -1,14 +1,12 @@
 //! A device held through VFIO: its group and its registers are ours until it is dropped.
 
-use super::{
-    ioctl::{self, Reached},
-    memory::Mapping,
-};
+use super::ioctl::{self, Reached};
 use crate::{
     edge::{EdgeError, Result},
     inventory::sysfs::{Bar, PciFunction, Sysfs},
 };
 use holm_proto::ids::PciAddress;
+use holm_scrub::memory::Mapping;
 use std::{
     fs::{File, OpenOptions},
     io::{self, ErrorKind},
@@ -148,8 +146,9 @@ impl Device {
         Ok(())
     }
 
-    /// Maps all of a BAR. Its memory must be switched on, or the first access ends the process.
-    pub fn map(&self, bar: Bar) -> Result<Mapping> {
+    /// Maps all of a BAR. Its memory must be switched on, or the first access ends the process. `before`: bytes of the
+    /// device's memory in BARs before this one.
+    pub fn map(&self, bar: Bar, before: u64) -> Result<Mapping> {
         let address = self.address;
         let what = format!("BAR {} of `{address}`", bar.index);
         let region = ioctl::region(&self.file, bar.index)
@@ -167,7 +166,7 @@ impl Device {
                 region.flags, region.areas
             )));
         }
-        Mapping::new(&self.file, region.offset, region.size)
+        Mapping::new(&self.file, region.offset, region.size, before)
             .map_err(|error| EdgeError::because(format!("cannot map {what}"), error))
     }
 

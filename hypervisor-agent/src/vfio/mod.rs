@@ -13,12 +13,10 @@
 mod bind;
 mod device;
 mod ioctl;
-mod memory;
 mod resets;
 
 pub use self::{
     bind::bind,
     device::{Device, held},
-    memory::Mapping,
     resets::{allow, are_suppressed, suppress},
 };

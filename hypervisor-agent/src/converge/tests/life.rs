@@ -676,6 +676,7 @@ impl Life {
             placement: None,
             volume,
             key_fingerprint: String::new(),
+            key_given: None,
             key_destroyed: None,
             generation: 0,
             changed: self.at(),
