@@ -56,6 +56,28 @@ impl RealHost {
         inventory
     }
 
+    /// A device that is pulled out while a machine has it stays on the bus until the machine lets go of it, and
+    /// vfio-pci has let go of it already.
+    fn with_pulled(&self, mut inventory: v1::Inventory) -> v1::Inventory {
+        let loose = |device: &&mut v1::PciDevice| device.driver != "vfio-pci" && device.problem.is_empty();
+        if !inventory.devices.iter_mut().any(|device| loose(&device)) {
+            return inventory;
+        }
+        // Where libvirt does not answer, what it would say is seen at the next look.
+        let held: BTreeSet<String> = self
+            .libvirt
+            .machines()
+            .unwrap_or_default()
+            .iter()
+            .filter(|machine| machine.running)
+            .flat_map(|machine| machine.devices.iter().map(ToString::to_string))
+            .collect();
+        for device in inventory.devices.iter_mut().filter(loose).filter(|d| held.contains(&d.address)) {
+            device.problem = "it is being pulled out of a machine that runs".to_owned();
+        }
+        inventory
+    }
+
     fn with_volumes(&self, mut inventory: v1::Inventory) -> v1::Inventory {
         inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
         inventory
@@ -122,12 +144,12 @@ impl Host for RealHost {
 
     fn inventory(&self) -> Result<v1::Inventory> {
         let inventory = inventory::read_with(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
-        Ok(self.with_volumes(inventory))
+        Ok(self.with_volumes(self.with_pulled(inventory)))
     }
 
     fn inventory_now(&self) -> Result<v1::Inventory> {
         let inventory = inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
-        Ok(self.with_volumes(inventory))
+        Ok(self.with_volumes(self.with_pulled(inventory)))
     }
 
     fn commission(&self) -> v1::Commissioning {

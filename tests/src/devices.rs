@@ -234,7 +234,7 @@ fn strike(site: &Site, lead: &str, slice: &str, states: &[&str], victim: Victim)
         Victim::Libvirtd => site
             .host(
                 "pid=$(pgrep -xo libvirtd); kill -9 $pid; timeout 60 tail --pid=$pid -f /dev/null
-                 libvirtd --daemon; timeout 200 virsh -q -c qemu:///system list >/dev/null",
+                 ulimit -c 0; libvirtd --daemon; timeout 200 virsh -q -c qemu:///system list >/dev/null",
             )
             .map(drop),
     }

@@ -141,6 +141,11 @@ pub fn inventory(state: &State, host: &Name, seen: &[Device], watched: bool) -> 
                         false => format!("it was {} and is {}", known.id, reported.id),
                     };
                 }
+                // What goes wrong with it while a slice has it is looked at before anybody else does.
+                if DeviceState::TAKEN.contains(&known.state) && known.gpu && !reported.problem.is_empty() {
+                    next.state = DeviceState::Quarantined;
+                    next.reason.clone_from(&reported.problem);
+                }
             }
         }
         if known != Some(&next) {

@@ -62,6 +62,17 @@ fn typed<K: TypedUuidKind>(text: &str) -> TypedUuid<K> {
     TypedUuid::from_untyped_uuid(uuid::Uuid::parse_str(text).unwrap())
 }
 
+/// holmd's state before anything happened: a host that is simulated, or what it says of cleaning is not believed.
+fn known() -> State {
+    let mut state = State::default();
+    let host = "dgx".parse().unwrap();
+    for change in people::invite_host(&state.clone(), &host, String::new(), "olga", Timestamp::UNIX_EPOCH) {
+        let Change::Put(Stored::Host(host)) = change else { continue };
+        state.apply(&[Change::Put(Stored::Host(records::Host { simulated: true, ..host }))]);
+    }
+    state
+}
+
 /// As holmd reads it.
 fn volume_evidence(told: &v1::VolumeEvidence, at: Timestamp) -> VolumeEvidence {
     VolumeEvidence {
@@ -260,7 +271,7 @@ impl Life {
             fuse: Fuse::new(i64::MAX),
             watch: 0,
             now: Now { instant: Instant::now() + Duration::from_secs(1 << 20), wall_ms: 1 },
-            state: State::default(),
+            state: known(),
             generation: 0,
             commits: i64::MAX,
             ids: 0,
@@ -830,7 +841,7 @@ impl Life {
         if self.commits <= 0 {
             // What is on its disk is what it knows.
             let text = serde_json::to_vec(&self.state.records()).unwrap();
-            let mut state = State::default();
+            let mut state = known();
             for record in serde_json::from_slice::<Vec<Stored>>(&text).unwrap() {
                 state.apply(&[Change::Put(record)]);
             }
