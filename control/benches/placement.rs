@@ -54,6 +54,7 @@ fn wishes(n: u128) -> Vec<Wish> {
         id: SliceId::from_untyped_uuid(uuid::Uuid::from_u128(at)),
         department: format!("department {}", at % 5),
         request: of([1, 2, 4, 8, 16][at as usize % 5]),
+        asked: Timestamp::from_second(at as i64).unwrap(),
         since: Timestamp::from_second(at as i64).unwrap(),
         from: None,
         until: None,
@@ -65,11 +66,11 @@ fn times(c: &mut Criterion) {
     // An empty host has most partitions to look at.
     let one = [host(0, &[])];
     c.bench_function("placement: one request, one host, the worst size", |b| {
-        b.iter(|| search(black_box(&one), black_box(&of(1)), None).unwrap());
+        b.iter(|| search(black_box(&one), black_box(&of(1))).unwrap());
     });
     let many: Vec<Host> = (0..1000).map(|n| host(n, &[1, 4, 9][..n % 4])).collect();
     c.bench_function("placement: one request, 1,000 hosts, the worst size", |b| {
-        b.iter(|| search(black_box(&many), black_box(&of(1)), None).unwrap());
+        b.iter(|| search(black_box(&many), black_box(&of(1))).unwrap());
     });
     let now = Timestamp::from_second(1_000).unwrap();
     let (round, rules) = (wishes(20), rules());

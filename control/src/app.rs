@@ -15,6 +15,7 @@ use crate::keys::Keyring;
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::placement::PartitionTable;
+use crate::reconcile::place::Recent;
 use crate::store::SledStore;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
@@ -43,6 +44,8 @@ pub struct App {
     pub pack: Pack,
     /// Signs people's and hosts' certificates and people's SSH keys.
     pub authority: Arc<Authority>,
+    /// Who waits, as it was a moment ago.
+    pub queue: Recent,
     stopping: watch::Sender<bool>,
 }
 
@@ -130,6 +133,7 @@ impl App {
             bill,
             pack,
             authority: Arc::new(authority),
+            queue: Recent::default(),
             stopping: watch::Sender::new(false),
         })
     }

@@ -95,8 +95,10 @@ pub struct Placement {
     pub patience_days: u32,
     /// From then on the one whose turn it is is waited for, too.
     pub turn_hours: u32,
-    /// GPUs are held for a reservation so long before it begins.
+    /// GPUs are held for a reservation so long before it begins; what is asked for later is no reservation.
     pub reserve_hours: u32,
+    /// Among which the use of the hosts is shared: a project is of one of them or of none.
+    pub departments: Vec<String>,
 }
 
 /// Who has a core.
@@ -119,6 +121,7 @@ impl Default for Placement {
             patience_days: 14,
             turn_hours: 24,
             reserve_hours: 24,
+            departments: Vec::new(),
         }
     }
 }

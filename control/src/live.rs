@@ -4,7 +4,7 @@
 use crate::domain::device::Notes;
 use holm_proto::ids::{Name, PciAddress, SliceId, TunnelId};
 use holm_proto::v1;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -50,16 +50,80 @@ pub struct HostLive {
     pub outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
 }
 
+/// Entries that a host's own words may cause at once.
+pub const BURST: u32 = 200;
+/// After it, it may cause one more.
+const REFILL: SignedDuration = SignedDuration::from_secs(10);
+/// That some were dropped is said so often.
+const SAID: SignedDuration = SignedDuration::from_hours(1);
+
+/// What becomes of a host's word that would be an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// It is one.
+    Yes,
+    /// It is dropped. `say`: that so many were, since it was said last, is to be an entry.
+    No {
+        /// How many, where it is to be said.
+        say: Option<u64>,
+    },
+}
+
+/// What a host may still cause.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    /// `left` counts up to then.
+    at: Timestamp,
+    dropped: u64,
+    said: Option<Timestamp>,
+}
+
+impl Allowance {
+    fn new(now: Timestamp) -> Self {
+        Self { left: BURST, at: now, dropped: 0, said: None }
+    }
+
+    fn take(&mut self, now: Timestamp) -> Admitted {
+        let more = now.duration_since(self.at).as_secs().max(0) / REFILL.as_secs();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if self.left.saturating_add(more) >= BURST {
+            (self.left, self.at) = (BURST, now);
+        } else {
+            self.left += more;
+            // What is left of the time counts to the next.
+            self.at = self.at.checked_add(REFILL * i32::try_from(more).unwrap_or(0)).unwrap_or(now);
+        }
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            return Admitted::Yes;
+        }
+        self.dropped = self.dropped.saturating_add(1);
+        if self.said.is_some_and(|said| now.duration_since(said) < SAID) {
+            return Admitted::No { say: None };
+        }
+        self.said = Some(now);
+        Admitted::No { say: Some(std::mem::take(&mut self.dropped)) }
+    }
+}
+
 /// All sessions.
 pub struct Live {
     hosts: Mutex<BTreeMap<Name, HostLive>>,
     tunnels: Mutex<BTreeMap<TunnelId, (Name, oneshot::Sender<TunnelEnd>)>>,
+    /// Of every host that spoke since holmd started; sessions come and go.
+    allowances: Mutex<BTreeMap<Name, Allowance>>,
     changed: watch::Sender<u64>,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Self { hosts: Mutex::default(), tunnels: Mutex::default(), changed: watch::channel(0).0 }
+        Self {
+            hosts: Mutex::default(),
+            tunnels: Mutex::default(),
+            allowances: Mutex::default(),
+            changed: watch::channel(0).0,
+        }
     }
 }
 
@@ -155,6 +219,12 @@ impl Live {
             .is_some_and(|h| h.keyed.insert((slice, generation)))
     }
 
+    /// Whether a known host may cause one more entry by its own word.
+    pub fn admit(&self, host: &Name, now: Timestamp) -> Admitted {
+        let mut all = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(host.clone()).or_insert_with(|| Allowance::new(now)).take(now)
+    }
+
     /// A host that has a session.
     pub fn host(&self, host: &Name) -> Option<HostLive> {
         self.hosts().get(host).cloned()
@@ -193,5 +263,39 @@ impl Live {
 
     fn tunnels(&self) -> MutexGuard<'_, BTreeMap<TunnelId, (Name, oneshot::Sender<TunnelEnd>)>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_host_may_say_so_much_and_no_more_and_that_it_did_is_said_once_an_hour() {
+        let (live, host, other): (_, Name, Name) =
+            (Live::default(), "dgx".parse().unwrap(), "other".parse().unwrap());
+        for _ in 0..BURST {
+            assert_eq!(live.admit(&host, at(0)), Admitted::Yes);
+        }
+        assert_eq!(live.admit(&host, at(0)), Admitted::No { say: Some(1) });
+        assert_eq!(live.admit(&host, at(9)), Admitted::No { say: None });
+        assert_eq!(live.admit(&other, at(9)), Admitted::Yes, "each host has its own");
+        // One more every ten seconds, and the odd ones are not lost.
+        assert_eq!(live.admit(&host, at(19)), Admitted::Yes);
+        assert_eq!(live.admit(&host, at(19)), Admitted::No { say: None });
+        assert_eq!(live.admit(&host, at(20)), Admitted::Yes);
+        // A clock that goes back gives nothing.
+        assert_eq!(live.admit(&host, at(0)), Admitted::No { say: None });
+        for _ in 0..360 {
+            assert_eq!(live.admit(&host, at(20 + 3600)), Admitted::Yes);
+            if live.allowances.lock().unwrap()[&host].left == 0 {
+                break;
+            }
+        }
+        assert_eq!(live.admit(&host, at(20 + 3600)), Admitted::No { say: Some(4) });
     }
 }

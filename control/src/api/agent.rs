@@ -23,7 +23,7 @@ use crate::domain::{Refusal, RefusalKind, State, device, slice};
 use crate::identity::{Caller, Peer};
 use crate::keys::{Key, fingerprint};
 use crate::ledger::{Call, Decided};
-use crate::live::TunnelEnd;
+use crate::live::{Admitted, BURST, TunnelEnd};
 use crate::reconcile;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId};
@@ -66,6 +66,7 @@ impl AgentService for Agents {
         };
         let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
         let (asked, host) = itself(asked);
+        greets(&asked, &host).await?;
         let name = host.clone();
         let moments = hello.inventory.as_ref().map(machine::moment).unwrap_or_default();
         let begun = asked
@@ -108,6 +109,33 @@ fn itself(mut asked: Asked) -> (Asked, Name) {
     let about = About::host(name.as_str());
     (asked.call.resource, asked.missing) = (about.resource, about.missing);
     (asked, name)
+}
+
+/// Each greeting is an entry: a host that does nothing but greet is sent away.
+async fn greets(asked: &Asked, host: &Name) -> Result<(), Status> {
+    let (app, host, id) = (Arc::clone(&asked.app), host.clone(), asked.call.request);
+    // Whoever is somebody else, or has an old certificate, takes nothing from the host that is meant.
+    if !matches!(asked.caller, Caller::Host(_)) || asked.known(&app.ledger.state()).is_err() {
+        return Ok(());
+    }
+    let admitted = super::blocking(move || admitted(&app, &host)).await?;
+    match admitted.map_err(|refusal| status(&refusal, id))? {
+        true => Ok(()),
+        false => Err(Status::resource_exhausted("this host has said too much: try again in some seconds")),
+    }
+}
+
+/// Whether a host's own word may be an entry now. Evidence, and what becomes of slices, never asks.
+pub(super) fn admitted(app: &App, host: &Name) -> Result<bool, Refusal> {
+    let Admitted::No { say } = app.live.admit(host, app.ledger.now()) else { return Ok(true) };
+    if let Some(dropped) = say {
+        tracing::warn!(%host, "it says too much: some of it is dropped");
+        app.ledger.commit(&Call::own("host.flood", format!("host/{host}")), |_, _| {
+            let detail = json!({ "dropped": dropped, "at_once": BURST });
+            Ok(Decided { detail, ..Decided::new(Vec::new(), ()) })
+        })?;
+    }
+    Ok(false)
 }
 
 /// A person is refused by the pack, whether or not there is a host of her name.
@@ -335,7 +363,7 @@ impl Session {
         let known = app.ledger.state().hosts.get(&host).cloned();
         let next = known.map(|known| machine_of(&known, &inventory, &seen)).transpose().map_err(refused)?;
         let done = super::blocking(move || {
-            worker.ledger.commit_if(&call, |state, _| {
+            let found = |state: &State| {
                 let mut changes = device::inventory(state, &host, &seen, true);
                 changes.extend(device::bereft(state, &changes));
                 // Only what the look is about: the rest of the record may have changed meanwhile.
@@ -350,11 +378,20 @@ impl Session {
                         changes.push(Change::Put(Record::Host(next)));
                     }
                 }
+                changes
+            };
+            // A look first: what is no news costs nothing.
+            if found(&worker.ledger.state()).is_empty() || !admitted(&worker, &host)? {
+                return Ok(());
+            }
+            let done = worker.ledger.commit_if(&call, |state, _| {
+                let changes = found(state);
                 let detail = json!({ "devices": seen.len() });
                 (!changes.is_empty()).then(|| Decided { detail, ..Decided::new(changes, ()) })
-            })
+            });
+            done.map(|_| ())
         });
-        done.await?.map(|_| ()).map_err(refused)
+        done.await?.map_err(refused)
     }
 
     async fn observed(&self, app: &Arc<App>, observed: v1::Observed) -> Result<(), Status> {
@@ -523,6 +560,10 @@ fn disagreements(app: &App, host: &Name, call: &Call, report: &Report) -> Result
         // A look first, without the ledger's lock: it is told again until the agent knows that it was heard.
         if known(&app.ledger.state(), &d.id) {
             continue;
+        }
+        // Its agent tells it again.
+        if !admitted(app, host)? {
+            return Ok(());
         }
         let call = Call { request: RequestId::new_v4(), ..call.clone() };
         app.ledger.commit_if(&call, |state, _| {

@@ -9,6 +9,7 @@
 //! The log gets the report as it was signed, the signature and the certificate: whoever has the log can check who
 //! said it without trusting holmd.
 
+use super::agent::admitted;
 use super::{plain, view};
 use crate::app::App;
 use crate::domain::alert::{self, Alert, Prevents, Scope};
@@ -53,6 +54,7 @@ pub(super) fn take(
     let fresh = match checked(signed, certificate, app.ledger.now()) {
         Ok(fresh) => fresh,
         Err(refusal) if noted => return Err(refusal),
+        Err(refusal) if !admitted(app, host)? => return Err(refusal),
         Err(refusal) => return app.ledger.commit::<()>(call, |_, _| Err(refusal)),
     };
     // A look first: most reports say what the last one did.
@@ -60,6 +62,9 @@ pub(super) fn take(
         Ok(None) => return Ok(()),
         Err(refusal) if noted => return Err(refusal),
         Ok(Some(_)) | Err(_) => {}
+    }
+    if !admitted(app, host)? {
+        return Ok(());
     }
     let detail = detail(signed, certificate, &fresh);
     app.ledger.commit(call, |state, _| {

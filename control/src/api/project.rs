@@ -50,6 +50,8 @@ impl ProjectService for Projects {
                             format!("`{}` is no level", super::shown(&message.level)),
                         )
                     })?;
+                    let department =
+                        department(&scene.app.config.placement.departments, &message.department)?;
                     let made = Project {
                         id: ProjectId::new_v4(),
                         name,
@@ -60,7 +62,7 @@ impl ProjectService for Projects {
                         members: vec![lead],
                         created: scene.now,
                         pack: scene.app.pack.id().to_owned(),
-                        department: message.department.trim().to_owned(),
+                        department,
                     };
                     decided(project::create(scene.state, made)?)
                 },
@@ -124,6 +126,23 @@ pub(super) fn find(state: &State, name: &str) -> Result<Option<(Resource, Projec
     Ok(state.project(&name).map(|p| (view::project_resource(p), p.clone())))
 }
 
+/// The department as it is listed. A new one for each project would be charged for nothing.
+fn department(listed: &[String], named: &str) -> Result<String, Refusal> {
+    let named = named.trim();
+    if named.is_empty() || listed.iter().any(|d| d == named) {
+        return Ok(named.to_owned());
+    }
+    let (text, next) = match listed {
+        [] => ("no departments are listed here".to_owned(), "leave --department out"),
+        listed => (
+            format!("`{}` is no department: there is {}", super::shown(named), listed.join(", ")),
+            "name one of them, or leave --department out",
+        ),
+    };
+    let ask = "an operator lists departments in holmd.toml: [placement] departments";
+    Err(Refusal::new(RefusalKind::Invalid, text).hint(format!("{next}; {ask}")))
+}
+
 fn decided(changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
         Change::Put(Record::Project(p)) => Some(view::project(p)),
@@ -131,4 +150,20 @@ fn decided(changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
     });
     let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no project was written"))?;
     Ok(Decided::new(changes, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::department;
+
+    #[test]
+    fn a_department_is_one_of_the_list_or_none() {
+        let listed = ["health".to_owned(), "arts and letters".to_owned()];
+        assert_eq!(department(&listed, " health ").unwrap(), "health");
+        assert_eq!(department(&listed, "").unwrap(), "");
+        let refusal = department(&listed, "heal\u{1b}th").unwrap_err();
+        let text = "`heal\\u{1b}th` is no department: there is health, arts and letters";
+        assert_eq!(refusal.to_string(), text);
+        assert!(refusal.hint.contains("holmd.toml"));
+    }
 }

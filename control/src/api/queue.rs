@@ -2,14 +2,17 @@
 //!
 //! A caller reads of the queue what she may read of slices. That others wait is in the number of her own place,
 //! and in nothing else: neither who they are nor what they want. The names of hosts, and why one is out of
-//! service, are for those who may read hosts.
+//! service, are for those who may read hosts. So are the departments' shares, and for officers: one's own share
+//! tells what the others use.
 
 use super::{Asked, Scene, view};
 use crate::domain::Refusal;
 use crate::domain::records::Slice;
+use crate::identity::Caller;
 use crate::placement::queue::{self, Verdict};
 use crate::reconcile::place::Queue;
 use holm_policies::{Action, Resource};
+use holm_proto::ids::Name;
 use holm_proto::v1;
 
 /// The explanation of one slice. `asked` is who wants to know.
@@ -20,7 +23,7 @@ pub(super) fn explain(scene: &Scene<'_>, asked: &Asked, slice: &Slice) -> v1::Ex
         department: state.projects.get(&slice.project).map(|p| p.department.clone()).unwrap_or_default(),
         ..Default::default()
     };
-    let queue = Queue::now(scene.app, state, scene.now);
+    let queue = Queue::recent(scene.app, state, scene.now);
     let Some((at, wish)) = queue.find(slice.id) else { return said };
     let verdict = queue.plan.turns.iter().find(|(turn, _)| *turn == at).map(|(_, verdict)| verdict);
     if matches!(verdict, Some(Verdict::Placed { .. })) {
@@ -62,7 +65,15 @@ pub(super) fn list(
     may: &dyn Fn(Action, Resource) -> bool,
 ) -> Result<v1::ListQueueResponse, Refusal> {
     let state = scene.state;
-    let queue = Queue::now(scene.app, state, scene.now);
+    let queue = Queue::recent(scene.app, state, scene.now);
+    let reads = |name: &Name| may(Action::HostRead, Resource::Host { name: name.clone() });
+    let officer = match scene.caller {
+        Caller::Person(name) => {
+            state.people.get(name).is_some_and(|p| p.roles.iter().any(|role| role == "officer"))
+        }
+        Caller::Host(_) => false,
+    };
+    let shares = officer || state.hosts.keys().any(reads);
     let entry = |(at, verdict): &(usize, Verdict)| {
         let holds = match verdict {
             Verdict::Waits { holds, .. } | Verdict::Early { holds } => *holds,
@@ -76,7 +87,7 @@ pub(super) fn list(
             position: u32::try_from(queue.plan.position(*at).unwrap_or_default()).unwrap_or(u32::MAX),
             slice: Some(view::slice(state, &scene.app.live, slice)),
             department: wish.department.clone(),
-            share_permille: queue.plan.shares.permille(&wish.department),
+            share_permille: shares.then(|| queue.plan.shares.permille(&wish.department)),
             holds,
         })
     };

@@ -86,10 +86,16 @@ impl SliceService for Slices {
                 |scene, (project, name, message)| {
                     let slice = wanted(scene, &project, name, &message)?;
                     if !reconcile::place::reservable(scene.app, scene.state, &slice) {
-                        let text =
-                            "with what is reserved for that time already, the hosts have no room for it";
-                        return Err(Refusal::new(RefusalKind::State, text)
+                        // Whether others have that time is not hers to know.
+                        return Err(Refusal::new(RefusalKind::State, "it cannot be promised for that time")
                             .hint("ask for fewer GPUs, for another time, or without --from"));
+                    }
+                    if reconcile::place::too_many(scene.state, &slice) {
+                        let text = "the project has as many requests for a time to come as it may have";
+                        return Err(Refusal::new(RefusalKind::State, text).hint(format!(
+                            "holm slice list --project {0}, and: holm slice withdraw {0}/NAME",
+                            project.name
+                        )));
                     }
                     decided(scene, slice::request(scene.state, slice)?)
                 },
@@ -157,7 +163,18 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, comment| slice::approve(s, scene.person()?, comment, scene.now);
+        let decide: Decide = |scene, s, comment| {
+            let changes = slice::approve(s, scene.person()?, comment, scene.now)?;
+            // Others may have been approved since it was asked for.
+            if !reconcile::place::reservable(scene.app, scene.state, s) {
+                let label = scene.state.slice_label(s);
+                let text = "it cannot be promised any more: what was approved since has that time";
+                return Err(Refusal::new(RefusalKind::State, text).hint(format!(
+                    "holm slice reject {label} --comment TEXT, and its lead asks for another time"
+                )));
+            }
+            Ok(changes)
+        };
         self.decide(request, Action::SliceApprove, decide).await
     }
 

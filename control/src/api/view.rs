@@ -83,6 +83,7 @@ pub(super) fn slice(state: &State, live: &Live, s: &Slice) -> v1::Slice {
         key_fingerprint: s.key_fingerprint.clone(),
         from: s.from.map(time),
         until: s.until.map(time),
+        department: state.projects.get(&s.project).map(|p| p.department.clone()).unwrap_or_default(),
     }
 }
 

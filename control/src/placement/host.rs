@@ -204,8 +204,6 @@ pub struct Hold {
     pub gpus: u64,
     /// So much of the rest, of what is free.
     pub request: Request,
-    /// When it is needed, where that is known: who is gone by then may have it meanwhile.
-    pub needed: Option<Timestamp>,
 }
 
 /// A host as it is now.
@@ -278,7 +276,8 @@ impl Host {
         };
         let known = gpus.iter().fold(0, |mask, g| mask | bit(g.physical_id));
         let nodes: Vec<FreeNode> = capacity.nodes.iter().map(|n| FreeNode::new(n, &gpus, capacity)).collect();
-        let stated = (!nodes.is_empty()).then(|| nodes.iter().map(|n| n.memory_mib).sum());
+        let stated =
+            (!nodes.is_empty()).then(|| nodes.iter().map(|n| n.memory_mib).fold(0, u64::saturating_add));
         let memory_mib = stated.or(capacity.memory_mib);
         Self {
             name,
@@ -398,7 +397,7 @@ impl Host {
 
     /// Is there anything for this request, were nobody there?
     pub fn could(&self, want: &Request) -> bool {
-        !self.shut(want) && self.some_day(want.gpus).next().is_some() && self.whole().fit(want, None).is_ok()
+        !self.shut(want) && self.some_day(want.gpus).next().is_some() && self.whole().fit(want).is_ok()
     }
 
     /// Whether memory, disk and cores are left, were the tenants of these GPUs gone.
@@ -410,33 +409,26 @@ impl Host {
         rest.room(want).is_ok() && rest.shares(gpus, want).is_some()
     }
 
-    /// Where the request, which ends then, fits best.
+    /// Where the request fits best.
     ///
     /// # Errors
     /// It does not fit.
-    pub fn fit(&self, want: &Request, until: Option<Timestamp>) -> Result<Fit, Short> {
+    pub fn fit(&self, want: &Request) -> Result<Fit, Short> {
         let none = || Short::Gpus { largest_free: self.shapes.largest(self.free), asked: want.gpus };
-        self.fit_if(want, until, &|_| true)?.ok_or_else(none)
+        self.fit_if(want, &|_| true)?.ok_or_else(none)
     }
 
     /// The same, if what is spoiled is `good` enough; otherwise `None`.
-    fn fit_if(
-        &self,
-        want: &Request,
-        until: Option<Timestamp>,
-        good: &dyn Fn(&Spoiled) -> bool,
-    ) -> Result<Option<Fit>, Short> {
+    fn fit_if(&self, want: &Request, good: &dyn Fn(&Spoiled) -> bool) -> Result<Option<Fit>, Short> {
         if self.shut(want) {
             return Err(Short::Closed);
         }
-        let mine = |hold: &&Hold| hold.needed.zip(until).is_none_or(|(needed, until)| until > needed);
-        let holds: Vec<&Hold> = self.holds.iter().filter(mine).collect();
-        if holds.is_empty() {
+        if self.holds.is_empty() {
             return self.fit_in(want, good);
         }
         // What is held is as good as taken; of what is not free by now, no more than is.
         let mut rest = Self { holds: Vec::new(), ..self.clone() };
-        for hold in holds {
+        for hold in &self.holds {
             rest.free &= !hold.gpus;
             rest.memory_mib = rest.memory_mib.map(|left| left.saturating_sub(hold.request.memory_mib));
             rest.disk_gib = rest.disk_gib.map(|left| left.saturating_sub(hold.request.disk_gib));
@@ -505,15 +497,15 @@ impl Host {
     /// An amount by the number of these GPUs on each node.
     fn split(&self, gpus: u64, amount: u64) -> Vec<u64> {
         let counts = self.counts(gpus);
-        let all: u64 = counts.iter().sum::<u64>().max(1);
+        let all: u64 = counts.iter().copied().fold(0, u64::saturating_add).max(1);
         let mut before = 0;
         let mut given = 0;
         counts
             .iter()
             .map(|count| {
-                before += count;
+                before = count.saturating_add(before);
                 let until_here = amount.saturating_mul(before) / all;
-                let part = until_here - given;
+                let part = until_here.saturating_sub(given);
                 given = until_here;
                 part
             })
@@ -550,13 +542,16 @@ impl Host {
     fn most(&self, gpus: u64, want: &Request) -> (bool, Vec<NumaShare>, bool) {
         // On each node whole pages, as far as the whole of it is: of 1 GiB, else of 2 MiB.
         let grain = [1024, 2].into_iter().find(|mib| want.memory_mib.is_multiple_of(*mib)).unwrap_or(1);
-        let memory: Vec<u64> =
-            self.split(gpus, want.memory_mib / grain).into_iter().map(|part| part * grain).collect();
+        let memory: Vec<u64> = self
+            .split(gpus, want.memory_mib / grain)
+            .into_iter()
+            .map(|part| part.saturating_mul(grain))
+            .collect();
         let vcpus = self.split(gpus, want.vcpus.into());
         let part = |with: bool| -> Vec<usize> {
             let of = |n: &FreeNode| {
                 let own = n.parts.iter().filter(|(id, _)| bit(**id) & gpus != 0).map(|(_, part)| part);
-                own.map(|(all, slices)| if with { *all } else { *slices }).sum()
+                own.map(|(all, slices)| if with { *all } else { *slices }).fold(0, usize::saturating_add)
             };
             self.nodes.iter().map(of).collect()
         };
@@ -569,10 +564,10 @@ impl Host {
             false => need,
         };
         let mut taken: Vec<(usize, u64)> = Vec::new();
-        let mut missing = (0, 0);
+        let mut missing = (0_usize, 0_u64);
         for ((node, cores), memory) in self.nodes.iter().zip(&cores).zip(&memory) {
             let (c, m) = ((*cores).min(node.cores.len()), (*memory).min(node.memory_mib));
-            missing = (missing.0 + cores - c, missing.1 + memory - m);
+            missing = (missing.0.saturating_add(cores - c), missing.1.saturating_add(memory - m));
             taken.push((c, m));
         }
         let far = missing != (0, 0);
@@ -626,11 +621,7 @@ impl FreeNode {
 ///
 /// # Errors
 /// It fits nowhere: the nearest miss. `None`: there is no host.
-pub fn search(
-    hosts: &[Host],
-    want: &Request,
-    until: Option<Timestamp>,
-) -> Result<(usize, Fit), Option<Short>> {
+pub fn search(hosts: &[Host], want: &Request) -> Result<(usize, Fit), Option<Short>> {
     let mut best: Option<(Spoiled, u32, &Name, usize, Fit)> = None;
     let mut miss = None;
     for (at, host) in hosts.iter().enumerate() {
@@ -638,7 +629,7 @@ pub fn search(
         // Most of many hosts are no better than one before, which is seen without working out cores and memory.
         let better =
             |spoiled: &Spoiled| best.as_ref().is_none_or(|b| (*spoiled, left, &host.name) < (b.0, b.1, b.2));
-        match host.fit_if(want, until, &better) {
+        match host.fit_if(want, &better) {
             Ok(Some(fit)) => best = Some((fit.spoiled, left, &host.name, at, fit)),
             Ok(None) => {}
             Err(short) => miss = miss.max(Some(short)),

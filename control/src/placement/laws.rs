@@ -54,7 +54,8 @@ fn id(n: usize) -> SliceId {
 }
 
 fn wish(n: usize, department: &str, request: Request, since: i64) -> Wish {
-    Wish { id: id(n), department: department.to_owned(), request, since: at(since), from: None, until: None }
+    let (department, since) = (department.to_owned(), at(since));
+    Wish { id: id(n), department, request, asked: since, since, from: None, until: None }
 }
 
 fn small(gpus: u32) -> Request {
@@ -86,7 +87,7 @@ fn after(out: u64, past: &[(Request, Option<prop::sample::Index>)]) -> (Host, Ve
             there.remove(index.index(there.len()));
         }
         let mut now = with(out, &there);
-        if let Ok(fit) = now.fit(request, None) {
+        if let Ok(fit) = now.fit(request) {
             now.place(&fit, request, at(0), None);
             there = now.tenants().to_vec();
         }
@@ -145,7 +146,7 @@ fn brute(out: u64, there: &[Tenant], want: &Request) -> Option<u32> {
         if cores[0] + cores[1] > cores_left[0] + cores_left[1] {
             continue;
         }
-        let grain = [1024, 2, 1].into_iter().find(|mib| want.memory_mib % mib == 0).unwrap();
+        let grain = [1024, 2, 1].into_iter().find(|mib| want.memory_mib.is_multiple_of(*mib)).unwrap();
         let memory = halves(want.memory_mib / grain).map(|part| part * grain);
         let near = (0..2).all(|n| cores[n] <= cores_left[n] && memory[n] <= memory_left[n]);
         found.push((std::cmp::Reverse(left(*mask)), !near, *id));
@@ -166,7 +167,7 @@ proptest! {
     #[test]
     fn one_host_is_as_the_brute_force((out, past) in any_past(), want in any_request()) {
         let (now, there) = after(out, &past);
-        let fit = now.fit(&want, None);
+        let fit = now.fit(&want);
         prop_assert_eq!(fit.as_ref().ok().map(|f| f.partition), brute(out, &there, &want), "{:?}", there);
         // Whatever the plainest one would place, this one does.
         prop_assert!(fit.is_ok() || !first_fit(&now, &want));
@@ -204,9 +205,9 @@ proptest! {
     fn what_leaves_takes_no_place_away((out, past) in any_past(), want in any_request(),
                                        leaves in any::<prop::sample::Index>()) {
         let (now, mut there) = after(out, &past);
-        if now.fit(&want, None).is_ok() && !there.is_empty() {
+        if now.fit(&want).is_ok() && !there.is_empty() {
             there.remove(leaves.index(there.len()));
-            prop_assert!(with(out, &there).fit(&want, None).is_ok());
+            prop_assert!(with(out, &there).fit(&want).is_ok());
         }
     }
 
@@ -217,7 +218,7 @@ proptest! {
         for gpus in sizes {
             let want = small(gpus);
             let partition = now.shapes().best(now.free(), gpus).is_some();
-            let fit = now.fit(&want, None);
+            let fit = now.fit(&want);
             prop_assert_eq!(fit.is_ok(), partition, "{:?}", fit);
             if let Ok(fit) = fit {
                 now.place(&fit, &want, at(0), None);
@@ -351,7 +352,7 @@ fn nobody_starves() {
 }
 
 #[test]
-fn what_is_held_may_be_had_by_who_is_gone_before_it_is_needed() {
+fn what_is_held_is_nobody_elses_whatever_she_says_of_her_end() {
     // Of one board a half is in use until hour 800; the other board nobody knows for how long.
     let mut used = host(0, 0);
     for (partition, since, until) in [(5, 1, Some(at(800))), (2, 2, None)] {
@@ -367,12 +368,12 @@ fn what_is_held_may_be_had_by_who_is_gone_before_it_is_needed() {
     };
     let young = wish(2, "b", small(4), 699);
     assert!(!with(young.clone()), "for good");
-    assert!(!with(Wish { until: Some(at(801)), ..young.clone() }), "too long");
-    assert!(with(Wish { until: Some(at(800)), ..young.clone() }));
-    // And she who waits is told when.
+    // Nobody ends a slice when its lead said: her word is no reason to give her what is kept for another.
+    assert!(!with(Wish { until: Some(at(701)), ..young.clone() }), "until the next hour");
+    // But she who waits is told when, to the day.
     let planned = plan(vec![used.clone()], std::slice::from_ref(&old), Shares::default(), &RULES, at(700));
     let said = explain(&planned, &old, &RULES, at(700));
-    assert_eq!(said.earliest, Some(at(800)));
+    assert_eq!(said.earliest, Some(at(816)));
     assert_eq!(said.hosts[0].1.to_string(), "no 8 GPUs are free together: at most 4 are");
     assert_eq!(planned.position(0), Some(1));
 }
@@ -388,14 +389,77 @@ fn a_reservation_is_kept_free_and_begins_on_its_day() {
     let early = round(&both, 900);
     assert!(matches!(early[0], (0, Verdict::Early { holds: false })), "{early:?}");
     assert!(matches!(early[1], (1, Verdict::Placed { .. })));
-    // Within its last day they may not, unless they are gone by then.
+    // Within its last day they may not, also if they say that they are gone by then.
     let near = round(&both, 980);
     assert!(matches!(near[0], (0, Verdict::Early { holds: true })), "{near:?}");
     assert!(matches!(near[1], (1, Verdict::Waits { holds: false, .. })));
     let short = Wish { until: Some(at(1000)), ..plain };
-    assert!(matches!(round(&[reserved.clone(), short], 980)[1], (1, Verdict::Placed { .. })));
+    assert!(matches!(round(&[reserved.clone(), short], 980)[1], (1, Verdict::Waits { .. })));
     assert!(matches!(round(&both, 1000)[0], (0, Verdict::Placed { .. })));
     assert_eq!(round(std::slice::from_ref(&reserved), 1100), [(0, Verdict::Late)]);
+}
+
+#[test]
+fn what_is_to_begin_in_a_minute_is_no_reservation() {
+    // Asked for an hour before it begins, by the department that has used most.
+    let hasty = Wish { from: Some(at(1000)), ..wish(1, "busy", small(16), 999) };
+    let plain = wish(2, "idle", small(16), 990);
+    let used = Use { department: "busy".to_owned(), gpus: 16, from: at(0), until: Some(at(900)) };
+    let round = |wishes: &[Wish], now| {
+        let shares = Shares::of([used.clone()], at(now), &RULES);
+        plan(vec![host(0, 0)], wishes, shares, &RULES, at(now)).turns
+    };
+    // Nothing is kept for it, and when it may begin it has the turn that its department has.
+    let early = round(&[hasty.clone(), plain.clone()], 999);
+    assert!(early.contains(&(0, Verdict::Early { holds: false })), "{early:?}");
+    assert!(early.iter().any(|(at, verdict)| *at == 1 && matches!(verdict, Verdict::Placed { .. })));
+    let turns = round(&[hasty.clone(), plain.clone()], 1000);
+    assert!(matches!(turns[0], (1, Verdict::Placed { .. })), "{turns:?}");
+    assert!(matches!(turns[1], (0, Verdict::Waits { holds: false, .. })), "{turns:?}");
+    // It is as old as its own time: approved long before, it is not over-patient the moment it begins.
+    let patience = RULES.patience.as_hours();
+    let late = Wish { asked: at(999), since: at(0), ..hasty };
+    let full = {
+        let mut full = host(0, 0);
+        let fit = full.fit(&small(16)).unwrap();
+        full.place(&fit, &small(16), at(0), None);
+        full
+    };
+    let holds = |now| {
+        let turns =
+            plan(vec![full.clone()], std::slice::from_ref(&late), Shares::default(), &RULES, at(now)).turns;
+        matches!(turns[0], (0, Verdict::Waits { holds: true, .. }))
+    };
+    assert!(!holds(1000) && holds(1000 + RULES.turn.as_hours()) && holds(1000 + patience));
+    // Asked for in time, it goes first.
+    let reserved = Wish { asked: at(976), ..late };
+    let turns = round(&[plain, reserved], 1000);
+    assert!(matches!(turns[0], (1, Verdict::Placed { .. })), "{turns:?}");
+}
+
+#[test]
+fn numbers_that_no_host_can_have_are_no_end_of_holmd() {
+    let shapes = Arc::new(Shapes::of(PartitionTable::dgx2()));
+    let node = |id: u32| Node { id, cores: vec![vec![id]], memory_mib: u64::MAX };
+    let capacity = Capacity {
+        nodes: vec![node(0), node(1)],
+        memory_mib: Some(u64::MAX),
+        disk_gib: Some(u64::MAX),
+        housekeeping: usize::MAX,
+    };
+    let gpu = |id| Gpu { physical_id: id, node: node_of(id), state: GpuState::Free };
+    let mut odd = Host::new("odd".parse().unwrap(), shapes, (1..=16).map(gpu).collect(), &capacity);
+    let much = Request { gpus: 16, vcpus: u32::MAX, memory_mib: u64::MAX, disk_gib: u64::MAX };
+    assert!(odd.fit(&much).is_err());
+    odd.occupy(Tenant {
+        gpus: u64::MAX,
+        since: at(0),
+        until: None,
+        memory_mib: u64::MAX,
+        disk_gib: u64::MAX,
+        shares: Vec::new(),
+    });
+    assert!(odd.fit(&much).is_err() && !odd.without(u64::MAX, &much));
 }
 
 #[test]
@@ -414,14 +478,14 @@ fn what_is_reserved_twice_is_refused() {
 #[test]
 fn of_two_hosts_the_one_in_which_least_is_spoiled() {
     let mut used = host(1, 0);
-    let fit = used.fit(&small(1), None).unwrap();
+    let fit = used.fit(&small(1)).unwrap();
     used.place(&fit, &small(1), at(0), None);
     // The empty one stays whole.
-    let (host, fit) = search(&[host(0, 0), used.clone()], &small(1), None).unwrap();
+    let (host, fit) = search(&[host(0, 0), used.clone()], &small(1)).unwrap();
     assert_eq!((host, fit.partition), (1, 20));
     used.closed = Some("a fan".to_owned());
-    assert_eq!(used.fit(&small(1), None).unwrap_err().to_string(), "the host is not ready");
-    assert_eq!(search(&[used], &small(1), None).unwrap_err(), Some(Short::Closed));
+    assert_eq!(used.fit(&small(1)).unwrap_err().to_string(), "the host is not ready");
+    assert_eq!(search(&[used], &small(1)).unwrap_err(), Some(Short::Closed));
 }
 
 #[test]
@@ -437,9 +501,9 @@ fn what_was_placed_before_the_host_stated_its_nodes_counts() {
     };
     now.occupy(old);
     // Its node has no room for another's memory, the other node has.
-    let fit = now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 2_000, disk_gib: 1 }, None).unwrap();
+    let fit = now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 2_000, disk_gib: 1 }).unwrap();
     assert_eq!(fit.shares.iter().map(|s| (s.node, s.memory_mib)).collect::<Vec<_>>(), [(0, 500), (1, 1_500)]);
-    assert!(now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 11_000, disk_gib: 1 }, None).is_err());
+    assert!(now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 11_000, disk_gib: 1 }).is_err());
 }
 
 /// Per decision it is shown above that nothing is refused that first fit would place. Over a year it cannot be so:

@@ -20,9 +20,8 @@
 //! somebody's turn. That alone would starve the large ones, and with them the departments that need them, so some are
 //! held for: by rule 3 whoever's turn it is, once it has waited a while (`turn`), and by rule 2 the oldest,
 //! whoever's turn it is. What is held for one is one partition on one host, with memory, cores and disk, as far
-//! as they are free. Another may have what is held only
-//! where it ends before it is needed: until a reservation begins, or until the last of those in the way ends, if all
-//! of them have said when.
+//! as they are free. Nobody else gets it, whatever she says of her end: no slice has an end that Holm enforces.
+//! When its lead means to close one is used for telling the others how long they may wait, and for nothing else.
 //!
 //! # Nobody starves
 //! Of the partitions that can ever be free, the one is held whose newest slice is oldest (where others on the
@@ -33,7 +32,11 @@
 //! For that one place age counts and shares do not; all else goes by shares.
 //!
 //! # Reservations
-//! One is accepted where all that overlap it fit together with it into the hosts, were nobody else there. It
+//! What is asked for as long before it begins as GPUs are held for it is a reservation. What is asked for later is
+//! a request like any other that is not placed before, and is as old as the time since: otherwise everybody would
+//! ask from the next minute on, and neither shares nor patience would count. A reservation
+//! is accepted where all accepted ones that overlap it fit together with it into the hosts, were nobody else there;
+//! and again when it is approved, since only what is approved stands in another's way. It
 //! is not placed before it begins, and GPUs are held for it from some hours before. It is no promise: slices have
 //! no end that Holm enforces, and who is in the way then, is. A plain request is therefore in conflict with
 //! a reservation only within those hours. A reservation whose end has passed is not placed any more.
@@ -55,12 +58,25 @@ pub struct Wish {
     pub department: String,
     /// What it is to have.
     pub request: Request,
+    /// When it was asked for.
+    pub asked: Timestamp,
     /// Waiting since.
     pub since: Timestamp,
     /// Not before.
     pub from: Option<Timestamp>,
     /// When its lead means to close it.
     pub until: Option<Timestamp>,
+}
+
+impl Wish {
+    /// From then it waits for others, not for its own time.
+    fn waits_since(&self) -> Timestamp {
+        self.from.map_or(self.since, |from| from.max(self.since))
+    }
+
+    fn is_reservation(&self, rules: &Rules) -> bool {
+        self.from.is_some_and(|from| rules.reserves(self.asked, from))
+    }
 }
 
 /// What a slice has used, or uses.
@@ -85,8 +101,15 @@ pub struct Rules {
     pub patience: SignedDuration,
     /// After it the one whose turn it is is held for.
     pub turn: SignedDuration,
-    /// So long before it begins a reservation is held for.
+    /// So long before it begins a reservation is held for, and must have been asked for.
     pub reserve: SignedDuration,
+}
+
+impl Rules {
+    /// Whether what was asked for then, from then on, is a reservation: otherwise it only begins no earlier.
+    pub fn reserves(&self, asked: Timestamp, from: Timestamp) -> bool {
+        from.duration_since(asked) >= self.reserve
+    }
 }
 
 /// What each department is charged, in GPU-hours.
@@ -146,7 +169,7 @@ pub enum Verdict {
         /// Something is held for it.
         holds: bool,
     },
-    /// Its reservation has not begun; something may be held for it.
+    /// Its time has not begun; where it is a reservation, something may be held for it.
     Early {
         /// Something is.
         holds: bool,
@@ -178,21 +201,24 @@ impl Plan {
 pub fn plan(hosts: Vec<Host>, wishes: &[Wish], shares: Shares, rules: &Rules, now: Timestamp) -> Plan {
     let mut round = Round { plan: Plan { turns: Vec::new(), hosts, shares }, now };
     let mut order: Vec<(usize, &Wish)> = wishes.iter().enumerate().collect();
-    order.sort_by_key(|(_, w)| (w.since, w.id));
+    order.sort_by_key(|(_, w)| (w.waits_since(), w.id));
     let (late, rest): (Vec<_>, Vec<_>) =
         order.into_iter().partition(|(_, w)| w.until.is_some_and(|until| until <= now));
-    let (mut reserved, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, w)| w.from.is_some());
+    let (mut reserved, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, w)| w.is_reservation(rules));
     reserved.sort_by_key(|(_, w)| (w.from, w.since, w.id));
     for (at, wish) in reserved {
         round.reserved(at, wish, rules);
     }
+    let (early, rest): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|(_, w)| w.from.is_some_and(|from| from > now));
+    round.plan.turns.extend(early.into_iter().map(|(at, _)| (at, Verdict::Early { holds: false })));
     let mut rest: VecDeque<_> = rest.into();
     // Those for whom nothing can be held do not keep the next from it.
     let mut held = false;
     let mut others: BTreeMap<&str, VecDeque<(usize, &Wish)>> = BTreeMap::new();
     while let Some((at, wish)) = rest.pop_front() {
-        let overdue = now.duration_since(wish.since) >= rules.patience;
-        if overdue && !held && (round.place(at, wish) || round.hold(at, wish, None)) {
+        let overdue = now.duration_since(wish.waits_since()) >= rules.patience;
+        if overdue && !held && (round.place(at, wish) || round.hold(at, wish)) {
             held = matches!(round.plan.turns.last(), Some((_, Verdict::Waits { .. })));
         } else {
             others.entry(&wish.department).or_default().push_back((at, wish));
@@ -207,8 +233,8 @@ pub fn plan(hosts: Vec<Host>, wishes: &[Wish], shares: Shares, rules: &Rules, no
         match others.get_mut(department).and_then(VecDeque::pop_front) {
             Some((at, wish)) if round.place(at, wish) => {}
             Some((at, wish)) => {
-                let long = now.duration_since(wish.since) >= rules.turn;
-                if !(std::mem::take(&mut first) && long && round.hold(at, wish, None)) {
+                let long = now.duration_since(wish.waits_since()) >= rules.turn;
+                if !(std::mem::take(&mut first) && long && round.hold(at, wish)) {
                     round.waits(at, wish, false);
                 }
             }
@@ -228,18 +254,18 @@ impl Round {
     fn reserved(&mut self, at: usize, wish: &Wish, rules: &Rules) {
         let from = wish.from.unwrap_or(self.now);
         if from <= self.now {
-            if !self.place(at, wish) && !self.hold(at, wish, None) {
+            if !self.place(at, wish) && !self.hold(at, wish) {
                 self.waits(at, wish, false);
             }
         } else {
             let near = from.duration_since(self.now) <= rules.reserve;
-            let holds = near && self.keep(wish, Some(from));
+            let holds = near && self.keep(wish);
             self.plan.turns.push((at, Verdict::Early { holds }));
         }
     }
 
     fn place(&mut self, at: usize, wish: &Wish) -> bool {
-        let Ok((host, fit)) = search(&self.plan.hosts, &wish.request, wish.until) else { return false };
+        let Ok((host, fit)) = search(&self.plan.hosts, &wish.request) else { return false };
         if let Some(host) = self.plan.hosts.get_mut(host) {
             host.place(&fit, &wish.request, self.now, wish.until);
         }
@@ -248,10 +274,10 @@ impl Round {
         true
     }
 
-    fn hold(&mut self, at: usize, wish: &Wish, needed: Option<Timestamp>) -> bool {
+    fn hold(&mut self, at: usize, wish: &Wish) -> bool {
         // Why it does not fit without what is about to be held for it.
         let short = self.short(wish);
-        let holds = self.keep(wish, needed);
+        let holds = self.keep(wish);
         if holds {
             self.plan.turns.push((at, Verdict::Waits { short, holds }));
         }
@@ -264,15 +290,14 @@ impl Round {
     }
 
     fn short(&self, wish: &Wish) -> Option<Short> {
-        search(&self.plan.hosts, &wish.request, wish.until).err().flatten()
+        search(&self.plan.hosts, &wish.request).err().flatten()
     }
 
     /// Hold something for it, if anything can be.
-    fn keep(&mut self, wish: &Wish, needed: Option<Timestamp>) -> bool {
-        let Some(target) = target(&self.plan.hosts, &wish.request, self.now) else { return false };
-        let needed = needed.or(target.needed);
+    fn keep(&mut self, wish: &Wish) -> bool {
+        let Some(target) = target(&self.plan.hosts, &wish.request) else { return false };
         if let Some(host) = self.plan.hosts.get_mut(target.host) {
-            host.hold(Hold { whose: wish.id, gpus: target.gpus, request: wish.request, needed });
+            host.hold(Hold { whose: wish.id, gpus: target.gpus, request: wish.request });
         }
         true
     }
@@ -282,11 +307,10 @@ impl Round {
 struct Target {
     host: usize,
     gpus: u64,
-    needed: Option<Timestamp>,
 }
 
 /// The partition whose newest slice is oldest; the argument is at the head of the file.
-fn target(hosts: &[Host], want: &Request, now: Timestamp) -> Option<Target> {
+fn target(hosts: &[Host], want: &Request) -> Option<Target> {
     let newest =
         |host: &Host, gpus: u64| host.tenants().iter().filter(|t| t.gpus & gpus != 0).map(|t| t.since).max();
     let mut candidates: Vec<_> = hosts
@@ -301,7 +325,7 @@ fn target(hosts: &[Host], want: &Request, now: Timestamp) -> Option<Target> {
     candidates.sort_by_key(|(key, ..)| *key);
     // By the newest who must go, the host's name and the partition.
     type Key<'a> = (Option<Timestamp>, &'a Name, u32);
-    let mut best: Option<(Key<'_>, usize, u64, u64)> = None;
+    let mut best: Option<(Key<'_>, usize, u64)> = None;
     for (key, at, host, mask) in candidates {
         // Looked at more closely it can only become younger.
         if best.as_ref().is_some_and(|b| b.0 <= key) {
@@ -310,16 +334,15 @@ fn target(hosts: &[Host], want: &Request, now: Timestamp) -> Option<Target> {
         if !host.could(want) {
             continue;
         }
-        let (key, gone) = match host.without(mask, want) {
-            true => (key, mask),
-            false => ((newest(host, u64::MAX), key.1, key.2), u64::MAX),
+        let key = match host.without(mask, want) {
+            true => key,
+            false => (newest(host, u64::MAX), key.1, key.2),
         };
         if best.as_ref().is_none_or(|b| key < b.0) {
-            best = Some((key, at, mask, gone));
+            best = Some((key, at, mask));
         }
     }
-    let (_, host, gpus, gone) = best?;
-    Some(Target { host, gpus, needed: hosts.get(host).and_then(|h| ends(h, gone, now)) })
+    best.map(|(_, host, gpus)| Target { host, gpus })
 }
 
 /// When the last of those on these GPUs ends, if there are any and all have said so.
@@ -356,7 +379,7 @@ pub fn reservable(hosts: &[Host], known: &[Reserved], new: &Reserved) -> bool {
         });
         let mut hosts = whole.clone();
         there.iter().all(|request| {
-            let Ok((host, fit)) = search(&hosts, request, None) else { return false };
+            let Ok((host, fit)) = search(&hosts, request) else { return false };
             hosts.get_mut(host).is_some_and(|host| {
                 host.place(&fit, request, t, None);
                 true
@@ -382,7 +405,7 @@ pub struct Explained {
 pub fn explain(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> Explained {
     let want = &wish.request;
     let seen: Vec<Host> = plan.hosts.iter().map(|h| h.seen_by(wish.id)).collect();
-    let misses = seen.iter().filter_map(|h| Some((h.name.clone(), h.fit(want, wish.until).err()?)));
+    let misses = seen.iter().filter_map(|h| Some((h.name.clone(), h.fit(want).err()?)));
     let smaller = seen.iter().flat_map(|h| h.shapes().sizes()).copied().filter(|n| *n < want.gpus);
     let scaled = |gpus: u32| Request {
         gpus,
@@ -390,7 +413,7 @@ pub fn explain(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> Expla
         memory_mib: want.memory_mib.saturating_mul(gpus.into()) / u64::from(want.gpus.max(1)),
         disk_gib: want.disk_gib,
     };
-    let smaller = smaller.filter(|n| search(&seen, &scaled(*n), wish.until).is_ok()).max();
+    let smaller = smaller.filter(|n| search(&seen, &scaled(*n)).is_ok()).max();
     let (earliest, assumption) = outlook(plan, wish, rules, now);
     Explained { hosts: misses.collect(), earliest, assumption, smaller }
 }
@@ -403,6 +426,12 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
     }
     if let Some(from) = wish.from.filter(|from| *from > now) {
         let hours = rules.reserve.as_hours();
+        if !wish.is_reservation(rules) {
+            let text = format!(
+                "it begins no earlier; it was asked for less than {hours} h before, so it is no reservation"
+            );
+            return (Some(from), text);
+        }
         return (
             Some(from),
             format!("it is reserved from then on; GPUs are kept for it from {hours} h before"),
@@ -412,11 +441,11 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
     if open().next().is_none() {
         return (None, text("no host is in service"));
     }
-    if !plan.hosts.iter().map(Host::whole).any(|h| h.fit(want, None).is_ok()) {
+    if !plan.hosts.iter().map(Host::whole).any(|h| h.fit(want).is_ok()) {
         return (None, text("no host is large enough, whoever leaves"));
     }
     // What is held for it is not in its own way.
-    let own = |h: &Host| Host::whole(h).fit(want, None).is_ok();
+    let own = |h: &Host| Host::whole(h).fit(want).is_ok();
     let known = open().filter(|h| own(h)).flat_map(|h| {
         let shapes = h.shapes().sized(want.gpus).filter(|s| s.mask & h.out() == 0);
         shapes.filter_map(move |s| {
@@ -426,11 +455,11 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
     });
     if let Some(earliest) = known.min() {
         return (
-            Some(earliest),
+            Some(day_after(earliest)),
             text("those in its way end when their leads said, and nobody else comes before"),
         );
     }
-    let overdue = wish.since.checked_add(rules.patience).ok().filter(|at| *at > now);
+    let overdue = wish.waits_since().checked_add(rules.patience).ok().filter(|at| *at > now);
     match overdue {
         Some(at) => {
             let day = at.strftime("%Y-%m-%d");
@@ -443,6 +472,15 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
         }
         None => (None, text("nobody in its way has said when they end")),
     }
+}
+
+/// The first midnight by then, UTC: to the minute, it would be what another lead has said of her slice.
+fn day_after(at: Timestamp) -> Timestamp {
+    const DAY: i64 = 24 * 3600;
+    let whole = at.as_second().saturating_add(i64::from(at.subsec_nanosecond() > 0));
+    let into = whole.rem_euclid(DAY);
+    let midnight = if into == 0 { whole } else { whole.saturating_add(DAY - into) };
+    Timestamp::from_second(midnight).unwrap_or(at)
 }
 
 fn hours(duration: SignedDuration) -> f64 {

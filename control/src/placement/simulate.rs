@@ -292,6 +292,7 @@ impl Year<'_> {
                 id: SliceId::from_untyped_uuid(uuid::Uuid::from_u128(*id as u128)),
                 department: a.department.to_owned(),
                 request: of(a.gpus),
+                asked: time(a.at),
                 since: time(a.at),
                 from: None,
                 until: None,

@@ -12,7 +12,10 @@ use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable,
 use holm_proto::ids::{Name, PciAddress, SliceId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A plan is as good as new for so long, where nothing was written or reported meanwhile.
+const RECENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// What keeps a host, or some of its devices, from being given to anybody, for operators to read: what they have
 /// taken out of service, and what its alerts prevent.
@@ -54,7 +57,7 @@ fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict)
     app.ledger.commit_if(&call, |state, now| {
         let s = state.slices.get(&wish.id).filter(|s| s.state == SliceState::Approved)?;
         let Verdict::Placed { host, fit } = verdict else {
-            return Some(Decided::new(slice::waits(s, &reason(verdict, wish))?, ()));
+            return Some(Decided::new(slice::waits(s, &reason(verdict, wish, &queue.rules))?, ()));
         };
         let host = &queue.plan.hosts.get(*host)?.name;
         let placement = settle(app, state, host, fit, wish, now)?;
@@ -93,15 +96,26 @@ fn settle(
 }
 
 /// Why it is not placed, for its lead. It changes only with what it says: each change is an entry.
-fn reason(verdict: &Verdict, wish: &Wish) -> String {
+fn reason(verdict: &Verdict, wish: &Wish, rules: &Rules) -> String {
     match verdict {
         Verdict::Placed { .. } => String::new(),
         Verdict::Waits { short: Some(short), .. } => format!("queued: {short}"),
         Verdict::Waits { short: None, .. } => "queued: no host is connected".to_owned(),
-        Verdict::Early { .. } => wish.from.map(|from| format!("reserved from {from}")).unwrap_or_default(),
+        Verdict::Early { .. } => match wish.from {
+            Some(from) if rules.reserves(wish.asked, from) => format!("reserved from {from}"),
+            Some(from) => format!("not before {from}"),
+            None => String::new(),
+        },
         Verdict::Late => "the time that it was asked for has passed: withdraw it".to_owned(),
     }
 }
+
+/// The last queue that was thought through, for those who only read it: many who ask at once cost one plan.
+#[derive(Debug, Default)]
+pub struct Recent(Mutex<Option<Thought>>);
+
+/// Entries of the log and changes of the reports that it was thought through with.
+type Thought = ((u64, u64), Arc<Queue>);
 
 /// Who waits, and what comes of it.
 #[derive(Debug)]
@@ -128,24 +142,56 @@ impl Queue {
         Self { wishes, plan, rules, now }
     }
 
+    /// As it is now, or was a moment ago with the same log and the same reports.
+    pub fn recent(app: &App, state: &State, now: Timestamp) -> Arc<Self> {
+        let key = (*app.ledger.subscribe().borrow(), *app.live.subscribe().borrow());
+        // Held while it is thought through: who comes meanwhile waits for the same.
+        let mut recent = app.queue.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |q: &Self| now.duration_since(q.now).abs() < RECENT;
+        if let Some((_, queue)) = recent.as_ref().filter(|(of, queue)| *of == key && fresh(queue)) {
+            return Arc::clone(queue);
+        }
+        let queue = Arc::new(Self::now(app, state, now));
+        *recent = Some((key, Arc::clone(&queue)));
+        queue
+    }
+
     /// The place of a slice in the list of wishes.
     pub fn find(&self, id: SliceId) -> Option<(usize, &Wish)> {
         self.wishes.iter().enumerate().find(|(_, w)| w.id == id)
     }
 }
 
-/// Whether a reservation can be accepted.
+/// Requests for a time to come that a project may have before they are placed.
+const OPEN_MAX: usize = 4;
+
+/// Whether the project of this one has as many for a time to come as it may.
+pub fn too_many(state: &State, new: &Slice) -> bool {
+    let open = |s: &&Slice| {
+        let waits = matches!(s.state, SliceState::Requested | SliceState::Approved);
+        waits && s.project == new.project && s.id != new.id && s.from.is_some()
+    };
+    new.from.is_some() && state.slices.values().filter(open).count() >= OPEN_MAX
+}
+
+/// Whether a reservation can be accepted, as it is asked for and again as it is approved. Only what officers have
+/// approved stands in its way: anybody can ask for everything.
 pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
-    let Some(from) = new.from else { return true };
+    let rules = rules(&app.config.placement);
+    let reserved = |s: &Slice| s.from.filter(|from| rules.reserves(s.requested, *from));
+    let Some(from) = reserved(new) else { return true };
     // What is wrong with a host today is not what it will be then.
     let view = Views::of(app, state, None);
     let hosts: Vec<Host> = state.hosts.keys().map(|name| view.host(name)).collect();
-    let waiting = [SliceState::Requested, SliceState::Approved];
+    let stands = |s: &Slice| match s.state {
+        SliceState::Approved | SliceState::Failed => true,
+        state => SliceState::WANTED.contains(&state),
+    };
     let known: Vec<Reserved> = state
         .slices
         .values()
-        .filter(|s| s.id != new.id && waiting.contains(&s.state))
-        .filter_map(|s| Some(Reserved { request: request(s), from: s.from?, until: s.until }))
+        .filter(|s| s.id != new.id && stands(s))
+        .filter_map(|s| Some(Reserved { request: request(s), from: reserved(s)?, until: s.until }))
         .collect();
     queue::reservable(&hosts, &known, &Reserved { request: request(new), from, until: new.until })
 }
@@ -175,8 +221,9 @@ fn wishes(state: &State) -> Vec<Wish> {
             id: s.id,
             department: department(state, s),
             request: request(s),
-            // The last change of its state: when it was approved.
-            since: s.changed,
+            asked: s.requested,
+            // Not when its state changed: one that is placed again has not lost its turn.
+            since: s.approvals.last().map_or(s.changed, |last| last.at),
             from: s.from,
             until: s.until,
         })

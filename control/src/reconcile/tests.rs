@@ -3,7 +3,9 @@
 use super::*;
 use crate::config::Config;
 use crate::domain::people;
-use crate::domain::records::{Change, Device, DeviceState, Evidence, Host, Project, Record, VolumeEvidence};
+use crate::domain::records::{
+    Approval, Change, Device, DeviceState, Evidence, Host, Project, Record, VolumeEvidence,
+};
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
 use holm_proto::ids::{PciAddress, ProjectId, SliceId, VolumeId};
@@ -428,4 +430,82 @@ fn memory_is_given_out_once() {
     ground.seen(first, Phase::Absent);
     ground.round();
     assert_eq!(ground.slice(second).state, SliceState::Placed);
+}
+
+#[test]
+fn one_that_is_placed_again_has_not_lost_its_turn() {
+    let ground = Ground::new();
+    ground.approved("half", 8, 1);
+    ground.round();
+    let (again, other) = (ground.approved("again", 8, 9), ground.approved("other", 8, 5));
+    // It was approved at 2, placed, and taken back at 9.
+    let approvals = vec![Approval { by: "frida".parse().unwrap(), at: at(2), comment: String::new() }];
+    ground.put(vec![Change::Put(Record::Slice(Box::new(Slice { approvals, ..ground.slice(again) })))]);
+    ground.round();
+    assert_eq!(ground.slice(again).state, SliceState::Placed);
+    assert_eq!(ground.slice(other).state, SliceState::Approved);
+}
+
+#[test]
+fn only_what_is_approved_stands_in_the_way_of_a_reservation() {
+    let ground = Ground::new();
+    let hour = |n: i64| at(n * 3600);
+    let of = |name: &str, gpus, state, asked, from| {
+        let id = ground.approved(name, gpus, 0);
+        let s = Slice {
+            state,
+            requested: hour(asked),
+            from: Some(hour(from)),
+            until: Some(hour(from + 10)),
+            ..ground.slice(id)
+        };
+        ground.put(vec![Change::Put(Record::Slice(Box::new(s.clone())))]);
+        s
+    };
+    let may = |s: &Slice| place::reservable(&ground.app, &ground.app.ledger.state(), s);
+    let many = |s: &Slice| place::too_many(&ground.app.ledger.state(), s);
+    let all = of("all", 16, SliceState::Requested, 0, 100);
+    let mine = of("mine", 1, SliceState::Requested, 0, 105);
+    assert!(may(&mine) && may(&all), "nobody has approved either");
+    let approved = |s: &Slice, state| {
+        ground.put(vec![Change::Put(Record::Slice(Box::new(Slice { state, ..s.clone() })))]);
+    };
+    for (state, stands) in [
+        (SliceState::Approved, true),
+        (SliceState::Ready, true),
+        (SliceState::Closing, false),
+        (SliceState::Withdrawn, false),
+    ] {
+        approved(&all, state);
+        assert_eq!(may(&mine), !stands, "{state:?}");
+    }
+    approved(&all, SliceState::Approved);
+    // What was asked for at the last minute is no reservation: it stands in nobody's way, and nobody in its.
+    let hasty = of("hasty", 16, SliceState::Requested, 95, 100);
+    assert!(may(&hasty));
+    approved(&all, SliceState::Withdrawn);
+    approved(&hasty, SliceState::Approved);
+    assert!(may(&mine));
+    // Two are open; of four the fifth is refused, and none of those already there.
+    assert!(!many(&mine));
+    of("third", 1, SliceState::Requested, 0, 500);
+    let fourth = of("fourth", 1, SliceState::Requested, 0, 500);
+    assert!(!many(&fourth));
+    let fifth = Slice { id: SliceId::new_v4(), ..fourth.clone() };
+    assert!(many(&fifth) && !many(&Slice { from: None, ..fifth.clone() }));
+    assert!(!many(&Slice { project: ProjectId::new_v4(), ..fifth }));
+}
+
+#[test]
+fn many_who_look_at_the_queue_at_once_cost_one_plan() {
+    let ground = Ground::new();
+    ground.approved("main", 16, 1);
+    let look = |now| place::Queue::recent(&ground.app, &ground.app.ledger.state(), now);
+    let first = look(at(1_000_000));
+    assert!(std::sync::Arc::ptr_eq(&first, &look(at(1_000_000))));
+    assert!(!std::sync::Arc::ptr_eq(&first, &look(at(1_000_001))), "a second later");
+    let second = look(at(1_000_001));
+    ground.approved("next", 1, 2);
+    let third = look(at(1_000_001));
+    assert!(!std::sync::Arc::ptr_eq(&second, &third) && third.wishes.len() == 2);
 }

@@ -155,3 +155,55 @@ async fn one_who_takes_every_seat_keeps_nobody_out() {
     let again = async { while world.person("greedy").who_am_i(v1::WhoAmIRequest {}).await.is_err() {} };
     tokio::time::timeout(crate::world::SOON, again).await.unwrap();
 }
+
+/// A host that says ever new things fills the log with so many, and with one entry that says so; what its devices
+/// and slices come to is heard all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_floods_the_log_is_cut_short_and_its_evidence_is_not() {
+    let world = World::full().await;
+    let mut agent = Agent::dial(&world, "dgx", hello(0)).await.unwrap();
+    agent.hear().await;
+    agent.observe(Vec::new()).await;
+    agent.intends(|i| !i.runs.is_empty()).await;
+    for report in 0..5 {
+        let disagreements = (0..64).map(|n| v1::Disagreement {
+            id: format!("{report}-{n}"),
+            subject: "0000:01:00.0".to_owned(),
+            found: "nonsense".to_owned(),
+            done: "nothing".to_owned(),
+        });
+        let (disagreements, generation) = (disagreements.collect(), agent.intended.generation);
+        let devices = agent.notes();
+        let report = v1::Observed { disagreements, generation, devices, ..Default::default() };
+        agent.say(v1::from_agent::Body::Observed(report)).await;
+    }
+    world.logged(|e| e.action == "host.flood").await;
+    // Other inventories are dropped too, and end nothing.
+    for n in 0..20 {
+        let mut inventory = hello(0).inventory.unwrap();
+        inventory.volumes_gib = 1000 + n;
+        agent.say(v1::from_agent::Body::Inventory(inventory)).await;
+    }
+    // Its evidence is heard, and its slice.
+    agent.clean(&world, "dgx").await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    world.approve("frida", "heart/main").await.unwrap();
+    let wanted = agent.slice(v1::Goal::Run).await;
+    for phase in [v1::Phase::Preparing, v1::Phase::Booting, v1::Phase::Ready] {
+        agent.reaches(&wanted, phase).await;
+    }
+    world.until("dina", "heart/main", v1::SliceState::Ready).await;
+    let greeted = loop {
+        // What it gets back in ten seconds it may have used for a greeting.
+        match Agent::dial(&world, "dgx", hello(0)).await {
+            Ok(_) => continue,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(greeted.code(), tonic::Code::ResourceExhausted, "{greeted}");
+    let count = |action: &str| world.log().iter().filter(|e| e.action == action).count();
+    let said = count("observe.disagreement") + count("observe.inventory") + count("agent.session");
+    assert!((200..220).contains(&said), "{said}");
+    assert_eq!(count("host.flood"), 1);
+    assert!(count("observe.sanitise") > 0);
+}

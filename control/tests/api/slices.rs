@@ -186,3 +186,85 @@ async fn holmd_ends_its_streams_when_it_stops() {
     while agent.hear().await.is_some() {}
     assert_eq!(watched.message().await.unwrap_err().code(), Code::Unavailable);
 }
+
+/// A request for days to come, of all GPUs.
+fn reservation(slice: &str, dry_run: bool) -> v1::RequestSliceRequest {
+    let r = reference(slice);
+    let at = |hours: i64| prost_types::Timestamp {
+        seconds: jiff::Timestamp::now().as_second() + hours * 3600,
+        nanos: 0,
+    };
+    let (from, until) = (Some(at(48)), Some(at(72)));
+    v1::RequestSliceRequest {
+        project: r.project,
+        name: r.name,
+        gpus: 16,
+        vcpus: 16,
+        memory_mib: 16_384,
+        from,
+        until,
+        dry_run,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_is_judged_again_when_it_is_approved() {
+    let world = World::full().await;
+    let _agent = Agent::ready(&world, "dgx").await;
+    let ask = async |who: &str, slice: &str, dry_run: bool| {
+        world.slices(who).request_slice(reservation(slice, dry_run)).await.map(|r| r.into_inner())
+    };
+    ask("dina", "heart/main", false).await.unwrap();
+    // A lead who asks for everything keeps nobody from asking.
+    ask("lars", "brain/main", false).await.unwrap();
+    assert_eq!(world.approve("frida", "heart/main").await.unwrap().state(), v1::SliceState::Approved);
+    let refused = world.approve("frida", "brain/main").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("cannot be promised any more"), "{refused}");
+    assert!(crate::world::hint(&refused).contains("holm slice reject brain/main"), "{refused}");
+    // Whether others have that time is not told.
+    let refused = ask("lars", "brain/other", true).await.unwrap_err();
+    assert_eq!(refused.message(), "it cannot be promised for that time");
+    for n in 0..3 {
+        let mut later = reservation(&format!("heart/later-{n}"), false);
+        for at in [&mut later.from, &mut later.until] {
+            at.as_mut().unwrap().seconds += 30 * 24 * 3600;
+        }
+        world.slices("dina").request_slice(later).await.unwrap();
+    }
+    let mut fifth = reservation("heart/fifth", false);
+    for at in [&mut fifth.from, &mut fifth.until] {
+        at.as_mut().unwrap().seconds += 60 * 24 * 3600;
+    }
+    let refused = world.slices("dina").request_slice(fifth).await.unwrap_err();
+    assert!(refused.message().contains("as many requests for a time to come"), "{refused}");
+    // What part of the hosts' use is whose, officers and operators may know.
+    let queue = async |who: &str| {
+        let asked = world.slices(who).list_queue(v1::ListQueueRequest {}).await.unwrap();
+        asked.into_inner().entries
+    };
+    assert!(queue("dina").await.iter().any(|e| e.share_permille.is_none()));
+    assert!(queue("dina").await.iter().all(|e| e.share_permille.is_none()));
+    assert!(queue("frida").await.iter().any(|e| e.share_permille.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_department_is_one_that_the_site_lists() {
+    let world = World::full().await;
+    let ask = async |department: &str| {
+        let request = v1::CreateProjectRequest {
+            name: "lung".to_owned(),
+            level: "2".to_owned(),
+            purpose: "a study".to_owned(),
+            department: department.to_owned(),
+            dry_run: true,
+        };
+        world.projects("dina").create_project(request).await
+    };
+    let refused = ask("health").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert_eq!(refused.message(), "no departments are listed here");
+    assert!(crate::world::hint(&refused).contains("holmd.toml"), "{refused}");
+    ask(" ").await.unwrap();
+}

@@ -136,7 +136,7 @@ pub enum ProjectVerb {
         /// What it is for, in one sentence
         #[arg(long, value_name = "TEXT")]
         purpose: String,
-        /// Whose it is: the use of the hosts is shared among departments
+        /// Whose it is, of those that the site lists: the use of the hosts is shared among departments
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         department: String,
         /// Say what would happen, change nothing

@@ -126,10 +126,10 @@ pub struct Request {
     /// Disk, as in 200G; otherwise as the site's rule says
     #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
     pub disk: Option<u64>,
-    /// Reserve it: not before then; 2026-12-01, 2026-12-01T08:00, 36h (from now) or RFC 3339
+    /// Not before then, reserved where asked for a day or so before; 2026-12-01, 2026-12-01T08:00, 36h (from now) or RFC 3339
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
-    /// When you mean to close it: others are told when they may fit, and it may fill a gap
+    /// When you mean to close it: others are told when they may fit
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// Show the whole request and whether it would be accepted; change nothing

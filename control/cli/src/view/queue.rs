@@ -15,7 +15,7 @@ pub fn queue(all: &[QueueEntry], clock: &Clock) -> Table {
             place(e.position),
             label(&slice).into(),
             e.department.as_str().into(),
-            Cell::both(format!("{} %", (e.share_permille + 5) / 10), e.share_permille.to_string()),
+            share(e.share_permille),
             slice.gpus.to_string().into(),
             when(slice.changed.as_ref(), clock),
             when(slice.from.as_ref(), clock),
@@ -38,6 +38,13 @@ pub fn queue(all: &[QueueEntry], clock: &Clock) -> Table {
         rows: all.iter().map(row).collect(),
         empty: "nothing that you may see waits for a place",
     }
+}
+
+fn share(permille: Option<u32>) -> Cell {
+    permille.map_or_else(
+        || "".into(),
+        |part| Cell::both(format!("{} %", part.saturating_add(5) / 10), part.to_string()),
+    )
 }
 
 fn place(position: u32) -> Cell {

@@ -88,6 +88,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("memory", Cell::both(mib(s.memory_mib), format!("{} MiB", s.memory_mib)))
         .line("disk", format!("{} GiB, encrypted under a key of its own", s.disk_gib))
         .line("requested by", s.requested_by.as_str())
+        .line("department", s.department.as_str())
         .line("requested", when_full(s.requested.as_ref(), clock))
         .line("reserved from", when_full(s.from.as_ref(), clock))
         .line("to end", when_full(s.until.as_ref(), clock))
@@ -236,5 +237,6 @@ pub fn slice_json(s: &Slice) -> Value {
         "key_fingerprint": s.key_fingerprint,
         "from": time_json(s.from.as_ref()),
         "until": time_json(s.until.as_ref()),
+        "department": s.department,
     })
 }
