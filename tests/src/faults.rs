@@ -63,6 +63,8 @@ pub fn nonsense(site: &Site, lead: &str, project: &str) -> Outcome {
 
 /// Two requests for the last eight: one gets them, the other waits, is not lost, and gets them next.
 pub fn race(site: &Site, lead: &str, project: &str) -> Outcome {
+    // After its agent was away, every free GPU of a host is cleaned again: there must be eight to race for.
+    site.all_clean(OPERATOR)?;
     let both = [format!("{project}/first"), format!("{project}/second")];
     for slice in &both {
         let arguments: Vec<&str> =

@@ -91,7 +91,10 @@ impl SliceService for Slices {
                             .hint("ask for fewer GPUs, for another time, or without --from"));
                     }
                     if reconcile::place::too_many(scene.state, &slice) {
-                        let text = "the project has as many requests for a time to come as it may have";
+                        let most = reconcile::place::OPEN_MAX;
+                        let text = format!(
+                            "the project has {most} requests for a time to come already, and may have no more"
+                        );
                         return Err(Refusal::new(RefusalKind::State, text).hint(format!(
                             "holm slice list --project {0}, and: holm slice withdraw {0}/NAME",
                             project.name
@@ -357,9 +360,16 @@ fn wanted(
     let or = |asked: u64, rule: u64| if asked == 0 { rule } else { asked };
     let vcpus = or(message.vcpus.into(), u64::from(rule.vcpus_per_gpu) * u64::from(message.gpus));
     let (from, until) = (instant(message.from.as_ref())?, instant(message.until.as_ref())?);
+    // A date alone is its first moment, and today is no slip of the pen.
+    if let Some(past) = from.filter(|from| *from < scene.now - jiff::SignedDuration::from_hours(24)) {
+        let text = format!("{past} is in the past");
+        return Err(
+            Refusal::new(RefusalKind::Invalid, text).hint("leave --from out to begin as soon as it fits")
+        );
+    }
     if let Some(until) = until.filter(|until| *until <= from.unwrap_or(scene.now).max(scene.now)) {
         let text = format!("it would end at {until}, before it begins");
-        return Err(Refusal::new(RefusalKind::Invalid, text));
+        return Err(Refusal::new(RefusalKind::Invalid, text).hint("a date alone is its first moment, in UTC"));
     }
     Ok(Slice {
         id: SliceId::new_v4(),

@@ -87,8 +87,9 @@ pub fn alerts(
 ) -> Vec<Alert> {
     let mut all = Vec::new();
     all.extend(stale(host, reported, now));
-    // Nothing is real there: there is nothing to check and nothing was bought.
-    if !host.simulated {
+    // Nothing is real there: there is nothing to check and nothing was bought. Of one that was never heard of,
+    // nothing is missing but its agent.
+    if !host.simulated && !host.agent_version.is_empty() {
         commissioned(host, now, &mut all);
         billed(state, host, bill, &mut all);
     }
@@ -119,7 +120,9 @@ fn allocation(code: &'static str, scope: Scope, text: String, mend: String) -> A
 }
 
 fn stale(host: &Host, reported: Option<Timestamp>, now: Timestamp) -> Option<Alert> {
+    let known = !host.agent_version.is_empty();
     let text = match reported {
+        None if !known => "its agent was never connected".to_owned(),
         None => "its agent is not connected, or has not reported yet".to_owned(),
         Some(at) if now.duration_since(at) > STALE_REPORT => {
             format!("its last report is {} s old", now.duration_since(at).as_secs())
@@ -130,7 +133,10 @@ fn stale(host: &Host, reported: Option<Timestamp>, now: Timestamp) -> Option<Ale
         code: "report-stale",
         scope: Scope::Host,
         text,
-        mend: format!("on {}: systemctl status holm-agent", host.name),
+        mend: match known {
+            true => format!("on {}: systemctl status holm-agent", host.name),
+            false => format!("holm host invite {}; on it: holm enrol CODE, and start holm-agent", host.name),
+        },
         prevents: vec![Prevents::Allocation, Prevents::Change, Prevents::Closing],
     })
 }

@@ -28,8 +28,13 @@ pub fn host(host: &Host, order: &Order, now: Timestamp) -> Result<Change, Refusa
     Ok(Change::Put(Record::Host(Host { maintenance, ..host.clone() })))
 }
 
-/// A device.
+/// A GPU. An NVSwitch is given to nobody: that it is out of service would hold nothing back.
 pub fn device(device: &Device, order: &Order, now: Timestamp) -> Result<Change, Refusal> {
+    if !device.gpu {
+        let text = format!("{} is an NVSwitch, which no slice is given: take its host out", device.address);
+        let hint = format!("holm host drain {} --reason \"…\"", device.host);
+        return Err(Refusal::new(RefusalKind::Invalid, text).hint(hint));
+    }
     let what = format!("{} --device {}", device.host, device.address);
     let maintenance = ordered(device.maintenance.as_ref(), order, &what, now)?;
     Ok(Change::Put(Record::Device(Device { maintenance, ..device.clone() })))

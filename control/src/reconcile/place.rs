@@ -163,7 +163,7 @@ impl Queue {
 }
 
 /// Requests for a time to come that a project may have before they are placed.
-const OPEN_MAX: usize = 4;
+pub const OPEN_MAX: usize = 4;
 
 /// Whether the project of this one has as many for a time to come as it may.
 pub fn too_many(state: &State, new: &Slice) -> bool {

@@ -238,7 +238,7 @@ async fn a_reservation_is_judged_again_when_it_is_approved() {
         at.as_mut().unwrap().seconds += 60 * 24 * 3600;
     }
     let refused = world.slices("dina").request_slice(fifth).await.unwrap_err();
-    assert!(refused.message().contains("as many requests for a time to come"), "{refused}");
+    assert!(refused.message().contains("has 4 requests for a time to come already"), "{refused}");
     // What part of the hosts' use is whose, officers and operators may know.
     let queue = async |who: &str| {
         let asked = world.slices(who).list_queue(v1::ListQueueRequest {}).await.unwrap();

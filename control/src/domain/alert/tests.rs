@@ -81,6 +81,7 @@ impl Ground {
         let mut host = state.hosts[&name()].clone();
         host.present = (1..=28).map(address).collect();
         host.commissioning = Some(report());
+        host.agent_version = "0.1.0".to_owned();
         Self { state, host, bill: Bill::dgx2(), reported: Some(at(5)), now: at(6) }
     }
 
