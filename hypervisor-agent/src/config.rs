@@ -659,6 +659,13 @@ mod tests {
         let named = "[sanitise.methods]\n\"10de:1db8\" = \"scrub-vm/cuda\"\n\"1af4:1110\" = \"scrub-vm/bar\"";
         assert_eq!(method(named, "10de:1db8"), Some(CleanMethod::VmCuda));
         assert_eq!(method(named, "1af4:1110"), Some(CleanMethod::VmBar));
+        // Its BARs are windows: whoever says that they are its memory is not believed.
+        for bars in ["bar", "scrub-vm/bar"] {
+            assert_eq!(method(&format!("[sanitise.methods]\n\"10de:1db8\" = \"{bars}\""), "10de:1db8"), None);
+        }
+        let in_bar = SMALLEST.replace("[devices]", "[devices]\nmemory_in_bar = [\"10de:1db8\"]");
+        let config: HostConfig = toml::from_str(&in_bar).unwrap();
+        assert_eq!(config.sanitise.method(&config.devices, "10de:1db8"), None);
         for bad in ["\"10de:1db8\" = \"none\"", "\"10de:1db8\" = \"\"", "v100 = \"bar\""] {
             assert!(toml::from_str::<HostConfig>(&format!("{text}[sanitise.methods]\n{bad}")).is_err());
         }

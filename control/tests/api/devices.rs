@@ -183,3 +183,32 @@ async fn a_disagreement_is_logged_once_and_clean() {
         assert!(text.len() <= 160 && !text.contains('\u{1b}'), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_whose_key_a_host_was_given_goes_to_no_other() {
+    let world = World::full().await;
+    let mut agent = Agent::ready(&world, "dgx").await;
+    world.request("dina", "heart/main", 2).await.unwrap();
+    world.approve("frida", "heart/main").await.unwrap();
+    let first = agent.slice(v1::Goal::Run).await;
+    agent.key(&first).await.unwrap();
+    // The host takes the key, and then says that it cannot use a device: another would get a disk that it can open.
+    agent.clean.remove(&first.devices[0]);
+    let waiting = v1::ObservedSlice { steps: Vec::new(), ..observed(&first, v1::Phase::Preparing) };
+    agent.observe(vec![waiting]).await;
+    world.until("dina", "heart/main", v1::SliceState::Preparing).await;
+    holm_control::reconcile::round(&world.app).unwrap();
+    let state = world.app.ledger.state();
+    let slice = state.slices.values().next().unwrap();
+    assert!(slice.placement.is_some() && slice.key_given.is_some() && slice.generation == first.generation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_one_kind_does_not_become_the_other() {
+    let world = World::full().await;
+    let _agent = Agent::dial(&world, "dgx", hello(0)).await.unwrap();
+    let real = v1::Hello { simulated: false, ..hello(0) };
+    let refused = Agent::dial(&world, "dgx", real).await.err().unwrap();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    world.logged(|e| e.action == "agent.session" && e.outcome.to_string().contains("refused")).await;
+}

@@ -163,11 +163,18 @@ async fn what_an_agent_tells_is_what_people_see_and_a_second_greeting_changes_no
     assert_eq!(health.temperature_c, Some(70));
 }
 
+/// A node of as many cores as it may have, each of nothing.
+fn crowded(id: u32) -> v1::NumaNode {
+    v1::NumaNode { id, cores: vec![v1::Core::default(); 1024], ..Default::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_or_twice_is_refused_and_what_is_odd_is_cleaned() {
     let world = World::full().await;
     type Spoil = fn(&mut v1::Inventory);
-    let spoils: [(Spoil, &str); 12] = [
+    let spoils: [(Spoil, &str); 13] = [
+        // So that there is room for what else changes of its host, such as that it is taken out of service.
+        (|i| i.nodes.extend((2..16).map(crowded)), "bytes to keep"),
         (|i| i.bridges[1].address = i.bridges[0].address.clone(), "twice"),
         (|i| i.bridges[1].address = "../x".to_owned(), "PCI address"),
         (|i| i.bridges[1].parent = "x".to_owned(), "PCI address"),
@@ -204,4 +211,27 @@ async fn what_is_too_much_or_twice_is_refused_and_what_is_odd_is_cleaned() {
     let health = host.devices[0].pci.clone().unwrap().health.unwrap();
     // A state that nobody here knows is never healthy.
     assert_eq!((health.state(), health.xids.len()), (v1::HealthState::Unknown, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_is_not_taken_out_of_service_because_that_would_hold_nothing_back() {
+    let world = World::full().await;
+    let _agent = Agent::dial(&world, "dgx", greeting(dgx2(""))).await.unwrap();
+    let devices = shown(&world).await.devices;
+    let first = |kind| {
+        let of = |d: &&v1::Device| d.pci.as_ref().unwrap().kind() == kind;
+        devices.iter().find(of).unwrap().pci.clone().unwrap().address
+    };
+    let drain = async |device: String| {
+        let reason = "a fan".to_owned();
+        let asked = v1::SetMaintenanceRequest { host: "dgx".to_owned(), device, out: true, reason };
+        world.hosts("olga").set_maintenance(asked).await
+    };
+    let refused = drain(first(v1::DeviceKind::Nvswitch)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(crate::world::hint(&refused).contains("holm host drain dgx"), "{refused}");
+    let gpu = first(v1::DeviceKind::Gpu);
+    let host = drain(gpu.clone()).await.unwrap().into_inner();
+    let drained = host.devices.iter().find(|d| d.maintenance.is_some()).unwrap();
+    assert_eq!(drained.pci.as_ref().unwrap().address, gpu);
 }

@@ -215,6 +215,12 @@ async fn a_reservation_is_judged_again_when_it_is_approved() {
     let ask = async |who: &str, slice: &str, dry_run: bool| {
         world.slices(who).request_slice(reservation(slice, dry_run)).await.map(|r| r.into_inner())
     };
+    // A slip of the pen in the year is no request for now.
+    let mut past = reservation("heart/past", false);
+    past.from.as_mut().unwrap().seconds -= 365 * 24 * 3600;
+    let refused = world.slices("dina").request_slice(past).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("is in the past"), "{refused}");
     ask("dina", "heart/main", false).await.unwrap();
     // A lead who asks for everything keeps nobody from asking.
     ask("lars", "brain/main", false).await.unwrap();

@@ -373,6 +373,19 @@ fn what_is_not_demanded_is_only_advised() {
 }
 
 #[test]
+fn a_fabric_that_somebody_else_drives_makes_a_host_unfit() {
+    let mut machine = Machine::fit();
+    machine.fabric = None;
+    assert!(passed(&machine.report()));
+    let switches = &mut machine.inventory.as_mut().unwrap().devices;
+    switches.iter_mut().find(|device| device.kind() == v1::DeviceKind::Nvswitch).unwrap().driver =
+        "nvidia".to_owned();
+    let report = machine.report();
+    assert_eq!(not_passed(&report), ["fabric-table"]);
+    assert!(!passed(&report) && text(&report).contains("something drives NVSwitches"), "{}", text(&report));
+}
+
+#[test]
 fn what_cannot_be_seen_has_not_passed() {
     let mut machine = Machine::fit();
     machine.inventory = Err("sysfs contradicts itself".to_owned());

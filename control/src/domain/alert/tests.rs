@@ -220,6 +220,11 @@ fn a_pinned_firmware_is_the_only_right_one_and_of_halves_none_is() {
     assert_eq!(ground.alerts().len(), 16);
     ground.device(3).hardware.firmware = "88.00.51.00.05".to_owned();
     assert_eq!(ground.alerts().len(), 15);
+    // One that does not say what it has is not taken for right.
+    ground.device(3).hardware.firmware.clear();
+    let alerts = ground.alerts();
+    assert_eq!(alerts.iter().filter(|alert| alert.code == "firmware-unknown").count(), 1);
+    assert_eq!(blocked(&alerts).devices.len(), 16);
     let mut ground = Ground::new();
     for n in 1..=8 {
         ground.device(n).hardware.firmware = "88.00.51.00.05".to_owned();
