@@ -9,7 +9,7 @@ use holm_agent::{
     fabric::{self, Fabric as _, NoFabric, Nvfm, Seen, SeenGpu},
     real::RealHost,
     sanitise::check_image,
-    session::{Identity, Session, chain},
+    session::{Identity, Session},
     simulate::SimulatedHost,
 };
 use holm_proto::{gpu::GpuKind, ids::PciAddress, v1};
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holm-agent: {}", chain(error.as_ref()));
+            eprintln!("holm-agent: {}", holm_proto::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -150,7 +150,7 @@ fn commissioned(outcome: Result<bool, Failure>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("holm-agent: {}", chain(error.as_ref()));
+            eprintln!("holm-agent: {}", holm_proto::chain(error.as_ref()));
             ExitCode::from(2)
         }
     }
@@ -280,7 +280,7 @@ fn check(place: &Where) -> Result<(), Failure> {
     let mut wrong = Vec::new();
     match Identity::load(&config.agent.identity) {
         Ok(identity) => writeln!(out, "identity       {} with {}", identity.host, identity.server)?,
-        Err(error) => wrong.push(chain(&error)),
+        Err(error) => wrong.push(holm_proto::chain(&error)),
     }
     let host = host(&config, place.simulate)?;
     if let Some(real) = config.host.as_ref().filter(|_| !host.simulated()) {

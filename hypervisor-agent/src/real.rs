@@ -7,7 +7,7 @@ use crate::{
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
     handover::{Handover, Hands},
-    hypervisor::{Libvirt, Parts, ScrubSpec},
+    hypervisor::{Libvirt, Machine, Parts, ScrubSpec},
     inventory::{
         self, ground,
         sysfs::{PciFunction, Sysfs},
@@ -47,42 +47,6 @@ pub struct RealHost {
 }
 
 impl RealHost {
-    /// A GPU of a partition that is up is kept from resets on purpose: it lacks nothing.
-    fn with_resets(&self, mut inventory: v1::Inventory) -> v1::Inventory {
-        let quiet: BTreeSet<String> = self.handover.quiet().iter().map(ToString::to_string).collect();
-        for device in inventory.devices.iter_mut().filter(|device| quiet.contains(&device.address)) {
-            device.reset_methods.push("none while its partition is up".to_owned());
-        }
-        inventory
-    }
-
-    /// A device that is pulled out while a machine has it stays on the bus until the machine lets go of it, and
-    /// vfio-pci has let go of it already.
-    fn with_pulled(&self, mut inventory: v1::Inventory) -> v1::Inventory {
-        let loose = |device: &&mut v1::PciDevice| device.driver != "vfio-pci" && device.problem.is_empty();
-        if !inventory.devices.iter_mut().any(|device| loose(&device)) {
-            return inventory;
-        }
-        // Where libvirt does not answer, what it would say is seen at the next look.
-        let held: BTreeSet<String> = self
-            .libvirt
-            .machines()
-            .unwrap_or_default()
-            .iter()
-            .filter(|machine| machine.running)
-            .flat_map(|machine| machine.devices.iter().map(ToString::to_string))
-            .collect();
-        for device in inventory.devices.iter_mut().filter(loose).filter(|d| held.contains(&d.address)) {
-            device.problem = "it is being pulled out of a machine that runs".to_owned();
-        }
-        inventory
-    }
-
-    fn with_volumes(&self, mut inventory: v1::Inventory) -> v1::Inventory {
-        inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
-        inventory
-    }
-
     /// The machine that the configuration describes. Nothing of it is touched yet.
     pub fn new(config: HostConfig) -> Result<Self> {
         let paths = [
@@ -122,6 +86,34 @@ impl RealHost {
             config,
         })
     }
+
+    /// A GPU of a partition that is up is kept from resets on purpose: it lacks nothing.
+    fn with_resets(&self, mut inventory: v1::Inventory) -> v1::Inventory {
+        let quiet: BTreeSet<String> = self.handover.quiet().iter().map(ToString::to_string).collect();
+        for device in inventory.devices.iter_mut().filter(|device| quiet.contains(&device.address)) {
+            device.reset_methods.push("none while its partition is up".to_owned());
+        }
+        inventory
+    }
+
+    /// What sysfs does not say. A GPU that is pulled out while a machine has it stays on the bus until the machine
+    /// lets go of it, and vfio-pci has let go of it already.
+    fn completed(&self, mut inventory: v1::Inventory) -> v1::Inventory {
+        inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
+        let loose = |device: &&mut v1::PciDevice| {
+            device.kind() == v1::DeviceKind::Gpu && device.driver != vfio::DRIVER && device.problem.is_empty()
+        };
+        let mut loose: Vec<&mut v1::PciDevice> = inventory.devices.iter_mut().filter(loose).collect();
+        if !loose.is_empty() {
+            // Where libvirt does not answer, what it would say is seen at the next look.
+            let held = running(self.libvirt.machines().unwrap_or_default());
+            let held: BTreeSet<String> = held.iter().map(ToString::to_string).collect();
+            for device in loose.iter_mut().filter(|device| held.contains(&device.address)) {
+                device.problem = "it is being pulled out of a machine that runs".to_owned();
+            }
+        }
+        inventory
+    }
 }
 
 impl Host for RealHost {
@@ -144,12 +136,12 @@ impl Host for RealHost {
 
     fn inventory(&self) -> Result<v1::Inventory> {
         let inventory = inventory::read_with(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
-        Ok(self.with_volumes(self.with_pulled(inventory)))
+        Ok(self.completed(inventory))
     }
 
     fn inventory_now(&self) -> Result<v1::Inventory> {
         let inventory = inventory::read_now(&self.sysfs, &self.config.devices, &self.handover.quiet())?;
-        Ok(self.with_volumes(self.with_pulled(inventory)))
+        Ok(self.completed(inventory))
     }
 
     fn commission(&self) -> v1::Commissioning {
@@ -179,11 +171,7 @@ impl Host for RealHost {
             tracing::warn!(run = %stray, "a scrubbing machine was left behind: ended");
             self.libvirt.end_scrub(stray)?;
         }
-        let mut attached: BTreeSet<PciAddress> = machines
-            .into_iter()
-            .filter(|machine| machine.running)
-            .flat_map(|machine| machine.devices)
-            .collect();
+        let mut attached = running(machines);
         // To look is to open the group for a moment, and whoever opens it in that moment is turned away:
         // what this process is about to open is therefore not looked at, and nothing is begun meanwhile.
         let in_hand = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
@@ -428,6 +416,11 @@ impl Drop for Hold {
         let mut all = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|device| !self.devices.contains(device));
     }
+}
+
+/// What machines that run have.
+fn running(machines: Vec<Machine>) -> BTreeSet<PciAddress> {
+    machines.into_iter().filter(|machine| machine.running).flat_map(|machine| machine.devices).collect()
 }
 
 /// Makes a directory through which QEMU may pass and which it may not list.

@@ -41,6 +41,21 @@ impl std::fmt::Debug for v1::EnrolRequest {
     }
 }
 
+/// An error and its causes on one line; a cause that its effect quotes already is not said twice.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::v1;

@@ -6,6 +6,7 @@ use crate::faults::{ask, close, until};
 use crate::ground::Machine;
 use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
+use crate::story::{PATTERN, gpus};
 use crate::{Outcome, demand, show};
 use holm_proto::platform::PartitionTable;
 use serde_json::Value;
@@ -80,15 +81,16 @@ END"
 
 type Tenant = (&'static str, &'static str, &'static [u32]);
 
-fn slice_name(tenant: Tenant, index: usize) -> String {
-    format!("{}/{}", tenant.1, ["a", "b", "c", "d", "e"][index])
+/// A tenant's slices, in the order of their sizes.
+fn slices((_, project, sizes): Tenant) -> Vec<String> {
+    ('a'..).take(sizes.len()).map(|letter| format!("{project}/{letter}")).collect()
 }
 
 /// All of a tenant's slices come up side by side on legal partitions, read zeros in every GPU, and leave a text.
 fn mix(site: &Site, tenant: Tenant) -> Outcome {
     let (lead, project, sizes) = tenant;
     crate::faults::lead(site, lead, project)?;
-    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    let names = slices(tenant);
     for (name, size) in names.iter().zip(sizes) {
         ask(site, lead, name, *size)?;
     }
@@ -131,28 +133,31 @@ fn read_and_write(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
          data = bytes(memory)\n        \
          print('gpu', len(data), 'bytes', len(data) - data.count(0), 'not zero')\n        \
          memory[:] = (b'{0}' * (len(memory) // {1} + 1))[:len(memory)]\n",
-        crate::story::PATTERN,
-        crate::story::PATTERN.len()
+        PATTERN,
+        PATTERN.len()
     );
-    let file = site.write("memory.py", &script)?;
+    let (said, failed) = job(site, lead, slice, gpus, &script)?;
+    let clean = said.lines().filter(|line| line.starts_with("gpu ") && line.ends_with(" 0 not zero")).count();
+    demand(
+        failed.is_none() && clean == gpus as usize,
+        format!("{slice}: {clean} of {gpus} GPUs read zeros:\n{said}{}", failed.unwrap_or_default()),
+    )
+}
+
+/// A job of Python's on all GPUs of a slice: what it printed, and why it failed if it did.
+fn job(site: &Site, lead: &str, slice: &str, gpus: u32, script: &str) -> Outcome<(String, Option<String>)> {
+    let file = site.write("job.py", script)?;
     let gres = format!("--gres=gpu:{gpus}");
     let mut command = site.command(lead, &["ssh", slice, "--", "srun", &gres, "python3", "-"]);
     let output = command.stdin(std::fs::File::open(file)?).output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let clean = said.lines().filter(|line| line.starts_with("gpu ") && line.ends_with(" 0 not zero")).count();
-    demand(
-        output.status.success() && clean == gpus as usize,
-        format!(
-            "{slice}: {clean} of {gpus} GPUs read zeros:\n{said}{}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
-    )
+    let failed = (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned());
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), failed))
 }
 
 /// Closes all of a tenant's slices at once; afterwards every GPU is free, with evidence of this time.
 fn all_closed(site: &Site, tenant: Tenant) -> Outcome {
-    let (lead, _, sizes) = tenant;
-    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    let (lead, _, _) = tenant;
+    let names = slices(tenant);
     for name in &names {
         site.ok(lead, &["slice", "close", name, "--yes"])?;
     }
@@ -244,7 +249,7 @@ fn strike(site: &Site, lead: &str, slice: &str, states: &[&str], victim: Victim)
 fn pulled(site: &Site, tenant: Tenant) -> Outcome {
     let (lead, _, sizes) = tenant;
     let machine = site.ground().machine().ok_or("there is nothing to pull on a simulated host")?;
-    let names: Vec<String> = (0..sizes.len()).map(|index| slice_name(tenant, index)).collect();
+    let names = slices(tenant);
     let [unlucky, others @ ..] = names.as_slice() else { return Err("a tenant without slices".into()) };
     let victim = devices(&site.json(lead, &["slice", "show", unlucky])?)?
         .into_iter()
@@ -285,14 +290,10 @@ fn still_there(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
          for path in os.environ['HOLM_GPU_MEMORY'].split(':'):\n    \
          import mmap\n    file = open(path, 'r+b')\n    \
          print('kept' if mmap.mmap(file.fileno(), 0)[:{}] == b'{}' else 'lost')\n",
-        crate::story::PATTERN.len(),
-        crate::story::PATTERN
+        PATTERN.len(),
+        PATTERN
     );
-    let file = site.write("still.py", &script)?;
-    let gres = format!("--gres=gpu:{gpus}");
-    let mut command = site.command(lead, &["ssh", slice, "--", "srun", &gres, "python3", "-"]);
-    let output = command.stdin(std::fs::File::open(file)?).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (said, _) = job(site, lead, slice, gpus, &script)?;
     demand(
         said.matches("kept").count() == gpus as usize,
         format!("{slice} lost what was in its GPUs: {said}"),
@@ -312,10 +313,6 @@ fn places(site: &Site) -> Outcome<BTreeMap<u32, String>> {
         places.insert(u32::try_from(number)?, text(&gpu["pci"], "address")?.to_owned());
     }
     Ok(places)
-}
-
-fn gpus(host: &Value) -> Outcome<Vec<&Value>> {
-    Ok(list(host, "devices")?.iter().filter(|d| d["pci"]["kind"] == "gpu").collect())
 }
 
 fn devices(slice: &Value) -> Outcome<BTreeSet<String>> {

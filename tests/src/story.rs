@@ -319,7 +319,8 @@ fn first_file(dir: &std::path::Path) -> Outcome<std::path::PathBuf> {
     if first.is_dir() { first_file(&first) } else { Ok(first) }
 }
 
-fn gpus(host: &Value) -> Outcome<Vec<&Value>> {
+/// The GPUs of a host, as `holm host show` tells of them.
+pub fn gpus(host: &Value) -> Outcome<Vec<&Value>> {
     Ok(list(host, "devices")?.iter().filter(|d| d["pci"]["kind"] == "gpu").collect())
 }
 

@@ -86,7 +86,7 @@ pub async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, Failure> {
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-        .map_err(|e| Failure::unreachable(crate::failure::chain(&e)).hint("holm doctor"))
+        .map_err(|e| Failure::unreachable(holm_proto::chain(&e)).hint("holm doctor"))
 }
 
 /// All of it.

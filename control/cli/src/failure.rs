@@ -81,7 +81,7 @@ impl Failure {
 
     /// An error with its causes.
     pub fn of(error: &dyn std::error::Error) -> Self {
-        Self::new(chain(error))
+        Self::new(holm_proto::chain(error))
     }
 
     /// The reader of standard output left: nothing to say, nobody to say it to.
@@ -157,23 +157,8 @@ fn lost(status: &Status) -> Failure {
         }
         next = error.source();
     }
-    let why = status.source().map_or_else(|| status.message().to_owned(), chain);
+    let why = status.source().map_or_else(|| status.message().to_owned(), holm_proto::chain);
     Failure::unreachable(format!("the connection to holmd broke: {why}")).hint("holm doctor")
-}
-
-/// An error and its causes in one line; a cause that its effect quotes already is not said twice.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

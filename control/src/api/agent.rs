@@ -180,7 +180,7 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
         platform: plain(&hello.platform, SHORT),
         agent_version: plain(&hello.agent_version, SHORT),
         watch: plain(&hello.watch, SHORT),
-        ..machine_of(&host, &inventory, &seen)?
+        ..made_of(&host, &inventory, machine::machine(&inventory)?, &seen)
     };
     let detail = json!({ "devices": seen.len(), "seen_generation": hello.seen_generation });
     let watched = !next.watch.is_empty() && next.watch == host.watch;
@@ -193,18 +193,18 @@ fn greet(scene: &Scene<'_>, host: Option<Host>, hello: v1::Hello) -> Result<Deci
 }
 
 /// A host with what it was found to consist of now.
-fn machine_of(host: &Host, inventory: &v1::Inventory, seen: &[Device]) -> Result<Host, Refusal> {
-    Ok(Host {
+fn made_of(host: &Host, inventory: &v1::Inventory, machine: Machine, seen: &[Device]) -> Host {
+    Host {
         cpus: inventory.cpus,
         numa_nodes: inventory.numa_nodes,
         memory_mib: inventory.memory_mib,
         iommu: inventory.iommu,
         kernel: plain(&inventory.kernel, SHORT),
-        machine: Some(machine::machine(inventory)?).filter(|known| *known != Machine::default()),
+        machine: Some(machine).filter(|known| *known != Machine::default()),
         present: seen.iter().map(|d| d.address).collect(),
         volumes_gib: inventory.volumes_gib,
         ..host.clone()
-    })
+    }
 }
 
 /// The devices in a host's inventory, each place and each fabric number once.
@@ -359,25 +359,16 @@ impl Session {
         let seen = devices(&self.host, &inventory.devices).map_err(refused)?;
         let (worker, host) = (Arc::clone(app), self.host.clone());
         let call = self.call("observe.inventory", format!("host/{host}"));
-        // Before the ledger's lock: what cannot be kept is refused.
-        let known = app.ledger.state().hosts.get(&host).cloned();
-        let next = known.map(|known| machine_of(&known, &inventory, &seen)).transpose().map_err(refused)?;
+        let machine = machine::machine(&inventory).map_err(refused)?;
         let done = super::blocking(move || {
             let found = |state: &State| {
                 let mut changes = device::inventory(state, &host, &seen, true);
                 changes.extend(device::bereft(state, &changes));
-                // Only what the look is about: the rest of the record may have changed meanwhile.
-                if let (Some(known), Some(next)) = (state.hosts.get(&host), &next) {
-                    let next = Host {
-                        machine: next.machine.clone(),
-                        present: next.present.clone(),
-                        volumes_gib: next.volumes_gib,
-                        ..known.clone()
-                    };
-                    if next != *known {
-                        changes.push(Change::Put(Record::Host(next)));
-                    }
-                }
+                let known = state.hosts.get(&host);
+                let news = known
+                    .map(|known| made_of(known, &inventory, machine.clone(), &seen))
+                    .filter(|next| Some(next) != known);
+                changes.extend(news.map(|next| Change::Put(Record::Host(next))));
                 changes
             };
             // A look first: what is no news costs nothing.

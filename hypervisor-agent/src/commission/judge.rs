@@ -287,11 +287,7 @@ fn reset(facts: &Facts) -> Outcome {
 
 fn driver(facts: &Facts) -> Outcome {
     let gpus = gpus(facts)?;
-    let held: Vec<String> = gpus
-        .iter()
-        .filter(|gpu| !PASSIVE.contains(&gpu.driver.as_str()))
-        .map(|gpu| format!("{} by {}", gpu.address, gpu.driver))
-        .collect();
+    let held = driven(gpus.iter().copied());
     let ours = gpus.iter().filter(|gpu| gpu.driver == "vfio-pci").count();
     Ok(all_well(&held, "held", format!("{ours} of {} GPUs on vfio-pci, the others on no driver", gpus.len())))
 }
@@ -408,12 +404,15 @@ fn fabric(facts: &Facts) -> Outcome {
     }
 }
 
-/// NVSwitches that a driver other than vfio-pci has.
+/// NVSwitches that a driver of the host's has.
 fn driven_switches(facts: &Facts) -> Vec<String> {
     let devices = inventory(facts).map(|inventory| inventory.devices.as_slice()).unwrap_or_default();
+    driven(devices.iter().filter(|device| device.kind() == v1::DeviceKind::Nvswitch))
+}
+
+/// Those that a driver other than vfio-pci has, and which.
+fn driven<'a>(devices: impl Iterator<Item = &'a v1::PciDevice>) -> Vec<String> {
     devices
-        .iter()
-        .filter(|device| device.kind() == v1::DeviceKind::Nvswitch)
         .filter(|device| !PASSIVE.contains(&device.driver.as_str()))
         .map(|device| format!("{} by {}", device.address, device.driver))
         .collect()

@@ -1,14 +1,10 @@
 //! What a machine's layout follows: where its devices sit in the host's PCI tree, which logical processors
 //! share a core, how far the nodes are from each other. Read just before a machine starts, never remembered.
 
-use super::sysfs::Sysfs;
+use super::{numa, sysfs::Sysfs, tree};
 use crate::edge::{EdgeError, Result};
 use holm_proto::ids::PciAddress;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The host, as far as a machine's layout follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,28 +74,14 @@ fn place(sysfs: &Sysfs, address: PciAddress) -> Result<Place> {
     let function = sysfs
         .function(address)?
         .ok_or_else(|| EdgeError::new(format!("there is no device at `{address}`")))?;
-    let path = fs::canonicalize(sysfs.device(address))
-        .map_err(|error| EdgeError::because(format!("sysfs does not say where `{address}` is"), error))?;
-    let (root, bridges) = above(&path);
+    let tree::Place { root, above } = tree::place(sysfs, address)?;
     Ok(Place {
         address,
         node: u32::try_from(function.numa_node).ok(),
         root,
-        switches: switches(&bridges),
+        switches: switches(&above),
         bars: function.memory_bars().map(|bar| bar.bytes).collect(),
     })
-}
-
-/// The host bridge and the bridges above a device, the outermost first, from its place in sysfs.
-fn above(path: &Path) -> (String, Vec<PciAddress>) {
-    let names: Vec<&str> = path.iter().filter_map(|name| name.to_str()).collect();
-    let root = names.iter().rposition(|name| name.starts_with("pci") && name.contains(':'));
-    let Some((root, below)) = root.and_then(|at| names.get(at..)?.split_first()) else {
-        return (String::new(), Vec::new());
-    };
-    let mut bridges: Vec<PciAddress> = below.iter().filter_map(|name| name.parse().ok()).collect();
-    bridges.pop();
-    ((*root).to_owned(), bridges)
 }
 
 /// A root port, then an upstream and a downstream port for each switch: that is how PCI Express is built. What
@@ -112,25 +94,20 @@ fn switches(bridges: &[PciAddress]) -> Vec<PciAddress> {
 }
 
 fn node(sysfs: &Sysfs, number: u32, numbers: &[u32]) -> Result<Node> {
-    let below = format!("devices/system/node/node{number}");
-    let distances = sysfs.attribute(&sysfs.path(&format!("{below}/distance")))?.unwrap_or_default();
-    let distances = numbers.iter().copied().zip(distances.split_whitespace().filter_map(|d| d.parse().ok()));
-    let mut free_pages = BTreeMap::new();
-    for kib in [2048, 1 << 20] {
-        let path = sysfs.path(&format!("{below}/hugepages/hugepages-{kib}kB/free_hugepages"));
-        free_pages.extend(sysfs.attribute(&path)?.and_then(|text| Some((kib, text.parse().ok()?))));
-    }
+    let directory = sysfs.path(&format!("devices/system/node/node{number}"));
+    let distances = numbers.iter().copied().zip(numa::distances(sysfs, &directory)?);
+    let pages = numa::huge_pages(sysfs, &directory)?;
     Ok(Node {
-        cpus: online(sysfs, &format!("{below}/cpulist"))?.into_iter().collect(),
+        cpus: sysfs.list(&directory.join("cpulist"))?.unwrap_or_default().into_iter().collect(),
         distances: distances.collect(),
-        free_pages,
+        free_pages: pages.into_iter().map(|pages| (pages.size_kib, pages.free)).collect(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink, path::Path};
 
     fn write(root: &Path, path: &str, text: &str) {
         let path = root.join(path);

@@ -48,7 +48,8 @@ fn memory_kib(sysfs: &Sysfs, directory: &Path) -> Result<u64> {
         .ok_or_else(|| EdgeError::new(format!("`{}` does not say MemTotal", path.display())))
 }
 
-fn huge_pages(sysfs: &Sysfs, directory: &Path) -> Result<Vec<v1::HugePages>> {
+/// A node's huge pages, by their size.
+pub(super) fn huge_pages(sysfs: &Sysfs, directory: &Path) -> Result<Vec<v1::HugePages>> {
     let directory = directory.join("hugepages");
     let mut sizes = Vec::new();
     for name in sysfs.names(&directory)? {
@@ -62,7 +63,8 @@ fn huge_pages(sysfs: &Sysfs, directory: &Path) -> Result<Vec<v1::HugePages>> {
     Ok(sizes)
 }
 
-fn distances(sysfs: &Sysfs, directory: &Path) -> Result<Vec<u32>> {
+/// From a node to each, in the order of their numbers.
+pub(super) fn distances(sysfs: &Sysfs, directory: &Path) -> Result<Vec<u32>> {
     let path = directory.join("distance");
     let Some(text) = sysfs.attribute(&path)? else { return Ok(Vec::new()) };
     let numbers = text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>();

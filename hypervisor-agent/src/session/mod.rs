@@ -164,7 +164,11 @@ impl Session {
                 pause = PAUSES.0;
             }
             let this = jittered(pause);
-            tracing::warn!(again_in_ms = this.as_millis(), "no session with holmd: {}", chain(&error));
+            tracing::warn!(
+                again_in_ms = this.as_millis(),
+                "no session with holmd: {}",
+                holm_proto::chain(&error)
+            );
             pause = pause.saturating_mul(2).min(PAUSES.1);
             tokio::select! {
                 () = tokio::time::sleep(this) => {}
@@ -382,19 +386,4 @@ fn jittered(pause: Duration) -> Duration {
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let [byte] = byte;
     pause.mul_f64(0.5 + f64::from(byte) / 512.0)
-}
-
-/// An error with its causes, on one line; a cause that repeats what was said is left out.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = cause.source();
-    }
-    text
 }

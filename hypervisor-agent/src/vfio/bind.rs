@@ -12,7 +12,8 @@ use std::{
     path::Path,
 };
 
-const DRIVER: &str = "vfio-pci";
+/// What hands devices out.
+pub const DRIVER: &str = "vfio-pci";
 
 /// Binds the device to vfio-pci, where it is not yet, and checks that its group can be handed out.
 ///

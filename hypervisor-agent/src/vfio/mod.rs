@@ -16,7 +16,7 @@ mod ioctl;
 mod resets;
 
 pub use self::{
-    bind::bind,
+    bind::{DRIVER, bind},
     device::{Device, held},
     resets::{allow, are_suppressed, suppress},
 };

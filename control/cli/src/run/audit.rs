@@ -111,20 +111,20 @@ async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     let mut client = session.log().await?;
     let now = checkpoint(session, &mut client).await?;
     let mut known = Known::of(session, key.as_deref(), &now)?;
-    let mut checker = Checker::new(&now.note, &known.key).map_err(|e| alarm(crate::failure::chain(&e)))?;
+    let mut checker = Checker::new(&now.note, &known.key).map_err(|e| alarm(holm_proto::chain(&e)))?;
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
         known.see(&entry.body)?;
-        checker.push(&entry.body).map_err(|e| alarm(crate::failure::chain(&e)))?;
+        checker.push(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
         count += 1;
         if count % COUNT == 0 {
             spinner.says(&format!("{count} of {} entries", known.head.size));
         }
     }
     drop(spinner);
-    let verified = checker.finish().map_err(|e| alarm(crate::failure::chain(&e)))?;
+    let verified = checker.finish().map_err(|e| alarm(holm_proto::chain(&e)))?;
     let (first, key) = (known.first, known.key.clone());
     let before = known.remember(&session.place, session.clock.now)?;
     report(session, &verified, &key, before)?;
@@ -145,11 +145,7 @@ fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failu
         })?,
     };
     let verified = verify::directory(dir, &key).map_err(|e| {
-        Failure::new(format!(
-            "`{}` is NOT the log that was signed: {}",
-            dir.display(),
-            crate::failure::chain(&e)
-        ))
+        Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
     })?;
     report(session, &verified, &key, None)
 }
@@ -209,7 +205,7 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let verified = written.map_err(|e| match e {
         export::ExportError::NotEmpty(_) => Failure { exit: Exit::Usage, ..Failure::of(&e) },
         export::ExportError::Disk(_) => Failure::of(&e),
-        export::ExportError::Verify(_) => alarm(crate::failure::chain(&e)),
+        export::ExportError::Verify(_) => alarm(holm_proto::chain(&e)),
     })?;
     let key = known.key.clone();
     let before = known.remember(&session.place, session.clock.now)?;

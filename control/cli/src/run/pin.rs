@@ -50,7 +50,7 @@ impl Known {
         match checker.push(body) {
             // All that was known has come.
             Err(VerifyError::Many(_)) => self.begins(),
-            Err(e) => Err(alarm(crate::failure::chain(&e))),
+            Err(e) => Err(alarm(holm_proto::chain(&e))),
             Ok(()) => Ok(()),
         }
     }
@@ -67,7 +67,7 @@ impl Known {
                     head.size
                 )))
             }
-            Err(e) => Err(alarm(crate::failure::chain(&e))),
+            Err(e) => Err(alarm(holm_proto::chain(&e))),
         }
     }
 
