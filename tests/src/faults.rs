@@ -80,14 +80,20 @@ pub fn race(site: &Site, lead: &str, project: &str) -> Outcome {
     for mut child in approving {
         demand(child.wait()?.success(), "an approval failed")?;
     }
-    let placed = |slice: &str| -> Outcome<bool> {
-        Ok(site.json(lead, &["slice", "show", slice])?["host"].as_str().is_some_and(|h| !h.is_empty()))
-    };
+    let placed = |s: &Value| s["host"].as_str().is_some_and(|host| !host.is_empty());
     for slice in &both {
         until(site, lead, slice, |s| text(s, "state").is_ok_and(|state| state != "approved") || queued(s))?;
     }
-    let (first, second) = (placed(&both[0])?, placed(&both[1])?);
-    demand(first != second, format!("of two that race, placed are: {first} and {second}"))?;
+    let now =
+        both.iter().map(|slice| site.json(lead, &["slice", "show", slice])).collect::<Outcome<Vec<_>>>()?;
+    let (first, second) = (placed(&now[0]), placed(&now[1]));
+    if first == second {
+        let host = site.ok(OPERATOR, &["host", "show", HOST])?;
+        let queue = site.ok(OPERATOR, &["queue"])?;
+        return Err(
+            format!("of two that race, placed are {first} and {second}: {now:#?}\n{host}\n{queue}").into()
+        );
+    }
     let [winner, loser] = if first { [&both[0], &both[1]] } else { [&both[1], &both[0]] };
     let waiting = site.ok(lead, &["slice", "explain", loser])?;
     demand(waiting.contains("queued: no"), format!("the loser says: {waiting}"))?;
@@ -95,7 +101,7 @@ pub fn race(site: &Site, lead: &str, project: &str) -> Outcome {
         "of two requests that race for the last eight GPUs one gets them, the other is queued and says why",
     );
     close(site, lead, winner)?;
-    until(site, lead, loser, |s| s["host"].as_str().is_some_and(|h| !h.is_empty()))?;
+    until(site, lead, loser, placed)?;
     show::seen("when they are free and clean again, the queued one gets them");
     close(site, lead, loser)
 }

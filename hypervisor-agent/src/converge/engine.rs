@@ -627,6 +627,7 @@ impl Engine {
     fn carry_out(&self, id: SliceId, job: Job, now: Now) -> Turn {
         let effect = job.effect;
         let assigned = if effect == Effect::Bind { self.assign(&job.kept) } else { Ok(()) };
+        let nothing_done = assigned.is_err();
         let saved = assigned.and_then(|()| if job.save { self.save(&job.kept) } else { Ok(()) });
         let is_stored = job.save && saved.is_ok();
         let outcome = saved.and_then(|()| self.call(&job));
@@ -646,6 +647,10 @@ impl Engine {
                 tracing::warn!(slice = %id, step = effect.step(), "{text}");
                 if let Some(slice) = state.slices.get_mut(&id) {
                     slice.trouble = Some(Trouble::after(slice.trouble.as_ref(), &self.limits, after, text));
+                    if nothing_done {
+                        // Not begun, in the eyes of holmd either, which can then place it elsewhere.
+                        slice.kept = Some(job.before);
+                    }
                 }
                 self.bump(&mut state);
                 return Turn::Again;

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! * A machine starts only while holmd is there, its intention is current, and the key is in hand.
-//! * Nothing is begun with a device that this agent does not know as clean, or as the slice's already.
+//! * Nothing is begun with a device that this agent does not know as clean, or as the slice's already. Before
+//!   anything is begun, that is a wait, and holmd places the slice again; later it is a failure.
 //! * A volume is made only where no machine was ever started on it. One that was started and is not there,
 //!   or not whole, is a failure and not a reason to make another.
 //! * A machine that was started and no longer runs is a failure: holmd decides what becomes of it.
@@ -253,7 +254,13 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
         return Next::Wait(Why::Crowded(cpu, slice));
     }
     if let Some((device, why)) = &facts.unclean {
-        return Next::Wait(Why::NotClean(*device, why.clone()));
+        return match kept.point {
+            // Nothing was done with it: holmd gives the slice others.
+            Point::New => Next::Wait(Why::NotClean(*device, why.clone())),
+            _ => Next::Fail(format!(
+                "`{device}` was in other hands after it was made ready for this slice: this host has it as {why}"
+            )),
+        };
     }
     match facts.done {
         Some(Effect::Bind) => Next::Do(Effect::Activate),
@@ -398,6 +405,18 @@ mod tests {
             }
             if *next == Next::Do(Effect::Start) {
                 assert!(facts.key == KeyFact::Held && facts.done == Some(Effect::WriteSeed));
+            }
+        });
+    }
+
+    #[test]
+    fn with_an_unclean_device_nothing_goes_on() {
+        all(|kept, facts, next| {
+            if facts.unclean.is_some() && facts.machine == Machine::Still && !kept.destroyed {
+                let goes_on = matches!(next, Next::Do(effect) if !effect.is_undoing());
+                assert!(!goes_on, "{kept:?} {facts:?} {next:?}");
+                let waits = matches!(next, Next::Wait(Why::NotClean(..)));
+                assert!(!waits || kept.point == Point::New, "{kept:?} {facts:?} {next:?}");
             }
         });
     }

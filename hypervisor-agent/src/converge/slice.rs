@@ -76,6 +76,8 @@ pub(super) enum Brought {
 pub(super) struct Job {
     pub(super) effect: Effect,
     pub(super) kept: Kept,
+    /// As it was before.
+    pub(super) before: Kept,
     pub(super) save: bool,
     pub(super) spec: Option<Spec>,
     pub(super) key: Option<Arc<Key>>,
@@ -207,6 +209,7 @@ impl Slice {
     /// Notes what is about to happen, and takes out what it needs.
     pub(super) fn begin(&mut self, effect: Effect, now: Now) -> Option<Job> {
         let kept = self.kept.as_mut()?;
+        let before = kept.clone();
         if let Some(point) = effect.point() {
             kept.point = point;
         }
@@ -228,6 +231,7 @@ impl Slice {
         Some(Job {
             effect,
             kept: kept.clone(),
+            before,
             save,
             spec: self.want.as_ref().and_then(|want| want.spec.clone().ok()),
             key: match &self.key {
