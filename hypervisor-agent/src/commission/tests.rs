@@ -42,6 +42,7 @@ impl Machine {
             ("proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
             ("proc/sys/kernel/core_pattern", "core\n"),
             ("proc/sys/kernel/core_uses_pid", "0\n"),
+            ("etc/libvirt/qemu.conf", "# max_core = 1\nmax_core = 0\n"),
             ("proc/10/comm", "libvirtd\n"),
             ("proc/10/limits", &limits("0")),
             ("proc/11/comm", "bash\n"),
@@ -273,12 +274,13 @@ const FAULTS: &[Fault] = &[
     }),
     ("core-dumps-off", "libvirtd unlimited", |m| m.write("proc/10/limits", &limits("unlimited"))),
     ("core-dumps-off", "qemu-system-x86 unlimited", |m| {
-        m.write("etc/libvirt/qemu.conf", "# max_core = 1\nmax_core = 0\n");
         m.write("proc/12/comm", "qemu-system-x86\n");
         m.write("proc/12/limits", &limits("unlimited"));
     }),
-    ("core-dumps-off", "sets `max_core`", |m| m.write("etc/libvirt/qemu.conf", "max_core = \"unlimited\"\n")),
-    ("core-dumps-off", "neither libvirt nor QEMU runs", |m| m.remove("proc/10")),
+    ("core-dumps-off", "sets `max_core = unlimited`", |m| m.write("etc/libvirt/qemu.conf", "max_core = \"unlimited\"\n")),
+    // Before the first machine runs, as after it.
+    ("core-dumps-off", "does not set `max_core`", |m| m.remove("etc/libvirt/qemu.conf")),
+    ("core-dumps-off", "does not set `max_core`", |m| m.write("etc/libvirt/qemu.conf", "#max_core = 0\n")),
     ("hugepages", "node 1 has 1024 MiB", |m| {
         m.write("sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages", "1\n");
     }),
@@ -326,10 +328,7 @@ fn what_is_good_in_another_way_passes() {
             m.write("proc/sys/kernel/core_pattern", "\n");
             m.write("proc/10/limits", &limits("unlimited"));
         },
-        |m| {
-            m.write("etc/libvirt/qemu.conf", "max_core = 0\n");
-            m.write("proc/10/limits", &limits("unlimited"));
-        },
+        |m| m.remove("proc/10"),
         |m| m.remove("sys/kernel/mm/ksm"),
         |m| {
             m.write("sys/class/block/dm-1/dm/uuid", "CRYPT-PLAIN-swap\n");
