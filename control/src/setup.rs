@@ -140,9 +140,66 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
 fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
     let text = toml::to_string(config).map_err(std::io::Error::other)?;
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o640).open(file)?;
-    out.write_all(b"# holmd's configuration. `holmd check` tells what is wrong with it.\n")?;
-    out.write_all(text.as_bytes())?;
+    out.write_all(documented(&text).as_bytes())?;
     out.sync_all()
+}
+
+/// What is said of a line of the configuration that begins so, above it.
+const SAID: [(&str, &str); 20] = [
+    ("data =", "Everything that holmd keeps: authority, keys, store, log."),
+    ("listen =", "For people and agents."),
+    ("enrol_listen =", "For enrolment by one-time code."),
+    ("server =", "What people and agents dial."),
+    ("pack =", "The rules: a pack that comes with holmd, or a directory with one."),
+    ("log_origin =", "The log's name for good."),
+    ("platform =", "The partition table of the hosts."),
+    ("[defaults]", "What a slice gets where the request does not say."),
+    ("vcpus_per_gpu =", "Virtual processors."),
+    ("memory_mib_per_gpu =", "MiB of memory."),
+    ("disk_gib =", "GiB of disk, whatever its GPUs."),
+    ("[placement]", "How slices are placed, and in which order they get their turn."),
+    (
+        "cpus =",
+        "\"dedicated\": whole cores of a slice's own, and memory of the same node; \"shared\": whoever needs them.",
+    ),
+    ("housekeeping_cores =", "Cores of each NUMA node that stay the host's; only with \"dedicated\"."),
+    ("hugepages =", "true: slices can have of a host's memory only what it has in huge pages."),
+    ("half_life_days =", "What a department has used counts half after it."),
+    ("patience_days =", "From then on GPUs are held for the oldest request."),
+    ("turn_hours =", "From then on GPUs are held for the one whose turn it is."),
+    (
+        "reserve_hours =",
+        "So long before it begins GPUs are held for a reservation; what is asked for later is none.",
+    ),
+    (
+        "departments =",
+        "Among which the use is shared, as in [\"health\", \"arts\"]; a project is of one or of none.",
+    ),
+];
+
+/// Stands at the end, where a section of the same name can be written below it.
+const BILL: &str = "
+# What the hosts are delivered with, where it is not what their platform is. A GPU more, less or other than these
+# is an alert. Only what differs has to be said:
+#   [bill]
+#   gpus = 15
+#   gpu_ids = [\"10de:1db8\"]
+#   nvswitches = 12
+#   nvswitch_ids = [\"10de:1ac1\", \"10de:1ac2\"]
+#   memory_bytes = { \"10de:1db8\" = 34359738368 }     # of a GPU, by what it is
+#   firmware = { \"10de:1db8\" = \"88.00.51.00.04\" }   # the one VBIOS that it may have
+";
+
+/// The configuration with what each key means.
+fn documented(toml: &str) -> String {
+    let mut out = "# holmd's configuration. `holmd check` tells what is wrong with it.\n".to_owned();
+    for line in toml.lines() {
+        if let Some((_, said)) = SAID.iter().find(|(start, _)| line.starts_with(start)) {
+            out.push_str(&format!("# {said}\n"));
+        }
+        out.push_str(&format!("{line}\n"));
+    }
+    out + BILL
 }
 
 fn empty(dir: &Path) -> std::io::Result<()> {
@@ -198,6 +255,26 @@ pub(crate) mod tests {
             let code = Code::parse(code).unwrap();
             assert!(state.invitations.contains_key(&code.hash()) && code.ca() == app.authority.hash());
         }
+    }
+
+    #[test]
+    fn the_configuration_says_what_its_keys_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = init(&options(&dir.path().join("holmd"))).unwrap();
+        let text = fs::read_to_string(&made.config).unwrap();
+        // Every key and section that is written has its words above it.
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate().filter(|(_, l)| !l.starts_with('#') && !l.is_empty()) {
+            let (_, said) = SAID.iter().find(|(start, _)| line.starts_with(start)).expect(line);
+            assert_eq!(lines[at - 1], format!("# {said}"));
+        }
+        // Its example is one: uncommented, it is a configuration.
+        let (rest, example) = text.split_once("#   [bill]").unwrap();
+        let example = format!("[bill]{}", example.replace("\n#   ", "\n"));
+        fs::write(&made.config, format!("{rest}\n{example}")).unwrap();
+        let config = Config::load(&made.config).unwrap();
+        assert_eq!(config.bill.gpus, Some(15));
+        assert!(config.bill.firmware.contains_key("10de:1db8") && config.bill.nvswitch_ids.is_some());
     }
 
     #[test]

@@ -12,11 +12,16 @@ use holm_agent::{
     session::{Identity, Session},
     simulate::SimulatedHost,
 };
-use holm_proto::{gpu::GpuKind, ids::PciAddress, v1};
+use holm_proto::{
+    gpu::GpuKind,
+    ids::{PciAddress, TypedPciAddress},
+    v1,
+};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -65,12 +70,12 @@ enum Command {
         place: Where,
         /// PCI address of a device that no machine has; may be said again. What is in its memory is lost
         #[arg(long, value_name = "ADDRESS", required = true)]
-        device: Vec<PciAddress>,
+        device: Vec<TypedPciAddress>,
     },
     /// Check whether this host is fit to keep tenants apart
     #[command(
         after_help = "Ends with exit code 0 where all passes that must, 1 where something does not, 2 where \
-        the checks could not be run."
+        the checks could not be run, or there is nothing to check because the host is simulated."
     )]
     Commission {
         #[command(flatten)]
@@ -131,38 +136,57 @@ fn main() -> ExitCode {
         Command::Sanitise { place, device } => sanitise(&place, &device),
         Command::Commission { place, format } => return commissioned(commission(&place, format)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut script);
+            say(&String::from_utf8_lossy(&script))
         }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("holm-agent: {}", holm_proto::chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, 1),
     }
+}
+
+/// Who read standard output has left, as `head` does: there is nobody to say anything to.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+struct NobodyReads;
+
+/// Writes to standard output.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => NobodyReads.into(),
+        _ => format!("cannot write to standard output: {error}").into(),
+    })
+}
+
+/// Says why, where somebody reads it.
+fn failed(error: &Failure, code: u8) -> ExitCode {
+    if !error.is::<NobodyReads>() {
+        let _ = writeln!(io::stderr(), "holm-agent: {}", holm_proto::chain(error.as_ref()));
+    }
+    ExitCode::from(code)
 }
 
 /// Whether everything passes that must, as an exit code that a script can tell from a failure.
-fn commissioned(outcome: Result<bool, Failure>) -> ExitCode {
+fn commissioned(outcome: Result<Option<bool>, Failure>) -> ExitCode {
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("holm-agent: {}", holm_proto::chain(error.as_ref()));
-            ExitCode::from(2)
-        }
+        Ok(Some(true)) => ExitCode::SUCCESS,
+        Ok(Some(false)) => ExitCode::from(1),
+        // The words say that nothing was checked.
+        Ok(None) => ExitCode::from(2),
+        Err(error) => failed(&error, 2),
     }
 }
 
-fn commission(place: &Where, format: Format) -> Result<bool, Failure> {
+/// Whether everything passes that must; `None` where nothing was checked.
+fn commission(place: &Where, format: Format) -> Result<Option<bool>, Failure> {
     let config = Config::load(&place.config)?;
     let report = host(&config, place.simulate)?.commission();
-    let mut out = io::stdout();
     match format {
-        Format::Text => write!(out, "{}", commission::text(&report))?,
-        Format::Json => writeln!(out, "{:#}", commission::json(&report))?,
+        Format::Text => say(&commission::text(&report))?,
+        Format::Json => say(&format!("{:#}\n", commission::json(&report)))?,
     }
     Ok(commission::passed(&report))
 }
@@ -170,8 +194,8 @@ fn commission(place: &Where, format: Format) -> Result<bool, Failure> {
 /// Keys pass through this process: no core dump gets at them, not even one that is piped to a program, which no
 /// limit of the unit's holds back.
 fn harden() -> Result<(), Failure> {
-    let failed = |error| format!("core dumps cannot be switched off: {error}");
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)?)
+    let off = |error| format!("core dumps cannot be switched off: {error}");
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(off)?)
 }
 
 fn serve(place: &Where) -> Result<(), Failure> {
@@ -232,54 +256,56 @@ fn inventory(place: &Where) -> Result<(), Failure> {
         fields.insert("platform".to_owned(), json!(host.platform()));
         fields.insert("simulated".to_owned(), json!(host.simulated()));
     }
-    Ok(writeln!(io::stdout(), "{shown:#}")?)
+    say(&format!("{shown:#}\n"))
 }
 
-fn sanitise(place: &Where, devices: &[PciAddress]) -> Result<(), Failure> {
+fn sanitise(place: &Where, typed: &[TypedPciAddress]) -> Result<(), Failure> {
     let config = Config::load(&place.config)?;
     let host = host(&config, place.simulate)?;
     // Held as long as this takes: an agent that ran beside would end the scrubbing machine as a stray.
     let (_record, _) = Record::open(&config.agent.record)?;
     let held = host.attached()?;
-    for device in devices {
+    let known: Vec<PciAddress> =
+        host.inventory()?.devices.iter().filter_map(|device| device.address.parse().ok()).collect();
+    let mut devices = Vec::new();
+    for one in typed {
+        devices.push(one.among(known.iter().copied())?);
+    }
+    for device in &devices {
         if held.contains(device) {
             return Err(format!("something holds `{device}`: stop it first").into());
         }
         host.bind(*device)?;
     }
-    let evidence = host.sanitise(uuid::Uuid::new_v4().to_string().parse()?, devices)?;
+    let evidence = host.sanitise(uuid::Uuid::new_v4().to_string().parse()?, &devices)?;
     let clean = evidence.len() == devices.len() && evidence.iter().all(|one| one.cleaned);
     for one in evidence {
-        writeln!(
-            io::stdout(),
-            "{:#}",
-            json!({
-                "run_id": one.run_id,
-                "address": one.address,
-                "cleaned": one.cleaned,
-                "method": one.method,
-                "pattern": one.pattern,
-                "bytes_total": one.bytes_total,
-                "bytes_written": one.bytes_written,
-                "bytes_verified": one.bytes_verified,
-                "bytes_unreached": one.bytes_unreached,
-                "bytes_dirty_before": one.bytes_dirty_before,
-                "took_ms": one.took_ms,
-                "tool": one.tool,
-                "detail": one.detail,
-            })
-        )?;
+        let shown = json!({
+            "run_id": one.run_id,
+            "address": one.address,
+            "cleaned": one.cleaned,
+            "method": one.method,
+            "pattern": one.pattern,
+            "bytes_total": one.bytes_total,
+            "bytes_written": one.bytes_written,
+            "bytes_verified": one.bytes_verified,
+            "bytes_unreached": one.bytes_unreached,
+            "bytes_dirty_before": one.bytes_dirty_before,
+            "took_ms": one.took_ms,
+            "tool": one.tool,
+            "detail": one.detail,
+        });
+        say(&format!("{shown:#}\n"))?;
     }
     if clean { Ok(()) } else { Err("not every device is clean".into()) }
 }
 
 fn check(place: &Where) -> Result<(), Failure> {
-    let mut out = io::stdout();
     let config = Config::load(&place.config)?;
-    writeln!(out, "configuration  {}", place.config.display())?;
+    say(&format!("configuration  {}\n", place.config.display()))?;
     let mut wrong = Vec::new();
     match Identity::load(&config.agent.identity) {
-        Ok(identity) => writeln!(out, "identity       {} with {}", identity.host, identity.server)?,
+        Ok(identity) => say(&format!("identity       {} with {}\n", identity.host, identity.server))?,
         Err(error) => wrong.push(holm_proto::chain(&error)),
     }
     let host = host(&config, place.simulate)?;
@@ -289,7 +315,7 @@ fn check(place: &Where) -> Result<(), Failure> {
     }
     let inventory = host.inventory()?;
     let gpus = || inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu);
-    writeln!(out, "GPUs           {} of {}", gpus().count(), host.platform())?;
+    say(&format!("GPUs           {} of {}\n", gpus().count(), host.platform()))?;
     if gpus().count() == 0 {
         wrong.push("there is no GPU: see `gpus` in `[host.devices]`".to_owned());
     }
@@ -308,7 +334,7 @@ fn check(place: &Where) -> Result<(), Failure> {
         }
     }
     if wrong.is_empty() {
-        return Ok(writeln!(out, "all is well")?);
+        return say("all is well\n");
     }
     Err(wrong.join("\nholm-agent: ").into())
 }
@@ -350,7 +376,7 @@ fn show_fabric(place: &Where, format: Format) -> Result<(), Failure> {
     let differences = fabric::compare(fabric::table(&platform)?, &seen, &configured);
     // What cannot be learnt is among the differences.
     let learnt = fabric::learn(&seen).unwrap_or_default();
-    let mut out = io::stdout();
+    let mut out = String::new();
     match format {
         Format::Json => {
             let partition = |seen: &Seen| {
@@ -397,7 +423,7 @@ fn show_fabric(place: &Where, format: Format) -> Result<(), Failure> {
             }
         }
     }
-    Ok(())
+    say(&out)
 }
 
 /// Why a kind of GPU is never cleaned, and so never handed out.

@@ -105,16 +105,103 @@ pub struct PciAddress {
     pub function: u8,
 }
 
+/// A PCI address as a person types it: upper case or lower, without the domain, as `lspci` prints it, or with one
+/// of eight digits, as `nvidia-smi` does. Which device it is depends on which there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypedPciAddress {
+    domain: Option<u16>,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+/// Why a [`TypedPciAddress`] names no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoDevice {
+    /// None is there.
+    #[error("there is no device `{0}`")]
+    Unknown(TypedPciAddress),
+    /// Several are, in different domains.
+    #[error("`{typed}` may be {}: say which", .all.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or "))]
+    Ambiguous {
+        /// What was typed.
+        typed: TypedPciAddress,
+        /// What it may be.
+        all: Vec<PciAddress>,
+    },
+}
+
+impl TypedPciAddress {
+    /// The one device of these that it names.
+    ///
+    /// # Errors
+    /// It is none of them, or may be several.
+    pub fn among(self, devices: impl IntoIterator<Item = PciAddress>) -> Result<PciAddress, NoDevice> {
+        let is = |a: &PciAddress| {
+            (a.bus, a.device, a.function) == (self.bus, self.device, self.function)
+                && self.domain.is_none_or(|domain| domain == a.domain)
+        };
+        let all: Vec<PciAddress> = devices.into_iter().filter(is).collect();
+        match all.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(NoDevice::Unknown(self)),
+            [_, ..] => Err(NoDevice::Ambiguous { typed: self, all }),
+        }
+    }
+}
+
+impl FromStr for TypedPciAddress {
+    type Err = NotAPciAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAPciAddress> {
+        let hex = |part: &str, most: usize| -> Option<u16> {
+            let plain = (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            if plain { u16::from_str_radix(part, 16).ok() } else { None }
+        };
+        let parse = || -> Option<Self> {
+            let (place, function) = text.trim().rsplit_once('.')?;
+            let (place, device) = place.rsplit_once(':')?;
+            let (domain, bus) = match place.rsplit_once(':') {
+                Some((domain, bus)) => (Some(hex(domain, 8)?), bus),
+                None => (None, place),
+            };
+            let typed = Self {
+                domain,
+                bus: u8::try_from(hex(bus, 2)?).ok()?,
+                device: u8::try_from(hex(device, 2)?).ok()?,
+                function: u8::try_from(hex(function, 1)?).ok()?,
+            };
+            (typed.device < 32 && typed.function < 8).then_some(typed)
+        };
+        parse().ok_or_else(|| NotAPciAddress::new(text))
+    }
+}
+
+impl fmt::Display for TypedPciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(domain) = self.domain {
+            write!(f, "{domain:04x}:")?;
+        }
+        write!(f, "{:02x}:{:02x}.{:x}", self.bus, self.device, self.function)
+    }
+}
+
 /// Why a text is not a [`PciAddress`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a PCI address: write it as `0000:34:00.0`")]
 pub struct NotAPciAddress(String);
 
+impl NotAPciAddress {
+    /// What is echoed is bounded and printable, whatever was sent.
+    fn new(text: &str) -> Self {
+        Self(text.chars().take(40).flat_map(char::escape_debug).collect())
+    }
+}
+
 impl FromStr for PciAddress {
     type Err = NotAPciAddress;
 
     fn from_str(text: &str) -> Result<Self, NotAPciAddress> {
-        let bad = || NotAPciAddress(text.chars().take(40).flat_map(char::escape_debug).collect());
         let hex = |part: &str, digits: usize| -> Option<u16> {
             let plain = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             if plain { u16::from_str_radix(part, 16).ok() } else { None }
@@ -131,7 +218,7 @@ impl FromStr for PciAddress {
             };
             (address.device < 32 && address.function < 8).then_some(address)
         };
-        parse().ok_or_else(bad)
+        parse().ok_or_else(|| NotAPciAddress::new(text))
     }
 }
 
@@ -169,6 +256,41 @@ mod tests {
         }
         let long = "x/".repeat(1_000_000).parse::<Name>().unwrap_err().to_string();
         assert!(long.len() < 300);
+    }
+
+    #[test]
+    fn addresses_as_people_type_them() {
+        let address = |text: &str| text.parse::<PciAddress>().unwrap();
+        let there = [address("0000:5e:00.0"), address("0000:34:00.0"), address("0001:34:00.0")];
+        let typed = |text: &str| text.parse::<TypedPciAddress>().unwrap().among(there);
+        for text in ["5e:00.0", "5E:00.0", "0000:5E:00.0", "00000000:5E:00.0", " 5e:0.0\n", "0:5e:0.0"] {
+            assert_eq!(typed(text), Ok(there[0]), "{text:?}");
+        }
+        assert_eq!(typed("1:34:00.0"), Ok(there[2]));
+        let words = |text: &str| typed(text).unwrap_err().to_string();
+        assert_eq!(words("34:00.0"), "`34:00.0` may be `0000:34:00.0` or `0001:34:00.0`: say which");
+        assert_eq!(words("0002:34:00.0"), "there is no device `0002:34:00.0`");
+        for bad in [
+            "",
+            "5e",
+            "5e:00",
+            "5e.0",
+            ":5e:00.0",
+            "5e:00.8",
+            "5e:20.0",
+            "5e:00.0.0",
+            "x:5e:00.0",
+            "5é:00.0",
+            "10000:5e:00.0",
+            "000000000:5e:00.0",
+            "15e:00.0",
+            "5e:000.0",
+            "+e:00.0",
+            &"0".repeat(1_000_000),
+        ] {
+            let said = bad.parse::<TypedPciAddress>().unwrap_err().to_string();
+            assert!(said.contains("is not a PCI address") && said.len() < 300, "{said}");
+        }
     }
 
     proptest! {

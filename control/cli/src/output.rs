@@ -292,7 +292,7 @@ impl Output {
     /// A remark, for people, beside the answer.
     pub fn remark(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", plain(text));
+            tell(&format!("{}\n", plain(text)));
         }
     }
 
@@ -307,7 +307,7 @@ impl Output {
             Format::Json => failure.json(),
             Format::Table | Format::Csv => failure.text(self.colour_errors),
         };
-        eprint!("{text}");
+        tell(&text);
     }
 }
 
@@ -318,6 +318,11 @@ pub fn put(text: &str) -> Result<(), Failure> {
         io::ErrorKind::BrokenPipe => Failure::nobody_reads(),
         _ => Failure::new(format!("cannot write to standard output: {e}")),
     })
+}
+
+/// Writes to standard error; where nobody reads that either, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 fn toned(tone: Tone, text: &str, colour: bool) -> String {

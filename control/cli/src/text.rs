@@ -97,7 +97,7 @@ impl Clock {
         at.to_zoned(self.zone.clone()).strftime("%H:%M:%S").to_string()
     }
 
-    /// `4 min ago`, `in 29 days`.
+    /// `4 min ago`, `in 29 d 4 h`.
     pub fn relative(&self, at: Timestamp) -> String {
         let past = self.now.duration_since(at);
         if past.abs() < SignedDuration::from_secs(5) {
@@ -120,15 +120,26 @@ pub fn instant(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     at.and_then(|t| Timestamp::new(t.seconds, t.nanos).ok())
 }
 
-/// How long, to its largest unit.
+/// How long, in its two largest units, to the nearest of the smaller one: `4 min`, `3 h 12 min`, `1 d 23 h`.
 fn roughly(duration: SignedDuration) -> String {
+    const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
     let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+    let nearest = |unit: i64| seconds.saturating_add(unit / 2) / unit * unit;
+    // Minutes stand alone: seconds of what is so long past say nothing.
+    let seconds = match seconds {
+        0..60 => seconds,
+        60..86_400 => nearest(60),
+        _ => nearest(3600),
+    };
+    let mut left = seconds;
+    let mut parts = Vec::new();
+    for (unit, name) in UNITS {
+        if left >= unit {
+            parts.push(format!("{} {name}", left / unit));
+            left %= unit;
+        }
     }
+    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
 }
 
 /// How long something took: `0.4 s`, `12.0 s`, `3 min 5 s`, `2 h 1 min`.
@@ -255,8 +266,16 @@ mod tests {
         let at = |text: &str| clock.relative(text.parse().unwrap());
         assert_eq!(at("2026-11-03T13:02:09Z"), "just now");
         assert_eq!(at("2026-11-03T12:58:00Z"), "4 min ago");
-        assert_eq!(at("2026-11-01T13:00:00Z"), "2 days ago");
-        assert_eq!(at("2026-12-03T13:02:12Z"), "in 30 days");
+        assert_eq!(at("2026-11-01T13:00:00Z"), "2 d ago");
+        assert_eq!(at("2026-12-03T13:02:12Z"), "in 30 d");
+        // Never less than it is by more than half of the last unit.
+        assert_eq!(at("2026-11-01T14:02:11Z"), "1 d 23 h ago");
+        assert_eq!(at("2026-11-04T12:02:11Z"), "in 23 h");
+        assert_eq!(at("2026-11-03T09:50:00Z"), "3 h 12 min ago");
+        assert_eq!(at("2026-11-03T13:01:12Z"), "59 s ago");
+        assert_eq!(at("2026-11-03T13:00:40Z"), "2 min ago");
+        assert_eq!(at("2026-11-02T13:02:31Z"), "1 d ago");
+        assert_eq!(at("2026-11-03T12:02:31Z"), "1 h ago");
         assert_eq!(clock.local(clock.now), "2026-11-03 14:02:11");
         assert_eq!(
             [took(0), took(12_340), took(185_000), took(7_260_000)],

@@ -5,8 +5,9 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Guest, Host, Inventory,
-    PciDevice, Person, Prevents, Project, Slice, SliceState, Step, Verdict,
+    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Explanation, Guest, Host,
+    HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Slice, SliceState,
+    Step, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -151,17 +152,97 @@ fn slices() {
     insta::assert_snapshot!("slice_list_csv", table.csv());
     insta::assert_snapshot!("slice_show", view::slice(&ready(), &clock()).text(false));
     insta::assert_snapshot!("slice_explain", view::explain(&queued, &clock()).text(false));
+    // A start that was asked for too late to be held for is not called a reservation.
+    let mut early = slice("early", SliceState::Requested);
+    early.from = at("2026-11-03T20:00:00Z");
+    let shown = |slice: &Slice| view::slice(slice, &clock()).text(false);
+    assert!(shown(&early).contains("not before    2026-11-03 21:00:00 (in 6 h 58 min); no reservation"));
+    early.reserved = true;
+    assert!(shown(&early).contains("reserved from  2026-11-03 21:00:00 (in 6 h 58 min)\n"));
     insta::assert_json_snapshot!("slice_json", view::slice_json(&ready()));
     insta::assert_snapshot!("slice_list_empty", view::slices(&[], &clock()).text(false, None));
 }
 
-/// Each state says what it waits for and what comes next.
+/// A slice that waits, runs, failed or is gone: what it has, since when, until when, what can be done.
+#[test]
+fn explanations() {
+    let explained = |slice: Slice, earliest: Option<&str>, assumption: &str| {
+        let explanation = Explanation {
+            slice: Some(slice),
+            earliest: earliest.and_then(at),
+            assumption: assumption.to_owned(),
+            ..Explanation::default()
+        };
+        view::explained(&explanation, &clock()).text(false)
+    };
+    let mut running = ready();
+    running.placed = at("2026-11-03T12:41:00Z");
+    running.until = at("2026-11-10T08:00:00Z");
+    running.steps.clear();
+    let mut failed = Slice { reason: "its Slurm counts 1 GPUs, 2 were given".to_owned(), ..running.clone() };
+    failed.set_state(SliceState::Failed);
+    let mut destroyed = Slice { detached: at("2026-11-03T12:55:00Z"), ..running.clone() };
+    destroyed.set_state(SliceState::Destroyed);
+    let mut waiting = slice("big", SliceState::Approved);
+    waiting.reason = "queued: no 16 GPUs are free together".to_owned();
+    let reserved =
+        Slice { from: at("2026-11-05T08:00:00Z"), reserved: true, reason: String::new(), ..waiting.clone() };
+    let all = [
+        explained(running, None, ""),
+        explained(failed, None, ""),
+        explained(destroyed, None, ""),
+        explained(reserved, Some("2026-11-05T08:00:00Z"), "GPUs are kept for it from 24 h before"),
+        explained(
+            waiting.clone(),
+            Some("2026-11-06T00:00:00Z"),
+            "those in its way end when their leads said",
+        ),
+        explained(waiting, None, "no host is large enough, whoever leaves"),
+    ];
+    // Why it does not fit is never said under "may fit".
+    assert!(all[4].contains("may fit") && !all[5].contains("may fit"));
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+/// Who may not know of others' use has no column for it, and who may read hosts reads why they are closed.
+#[test]
+fn queues() {
+    let entry = |share, hosts: &[(&str, &str)]| {
+        let mut waiting = slice("big", SliceState::Approved);
+        waiting.reason = "queued: the host is not ready".to_owned();
+        let reason = |(host, reason): &(&str, &str)| HostReason {
+            host: (*host).to_owned(),
+            reason: (*reason).to_owned(),
+        };
+        QueueEntry {
+            position: 1,
+            slice: Some(waiting),
+            department: "health".to_owned(),
+            share_permille: share,
+            holds: false,
+            hosts: hosts.iter().map(reason).collect(),
+        }
+    };
+    let table = |entry| view::queue(&[entry], &clock());
+    let lead = table(entry(None, &[]));
+    let operator = table(entry(Some(421), &[("dgx2-1", "in maintenance: firmware\u{1b}[2J")]));
+    insta::assert_snapshot!("queue_lead", lead.text(false, None));
+    insta::assert_snapshot!("queue_operator", operator.text(false, None));
+    assert!(!lead.csv().contains("its_share") && operator.csv().contains("its_share"));
+}
+
+/// Each state says what it waits for and what comes next, to who may do everything.
 #[test]
 fn states() {
     let all: Vec<String> = (0..=12)
         .map(|n| {
             let state = SliceState::try_from(n).unwrap();
-            let slice = slice("main", state);
+            let stranger = slice("main", state);
+            let may = ["slice.approve", "slice.close", "slice.connect", "slice.certificate"];
+            let slice = Slice { may: may.map(str::to_owned).into(), ..stranger.clone() };
+            // Nobody is told to run what she may not.
+            let next = view::next_command(&stranger);
+            assert!(next.is_none_or(|next| next == "holm slice watch heart-study/main"), "{n}");
             let explained = view::explain(&slice, &clock()).text(false);
             let waits = explained
                 .lines()
@@ -186,6 +267,33 @@ fn hosts() {
     insta::assert_snapshot!(
         "host_list",
         view::hosts(&[host(true, true), host(false, false)], &clock()).text(false, None)
+    );
+    let maintenance = |reason: &str| {
+        let since = at("2026-11-03T11:00:00Z");
+        Some(Maintenance { by: "olga".to_owned(), reason: reason.to_owned(), since })
+    };
+    let mut part = host(true, false);
+    part.devices[2].maintenance = maintenance("a fan");
+    let whole = Host { maintenance: maintenance("firmware"), ..host(true, false) };
+    insta::assert_snapshot!(
+        "host_list_out_of_service",
+        view::hosts(&[part.clone(), whole.clone()], &clock()).text(false, None)
+    );
+    assert!(
+        show(&whole).contains("OUT OF SERVICE: nothing new is placed here. By olga 2 h 2 min ago: firmware")
+    );
+    // Scripts are told of what they asked about, and find a device however it was typed.
+    let json = view::service_json(&part, view::named(&part, "34:00.0"));
+    assert_eq!(json["device"]["maintenance"]["reason"], "a fan");
+    assert_eq!(view::service_json(&whole, None).as_object().unwrap().len(), 2);
+    assert!(view::named(&part, "34:00").is_none() && view::named(&part, "ff:00.0").is_none());
+    let json = view::gpus_json(&part, "clean");
+    assert_eq!(json["gpus"], serde_json::json!({ "dirty": 1, "free": 1, "quarantined": 1 }));
+    // An NVSwitch is given to nobody: it has no state, in no form.
+    let switch = |json: &serde_json::Value| json["devices"][0]["state"].clone();
+    assert_eq!(switch(&view::host_json(&host(true, false))), serde_json::Value::Null);
+    assert!(
+        view::host(&host(true, false), &clock()).1.csv().contains("0000:b9:00.0,nvswitch,0,90,,,vfio-pci")
     );
     insta::assert_json_snapshot!(
         "host_json",

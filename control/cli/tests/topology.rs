@@ -6,7 +6,7 @@ use holm_cli::output::{Format, Output};
 use holm_cli::view::{self, Topology};
 use holm_proto::v1::{
     Acs, BridgeKind, Core, Device, DeviceKind, DeviceState, Drive, Health, HealthState, Host, HugePages,
-    Inventory, Link, NumaNode, PciBridge, PciDevice,
+    Inventory, Link, Maintenance, NumaNode, PciBridge, PciDevice,
 };
 
 fn at(bus: u8, device: u8) -> String {
@@ -235,6 +235,21 @@ fn what_is_wrong_shows() {
     let svg = drawing(&host);
     elements(&svg);
     assert!(svg.contains("NO ACS") && svg.contains("FAILED") && svg.contains("class=\"bad\""));
+}
+
+#[test]
+fn a_gpu_out_of_service_is_marked() {
+    let mut host = dgx2();
+    host.devices[0].maintenance =
+        Some(Maintenance { by: "olga".to_owned(), reason: "a fan".to_owned(), since: None });
+    let line = text(&host).lines().find(|l| l.contains("GPU 1 ")).unwrap().to_owned();
+    assert!(line.contains("free  OUT OF SERVICE: a fan"), "{line}");
+    let svg = drawing(&host);
+    assert!(svg.contains(">OUT OF SERVICE: a fan · group…</text>"), "what is wrong is not cut off");
+    assert_eq!(svg.matches("class=\"bad\"").count(), 1);
+    let json = view::topology_json(&host);
+    assert_eq!(json["devices"][0]["maintenance"]["reason"], "a fan");
+    assert!(json["devices"][0].get("evidence").is_none() && json["paths"].as_array().unwrap().len() == 120);
 }
 
 #[test]

@@ -77,7 +77,12 @@ fn the_way_of_a_request() {
     let said = holmd.ok("frida", &["slice", "approve", "heart/main", "--comment", "seen"]);
     assert!(said.contains("approvals 1 of 2: frida"), "{said}");
     let said = holmd.ok("ada", &["slice", "explain", "main"]);
-    assert!(said.contains("waits for  1 approval") && said.contains("next: an officer"), "{said}");
+    assert!(said.contains("waits for  1 approval") && said.contains("next: holm slice watch"), "{said}");
+    // A second approval is another officer's: frida is not told to approve again, gustav is.
+    assert!(!holmd.ok("frida", &["slice", "explain", "heart/main"]).contains("holm slice approve"));
+    assert!(holmd.ok("gustav", &["slice", "explain", "heart/main"]).contains("next: holm slice approve"));
+    // Who may not invite hosts is not told to.
+    assert!(!holmd.ok("ada", &["host", "list"]).contains("holm host invite"));
     holmd.fails("ada", &["slice", "close", "main"], 2);
     assert_eq!(
         holmd
@@ -94,6 +99,38 @@ fn the_way_of_a_request() {
     let shown =
         holmd.command("frida", &["slice", "show", "main"]).env("HOLM_PROJECT", "heart").output().unwrap();
     assert!(shown.status.success());
+}
+
+#[test]
+fn what_was_asked_about_is_printed_and_nothing_else() {
+    let holmd = Holmd::with_people();
+    holmd.ok("olga", &["host", "invite", "dgx"]);
+    let drained = holmd.json("olga", &["host", "drain", "dgx", "--reason", "firmware"]);
+    assert_eq!((&drained["host"], &drained["maintenance"]["reason"]), (&"dgx".into(), &"firmware".into()));
+    assert_eq!(drained.as_object().unwrap().len(), 2);
+    let list = holmd.ok("olga", &["host", "list"]);
+    assert!(list.contains("OUT OF SERVICE") && list.contains("the host"), "{list}");
+    let back = holmd.json("olga", &["host", "resume", "dgx"]);
+    assert_eq!(back, serde_json::json!({ "host": "dgx", "maintenance": null }));
+}
+
+/// As with `| head`: nobody is told that nobody reads.
+#[test]
+fn a_reader_who_leaves_ends_it_quietly() {
+    let holmd = Holmd::with_people();
+    for arguments in [&["person", "list"][..], &["completion", "bash"], &["--help"]] {
+        let mut command = holmd.command("olga", arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let said = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(said.stderr).unwrap(), "", "{arguments:?}");
+        assert!(said.status.code().is_some(), "{arguments:?}");
+    }
+    // Nor does it panic where standard error is closed as well.
+    let mut command = holmd.command("olga", &["slice", "show", "x/y"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[test]

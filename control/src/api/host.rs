@@ -2,11 +2,11 @@
 
 use super::{About, Asked, commissioning, parsed, view};
 use crate::app::App;
-use crate::domain::records::{Host, Slice};
+use crate::domain::records::{Device, Host, Slice};
 use crate::domain::{Refusal, RefusalKind, State, device, maintenance};
 use crate::ledger::Decided;
 use holm_policies::{Action, Resource};
-use holm_proto::ids::{Name, PciAddress};
+use holm_proto::ids::{Name, NoDevice, PciAddress, TypedPciAddress};
 use holm_proto::v1;
 use holm_proto::v1::host_service_server::HostService;
 use std::sync::Arc;
@@ -53,14 +53,13 @@ impl HostService for Hosts {
         request: Request<v1::ReleaseDeviceRequest>,
     ) -> Result<Response<v1::Host>, Status> {
         let message = request.get_ref().clone();
-        let mut about = About::host(&message.host);
-        about.resource = format!("{}/{}", about.resource, super::shown(&message.address));
+        let about = about(&message.host, &message.address);
         let asked = Asked::new(&self.0, request.extensions(), Action::DeviceRelease, about)?;
         let again = asked.clone();
         asked
             .change(
                 move |state| {
-                    let address: PciAddress = parsed(&message.address)?;
+                    let address: TypedPciAddress = parsed(&message.address)?;
                     if message.reason.chars().count() > REASON_MAX {
                         let text = format!("a reason has at most {REASON_MAX} characters");
                         return Err(Refusal::new(RefusalKind::Invalid, text));
@@ -69,9 +68,7 @@ impl HostService for Hosts {
                     Ok(found.map(|(resource, host)| (resource, (host, address, message.reason))))
                 },
                 move |scene, (host, address, reason)| {
-                    let key = (host.name.clone(), address);
-                    let device = scene.state.devices.get(&key);
-                    let device = device.ok_or_else(|| no_device(&host.name, address))?;
+                    let device = find_device(scene.state, &host.name, address)?;
                     let change = device::release(device, scene.person()?, &reason)?;
                     let mut state = scene.state.clone();
                     state.apply(std::slice::from_ref(&change));
@@ -87,10 +84,7 @@ impl HostService for Hosts {
         request: Request<v1::SetMaintenanceRequest>,
     ) -> Result<Response<v1::Host>, Status> {
         let message = request.get_ref().clone();
-        let mut about = About::host(&message.host);
-        if !message.device.is_empty() {
-            about.resource = format!("{}/{}", about.resource, super::shown(&message.device));
-        }
+        let about = about(&message.host, &message.device);
         let asked = Asked::new(&self.0, request.extensions(), Action::HostMaintain, about)?;
         let again = asked.clone();
         asked
@@ -98,7 +92,7 @@ impl HostService for Hosts {
                 move |state| {
                     let device = match message.device.as_str() {
                         "" => None,
-                        address => Some(parsed::<PciAddress>(address)?),
+                        address => Some(parsed::<TypedPciAddress>(address)?),
                     };
                     if message.reason.chars().count() > REASON_MAX {
                         let text = format!("a reason has at most {REASON_MAX} characters");
@@ -114,9 +108,7 @@ impl HostService for Hosts {
                     let change = match device {
                         None => maintenance::host(&host, &order, scene.now)?,
                         Some(address) => {
-                            let key = (host.name.clone(), address);
-                            let device = scene.state.devices.get(&key);
-                            let device = device.ok_or_else(|| no_device(&host.name, address))?;
+                            let device = find_device(scene.state, &host.name, address)?;
                             maintenance::device(device, &order, scene.now)?
                         }
                     };
@@ -132,9 +124,28 @@ impl HostService for Hosts {
     }
 }
 
-fn no_device(host: &Name, address: PciAddress) -> Refusal {
-    Refusal::new(RefusalKind::NotFound, format!("there is no device `{address}` in `{host}`"))
-        .hint(format!("holm host show {host}"))
+/// A host, or a device of it as it was typed.
+fn about(host: &str, device: &str) -> About {
+    let about = About::host(host);
+    if device.is_empty() {
+        return about;
+    }
+    let device = device.parse().map_or_else(|_| super::shown(device), |d: TypedPciAddress| d.to_string());
+    About { resource: format!("{}/{device}", about.resource), ..about }
+}
+
+/// The device of a host that somebody means.
+fn find_device<'a>(state: &'a State, host: &Name, typed: TypedPciAddress) -> Result<&'a Device, Refusal> {
+    let found = typed.among(state.host_devices(host).map(|d| d.address));
+    let device = found.map(|address: PciAddress| state.devices.get(&(host.clone(), address)));
+    let refused = |kind, text: String| Refusal::new(kind, text).hint(format!("holm host show {host}"));
+    match device {
+        Ok(Some(device)) => Ok(device),
+        Err(e @ NoDevice::Ambiguous { .. }) => Err(refused(RefusalKind::Invalid, e.to_string())),
+        Ok(None) | Err(NoDevice::Unknown(_)) => {
+            Err(refused(RefusalKind::NotFound, format!("there is no device `{typed}` in `{host}`")))
+        }
+    }
 }
 
 /// The host of that name; without a name the only one.

@@ -39,7 +39,9 @@ impl Slices {
     ) -> Result<Response<v1::Slice>, Status> {
         let message = request.get_ref().clone();
         let wanted = message.slice.unwrap_or_default();
-        Asked::new(&self.0, request.extensions(), action, about(&wanted))?
+        let asked = Asked::new(&self.0, request.extensions(), action, about(&wanted))?;
+        let again = asked.clone();
+        asked
             .dry_run(message.dry_run)
             .change(
                 move |state| {
@@ -56,7 +58,7 @@ impl Slices {
                 },
                 move |scene, (slice, comment)| {
                     let changes = decide(scene, &slice, &comment).map_err(|r| with_hint(scene, &slice, r))?;
-                    decided(scene, changes)
+                    decided(scene, &again, changes)
                 },
             )
             .await
@@ -75,7 +77,9 @@ impl SliceService for Slices {
         let message = request.get_ref().clone();
         let (project, name) = (shown(&message.project), shown(&message.name));
         let about = About { resource: format!("slice/{project}/{name}"), ..About::project(&message.project) };
-        Asked::new(&self.0, request.extensions(), Action::SliceRequest, about)?
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceRequest, about)?;
+        let again = asked.clone();
+        asked
             .dry_run(message.dry_run)
             .change(
                 move |state| {
@@ -83,7 +87,7 @@ impl SliceService for Slices {
                     let found = project::find(state, &message.project)?;
                     Ok(found.map(|(resource, project)| (resource, (project, name, message))))
                 },
-                |scene, (project, name, message)| {
+                move |scene, (project, name, message)| {
                     let slice = wanted(scene, &project, name, &message)?;
                     if !reconcile::place::reservable(scene.app, scene.state, &slice) {
                         // Whether others have that time is not hers to know.
@@ -100,7 +104,7 @@ impl SliceService for Slices {
                             project.name
                         )));
                     }
-                    decided(scene, slice::request(scene.state, slice)?)
+                    decided(scene, &again, slice::request(scene.state, slice)?)
                 },
             )
             .await
@@ -108,10 +112,12 @@ impl SliceService for Slices {
 
     async fn get_slice(&self, request: Request<v1::SliceRef>) -> Result<Response<v1::Slice>, Status> {
         let wanted = request.get_ref().clone();
-        Asked::new(&self.0, request.extensions(), Action::SliceRead, about(&wanted))?
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceRead, about(&wanted))?;
+        let again = asked.clone();
+        asked
             .read(
                 move |state| find(state, &wanted),
-                |scene, slice| Ok(view::slice(scene.state, &scene.app.live, &slice)),
+                move |scene, slice| Ok(asked_for(&again, scene.state, &slice)),
             )
             .await
     }
@@ -156,7 +162,7 @@ impl SliceService for Slices {
                     |s: &&Slice| view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r));
                 let mut slices: Vec<&Slice> = state.slices.values().filter(of_project).filter(seen).collect();
                 slices.sort_by_key(|s| (s.requested, s.id));
-                let slices = slices.into_iter().map(|s| view::slice(state, &scene.app.live, s)).collect();
+                let slices = slices.into_iter().map(|s| view::slice(scene.app, state, s)).collect();
                 Ok(v1::ListSlicesResponse { slices })
             })
             .await
@@ -222,7 +228,9 @@ impl SliceService for Slices {
         request: Request<v1::SliceRef>,
     ) -> Result<Response<v1::DeletionCertificate>, Status> {
         let wanted = request.get_ref().clone();
-        Asked::new(&self.0, request.extensions(), Action::SliceCertificate, about(&wanted))?
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceCertificate, about(&wanted))?;
+        let again = asked.clone();
+        asked
             .read(
                 move |state| {
                     // A new slice of the same name does not hide the certificate of the old one.
@@ -232,12 +240,18 @@ impl SliceService for Slices {
                     let slice = ended.max_by_key(|s| s.changed).unwrap_or(&current);
                     Ok(view::slice_resource(state, slice).map(|r| (r, slice.clone())))
                 },
-                |scene, slice| match &slice.certificate {
+                move |scene, slice| match &slice.certificate {
                     Some(c) => Ok(v1::DeletionCertificate { body: c.body.clone(), note: c.note.clone() }),
                     None => {
                         let label = scene.state.slice_label(&slice);
                         let text = format!("`{label}` is {}: it is not destroyed", slice.state.text());
-                        let next = format!("holm slice close {label}, and when it is destroyed: holm slice certificate {label}");
+                        let closes = if may(&again, Action::SliceClose, scene.state, &slice) {
+                            format!("holm slice close {label}")
+                        } else {
+                            "its lead closes it".to_owned()
+                        };
+                        let next =
+                            format!("{closes}, and when it is destroyed: holm slice certificate {label}");
                         Err(Refusal::new(RefusalKind::State, text).hint(next))
                     }
                 },
@@ -256,6 +270,13 @@ impl SliceService for Slices {
                 move |state| find(state, &wanted),
                 move |scene, slice| {
                     let guest = ready(scene, &slice)?;
+                    if let Some(host) = simulated(scene.state, &slice) {
+                        let label = scene.state.slice_label(&slice);
+                        let text = format!(
+                            "`{label}` is on a simulated host, `{host}`: there is no machine to log in to"
+                        );
+                        return Err(Refusal::new(RefusalKind::State, text));
+                    }
                     let person = scene.person()?;
                     let signed = scene
                         .app
@@ -414,9 +435,30 @@ fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Ref
     known.map(Some).map_err(|_| Refusal::new(RefusalKind::Invalid, "there is no such time"))
 }
 
-fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Slice>, Refusal> {
+/// A slice that somebody asked for by its name, with what her roles let her do with it: which command comes next
+/// depends on who reads it.
+pub(super) fn asked_for(asked: &Asked, state: &State, s: &Slice) -> v1::Slice {
+    const ALL: [Action; 5] = [
+        Action::SliceApprove,
+        Action::SliceWithdraw,
+        Action::SliceClose,
+        Action::SliceConnect,
+        Action::SliceCertificate,
+    ];
+    let may = |action: &Action| may(asked, *action, state, s);
+    let may = ALL.iter().copied().filter(may).map(|action| action.text().to_owned()).collect();
+    v1::Slice { may, ..view::slice(&asked.app, state, s) }
+}
+
+/// Whether the caller's roles let her do this with it.
+fn may(asked: &Asked, action: Action, state: &State, s: &Slice) -> bool {
+    let trying = Asked { action, ..asked.clone() };
+    view::slice_resource(state, s).is_some_and(|resource| trying.allowed(state, resource))
+}
+
+fn decided(scene: &Scene<'_>, asked: &Asked, changes: Vec<Change>) -> Result<Decided<v1::Slice>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
-        Change::Put(Record::Slice(s)) => Some(view::slice(scene.state, &scene.app.live, s)),
+        Change::Put(Record::Slice(s)) => Some(asked_for(asked, scene.state, s)),
         _ => None,
     });
     let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no slice was written"))?;
@@ -431,6 +473,13 @@ fn ready(scene: &Scene<'_>, slice: &Slice) -> Result<String, Refusal> {
         Refusal::new(RefusalKind::State, format!("`{label}` is {}: it is not ready", slice.state.text()))
             .hint(format!("holm slice watch {label}"))
     })
+}
+
+/// The host where it is, if nothing there is real. A tunnel leads to something that says back what it hears, which
+/// tests are content with; an SSH client would wait for its first word.
+fn simulated<'a>(state: &'a State, slice: &'a Slice) -> Option<&'a Name> {
+    let host = &slice.placement.as_ref()?.host;
+    state.hosts.get(host).filter(|h| h.simulated).map(|_| host)
 }
 
 /// What to do about a slice that is not in the right state.
@@ -463,7 +512,7 @@ async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, S
             let _ = send.send(Err(status(&asked.missing, asked.call.request))).await;
             return;
         }
-        let now = view::slice(&state, &app.live, slice);
+        let now = view::slice(&app, &state, slice);
         if last.as_ref() != Some(&now) {
             if send.send(Ok(now.clone())).await.is_err() {
                 return;

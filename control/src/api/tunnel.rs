@@ -46,7 +46,8 @@ pub(super) async fn first<T>(frames: &mut Streaming<T>) -> Result<T, Status> {
 /// Have the agent open its end.
 pub(super) async fn open(app: &App, host: &Name, slice: SliceId, id: TunnelId) -> Result<TunnelEnd, Refusal> {
     let unavailable = |text: String| {
-        Refusal::new(RefusalKind::Unavailable, text).hint("tell an operator: holm host show, holm doctor")
+        Refusal::new(RefusalKind::Unavailable, text)
+            .hint("try again in a minute; if that does not help, tell an operator")
     };
     let away = || unavailable("the slice's host is not connected to holmd".to_owned());
     let session = app.live.host(host).ok_or_else(away)?;

@@ -1,11 +1,13 @@
 //! Records as they cross the wire.
 
 use super::machine;
+use crate::app::App;
 use crate::domain::State;
 use crate::domain::records::{
     Device, DeviceState, Evidence, Host, Maintenance, Person, Project, Slice, SliceState,
 };
 use crate::live::{Live, Moment};
+use crate::reconcile::place;
 use holm_policies::Resource;
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -40,12 +42,12 @@ pub(super) fn project(p: &Project) -> v1::Project {
 }
 
 /// A slice, with what its host reports of it now.
-pub(super) fn slice(state: &State, live: &Live, s: &Slice) -> v1::Slice {
+pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
     let report = s
         .placement
         .as_ref()
         .filter(|_| !s.state.is_final())
-        .and_then(|p| live.host(&p.host)?.slices.get(&s.id).cloned())
+        .and_then(|p| app.live.host(&p.host)?.slices.get(&s.id).cloned())
         .filter(|r| r.generation == s.generation);
     let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
     let known = s.guest.as_ref().map(|g| v1::Guest {
@@ -84,6 +86,11 @@ pub(super) fn slice(state: &State, live: &Live, s: &Slice) -> v1::Slice {
         from: s.from.map(time),
         until: s.until.map(time),
         department: state.projects.get(&s.project).map(|p| p.department.clone()).unwrap_or_default(),
+        reserved: place::is_reserved(app, s),
+        // One that is placed again has no place meanwhile.
+        placed: s.placed.filter(|_| s.placement.is_some()).map(time),
+        detached: s.detached.map(time),
+        may: Vec::new(),
     }
 }
 

@@ -120,7 +120,7 @@ pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<
     let no = || {
         // One text for unknown, used and expired: a guesser learns nothing.
         Refusal::new(RefusalKind::Denied, "this code is not known, was used already, or has expired")
-            .hint("ask the person who invited you for a new one: holm person invite NAME")
+            .hint("ask the person who invited you for a new one")
     };
     let invitation = state.invitations.get(hash).ok_or_else(no)?;
     if now >= invitation.expires {

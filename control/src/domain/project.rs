@@ -42,7 +42,7 @@ pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
 pub fn add_member(state: &State, project: &Project, person: &Name) -> Result<Vec<Change>, Refusal> {
     let known = state.people.get(person).ok_or_else(|| {
         Refusal::new(RefusalKind::NotFound, format!("no person named `{person}` is known"))
-            .hint(format!("ask an operator: holm person invite {person} --role researcher"))
+            .hint(format!("ask an operator to invite `{person}` as a researcher"))
     })?;
     if !known.roles.iter().any(|r| r == "researcher" || r == "lead") {
         // Officers and operators have no data access, not even by invitation.

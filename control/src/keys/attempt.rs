@@ -4,7 +4,7 @@
 use super::{Key, KeyError};
 use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
@@ -18,12 +18,20 @@ pub enum Attempt {
     Refused(String),
 }
 
+/// QEMU's qcow2.rst: magic, and at byte 32 how it is encrypted, big-endian; 0 is not at all.
+const QCOW2: &[u8] = b"QFI\xfb";
+const PLAIN: [u8; 4] = [0; 4];
 /// QEMU's words for a key that opens no slot.
 const WRONG_KEY: &str = "Invalid password";
 
 /// Try to open a qcow2 volume with a key, as QEMU would. The key goes through a pipe: it is in no
 /// command line, environment or file.
 pub fn opens_with(disk: &Path, key: &Key) -> Result<Attempt, KeyError> {
+    // QEMU opens it with any key, and asks none.
+    if is_plain(disk)? {
+        let what = format!("`{}` is not encrypted: anybody reads it without a key", disk.display());
+        return Err(KeyError { what, cause: None });
+    }
     let failed = |e| super::err(format!("`qemu-io` cannot be run on `{}`", disk.display()), e);
     let mut image =
         std::ffi::OsString::from("driver=qcow2,encrypt.key-secret=k,read-only=on,backing=,file.filename=");
@@ -54,6 +62,14 @@ pub fn opens_with(disk: &Path, key: &Key) -> Result<Attempt, KeyError> {
     Err(KeyError { what: format!("no key can be tried on `{}`: {words}", disk.display()), cause: None })
 }
 
+/// Whether it is a qcow2 volume that is not encrypted.
+fn is_plain(disk: &Path) -> Result<bool, KeyError> {
+    let failed = |e| super::err(format!("`{}` cannot be read", disk.display()), e);
+    let mut head = Vec::new();
+    std::fs::File::open(disk).map_err(failed)?.take(36).read_to_end(&mut head).map_err(failed)?;
+    Ok(head.starts_with(QCOW2) && head.ends_with(&PLAIN) && head.len() == 36)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +92,12 @@ mod tests {
         assert!(status.success());
         assert_eq!(opens_with(&disk, &key).unwrap(), Attempt::Opened);
         assert!(matches!(opens_with(&disk, &other).unwrap(), Attempt::Refused(_)));
+        let plain = dir.path().join("plain.qcow2");
+        let made =
+            Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&plain).arg("1M").status();
+        assert!(made.unwrap().success());
+        let failure = opens_with(&plain, &key).unwrap_err();
+        assert!(failure.what.contains("is not encrypted"), "{}", failure.what);
         std::fs::write(&disk, "no disk").unwrap();
         let failure = opens_with(&disk, &key).unwrap_err();
         assert!(failure.what.contains("no key can be tried"), "{}", failure.what);

@@ -19,7 +19,7 @@ const RECENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// What keeps a host, or some of its devices, from being given to anybody, for operators to read: what they have
 /// taken out of service, and what its alerts prevent.
-fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>) -> Blocked {
+pub fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>) -> Blocked {
     let said = |m: &records::Maintenance| format!("in maintenance: {}", m.reason);
     let Some(host) = state.hosts.get(name) else { return Blocked::default() };
     let mut blocked = alerted.map_or_else(Blocked::default, |now| {
@@ -174,11 +174,15 @@ pub fn too_many(state: &State, new: &Slice) -> bool {
     new.from.is_some() && state.slices.values().filter(open).count() >= OPEN_MAX
 }
 
+/// Whether what it was asked for from then on is a reservation: otherwise it only begins no earlier.
+pub fn is_reserved(app: &App, s: &Slice) -> bool {
+    s.from.is_some_and(|from| rules(&app.config.placement).reserves(s.requested, from))
+}
+
 /// Whether a reservation can be accepted, as it is asked for and again as it is approved. Only what officers have
 /// approved stands in its way: anybody can ask for everything.
 pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
-    let rules = rules(&app.config.placement);
-    let reserved = |s: &Slice| s.from.filter(|from| rules.reserves(s.requested, *from));
+    let reserved = |s: &Slice| s.from.filter(|_| is_reserved(app, s));
     let Some(from) = reserved(new) else { return true };
     // What is wrong with a host today is not what it will be then.
     let view = Views::of(app, state, None);

@@ -134,6 +134,7 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "SliceService/WatchSlice" => drop(slices.watch_slice(main()).await?),
         "SliceService/GetCertificate" => drop(slices.get_certificate(main()).await?),
         "SliceService/SignSshKey" => {
+            // Of a slice on a simulated host: whether one may is decided first.
             let public_key =
                 "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ".to_owned();
             drop(slices.sign_ssh_key(v1::SignSshKeyRequest { slice: Some(main()), public_key }).await?);

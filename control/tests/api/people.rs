@@ -130,6 +130,11 @@ async fn operators_have_no_way_to_data_or_log_and_officers_reads_are_entries() {
     let failure = world.hosts("frida").get_host(v1::GetHostRequest::default()).await.unwrap_err();
     assert_eq!(failure.code(), Code::NotFound);
 
+    // An SSH client would wait for ever for a machine that is not there.
+    let failure = world.slices("rosa").sign_ssh_key(sign()).await.unwrap_err();
+    assert_eq!(failure.code(), Code::FailedPrecondition);
+    assert!(failure.message().contains("no machine to log in to"), "{}", failure.message());
+    world.pretend_real("dgx");
     let signed = world.slices("rosa").sign_ssh_key(sign()).await.unwrap().into_inner();
     assert_eq!(signed.user, "rosa");
     assert!(signed.host_key.starts_with("ssh-ed25519 "));

@@ -256,6 +256,83 @@ async fn a_reservation_is_judged_again_when_it_is_approved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_near_is_no_reservation() {
+    let world = World::full().await;
+    let ask = async |hours: i64| {
+        let mut wanted = reservation("heart/main", true);
+        wanted.from.as_mut().unwrap().seconds += (hours - 48) * 3600;
+        world.slices("dina").request_slice(wanted).await.unwrap().into_inner()
+    };
+    let _agent = Agent::ready(&world, "dgx").await;
+    // By the rule that holds where nothing is configured, 24 h.
+    assert!(!ask(23).await.reserved && ask(23).await.from.is_some());
+    assert!(ask(25).await.reserved);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_are_for_who_reads_them() {
+    let world = World::full().await;
+    let asked = world.request("dina", "heart/main", 1).await.unwrap();
+    assert_eq!(asked.may, ["slice.withdraw", "slice.close", "slice.connect", "slice.certificate"]);
+    let may = async |who: &str| world.get(who, "heart/main").await.unwrap().may;
+    assert_eq!(may("frida").await, ["slice.approve", "slice.certificate"]);
+    assert_eq!(may("rosa").await, ["slice.connect", "slice.certificate"]);
+    assert!(may("olga").await.is_empty());
+    let approved = world.approve("frida", "heart/main").await.unwrap();
+    assert_eq!(approved.may, ["slice.certificate"], "she approves once");
+    // Who may not close it is not told to.
+    for (who, closes) in [("dina", true), ("rosa", false), ("frida", false)] {
+        let refused = world.slices(who).get_certificate(reference("heart/main")).await.unwrap_err();
+        assert_eq!(crate::world::hint(&refused).contains("holm slice close"), closes, "{who}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_read_hosts_reads_why_a_slice_waits_for_one() {
+    let world = World::full().await;
+    let _agent = Agent::ready(&world, "dgx").await;
+    let order = |device: &str, out: bool| v1::SetMaintenanceRequest {
+        host: "dgx".to_owned(),
+        device: device.to_owned(),
+        out,
+        reason: "a fan".to_owned(),
+    };
+    // As people type it: no domain, upper case.
+    let drained = world.hosts("olga").set_maintenance(order("0A:00.0", true)).await.unwrap().into_inner();
+    let out = drained.devices.iter().find(|d| d.maintenance.is_some()).unwrap();
+    assert_eq!(out.pci.as_ref().unwrap().address, "0000:0a:00.0");
+    world.logged(|e| e.resource == "host/dgx/0a:00.0" && e.detail["reason"] == "a fan").await;
+    for (wrong, code) in [("7f:00.0", Code::NotFound), ("0a:00", Code::InvalidArgument)] {
+        let refused = world.hosts("olga").set_maintenance(order(wrong, true)).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+    }
+    world.request("dina", "heart/main", 16).await.unwrap();
+    world.approve("frida", "heart/main").await.unwrap();
+    let queue = async |who: &str| {
+        let asked = world.slices(who).list_queue(v1::ListQueueRequest {}).await.unwrap();
+        asked.into_inner().entries.remove(0).hosts
+    };
+    let said = queue("olga").await;
+    assert_eq!(
+        (said[0].host.as_str(), said[0].reason.as_str()),
+        ("dgx", "0000:0a:00.0 in maintenance: a fan")
+    );
+    world.hosts("olga").set_maintenance(order("", true)).await.unwrap();
+    let said = queue("olga").await;
+    assert_eq!((said.len(), said[0].reason.as_str()), (1, "in maintenance: a fan"));
+    let explained = world.slices("olga").explain_slice(reference("heart/main")).await.unwrap().into_inner();
+    assert_eq!(
+        (explained.hosts[0].host.as_str(), explained.hosts[0].reason.as_str()),
+        ("dgx", "in maintenance: a fan")
+    );
+    for who in ["dina", "frida"] {
+        assert!(queue(who).await.is_empty(), "{who}");
+        let explained = world.slices(who).explain_slice(reference("heart/main")).await.unwrap().into_inner();
+        assert!(explained.hosts.iter().all(|h| h.host.is_empty() && !h.reason.contains("fan")), "{who}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_department_is_one_that_the_site_lists() {
     let world = World::full().await;
     let ask = async |department: &str| {

@@ -5,11 +5,13 @@ use holm_control::api::{self, Running};
 use holm_control::app::App;
 use holm_control::audit::Entry;
 use holm_control::config::Config;
+use holm_control::domain::State;
 use holm_control::domain::people;
-use holm_control::domain::records::Subject;
+use holm_control::domain::records::{Change, Host, Record, Subject};
 use holm_control::identity::{Authority, Caller, Usage, Wanted};
 use holm_control::ledger::{Call, Decided};
 use holm_control::setup::{self, Options};
+use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::agent_service_client::AgentServiceClient;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
@@ -264,6 +266,17 @@ impl World {
     }
 
     /// The whole log.
+    /// What its agent said of itself is taken back: nothing on the host is real, but it counts as if it were.
+    pub fn pretend_real(&self, host: &str) {
+        let host: Name = host.parse().unwrap();
+        let call = Call::own("test", format!("host/{host}"));
+        let real = |state: &State, _| {
+            let host = Host { simulated: false, ..state.hosts[&host].clone() };
+            Ok(Decided::new(vec![Change::Put(Record::Host(host))], ()))
+        };
+        self.app.ledger.commit(&call, real).unwrap();
+    }
+
     pub fn log(&self) -> Vec<Entry> {
         let bodies = self.app.ledger.entries(0, self.app.ledger.size()).unwrap();
         bodies.iter().map(|body| Entry::from_bytes(body).unwrap()).collect()

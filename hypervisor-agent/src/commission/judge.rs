@@ -21,6 +21,10 @@ const PASSIVE: [&str; 3] = ["", "vfio-pci", "pci-stub"];
 /// Programs that a core dump may be piped to because they throw it away.
 const NOWHERE: [&str; 4] = ["|/bin/false", "|/usr/bin/false", "|/bin/true", "|/usr/bin/true"];
 
+/// What to do where libvirt does not answer. Distributions run it as one daemon, or as one for each driver.
+const LIBVIRT_AWAY: &str = "start libvirt: `systemctl enable --now libvirtd`, or `virtqemud.socket` where it has a \
+    daemon for each driver; then `virsh -c qemu:///system version` must answer";
+
 /// What came of one point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
@@ -85,7 +89,8 @@ pub fn judge(id: &str, facts: &Facts) -> Judgement {
         ),
         "kernel-version" => (kernel(facts), "install a newer kernel and boot it"),
         "qemu-version" => {
-            (qemu(facts), "install a newer QEMU, and have libvirt answer: `virsh -c qemu:///system version`")
+            let mend = if facts.qemu.is_err() { LIBVIRT_AWAY } else { "install a newer QEMU" };
+            (qemu(facts), mend)
         }
         "ksm-off" => (ksm(facts), "`systemctl disable --now ksm ksmtuned`, `echo 2 >/sys/kernel/mm/ksm/run`"),
         "swap-off" => (

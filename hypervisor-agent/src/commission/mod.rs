@@ -59,9 +59,10 @@ fn empty() -> v1::Commissioning {
     }
 }
 
-/// Does every point pass that must?
-pub fn passed(report: &v1::Commissioning) -> bool {
-    report.checks.iter().all(|check| !check.must || check.verdict() == v1::Verdict::Pass)
+/// Does every point pass that must? `None`: nothing was checked.
+pub fn passed(report: &v1::Commissioning) -> Option<bool> {
+    let pass = |check: &v1::Check| !check.must || check.verdict() == v1::Verdict::Pass;
+    (!report.checks.is_empty()).then(|| report.checks.iter().all(pass))
 }
 
 /// For a person.
@@ -69,7 +70,8 @@ pub fn text(report: &v1::Commissioning) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     if report.simulated {
-        let _ = writeln!(out, "the host is simulated: there is nothing to check");
+        let _ =
+            writeln!(out, "NOTHING WAS CHECKED: the host is simulated, and this says nothing of any machine");
         return out;
     }
     let wide = report.checks.iter().map(|check| check.id.len()).max().unwrap_or_default();

@@ -108,7 +108,7 @@ pub enum HostVerb {
     ReleaseDevice {
         /// The host's name
         host: String,
-        /// The device's PCI address, as in 0000:34:00.0
+        /// The device's PCI address, as in 0000:34:00.0 or 34:00.0
         address: String,
         /// What was done about it
         #[arg(long, value_name = "TEXT")]

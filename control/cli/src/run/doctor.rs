@@ -124,7 +124,7 @@ fn certificate(session: &Session, identity: &str) -> Result<(Verdict, String, St
     let name = view::short_identity(identity).rsplit('/').next().unwrap_or_default();
     let mend = format!("holm person invite {name}, then: holm enrol CODE --replace");
     if until <= now {
-        let mend = format!("an officer: holm person invite {name}; you: holm enrol CODE --replace");
+        let mend = "ask an officer for a new code, then: holm enrol CODE --replace";
         return Err(Failure::new(format!("it ended {}", session.clock.relative(until))).hint(mend));
     }
     if now < from {
@@ -147,7 +147,7 @@ async fn who(
     let mut client = PersonServiceClient::new(dial::channel(stream).await?);
     let response = tokio::time::timeout(dial::ANSWER, client.who_am_i(WhoAmIRequest {}))
         .await
-        .map_err(|_| Failure::unreachable("holmd did not answer").hint("its operator: holmd check"))??;
+        .map_err(|_| Failure::unreachable("holmd did not answer").hint("tell an operator"))??;
     let date = response.metadata().get("date").and_then(|d| d.to_str().ok());
     let date = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()).map(|d| d.timestamp());
     let person = response.into_inner();

@@ -3,6 +3,7 @@
 use super::{Session, person};
 use crate::args::HostVerb;
 use crate::output::Format;
+use crate::text::Clock;
 use crate::{Failure, view};
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::invite_request::Subject;
@@ -57,24 +58,24 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
         }
         HostVerb::Drain { host, device, reason } => {
             let now = maintain(session, &host, device.as_deref(), true, reason).await?;
-            let what = device.map_or_else(|| host.clone(), |device| format!("{device} of {host}"));
+            let (what, json) = served(&now, device.as_deref());
             let sentence =
                 format!("{what} is out of service: nothing new is placed there, what runs runs on");
-            session.output.done(&sentence, &view::host_json(&now))?;
+            session.output.done(&sentence, &json)?;
             session.output.next(&format!("holm host show {host}"))
         }
         HostVerb::Resume { host, device } => {
             let now = maintain(session, &host, device.as_deref(), false, String::new()).await?;
-            let what = device.map_or_else(|| host.clone(), |device| format!("{device} of {host}"));
-            session.output.done(&format!("{what} is in service again"), &view::host_json(&now))
+            let (what, json) = served(&now, device.as_deref());
+            session.output.done(&format!("{what} is in service again"), &json)
         }
         HostVerb::ReleaseDevice { host, address, reason } => {
             let mut client = session.hosts().await?;
             let request = ReleaseDeviceRequest { host: host.clone(), address: address.clone(), reason };
             let now = session.ask(client.release_device(request)).await?;
-            let sentence =
-                format!("{address} of {host} leaves quarantine, and is cleaned before anybody gets it");
-            session.output.done(&sentence, &view::host_json(&now))?;
+            let (what, json) = served(&now, Some(&address));
+            let sentence = format!("{what} leaves quarantine, and is cleaned before anybody gets it");
+            session.output.done(&sentence, &json)?;
             session.output.next(&format!("holm host show {host}"))
         }
     }
@@ -92,14 +93,20 @@ async fn maintain(
     session.ask(client.set_maintenance(SetMaintenanceRequest { host, device, out, reason })).await
 }
 
+/// What something was done to, in words and for scripts. A device stands there as the host has it.
+fn served(host: &Host, typed: Option<&str>) -> (String, Value) {
+    let Some(typed) = typed else { return (host.name.clone(), view::service_json(host, None)) };
+    let device = view::named(host, typed);
+    let address = device.and_then(|d| d.pci.as_ref()).map_or(typed, |pci| pci.address.as_str());
+    (format!("{address} of {}", host.name), view::service_json(host, device))
+}
+
 /// The only host there is.
 async fn only(session: &Session, mut client: HostServiceClient<Channel>) -> Result<Host, Failure> {
     let all = session.ask(client.list_hosts(ListHostsRequest {})).await?.hosts;
     match all.as_slice() {
         [host] => Ok(host.clone()),
-        [] => {
-            Err(Failure::new("there is no host that you may see").hint("an operator: holm host invite NAME"))
-        }
+        [] => Err(Failure::new("there is no host that you may see").hint("ask an operator")),
         [_, ..] => {
             Err(Failure::usage(format!("there are {} hosts: say which", all.len())).hint("holm host list"))
         }
@@ -141,7 +148,7 @@ fn topology(session: &Session, host: &Host, svg: Option<&Path>) -> Result<(), Fa
     })?;
     let output = &session.output;
     if let Some(file) = svg {
-        let drawing = view::svg(&host.name, &heading(host), &tree);
+        let drawing = view::svg(&host.name, &heading(host, &session.clock), &tree);
         if file == Path::new("-") {
             return crate::output::put(&drawing);
         }
@@ -153,22 +160,17 @@ fn topology(session: &Session, host: &Host, svg: Option<&Path>) -> Result<(), Fa
     let paths = view::paths(host);
     match output.format {
         Format::Table => {
-            let heading = format!("{}\n", crate::text::plain(&format!("{}: {}", host.name, heading(host))));
+            let heading = format!("{}: {}", host.name, heading(host, &session.clock));
+            let heading = format!("{}\n", crate::text::plain(&heading));
             let paths = paths.text(output.colour, output.width);
             crate::output::put(&format!("{heading}\n{}\n{paths}", tree.text(output)))
         }
-        Format::Json | Format::Csv => {
-            let mut json = view::host_json(host);
-            if let Value::Object(fields) = &mut json {
-                fields.insert("paths".to_owned(), view::paths_json(host));
-            }
-            output.list(&paths, &json)
-        }
+        Format::Json | Format::Csv => output.list(&paths, &view::topology_json(host)),
     }
 }
 
 /// What stands above a drawing: what is not real, or not of now, says so.
-fn heading(host: &Host) -> String {
+fn heading(host: &Host, clock: &Clock) -> String {
     let product = host.inventory.as_ref().map(|i| i.product.as_str()).filter(|product| !product.is_empty());
     let mut words = vec![product.unwrap_or("a machine that does not say what it is").to_owned()];
     if host.simulated {
@@ -177,5 +179,6 @@ fn heading(host: &Host) -> String {
     if !host.online {
         words.push("OFFLINE: as it was known when its agent was connected last".to_owned());
     }
+    words.extend(host.maintenance.as_ref().map(|m| view::closed(m, clock)));
     words.join("; ")
 }

@@ -102,13 +102,11 @@ impl Session {
         let profile = self.place.profile()?;
         let (_, until) = self.place.validity()?;
         if until <= self.clock.now {
-            let name =
-                view::short_identity(&profile.identity).rsplit('/').next().unwrap_or_default().to_owned();
             let when = self.clock.relative(until);
             return Err(Failure::new(format!(
                 "your certificate ended {when}: ask an officer for a new code"
             ))
-            .hint(format!("the officer: holm person invite {name}; you: holm enrol CODE")));
+            .hint("with it: holm enrol CODE"));
         }
         let config = tls::mutual(&self.place.identity()?)?;
         let connected = dial::connect(&profile.server, PORT, config);

@@ -116,15 +116,21 @@ enum HostState {
 }
 
 impl HostState {
+    const ALL: [Self; 4] = [Self::Online, Self::Clean, Self::Free, Self::Quarantined];
+
     fn parse(text: &str) -> Result<Self, Failure> {
-        match text {
-            "online" => Ok(Self::Online),
-            "clean" => Ok(Self::Clean),
-            "free" => Ok(Self::Free),
-            "quarantined" => Ok(Self::Quarantined),
-            _ => Err(Failure::usage(format!(
-                "`{text}` is no state of a host: there are online, clean, free, quarantined"
-            ))),
+        Self::ALL.into_iter().find(|state| state.word() == text).ok_or_else(|| {
+            let words = Self::ALL.map(Self::word).join(", ");
+            Failure::usage(format!("`{text}` is no state of a host: there are {words}"))
+        })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Clean => "clean",
+            Self::Free => "free",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -168,7 +174,7 @@ async fn for_host(session: &Session, name: &str, wanted: HostState) -> Result<()
         HostState::Free => format!("every GPU of {} is clean and free", last.name),
         HostState::Quarantined => format!("a GPU of {} is in quarantine", last.name),
     };
-    session.output.done(&sentence, &view::host_json(&last))
+    session.output.done(&sentence, &view::gpus_json(&last, wanted.word()))
 }
 
 /// Whether it is reached, and how far it is. What cannot become so by waiting is a failure.

@@ -4,11 +4,13 @@ use super::topology::health_word;
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, bytes, instant, mib};
+use holm_proto::ids::{PciAddress, TypedPciAddress};
 use holm_proto::v1::{
     BridgeKind, Device, DeviceKind, DeviceState, Drive, Evidence, Health, Host, Inventory, Link, Maintenance,
     NumaNode, PciBridge, PciDevice,
 };
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// A list.
 pub fn hosts(all: &[Host], clock: &Clock) -> Table {
@@ -24,6 +26,7 @@ pub fn hosts(all: &[Host], clock: &Clock) -> Table {
             gpus().count().to_string().into(),
             free.to_string().into(),
             Cell::new(bad.to_string()).tone(if bad > 0 { Tone::Bad } else { Tone::Plain }),
+            out_of_service(h),
             h.agent_version.as_str().into(),
             when(h.last_report.as_ref(), clock),
         ]
@@ -37,11 +40,25 @@ pub fn hosts(all: &[Host], clock: &Clock) -> Table {
             "gpus",
             "free",
             "quarantined",
+            "out of service",
             "version",
             "last report",
         ],
         rows: all.iter().map(row).collect(),
-        empty: "no hosts: invite one with `holm host invite NAME`",
+        empty: "no hosts that you may see: operators invite them",
+    }
+}
+
+/// What of it is: all of it, or so many GPUs.
+fn out_of_service(h: &Host) -> Cell {
+    let gpus = h.devices.iter().filter(|d| is_gpu(d) && d.maintenance.is_some()).count();
+    match (h.maintenance.is_some(), gpus) {
+        (true, _) => Cell::both("the host", "host").tone(Tone::Bad),
+        (false, 0) => Cell::both("", "0"),
+        (false, gpus) => {
+            let text = super::plural(u64::try_from(gpus).unwrap_or(u64::MAX), "GPU");
+            Cell::both(text, gpus.to_string()).tone(Tone::Bad)
+        }
     }
 }
 
@@ -66,8 +83,7 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
         sheet.line("note", Cell::new(text).tone(Tone::Bad));
     }
     if let Some(m) = &h.maintenance {
-        let text = format!("OUT OF SERVICE: nothing new is placed here. {}", maintenance(m, clock));
-        sheet.line("note", Cell::new(text).tone(Tone::Bad));
+        sheet.line("note", Cell::new(closed(m, clock)).tone(Tone::Bad));
     }
     sheet.line("platform", h.platform.as_str());
     sheet.line("agent", h.agent_version.as_str());
@@ -111,6 +127,11 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
     (sheet, table)
 }
 
+/// Of a whole host, that it is out of service.
+pub fn closed(m: &Maintenance, clock: &Clock) -> String {
+    format!("OUT OF SERVICE: nothing new is placed here. {}", maintenance(m, clock))
+}
+
 /// Who took it out of service, when and why.
 fn maintenance(m: &Maintenance, clock: &Clock) -> String {
     let since = instant(m.since.as_ref()).map(|at| format!(" {}", clock.relative(at))).unwrap_or_default();
@@ -121,7 +142,7 @@ fn device(d: &Device, clock: &Clock) -> Vec<Cell> {
     let pci = d.pci.clone().unwrap_or_default();
     let number = |n: Option<u32>| n.map(|n| n.to_string()).unwrap_or_default();
     // The state is of what is handed out; a switch never is.
-    let state = if is_gpu(d) { state_cell(d) } else { Cell::both("", device_word(device_state(d))) };
+    let state = if is_gpu(d) { state_cell(d) } else { Cell::default() };
     let unreached = d.evidence.as_ref().filter(|e| e.cleaned).map_or(0, |e| e.bytes_unreached);
     let problem = match (pci.problem.as_str(), is_gpu(d)) {
         ("", true) if d.reason.is_empty() && unreached > 0 => {
@@ -152,7 +173,7 @@ pub(super) fn is_gpu(d: &Device) -> bool {
     d.pci.as_ref().is_some_and(|p| p.kind() == DeviceKind::Gpu)
 }
 
-fn address(d: &Device) -> &str {
+pub(super) fn address(d: &Device) -> &str {
     d.pci.as_ref().map_or("", |p| p.address.as_str())
 }
 
@@ -201,18 +222,71 @@ pub fn host_json(h: &Host) -> Value {
         "platform": h.platform,
         "agent_version": h.agent_version,
         "inventory": h.inventory.as_ref().map(inventory_json),
-        "devices": h.devices.iter().map(|d| json!({
-            "pci": d.pci.as_ref().map(pci_json),
-            "state": device_word(device_state(d)),
-            "slice": d.slice,
-            "reason": d.reason,
-            "evidence": d.evidence.as_ref().map(evidence_json),
-            "maintenance": d.maintenance.as_ref().map(maintenance_json),
-        })).collect::<Vec<_>>(),
+        "devices": h.devices.iter().map(device_json).collect::<Vec<_>>(),
         "last_report": time_json(h.last_report.as_ref()),
         "alerts": h.alerts.iter().map(super::alert::alert_json).collect::<Vec<_>>(),
         "commissioning": h.commissioning.as_ref().map(super::commissioning_json),
         "maintenance": h.maintenance.as_ref().map(maintenance_json),
+    })
+}
+
+/// As `holm.v1.Device` has it; the state of an NVSwitch, which is given to nobody, is none.
+fn device_json(d: &Device) -> Value {
+    json!({
+        "pci": d.pci.as_ref().map(pci_json),
+        "state": is_gpu(d).then(|| device_word(device_state(d))),
+        "slice": d.slice,
+        "reason": d.reason,
+        "evidence": d.evidence.as_ref().map(evidence_json),
+        "maintenance": d.maintenance.as_ref().map(maintenance_json),
+    })
+}
+
+/// The device of a host that somebody named.
+pub fn named<'a>(h: &'a Host, typed: &str) -> Option<&'a Device> {
+    let known = || h.devices.iter().filter_map(|d| Some((address(d).parse::<PciAddress>().ok()?, d)));
+    let wanted = typed.parse::<TypedPciAddress>().ok()?.among(known().map(|(at, _)| at)).ok()?;
+    known().find(|(at, _)| *at == wanted).map(|(_, d)| d)
+}
+
+/// What was done to a host, or to one device of it: that, and nothing else of the host.
+pub fn service_json(h: &Host, device: Option<&Device>) -> Value {
+    match device {
+        None => json!({ "host": h.name, "maintenance": h.maintenance.as_ref().map(maintenance_json) }),
+        Some(device) => json!({ "host": h.name, "device": device_json(device) }),
+    }
+}
+
+/// How many of a host's GPUs are in which state.
+pub fn gpus_json(h: &Host, reached: &str) -> Value {
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for gpu in h.devices.iter().filter(|d| is_gpu(d)) {
+        *states.entry(device_word(device_state(gpu))).or_default() += 1;
+    }
+    json!({ "host": h.name, "reached": reached, "online": h.online, "gpus": states })
+}
+
+/// What hangs where, the same as is drawn.
+pub fn topology_json(h: &Host) -> Value {
+    let inventory = h.inventory.clone().unwrap_or_default();
+    let device = |d: &Device| {
+        let mut json = device_json(d);
+        if let Value::Object(fields) = &mut json {
+            fields.retain(|name, _| name != "evidence");
+        }
+        json
+    };
+    json!({
+        "host": h.name,
+        "product": inventory.product,
+        "online": h.online,
+        "simulated": h.simulated,
+        "maintenance": h.maintenance.as_ref().map(maintenance_json),
+        "nodes": inventory.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "bridges": inventory.bridges.iter().map(bridge_json).collect::<Vec<_>>(),
+        "drives": inventory.drives.iter().map(drive_json).collect::<Vec<_>>(),
+        "devices": h.devices.iter().map(device).collect::<Vec<_>>(),
+        "paths": super::topology::paths_json(h),
     })
 }
 

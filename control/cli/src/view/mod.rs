@@ -13,7 +13,7 @@ mod topology;
 
 pub use alert::{alerts, checks, commissioning_json};
 pub use certificate::{Deletion, NotADeletion};
-pub use host::{device_state, host, host_json, hosts};
+pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,

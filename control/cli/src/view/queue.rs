@@ -4,40 +4,41 @@ use super::slice::{explain, label, slice_json};
 use super::{time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::Clock;
-use holm_proto::v1::{Explanation, QueueEntry};
+use holm_proto::v1::{Explanation, HostReason, QueueEntry};
 use serde_json::{Value, json};
 
 /// Those that the reader may see. A place counts those that she may not, too.
 pub fn queue(all: &[QueueEntry], clock: &Clock) -> Table {
+    // Who may know of others' use nothing is told of no share.
+    let shares = all.iter().any(|e| e.share_permille.is_some());
     let row = |e: &QueueEntry| {
         let slice = e.slice.clone().unwrap_or_default();
-        vec![
-            place(e.position),
-            label(&slice).into(),
-            e.department.as_str().into(),
-            share(e.share_permille),
+        let mut cells = vec![place(e.position), label(&slice).into(), e.department.as_str().into()];
+        cells.extend(shares.then(|| share(e.share_permille)));
+        cells.extend([
             slice.gpus.to_string().into(),
             when(slice.changed.as_ref(), clock),
             when(slice.from.as_ref(), clock),
             if e.holds { Cell::both("yes", "true").tone(Tone::Busy) } else { Cell::both("", "false") },
-            slice.reason.as_str().into(),
-        ]
+            reason(e, &slice.reason).into(),
+        ]);
+        cells
     };
+    let mut columns = vec!["place", "slice", "department"];
+    columns.extend(shares.then_some("its share"));
+    columns.extend(["gpus", "waits since", "from", "held for", "reason"]);
     Table {
-        columns: vec![
-            "place",
-            "slice",
-            "department",
-            "its share",
-            "gpus",
-            "waits since",
-            "from",
-            "held for",
-            "reason",
-        ],
+        columns,
         rows: all.iter().map(row).collect(),
         empty: "nothing that you may see waits for a place",
     }
+}
+
+/// What its lead is told, and what keeps hosts from it, for who may read that.
+fn reason(e: &QueueEntry, told: &str) -> String {
+    let hosts = e.hosts.iter().map(|h| format!("{}: {}", h.host, h.reason));
+    let told = Some(told.to_owned()).filter(|told| !told.is_empty());
+    told.into_iter().chain(hosts).collect::<Vec<_>>().join("; ")
 }
 
 fn share(permille: Option<u32>) -> Cell {
@@ -59,7 +60,12 @@ pub fn queue_json(e: &QueueEntry) -> Value {
         "department": e.department,
         "share_permille": e.share_permille,
         "holds": e.holds,
+        "hosts": e.hosts.iter().map(host_reason_json).collect::<Vec<_>>(),
     })
+}
+
+fn host_reason_json(h: &HostReason) -> Value {
+    json!({ "host": h.host, "reason": h.reason })
 }
 
 /// Why a slice is where it is, and when that may change.
@@ -78,8 +84,14 @@ pub fn explained(e: &Explanation, clock: &Clock) -> Sheet {
         };
         sheet.line(if at == 0 { "no room" } else { "" }, text);
     }
-    sheet.line("may fit", when_full(e.earliest.as_ref(), clock));
-    sheet.line(if e.earliest.is_some() { "if" } else { "may fit" }, e.assumption.as_str());
+    // What waits for its own time waits for nothing else yet.
+    let own_time = e.earliest.is_some() && e.earliest == slice.from;
+    sheet.line(if own_time { "begins" } else { "may fit" }, when_full(e.earliest.as_ref(), clock));
+    if e.earliest.is_none() && !e.assumption.is_empty() {
+        sheet.line("forecast", format!("none: {}", e.assumption));
+    } else {
+        sheet.line(if own_time { "" } else { "if" }, e.assumption.as_str());
+    }
     for (at, help) in e.helps.iter().enumerate() {
         sheet.line(if at == 0 { "also" } else { "" }, help.as_str());
     }
@@ -103,7 +115,7 @@ pub fn explained_json(e: &Explanation) -> Value {
         "slice": e.slice.as_ref().map(slice_json),
         "position": e.position,
         "department": e.department,
-        "hosts": e.hosts.iter().map(|h| json!({ "host": h.host, "reason": h.reason })).collect::<Vec<_>>(),
+        "hosts": e.hosts.iter().map(host_reason_json).collect::<Vec<_>>(),
         "earliest": time_json(e.earliest.as_ref()),
         "assumption": e.assumption,
         "helps": e.helps,

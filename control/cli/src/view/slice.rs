@@ -73,7 +73,7 @@ pub fn slices(all: &[Slice], clock: &Clock) -> Table {
     Table {
         columns: vec!["slice", "level", "state", "gpus", "host", "requested by", "changed", "reason"],
         rows: all.iter().map(row).collect(),
-        empty: "no slices: ask for one with `holm slice request PROJECT/NAME --gpus N`",
+        empty: "no slices that you may see: the lead of a project asks for one",
     }
 }
 
@@ -90,7 +90,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("requested by", s.requested_by.as_str())
         .line("department", s.department.as_str())
         .line("requested", when_full(s.requested.as_ref(), clock))
-        .line("reserved from", when_full(s.from.as_ref(), clock))
+        .line(begins(s), from(s, clock))
         .line("to end", when_full(s.until.as_ref(), clock))
         .line("changed", when_full(s.changed.as_ref(), clock))
         .line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
@@ -114,16 +114,79 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
     sheet
 }
 
-/// Why it is where it is.
+fn waits(s: &Slice) -> bool {
+    matches!(state(s), SliceState::Requested | SliceState::Approved)
+}
+
+/// What its `from` is.
+fn begins(s: &Slice) -> &'static str {
+    if s.reserved { "reserved from" } else { "not before" }
+}
+
+fn from(s: &Slice, clock: &Clock) -> Cell {
+    let at = when_full(s.from.as_ref(), clock);
+    if s.reserved || s.from.is_none() || !waits(s) {
+        return at;
+    }
+    let note = "no reservation, it was asked for too late to be one";
+    let raw = instant(s.from.as_ref()).map(|at| at.to_string()).unwrap_or_default();
+    Cell::both(format!("{}; {note}", at.shown()), raw)
+}
+
+/// GPUs on a line.
+const ON_A_LINE: usize = 4;
+
+/// Why it is where it is: what it waits for or has, since when, until when, and what can be done about it.
 pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(label(s)).state(state_cell(s));
     sheet.line("since", when_full(s.changed.as_ref(), clock)).line("because", s.reason.as_str());
-    sheet.line("waits for", waits_for(s));
+    sheet.line("waits for", waits_for(s, clock));
     if s.approvals_needed > 0 {
         sheet.line("approvals", approvals(s));
     }
+    if waits(s) {
+        sheet.line(begins(s), from(s, clock));
+    }
+    sheet.line("host", s.host.as_str()).line("gpus", s.gpus.to_string());
+    for some in s.devices.chunks(ON_A_LINE) {
+        sheet.line("", some.join(", "));
+    }
+    let had = if s.detached.is_some() { "had them from" } else { "has them since" };
+    sheet.line(had, when_full(s.placed.as_ref(), clock));
+    if s.detached.is_some() {
+        sheet.line("until", when_full(s.detached.as_ref(), clock));
+    } else if let Some(until) = instant(s.until.as_ref()).filter(|_| !is_final(s)) {
+        let text = format!("{}, as its lead means to; nothing else closes it", clock.full(until));
+        sheet.line("until", Cell::both(text, until.to_string()));
+    }
+    sheet.line("to do", to_do(s));
     steps(&mut sheet, s);
     sheet
+}
+
+fn is_final(s: &Slice) -> bool {
+    matches!(state(s), SliceState::Rejected | SliceState::Withdrawn | SliceState::Destroyed)
+}
+
+/// What somebody can do about it, where it does not go on by itself.
+fn to_do(s: &Slice) -> &'static str {
+    match state(s) {
+        SliceState::Ready => "its members use it, and its lead closes it when it is not needed any more",
+        SliceState::Failed => {
+            "its lead closes it and asks for another; operators look at its host, if it fails again"
+        }
+        SliceState::Rejected => "its lead asks anew, with what was missing",
+        SliceState::Withdrawn => "its lead asks anew, if it is needed after all",
+        SliceState::Destroyed => "nothing: it does not come back; its certificate says what was done",
+        SliceState::Requested
+        | SliceState::Approved
+        | SliceState::Placed
+        | SliceState::Preparing
+        | SliceState::Booting
+        | SliceState::Closing
+        | SliceState::Destroying
+        | SliceState::Unspecified => "",
+    }
 }
 
 /// `1 of 2: frida`.
@@ -145,12 +208,15 @@ pub fn step_text(step: &Step) -> String {
     if step.done { format!("{}  {}", step.name, took(step.took_ms)) } else { format!("{} …", step.name) }
 }
 
-fn waits_for(s: &Slice) -> String {
+fn waits_for(s: &Slice, clock: &Clock) -> String {
     match state(s) {
         SliceState::Requested => {
             let have = u32::try_from(s.approvals.len()).unwrap_or(u32::MAX);
             let more = s.approvals_needed.saturating_sub(have).max(1);
             format!("{}, by officers who have not approved it yet", plural(more.into(), "approval"))
+        }
+        SliceState::Approved if instant(s.from.as_ref()).is_some_and(|from| from > clock.now) => {
+            "its time".to_owned()
         }
         SliceState::Approved => "free and clean GPUs that belong together".to_owned(),
         SliceState::Placed => "the host's agent to begin".to_owned(),
@@ -170,21 +236,30 @@ fn waits_for(s: &Slice) -> String {
     }
 }
 
-/// What comes next, by somebody's hand.
+/// What the reader does next: only what her roles let her do.
 pub fn next_command(s: &Slice) -> Option<String> {
     let label = label(s);
+    let may = |action: &str| s.may.iter().any(|one| one == action);
     Some(match state(s) {
-        SliceState::Requested => format!("an officer: holm slice approve {label}"),
-        SliceState::Approved
+        SliceState::Requested if may("slice.approve") => format!("holm slice approve {label}"),
+        SliceState::Requested
+        | SliceState::Approved
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
         | SliceState::Closing
         | SliceState::Destroying => format!("holm slice watch {label}"),
-        SliceState::Ready => format!("holm ssh {label}"),
-        SliceState::Failed => format!("holm slice close {label}"),
-        SliceState::Destroyed => format!("holm slice certificate {label} --out FILE"),
-        SliceState::Rejected | SliceState::Withdrawn | SliceState::Unspecified => return None,
+        SliceState::Ready if may("slice.connect") => format!("holm ssh {label}"),
+        SliceState::Failed if may("slice.close") => format!("holm slice close {label}"),
+        SliceState::Destroyed if may("slice.certificate") => {
+            format!("holm slice certificate {label} --out FILE")
+        }
+        SliceState::Ready
+        | SliceState::Failed
+        | SliceState::Destroyed
+        | SliceState::Rejected
+        | SliceState::Withdrawn
+        | SliceState::Unspecified => return None,
     })
 }
 
@@ -238,5 +313,9 @@ pub fn slice_json(s: &Slice) -> Value {
         "from": time_json(s.from.as_ref()),
         "until": time_json(s.until.as_ref()),
         "department": s.department,
+        "reserved": s.reserved,
+        "placed": time_json(s.placed.as_ref()),
+        "detached": time_json(s.detached.as_ref()),
+        "may": s.may,
     })
 }

@@ -3,7 +3,7 @@
 //! are the reader's choice.
 
 use super::topology::{Branch, Kind, Topology};
-use crate::output::Tone;
+use crate::output::{Cell, Tone};
 use crate::text::plain;
 use std::fmt::Write as _;
 
@@ -107,8 +107,8 @@ fn draw(branch: &Branch, (x, y): (u32, u32), out: &mut String) {
         Some(Tone::Good) => "good",
         Some(Tone::Plain | Tone::Dim) | None => "plain",
     };
-    let said: Vec<&str> =
-        branch.said.iter().map(|cell| cell.shown()).filter(|text| !text.is_empty()).collect();
+    let cells: Vec<&Cell> = branch.said.iter().filter(|cell| !cell.shown().is_empty()).collect();
+    let said: Vec<&str> = cells.iter().map(|cell| cell.shown()).collect();
     let whole =
         std::iter::once(branch.title.as_str()).chain(said.iter().copied()).collect::<Vec<_>>().join(", ");
     let _ = write!(
@@ -127,7 +127,11 @@ fn draw(branch: &Branch, (x, y): (u32, u32), out: &mut String) {
     if matches!(branch.kind, Kind::Device | Kind::Drive) {
         text("h", 18, &branch.title);
         // The link and what keeps it apart first, then how it stands.
-        let (first, rest) = said.split_at(said.len().min(2));
+        let (first, _) = said.split_at(said.len().min(2));
+        // What is wrong is not what is cut off.
+        let mut rest: Vec<&&Cell> = cells.iter().skip(2).collect();
+        rest.sort_by_key(|cell| cell.tone_of() != Tone::Bad);
+        let rest: Vec<&str> = rest.iter().map(|cell| cell.shown()).collect();
         text("f", 35, &first.join(" · "));
         text("f", 52, &rest.join(" · "));
     } else {

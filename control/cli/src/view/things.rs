@@ -61,7 +61,7 @@ pub fn projects(all: &[Project], current: Option<&str>, clock: &Clock) -> Table 
     Table {
         columns: vec!["project", "level", "lead", "members", "registered", "purpose"],
         rows: all.iter().map(row).collect(),
-        empty: "no projects: register one with `holm project create NAME --level L --purpose TEXT`",
+        empty: "no projects that you may see: a lead registers one, and adds its members",
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What an agent told is not trusted to be a tree: what hangs below nothing, or in a circle, is shown aside.
 
-use super::host::{is_gpu, state_cell};
+use super::host::{address, is_gpu, state_cell};
 use crate::output::{Cell, Output, Table, Tone};
 use crate::text::{bytes, mib, plain};
 use holm_proto::v1::{
@@ -202,10 +202,6 @@ impl<'a> Build<'a> {
     }
 }
 
-fn address(device: &Device) -> &str {
-    device.pci.as_ref().map_or("", |pci| pci.address.as_str())
-}
-
 fn of_node(node: &NumaNode) -> Vec<Cell> {
     let threads: usize = node.cores.iter().map(|core| core.cpus.len()).sum();
     let mut said = vec![
@@ -234,6 +230,12 @@ fn of_device(device: &Device, port: Option<&PciBridge>) -> Branch {
     });
     if is_gpu(device) {
         said.push(state_cell(device));
+        said.extend(
+            device
+                .maintenance
+                .as_ref()
+                .map(|m| Cell::new(format!("OUT OF SERVICE: {}", m.reason)).tone(Tone::Bad)),
+        );
         said.push(Cell::new(&device.slice));
     }
     said.push(health(pci.health.as_ref()));
