@@ -40,6 +40,7 @@ fn decision(c: &mut Criterion) {
             members: (0..50).map(|n| name(&format!("researcher-{n}"))).collect(),
             requested_by: name("ada"),
             approved_by: vec![name("gustav")],
+            held_by: Vec::new(),
         },
     };
     c.bench_function("policy: may this officer approve this slice", |b| {

@@ -124,9 +124,14 @@ impl Pack {
         let principal = names.principal(identity);
         entities.push(Entity::new_no_attrs(principal.clone(), roles));
         if let Some(level) = resource.level() {
-            // A level that the pack does not know is one at which nothing runs.
-            let runs_here = self.level(level).is_some_and(|l| l.runs_here);
-            let attributes = [("runs_here", RestrictedExpression::new_bool(runs_here))];
+            // A level that the pack does not know is one at which nothing runs, and one officer is not enough.
+            let known = self.level(level);
+            let runs_here = known.is_some_and(|l| l.runs_here);
+            let approvals = known.map_or(i64::MAX, |l| i64::from(l.approvals));
+            let attributes = [
+                ("runs_here", RestrictedExpression::new_bool(runs_here)),
+                ("approvals", RestrictedExpression::new_long(approvals)),
+            ];
             entities.push(entity(uid(&names.level, level), attributes)?);
         }
         let this = names.resource(resource);
@@ -137,12 +142,17 @@ impl Pack {
             Resource::System | Resource::Log => entities.push(Entity::with_uid(this)),
             Resource::Host { .. } if this == principal => {}
             Resource::Host { .. } => entities.push(Entity::with_uid(this)),
-            Resource::Project { level: id, lead, members, .. } => entities.push(entity(
+            Resource::Project { level: id, lead, members, held_by, .. } => entities.push(entity(
                 this,
-                [("level", level(id)), ("lead", person(lead)), ("members", people(members))],
+                [
+                    ("level", level(id)),
+                    ("lead", person(lead)),
+                    ("members", people(members)),
+                    ("held_by", people(held_by)),
+                ],
             )?),
-            Resource::Slice { level: id, lead, members, requested_by, approved_by, .. } => {
-                entities.push(entity(
+            Resource::Slice { level: id, lead, members, requested_by, approved_by, held_by, .. } => entities
+                .push(entity(
                     this,
                     [
                         ("level", level(id)),
@@ -150,9 +160,9 @@ impl Pack {
                         ("members", people(members)),
                         ("requested_by", person(requested_by)),
                         ("approved_by", people(approved_by)),
+                        ("held_by", people(held_by)),
                     ],
-                )?)
-            }
+                )?),
             Resource::Person { name, roles } => {
                 let roles = self.role_uids(roles)?.into_iter().map(RestrictedExpression::new_entity_uid);
                 let attributes = [("person", person(name)), ("roles", RestrictedExpression::new_set(roles))];

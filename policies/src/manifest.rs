@@ -16,11 +16,16 @@ pub struct Level {
     pub runs_here: bool,
     /// By how many different officers a slice is approved before it starts; 0 where it does not run here.
     pub approvals: u32,
+    /// Days that key and disk of a closed slice stay before they are destroyed; 0: not at all.
+    pub keep_closed_days: u32,
     /// What must be true of every slice of this level.
     pub obligations: BTreeSet<Obligation>,
     /// Why it does not run here and where to go; empty where it does.
     pub refusal: String,
 }
+
+/// Ten years: who means longer means an archive.
+const KEEP_MAX: u32 = 3653;
 
 /// What a level can demand of a slice. One that nothing here could fulfil is no obligation but an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -61,6 +66,7 @@ struct FileLevel {
     name: Spanned<String>,
     runs_here: bool,
     approvals: Option<Spanned<u32>>,
+    keep_closed_days: Option<Spanned<u32>>,
     #[serde(default)]
     obligations: Vec<Spanned<Obligation>>,
     refusal: Option<Spanned<String>>,
@@ -126,6 +132,10 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         }
     }
     let (mut approvals, mut refusal) = (0, String::new());
+    let keep_closed_days = level.keep_closed_days.as_ref().map_or(0, |days| *days.as_ref());
+    if let Some(days) = level.keep_closed_days.as_ref().filter(|_| keep_closed_days > KEEP_MAX) {
+        return fail(days.span(), format!("level `{id}` keeps what is closed for {KEEP_MAX} days at most"));
+    }
     if level.runs_here {
         match &level.approvals {
             Some(n) if *n.as_ref() > 0 => approvals = *n.as_ref(),
@@ -155,6 +165,9 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         if let Some(n) = &level.approvals {
             return fail(n.span(), format!("level `{id}` does not run here: it has no `approvals`"));
         }
+        if let Some(n) = &level.keep_closed_days {
+            return fail(n.span(), format!("level `{id}` does not run here: it has no `keep_closed_days`"));
+        }
         if let Some(first) = level.obligations.first() {
             return fail(first.span(), format!("level `{id}` does not run here: it has no `obligations`"));
         }
@@ -164,6 +177,7 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         name: level.name.as_ref().clone(),
         runs_here: level.runs_here,
         approvals,
+        keep_closed_days,
         obligations,
         refusal,
     })

@@ -54,6 +54,8 @@ pub enum Resource {
         lead: Name,
         /// Who is in it.
         members: Vec<Name>,
+        /// Who has put it on hold.
+        held_by: Vec<Name>,
     },
     /// A slice of a project.
     Slice {
@@ -71,6 +73,8 @@ pub enum Resource {
         requested_by: Name,
         /// Who has approved it so far.
         approved_by: Vec<Name>,
+        /// Who has put it on hold, and not its whole project.
+        held_by: Vec<Name>,
     },
     /// A host and its devices; for [`Action::PersonInviteHost`] the one that is to be.
     Host {
@@ -130,6 +134,10 @@ actions! {
     SliceWithdraw = "slice.withdraw";
     /// Destroy a slice.
     SliceClose = "slice.close";
+    /// Put a project or a slice on hold: nothing of it is destroyed.
+    HoldSet = "hold.set";
+    /// Lift a hold.
+    HoldLift = "hold.lift";
     /// Read a slice at each change.
     SliceWatch = "slice.watch";
     /// Log in to a slice: a signed SSH key, a tunnel.
@@ -206,6 +214,7 @@ impl Resource {
                 level: level.clone(),
                 lead: name.clone(),
                 members: members.clone(),
+                held_by: Vec::new(),
             },
             Self::Slice {
                 project: name.clone(),
@@ -215,6 +224,7 @@ impl Resource {
                 members,
                 requested_by: name.clone(),
                 approved_by: Vec::new(),
+                held_by: Vec::new(),
             },
             Self::Host { name: name.clone() },
             Self::Person { name: name.clone(), roles: Vec::new() },

@@ -99,6 +99,17 @@ fn the_story() -> Outcome {
     std::fs::write(&file, bytes)?;
     site.refused("ada", &["certificate", "verify", path, "--key", &key])?;
     site.ok(OFFICERS[0], &["audit", "verify"])?;
+    // As a page, by the key that the officer's `audit verify` has come to know, and looked up in the log.
+    let (page, export) = (site.home().join("certificate.html"), site.home().join("export"));
+    let (path, log) = (page.to_str().ok_or("a path")?, export.to_str().ok_or("a path")?);
+    site.ok(OFFICERS[0], &["slice", "certificate", "heart-study/main", "--html", path])?;
+    site.ok(OFFICERS[0], &["audit", "export", log])?;
+    let said = site.ok(OFFICERS[0], &["certificate", "verify", path, "--log", log])?;
+    demand(said.contains("SIMULATED") && said.contains("as entry"), said)?;
+    let text = std::fs::read_to_string(&page)?;
+    std::fs::write(&page, text.replacen("SIMULATED", "real", 1))?;
+    let said = site.refused(OFFICERS[0], &["certificate", "verify", path])?;
+    demand(said.contains("what it shows"), said)?;
 
     let host = site.json(OPERATOR, &["host", "show", HOST])?;
     demand(host["simulated"] == Value::Bool(true), "a simulated host does not say that it is one")?;

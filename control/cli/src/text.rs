@@ -32,6 +32,23 @@ pub fn plain_lines(text: &str) -> String {
     lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect()
 }
 
+/// [`plain`], for XML and HTML: text stays text, inside attributes, too.
+pub fn markup(text: &str) -> String {
+    let mut out = String::new();
+    for c in plain(text).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Controls (C0, DEL, C1), line separators, marks of direction, and what has no width.
 fn is_unsafe(c: char) -> bool {
     c.is_control()

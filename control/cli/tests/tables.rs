@@ -5,7 +5,7 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Explanation, Guest, Host,
+    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Explanation, Guest, Hold, Host,
     HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Slice, SliceState,
     Step, Verdict,
 };
@@ -232,13 +232,46 @@ fn queues() {
 }
 
 /// Each state says what it waits for and what comes next, to who may do everything.
+fn hold(of_project: bool) -> Hold {
+    Hold {
+        by: "frida".to_owned(),
+        at: at("2026-11-03T12:59:00Z"),
+        reason: "a complaint\u{1b}[2J".to_owned(),
+        of_project,
+    }
+}
+
+#[test]
+fn on_hold() {
+    let mut running = ready();
+    running.hold = Some(hold(true));
+    let mut kept = slice("second", SliceState::Kept);
+    kept.reason = "on hold by frida: a complaint".to_owned();
+    kept.closed = at("2026-11-03T12:57:00Z");
+    kept.hold = Some(hold(false));
+    kept.keep_until = at("2026-12-03T12:57:00Z");
+    let frozen = slice("third", SliceState::Kept);
+    let table = view::slices(&[running, kept.clone(), frozen.clone()], &clock());
+    let sheets =
+        [view::slice(&kept, &clock()), view::explain(&kept, &clock()), view::explain(&frozen, &clock())];
+    let sheets: Vec<String> = sheets.iter().map(|sheet| sheet.text(false)).collect();
+    let next = [&kept, &frozen].map(|s| view::next_command(s).unwrap());
+    insta::assert_snapshot!(format!(
+        "{}\n{}\n{}",
+        table.text(false, None),
+        sheets.join("\n"),
+        next.join("\n")
+    ));
+}
+
+/// Each state says what it waits for and what comes next.
 #[test]
 fn states() {
-    let all: Vec<String> = (0..=12)
+    let all: Vec<String> = (0..=14)
         .map(|n| {
             let state = SliceState::try_from(n).unwrap();
             let stranger = slice("main", state);
-            let may = ["slice.approve", "slice.close", "slice.connect", "slice.certificate"];
+            let may = ["slice.approve", "slice.close", "slice.connect", "slice.certificate", "hold.lift"];
             let slice = Slice { may: may.map(str::to_owned).into(), ..stranger.clone() };
             // Nobody is told to run what she may not.
             let next = view::next_command(&stranger);
@@ -362,6 +395,7 @@ fn people_and_projects() {
         created: at("2026-10-02T08:00:00Z"),
         pack: "aau-2018/1".to_owned(),
         department: "health".to_owned(),
+        hold: Some(hold(false)),
     };
     insta::assert_snapshot!(
         "person_list",

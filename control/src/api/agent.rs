@@ -645,6 +645,7 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
         v1::Phase::Ready => Phase::Ready,
         v1::Phase::Failed => Phase::Failed,
         v1::Phase::Destroying => Phase::Destroying,
+        v1::Phase::Kept => Phase::Kept,
     };
     let guest = seen.guest.as_ref().map(|g| Guest {
         ssh_host_key: g.ssh_host_key.clone(),

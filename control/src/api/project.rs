@@ -1,8 +1,8 @@
 //! Projects.
 
-use super::{About, Asked, parsed, view};
+use super::{About, Asked, Scene, parsed, slice, view};
 use crate::app::App;
-use crate::domain::records::{Change, Project, Record};
+use crate::domain::records::{Change, Hold, Project, Record};
 use crate::domain::{Refusal, RefusalKind, State, project};
 use crate::identity::Caller;
 use crate::ledger::Decided;
@@ -39,6 +39,7 @@ impl ProjectService for Projects {
                         level,
                         lead: lead.clone(),
                         members: vec![lead],
+                        held_by: Vec::new(),
                     };
                     Ok(Some((resource, (name, message))))
                 },
@@ -63,6 +64,7 @@ impl ProjectService for Projects {
                         created: scene.now,
                         pack: scene.app.pack.id().to_owned(),
                         department,
+                        hold: None,
                     };
                     decided(project::create(scene.state, made)?)
                 },
@@ -113,6 +115,51 @@ impl ProjectService for Projects {
                 |scene, (project, person)| {
                     let mut decided = decided(project::add_member(scene.state, &project, &person)?)?;
                     decided.detail = serde_json::json!({ "person": person });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+
+    async fn hold_project(
+        &self,
+        request: Request<v1::HoldProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        self.decide(request, Action::HoldSet, |scene, project, reason| {
+            let by = scene.person()?.clone();
+            project::hold(project, Hold { by, at: scene.now, reason: reason.to_owned() })
+        })
+        .await
+    }
+
+    async fn release_project(
+        &self,
+        request: Request<v1::HoldProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        self.decide(request, Action::HoldLift, |_, project, _| project::lift(project)).await
+    }
+}
+
+impl Projects {
+    /// What an officer does to a project, with her reason in the log.
+    async fn decide(
+        &self,
+        request: Request<v1::HoldProjectRequest>,
+        action: Action,
+        decide: fn(&Scene<'_>, &Project, &str) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let message = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), action, About::project(&message.project))?
+            .dry_run(message.dry_run)
+            .change(
+                move |state| {
+                    let reason = slice::reason(&message.reason)?;
+                    let found = find(state, &message.project)?;
+                    Ok(found.map(|(resource, project)| (resource, (project, reason))))
+                },
+                move |scene, (project, reason)| {
+                    let mut decided = decided(decide(scene, &project, &reason)?)?;
+                    decided.detail = serde_json::json!({ "reason": reason });
                     Ok(decided)
                 },
             )

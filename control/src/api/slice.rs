@@ -2,7 +2,7 @@
 
 use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, tunnel, view};
 use crate::app::App;
-use crate::domain::records::{Change, Record, Slice, SliceState};
+use crate::domain::records::{Change, Hold, Record, Slice, SliceState};
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
@@ -10,7 +10,7 @@ use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -45,20 +45,20 @@ impl Slices {
             .dry_run(message.dry_run)
             .change(
                 move |state| {
-                    if message.comment.chars().count() > COMMENT_MAX {
-                        let text = format!("a comment has at most {COMMENT_MAX} characters");
-                        return Err(Refusal::new(RefusalKind::Invalid, text));
-                    }
-                    // It stands in the record, the certificate and the certificate's note: six bytes a
-                    // character there would be too much for one entry.
-                    let comment = message.comment.chars().map(|c| if c.is_control() { ' ' } else { c });
-                    let comment: String = comment.collect();
+                    let comment = match action {
+                        Action::HoldSet | Action::HoldLift => reason(&message.comment)?,
+                        _ => comment(&message.comment)?,
+                    };
                     let found = find(state, &wanted)?;
                     Ok(found.map(|(resource, slice)| (resource, (slice, comment))))
                 },
                 move |scene, (slice, comment)| {
                     let changes = decide(scene, &slice, &comment).map_err(|r| with_hint(scene, &slice, r))?;
-                    decided(scene, &again, changes)
+                    let mut decided = decided(scene, &again, changes)?;
+                    if matches!(action, Action::HoldSet | Action::HoldLift) {
+                        decided.detail = json!({ "reason": comment });
+                    }
+                    Ok(decided)
                 },
             )
             .await
@@ -207,8 +207,45 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, _| slice::close(s, scene.person()?, scene.now);
+        let decide: Decide = |scene, s, _| {
+            let days = scene.app.pack.level(&s.level).map_or(0, |level| level.keep_closed_days);
+            let keep = SignedDuration::from_hours(i64::from(days) * 24);
+            slice::close(scene.state, s, scene.person()?, keep, scene.now)
+        };
         self.decide(request, Action::SliceClose, decide).await
+    }
+
+    async fn hold_slice(
+        &self,
+        request: Request<v1::HoldSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        fn set(scene: &Scene<'_>, s: &Slice, reason: &str, freeze: bool) -> Result<Vec<Change>, Refusal> {
+            let by = scene.person()?.clone();
+            slice::hold(s, Hold { by, at: scene.now, reason: reason.to_owned() }, freeze)
+        }
+        let decide: Decide = match request.get_ref().freeze {
+            true => |scene, s, reason| set(scene, s, reason, true),
+            false => |scene, s, reason| set(scene, s, reason, false),
+        };
+        let request =
+            request.map(|m| v1::DecideSliceRequest { slice: m.slice, comment: m.reason, dry_run: m.dry_run });
+        self.decide(request, Action::HoldSet, decide).await
+    }
+
+    async fn release_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| {
+            slice::lift(s).map_err(|refusal| match slice::held(scene.state, s) {
+                Some((_, true)) => refusal.hint(format!(
+                    "its whole project is: holm project release {} --reason TEXT",
+                    scene.state.projects.get(&s.project).map(|p| p.name.to_string()).unwrap_or_default()
+                )),
+                _ => refusal,
+            })
+        };
+        self.decide(request, Action::HoldLift, decide).await
     }
 
     async fn watch_slice(
@@ -347,6 +384,27 @@ impl Slices {
     }
 }
 
+/// A comment as it is kept: in the record, the certificate and the certificate's note. Six bytes a character there
+/// would be too much for one entry.
+fn comment(text: &str) -> Result<String, Refusal> {
+    if text.chars().count() > COMMENT_MAX {
+        let text = format!("a comment has at most {COMMENT_MAX} characters");
+        return Err(Refusal::new(RefusalKind::Invalid, text));
+    }
+    Ok(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// A comment that must say something.
+pub(super) fn reason(text: &str) -> Result<String, Refusal> {
+    let reason = comment(text)?.trim().to_owned();
+    if reason.is_empty() {
+        return Err(
+            Refusal::new(RefusalKind::Invalid, "a hold is set and lifted for a reason").hint("--reason TEXT")
+        );
+    }
+    Ok(reason)
+}
+
 pub(super) fn about(wanted: &v1::SliceRef) -> About {
     let label = format!("{}/{}", shown(&wanted.project), shown(&wanted.name));
     let missing = format!("there is no slice `{label}`");
@@ -420,6 +478,10 @@ fn wanted(
         detached: None,
         certificate: None,
         closed_by: None,
+        closed_at: None,
+        hold: None,
+        keep_until: None,
+        released: None,
         volume_evidence: None,
         // What begins by now is no reservation.
         from: from.filter(|from| *from > scene.now),
@@ -438,12 +500,13 @@ fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Ref
 /// A slice that somebody asked for by its name, with what her roles let her do with it: which command comes next
 /// depends on who reads it.
 pub(super) fn asked_for(asked: &Asked, state: &State, s: &Slice) -> v1::Slice {
-    const ALL: [Action; 5] = [
+    const ALL: [Action; 6] = [
         Action::SliceApprove,
         Action::SliceWithdraw,
         Action::SliceClose,
         Action::SliceConnect,
         Action::SliceCertificate,
+        Action::HoldLift,
     ];
     let may = |action: &Action| may(asked, *action, state, s);
     let may = ALL.iter().copied().filter(may).map(|action| action.text().to_owned()).collect();

@@ -4,7 +4,7 @@ use super::machine;
 use crate::app::App;
 use crate::domain::State;
 use crate::domain::records::{
-    Device, DeviceState, Evidence, Host, Maintenance, Person, Project, Slice, SliceState,
+    Device, DeviceState, Evidence, Hold, Host, Maintenance, Person, Project, Slice, SliceState,
 };
 use crate::live::{Live, Moment};
 use crate::reconcile::place;
@@ -38,7 +38,12 @@ pub(super) fn project(p: &Project) -> v1::Project {
         created: Some(time(p.created)),
         pack: p.pack.clone(),
         department: p.department.clone(),
+        hold: p.hold.as_ref().map(|h| hold(h, false)),
     }
+}
+
+fn hold(h: &Hold, of_project: bool) -> v1::Hold {
+    v1::Hold { by: h.by.to_string(), at: Some(time(h.at)), reason: h.reason.clone(), of_project }
 }
 
 /// A slice, with what its host reports of it now.
@@ -91,6 +96,11 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         placed: s.placed.filter(|_| s.placement.is_some()).map(time),
         detached: s.detached.map(time),
         may: Vec::new(),
+        hold: crate::domain::slice::held(state, s)
+            .filter(|_| !s.state.is_final())
+            .map(|(h, of_project)| hold(h, of_project)),
+        closed: s.closed_at.map(time),
+        keep_until: s.keep_until.map(time),
     }
 }
 
@@ -105,6 +115,8 @@ fn slice_state(state: SliceState) -> v1::SliceState {
         SliceState::Failed => v1::SliceState::Failed,
         SliceState::Rejected => v1::SliceState::Rejected,
         SliceState::Withdrawn => v1::SliceState::Withdrawn,
+        SliceState::Keeping => v1::SliceState::Keeping,
+        SliceState::Kept => v1::SliceState::Kept,
         SliceState::Closing => v1::SliceState::Closing,
         SliceState::Destroying => v1::SliceState::Destroying,
         SliceState::Destroyed => v1::SliceState::Destroyed,
@@ -215,6 +227,7 @@ pub(super) fn project_resource(p: &Project) -> Resource {
         level: p.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        held_by: p.hold.iter().map(|h| h.by.clone()).collect(),
     }
 }
 
@@ -229,5 +242,6 @@ pub(super) fn slice_resource(state: &State, s: &Slice) -> Option<Resource> {
         members: p.members.clone(),
         requested_by: s.requested_by.clone(),
         approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
+        held_by: s.hold.iter().map(|h| h.by.clone()).collect(),
     })
 }

@@ -135,6 +135,19 @@ pub enum VerifyError {
     /// Every part agrees with the others, and none with the checkpoint.
     #[error("the {0} entries are not those that were signed: the hash over all of them is another")]
     Root(u64),
+    /// It was taken before what it is compared with.
+    #[error(
+        "it has {found} entries, and had {expected} already: it is an older copy, or entries are missing"
+    )]
+    Before {
+        /// What was signed.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// Signed twice, with a different past.
+    #[error("the log was written anew: its first {0} entries are not those that were signed before")]
+    Rewritten(u64),
     /// Of an inclusion or consistency proof.
     #[error("the proof does not show it")]
     Proof,
@@ -142,6 +155,17 @@ pub enum VerifyError {
 
 /// Verify a copy of a log's directory, or an export.
 pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
+    directory_from(dir, vkey, None, |_| {})
+}
+
+/// The same, and that the log begins with all that it was at `earlier`. `seen` is told every entry, which
+/// counts for nothing until all is verified.
+pub fn directory_from(
+    dir: &Path,
+    vkey: &str,
+    earlier: Option<&Checkpoint>,
+    mut seen: impl FnMut(&Entry),
+) -> Result<Verified, VerifyError> {
     let mut files = Files::below(dir)?;
     let note = files.take(CHECKPOINT, MAX_NOTE as u64)?;
     let note = String::from_utf8(note).map_err(|_| NoteError::Form("it is no text"))?;
@@ -150,6 +174,10 @@ pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
         return Err(VerifyError::Key);
     }
     let size = checker.head.size;
+    if let Some(expected) = earlier.map(|e| e.size).filter(|expected| *expected > size) {
+        return Err(VerifyError::Before { expected, found: size });
+    }
+    checker.begins_with(earlier)?;
     let mut parts = Vec::new();
     for index in 0.. {
         let Some(tile) = Tile::entries(index, size) else { break };
@@ -161,6 +189,7 @@ pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
         }
         for body in &bodies {
             checker.grow(body, &mut parts)?;
+            checker.begins_with(earlier)?;
         }
         if checker.tip.size() == size {
             parts.extend(checker.tip.partial());
@@ -169,7 +198,7 @@ pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
             files.compare(part, &expected, tile)?;
         }
         for (at, body) in bodies.iter().enumerate() {
-            checker.understand(tile.entry(at as u64), body)?;
+            seen(&checker.understand(tile.entry(at as u64), body)?);
         }
     }
     let verified = checker.finish()?;
@@ -257,14 +286,24 @@ impl Checker {
         self.tip.push(body, full).map_err(|TooLong(length)| VerifyError::TooLong { index, length })
     }
 
-    fn understand(&mut self, index: u64, body: &[u8]) -> Result<(), VerifyError> {
+    /// Once as many entries are there as `earlier` counts, they must be those that it was signed over.
+    fn begins_with(&self, earlier: Option<&Checkpoint>) -> Result<(), VerifyError> {
+        match earlier.filter(|earlier| earlier.size == self.tip.size()) {
+            Some(earlier) if earlier.root != self.tip.root() || earlier.origin != self.head.origin => {
+                Err(VerifyError::Rewritten(earlier.size))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn understand(&mut self, index: u64, body: &[u8]) -> Result<Entry, VerifyError> {
         let entry = Entry::from_bytes(body).map_err(|source| VerifyError::Unreadable { index, source })?;
         if entry.index != index {
             return Err(VerifyError::Place { index, found: entry.index });
         }
         self.first = self.first.or(Some(entry.time));
         self.last = Some(entry.time);
-        Ok(())
+        Ok(entry)
     }
 }
 

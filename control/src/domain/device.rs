@@ -181,7 +181,7 @@ pub fn bereft(state: &State, changes: &[Change]) -> Vec<Change> {
         }
     }
     let told = slices.into_iter().filter_map(|(id, texts)| {
-        let slice = state.slices.get(&id).filter(|s| s.detached.is_none() && !s.state.is_final())?;
+        let slice = state.slices.get(&id).filter(|s| s.holds_devices() && !s.state.is_final())?;
         super::slice::waits(slice, &format!("{}; close it, or have an operator look", texts.join(", ")))
     });
     told.flatten().collect()
@@ -342,7 +342,7 @@ pub fn release(device: &Device, by: &Name, why: &str) -> Result<Change, Refusal>
 /// observed released, and those that an earlier run still has to report, lest its report be taken for
 /// the later one's.
 fn busy(state: &State, host: &Name) -> BTreeSet<PciAddress> {
-    let slices = state.slices.values().filter(|s| s.detached.is_none()).filter_map(|s| s.placement.as_ref());
+    let slices = state.slices.values().filter(|s| s.holds_devices()).filter_map(|s| s.placement.as_ref());
     let held = slices.filter(|p| &p.host == host).flat_map(|p| &p.devices);
     let runs = state.runs.values().filter(|r| &r.host == host).flat_map(|r| &r.devices);
     held.chain(runs).copied().collect()

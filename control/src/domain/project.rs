@@ -1,6 +1,6 @@
 //! Projects: registered by their lead under a level of the pack.
 
-use super::records::{Change, Project, Record};
+use super::records::{Change, Hold, Project, Record};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 
@@ -36,6 +36,24 @@ pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
         return Err(Refusal::new(RefusalKind::Invalid, text));
     }
     Ok(vec![Change::Put(Record::Project(project))])
+}
+
+/// Put it on hold: no key and no disk of its slices is destroyed. What runs runs on.
+pub fn hold(project: &Project, hold: Hold) -> Result<Vec<Change>, Refusal> {
+    if let Some(before) = &project.hold {
+        let text = format!("it is on hold already, by {}: {}", before.by, before.reason);
+        return Err(Refusal::new(RefusalKind::State, text));
+    }
+    Ok(vec![Change::Put(Record::Project(Project { hold: Some(hold), ..project.clone() }))])
+}
+
+/// Lift its hold. Slices with one of their own keep that.
+pub fn lift(project: &Project) -> Result<Vec<Change>, Refusal> {
+    if project.hold.is_none() {
+        return Err(Refusal::new(RefusalKind::State, "it is not on hold")
+            .hint(format!("holm slice list --project {}", project.name)));
+    }
+    Ok(vec![Change::Put(Record::Project(Project { hold: None, ..project.clone() }))])
 }
 
 /// Add a person to a project. One who is in it stays in it.

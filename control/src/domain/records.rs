@@ -123,6 +123,9 @@ pub struct Project {
     /// Among departments the use of the hosts is shared; empty: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub department: String,
+    /// Nothing of its slices is destroyed; absent: it is not on hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.
@@ -139,9 +142,23 @@ pub enum SliceState {
     Failed,
     Rejected,
     Withdrawn,
+    Keeping,
+    Kept,
     Closing,
     Destroying,
     Destroyed,
+}
+
+/// No key and no disk is destroyed until it is lifted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// The officer.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// One approval.
@@ -306,6 +323,18 @@ pub struct Slice {
     pub certificate: Option<Certificate>,
     /// Who closed it.
     pub closed_by: Option<Name>,
+    /// When. One that was closed before this was kept has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Timestamp>,
+    /// Its key and disk are not destroyed; absent: it is not on hold, unless its project is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Its level wants key and disk to stay until then, after it was closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until: Option<Timestamp>,
+    /// When the host reported machine and devices released, and the disk kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Timestamp>,
     /// What was done to its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_evidence: Option<VolumeEvidence>,

@@ -7,12 +7,28 @@
 //!   │    │                   │  └── not begun, a device not clean ───┤           │           │
 //!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
 //!   └─ reject ──▶ Rejected                              │                                  │
-//!                                                       └───────── close ──────────────────┤
-//!                                                                                          ▼
-//!            Destroyed ◀──────────── Destroying ◀───────────────────────────────────── Closing
-//!               key destroyed, host detached, evidence       agent began
+//!                                                       │                                  │
+//!                                                       └────── close, or freeze ──────────┤
+//!                                                                                          │
+//!                              something keeps it                                          │ nothing does
+//!                 ┌────────────────────────────────────────────────────────────────────────┤
+//!                 ▼          agent                                                         ▼
+//!              Keeping ──────────────▶ Kept ──────── nothing keeps it any more ───────▶ Closing
+//!                 │   machine gone, devices                                                ▲  │
+//!                 │   released; disk and key stay                                          │  │ agent began
+//!                 └────────────────── nothing keeps it any more ───────────────────────────┘  ▼
+//!            Destroyed ◀───────────────────────────────────────────────────────────────── Destroying
+//!               key destroyed, host detached, evidence
 //!               for every device, certificate
 //! ```
+//!
+//! What keeps key and disk of a slice that no longer runs, each by itself ([`kept_by`]):
+//! * a hold on it, or on its project, that an officer has set and none has lifted;
+//! * the days that its level keeps what is closed;
+//! * that it was frozen and nobody has closed it.
+//!
+//! A hold does not stop what runs; freezing does. Nothing leads back from Keeping: its devices go to others, and
+//! its key is given to nobody. Once Closing, the key may be gone in the next moment, and no hold helps.
 //!
 //! Where a device turns out not to be clean by its host's own record before anything was begun with it, the
 //! slice is placed again. One that has lost a device stays as it is, and says so: its lead closes it.
@@ -20,12 +36,12 @@
 //! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
 
 use super::records::{
-    Approval, Change, Device, DeviceState, Evidence, Guest, Placement, Record, Slice, SliceState,
+    Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState,
     VolumeEvidence,
 };
 use super::{Refusal, RefusalKind, State, device};
 use holm_proto::ids::{Name, PciAddress};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 
 /// Limits of what can be asked for; what the host has is placement's business.
@@ -42,6 +58,10 @@ impl SliceState {
     pub const WANTED: [Self; 4] = [Self::Placed, Self::Preparing, Self::Booting, Self::Ready];
     /// The agent is to remove it.
     pub const UNWANTED: [Self; 2] = [Self::Closing, Self::Destroying];
+    /// Its machine is to be gone, or is, and its disk to stay.
+    pub const KEPT: [Self; 2] = [Self::Keeping, Self::Kept];
+    /// It has been on a host, and is not taken apart.
+    pub const OPEN: [Self; 5] = [Self::Placed, Self::Preparing, Self::Booting, Self::Ready, Self::Failed];
     /// A volume key may be handed out.
     pub const STARTING: [Self; 2] = [Self::Placed, Self::Preparing];
 
@@ -62,10 +82,19 @@ impl SliceState {
             Self::Failed => "failed",
             Self::Rejected => "rejected",
             Self::Withdrawn => "withdrawn",
+            Self::Keeping => "stopping, to be kept",
+            Self::Kept => "kept",
             Self::Closing => "closing",
             Self::Destroying => "destroying",
             Self::Destroyed => "destroyed",
         }
+    }
+}
+
+impl Slice {
+    /// Devices, cores and memory of its placement are its own still.
+    pub fn holds_devices(&self) -> bool {
+        self.detached.is_none() && self.released.is_none()
     }
 }
 
@@ -204,6 +233,7 @@ pub enum Phase {
     Ready,
     Failed,
     Destroying,
+    Kept,
 }
 
 /// Take note of what the agent says. `None` where it changes nothing, or is of another generation.
@@ -243,6 +273,7 @@ pub fn observe(
         (SliceState::Booting | SliceState::Ready, Phase::Absent) => {
             step(&mut next, SliceState::Failed, "the host no longer has it".to_owned(), now);
         }
+        (SliceState::Keeping, Phase::Kept) => return release(state, slice, attached, now),
         (SliceState::Closing, Phase::Destroying) => {
             step(&mut next, SliceState::Destroying, String::new(), now);
         }
@@ -297,21 +328,117 @@ pub fn take_back(
     Some(changes)
 }
 
-/// Close it: nothing brings it back.
-pub fn close(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Refusal> {
-    let open = [
-        SliceState::Placed,
-        SliceState::Preparing,
-        SliceState::Booting,
-        SliceState::Ready,
-        SliceState::Failed,
-    ];
-    demand(slice, &open, "closed")?;
+/// Close it: nothing brings it back. Its level keeps what is closed for `keep`.
+pub fn close(
+    state: &State,
+    slice: &Slice,
+    by: &Name,
+    keep: SignedDuration,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
+    let frozen = SliceState::KEPT.contains(&slice.state) && slice.closed_at.is_none();
+    if !frozen {
+        demand(slice, &SliceState::OPEN, "closed")?;
+    }
+    let mut next = slice.clone();
+    next.closed_by = Some(by.clone());
+    next.closed_at = Some(now);
+    next.keep_until = keep.is_positive().then(|| now.checked_add(keep).unwrap_or(Timestamp::MAX));
+    if !frozen {
+        next.generation += 1;
+        let why = kept_by(state, &next, now);
+        let to = if why.is_some() { SliceState::Keeping } else { SliceState::Closing };
+        step(&mut next, to, why.unwrap_or_default(), now);
+    }
+    Ok(put(next))
+}
+
+/// What keeps key and disk of a slice that no longer runs. `None`: they can be destroyed.
+pub fn kept_by(state: &State, slice: &Slice, now: Timestamp) -> Option<String> {
+    let mut all = Vec::new();
+    if let Some((hold, of_project)) = held(state, slice) {
+        let whose = if of_project { "its project is on hold" } else { "on hold" };
+        all.push(format!("{whose} by {}: {}", hold.by, hold.reason));
+    }
+    if slice.closed_at.is_none() {
+        all.push("frozen: until somebody closes it".to_owned());
+    }
+    if let Some(until) = slice.keep_until.filter(|until| *until > now) {
+        all.push(format!("its level keeps what is closed: until {until:.0}"));
+    }
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Its own hold, or that of its project, and then true.
+pub fn held<'a>(state: &'a State, slice: &'a Slice) -> Option<(&'a Hold, bool)> {
+    let of_project = || state.projects.get(&slice.project)?.hold.as_ref();
+    slice.hold.as_ref().map(|hold| (hold, false)).or_else(|| Some((of_project()?, true)))
+}
+
+/// Put it on hold; `freeze`: and stop it. One that is on hold already can still be frozen.
+pub fn hold(slice: &Slice, hold: Hold, freeze: bool) -> Result<Vec<Change>, Refusal> {
+    if matches!(slice.state, SliceState::Closing | SliceState::Destroying) {
+        let text =
+            format!("it is {}: its key is destroyed, or about to be, and no hold helps", slice.state.text());
+        return Err(Refusal::new(RefusalKind::State, text));
+    }
+    demand(slice, &[SliceState::OPEN.as_slice(), &SliceState::KEPT].concat(), "put on hold")?;
+    let stops = freeze && SliceState::OPEN.contains(&slice.state);
+    if let Some(before) = slice.hold.as_ref().filter(|_| !stops) {
+        let text = format!("it is on hold already, by {}: {}", before.by, before.reason);
+        return Err(Refusal::new(RefusalKind::State, text));
+    }
+    let now = hold.at;
+    let why = format!("frozen by {}: {}", hold.by, hold.reason);
+    let mut next = slice.clone();
+    next.hold.get_or_insert(hold);
+    if stops {
+        next.generation += 1;
+        step(&mut next, SliceState::Keeping, why, now);
+    }
+    Ok(put(next))
+}
+
+/// Lift its hold. What is closed and kept by nothing else is destroyed from then on.
+pub fn lift(slice: &Slice) -> Result<Vec<Change>, Refusal> {
+    if slice.hold.is_none() {
+        return Err(Refusal::new(RefusalKind::State, "it is not on hold by itself"));
+    }
+    Ok(put(Slice { hold: None, ..slice.clone() }))
+}
+
+/// Keeping or kept → Closing: nothing keeps it any more.
+pub fn end_keeping(slice: &Slice, now: Timestamp) -> Vec<Change> {
     let mut next = slice.clone();
     next.generation += 1;
-    next.closed_by = Some(by.clone());
     step(&mut next, SliceState::Closing, String::new(), now);
-    Ok(put(next))
+    put(next)
+}
+
+/// Its machine is gone and its devices are observed released; its disk stays.
+fn release(
+    state: &State,
+    slice: &Slice,
+    attached: &BTreeSet<PciAddress>,
+    now: Timestamp,
+) -> Option<Vec<Change>> {
+    if slice.placement.iter().flat_map(|p| &p.devices).any(|a| attached.contains(a)) {
+        return None;
+    }
+    let mut next = slice.clone();
+    next.released = Some(now);
+    next.guest = None;
+    step(&mut next, SliceState::Kept, slice.reason.clone(), now);
+    let mut changes = loosen(state, slice);
+    changes.extend(put(next));
+    Some(changes)
+}
+
+/// Its devices are dirty from now on. Quarantine ends by an operator's word, not with the slice.
+fn loosen(state: &State, slice: &Slice) -> Vec<Change> {
+    let why = format!("released by {}", state.slice_label(slice));
+    let loose = devices(state, slice).filter(|d| d.state != DeviceState::Quarantined);
+    loose.map(|d| device::dirty(d, &why)).collect()
 }
 
 /// Its key is gone from the key store.
@@ -384,7 +511,9 @@ fn detach(
     attached: &BTreeSet<PciAddress>,
     now: Timestamp,
 ) -> Option<Vec<Change>> {
-    let held = slice.placement.iter().flat_map(|p| &p.devices).any(|a| attached.contains(a));
+    // What was released before may be another slice's by now.
+    let has = slice.placement.iter().filter(|_| slice.released.is_none());
+    let held = has.flat_map(|p| &p.devices).any(|a| attached.contains(a));
     // Evidence of another disk is none. That it says nothing was erased is for the certificate to show.
     let volume = seen.volume.as_ref().filter(|evidence| evidence.volume == slice.volume)?;
     if held || !seen.volume_erased {
@@ -394,10 +523,7 @@ fn detach(
     next.volume_evidence = Some(volume.clone());
     next.detached = Some(now);
     step(&mut next, SliceState::Destroying, String::new(), now);
-    let why = format!("released by {}", state.slice_label(slice));
-    // Quarantine ends by an operator's word, not with the slice.
-    let loose = devices(state, slice).filter(|d| d.state != DeviceState::Quarantined);
-    let mut changes: Vec<Change> = loose.map(|d| device::dirty(d, &why)).collect();
+    let mut changes = if slice.released.is_none() { loosen(state, slice) } else { Vec::new() };
     changes.extend(put(next));
     Some(changes)
 }

@@ -3,13 +3,13 @@
 
 use super::device::{self, Report};
 use super::records::{
-    Certificate, Change, Device, DeviceState, Evidence, Guest, Invitation, Person, Placement, Project,
+    Certificate, Change, Device, DeviceState, Evidence, Guest, Hold, Invitation, Person, Placement, Project,
     Record, Run, Slice, SliceState, Subject, VolumeEvidence,
 };
 use super::slice::{self, Phase, Sighting};
 use super::{RefusalKind, State, people, project};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use newtype_uuid::GenericUuid;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -95,6 +95,10 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         detached: None,
         certificate: None,
         closed_by: None,
+        closed_at: None,
+        hold: None,
+        keep_until: None,
+        released: None,
         volume_evidence: None,
         from: None,
         until: None,
@@ -182,6 +186,13 @@ enum Op {
         attached: u8,
     },
     Close(u8),
+    Hold {
+        n: u8,
+        freeze: bool,
+    },
+    Lift(u8),
+    /// As soon as nothing keeps it.
+    EndKeeping(u8),
     Inventory {
         present: u8,
         exchanged: u8,
@@ -217,7 +228,7 @@ fn op() -> impl Strategy<Value = Op> {
             1 => Just(Flaw::NoMemory),
         ]
     };
-    let sighting = (n.clone(), 0..2_u64, 0..6_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
+    let sighting = (n.clone(), 0..2_u64, 0..7_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
         |(n, older, phase, gpus, erased, attached)| Op::See { n, older, phase, gpus, erased, attached },
     );
     prop_oneof![
@@ -230,6 +241,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (n.clone(), 0..8_u8).prop_map(|(n, devices)| Op::Place { n, devices }),
         6 => sighting,
         2 => n.clone().prop_map(Op::Close),
+        2 => (n.clone(), any::<bool>()).prop_map(|(n, freeze)| Op::Hold { n, freeze }),
+        1 => n.clone().prop_map(Op::Lift),
+        2 => n.clone().prop_map(Op::EndKeeping),
         2 => (0..8_u8, 0..8_u8, any::<bool>())
             .prop_map(|(present, exchanged, watched)| Op::Inventory { present: present | 1, exchanged, watched }),
         1 => (0..8_u8).prop_map(Op::InUse),
@@ -306,7 +320,21 @@ impl World {
                 slice::observe(state, slice, &sighting, &addresses(*attached), now).unwrap_or_default()
             }
             Op::Close(n) => {
-                slice(n).and_then(|s| slice::close(s, &name("ada"), now).ok()).unwrap_or_default()
+                // The level of some keeps what is closed for a while.
+                let keep = SignedDuration::from_secs(i64::from(n % 2) * 5);
+                let close = |s| slice::close(state, s, &name("ada"), keep, now).ok();
+                slice(n).and_then(close).unwrap_or_default()
+            }
+            Op::Hold { n, freeze } => {
+                let hold = Hold { by: name("olga"), at: now, reason: "a case".to_owned() };
+                slice(n).and_then(|s| slice::hold(s, hold, *freeze).ok()).unwrap_or_default()
+            }
+            Op::Lift(n) => slice(n).and_then(|s| slice::lift(s).ok()).unwrap_or_default(),
+            Op::EndKeeping(n) => {
+                let done = |s: &&Slice| {
+                    SliceState::KEPT.contains(&s.state) && slice::kept_by(state, s, now).is_none()
+                };
+                slice(n).filter(done).map(|s| slice::end_keeping(s, now)).unwrap_or_default()
             }
             Op::Inventory { present, exchanged, watched } => {
                 let seen: Vec<Device> = (0..GPUS)
@@ -383,7 +411,15 @@ impl World {
             SliceState::Placed => agent(Phase::Preparing),
             SliceState::Preparing => agent(Phase::Booting),
             SliceState::Booting => agent(Phase::Ready),
-            SliceState::Ready | SliceState::Failed => slice::close(s, &name("ada"), now).unwrap(),
+            SliceState::Ready | SliceState::Failed => {
+                slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
+            }
+            SliceState::Keeping => agent(Phase::Kept),
+            SliceState::Kept if s.hold.is_some() => slice::lift(s).unwrap(),
+            SliceState::Kept if s.closed_at.is_none() => {
+                slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
+            }
+            SliceState::Kept if slice::kept_by(state, s, now).is_none() => slice::end_keeping(s, now),
             SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
                 slice::key_destroyed(s, now)
             }
@@ -452,8 +488,15 @@ fn notes(marks: [u8; GPUS as usize]) -> device::Notes {
     (0..GPUS).zip(marks).filter_map(|(n, mark)| Some((address(n), note(mark)?))).collect()
 }
 
-const PHASES: [Phase; 6] =
-    [Phase::Absent, Phase::Preparing, Phase::Booting, Phase::Ready, Phase::Failed, Phase::Destroying];
+const PHASES: [Phase; 7] = [
+    Phase::Absent,
+    Phase::Preparing,
+    Phase::Booting,
+    Phase::Ready,
+    Phase::Failed,
+    Phase::Destroying,
+    Phase::Kept,
+];
 
 fn guest(gpus: u32) -> Guest {
     Guest { ssh_host_key: "ssh-ed25519 AAAA".to_owned(), gpus, slurm: "24.11".to_owned() }
@@ -461,7 +504,7 @@ fn guest(gpus: u32) -> Guest {
 
 /// A machine may have its devices open: from being placed until the host says that all is released.
 fn holds(slice: &Slice) -> bool {
-    slice.placement.is_some() && slice.detached.is_none()
+    slice.placement.is_some() && slice.detached.is_none() && slice.released.is_none()
 }
 
 /// States that may follow directly.
@@ -470,11 +513,13 @@ fn next(state: SliceState) -> &'static [SliceState] {
     match state {
         Requested => &[Approved, Rejected, Withdrawn],
         Approved => &[Placed, Withdrawn],
-        Placed => &[Approved, Preparing, Booting, Ready, Failed, Closing],
-        Preparing => &[Approved, Booting, Ready, Failed, Closing],
-        Booting => &[Ready, Failed, Closing],
-        Ready => &[Failed, Closing],
-        Failed => &[Closing],
+        Placed => &[Approved, Preparing, Booting, Ready, Failed, Keeping, Closing],
+        Preparing => &[Approved, Booting, Ready, Failed, Keeping, Closing],
+        Booting => &[Ready, Failed, Keeping, Closing],
+        Ready => &[Failed, Keeping, Closing],
+        Failed => &[Keeping, Closing],
+        Keeping => &[Kept, Closing],
+        Kept => &[Closing],
         Closing => &[Destroying],
         Destroying => &[Destroyed],
         Rejected | Withdrawn | Destroyed => &[],
@@ -545,7 +590,8 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             prop_assert_eq!(&before.state, &after.state, "what was seen of an older generation counts");
         }
         if old.is_some_and(|s| holds(s) && !holds(&after.state.slices[&s.id])) {
-            prop_assert!(*erased, "released with its disk still there");
+            let new = &after.state.slices[&slice_id(*n)];
+            prop_assert!(*erased || new.state == SliceState::Kept, "released with its disk still there");
             let devices = old.iter().flat_map(|s| &s.placement).flat_map(|p| &p.devices);
             prop_assert!(devices.collect::<Vec<_>>().iter().all(|a| !addresses(*attached).contains(a)));
         }
@@ -559,6 +605,10 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             new.state
         );
         prop_assert!(new.generation >= old.generation);
+        if old.state != SliceState::Closing && new.state == SliceState::Closing {
+            let kept = slice::kept_by(&after.state, new, now(after.second));
+            prop_assert!(kept.is_none(), "{op:?} has it destroyed: {kept:?}");
+        }
         prop_assert!(!old.state.is_final() || new.state == old.state);
     }
     for slice in after.state.slices.values() {
@@ -572,6 +622,11 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             slice.state,
             officers.len()
         );
+        // On hold its key is there; and who is kept runs no more, and is asked for no key.
+        let goes =
+            matches!(slice.state, SliceState::Closing | SliceState::Destroying | SliceState::Destroyed);
+        prop_assert!(!goes || slice.hold.is_none(), "{slice:#?}");
+        prop_assert!(slice.released.is_none() || goes || slice.state == SliceState::Kept);
         if slice.state == SliceState::Ready {
             prop_assert_eq!(slice.guest.as_ref().map(|g| g.gpus), Some(slice.gpus));
         }
@@ -646,7 +701,7 @@ proptest! {
             prop_assert_eq!(&twice, &world.state);
 
             // Asked for again, as after an answer that was lost: no further.
-            if !matches!(op, Op::Advance(_) | Op::Tidy | Op::Order(_)) {
+            if !matches!(op, Op::Advance(_) | Op::Tidy | Op::Order(_) | Op::EndKeeping(_)) {
                 let mut again = world.clone();
                 again.second += 1;
                 let changes = again.changes(&op);
@@ -690,6 +745,38 @@ fn from_request_to_certificate_and_the_device_goes_to_the_next() {
     assert_eq!(world.held(), held, "the first that is free");
     assert_eq!(world.state.slices[&slice_id(1)].generation, 1);
     assert_eq!(world.state.slices[&slice_id(0)].generation, 2);
+}
+
+#[test]
+fn a_hold_comes_in_time_or_not_at_all() {
+    let mut world = World::new();
+    let hold = |world: &World, freeze| {
+        let s = &world.state.slices[&slice_id(0)];
+        slice::hold(s, Hold { by: name("olga"), at: now(world.second), reason: "a case".to_owned() }, freeze)
+    };
+    settle(&mut world, 0, SliceState::Approved);
+    assert!(
+        hold(&world, false).unwrap_err().to_string().contains("cannot be put on hold"),
+        "there is nothing yet"
+    );
+    settle(&mut world, 0, SliceState::Ready);
+    world.state.apply(&hold(&world, false).unwrap());
+    assert_eq!(world.state.slices[&slice_id(0)].state, SliceState::Ready, "a hold is no lock");
+    assert!(hold(&world, false).unwrap_err().to_string().contains("on hold already, by olga: a case"));
+    world.state.apply(&hold(&world, true).unwrap());
+    let frozen = world.state.slices[&slice_id(0)].clone();
+    assert_eq!((frozen.state, frozen.reason.as_str()), (SliceState::Keeping, "frozen by olga: a case"));
+    assert!(!SliceState::STARTING.contains(&frozen.state), "its key is given to nobody");
+    // Lifted it stays frozen: what nobody has closed is not destroyed.
+    world.state.apply(&slice::lift(&frozen).unwrap());
+    assert!(slice::lift(&world.state.slices[&slice_id(0)]).is_err());
+    settle(&mut world, 0, SliceState::Kept);
+    let kept = world.state.slices[&slice_id(0)].clone();
+    let why = slice::kept_by(&world.state, &kept, now(world.second)).unwrap();
+    assert_eq!(why, "frozen: until somebody closes it");
+    settle(&mut world, 0, SliceState::Closing);
+    assert!(hold(&world, true).unwrap_err().to_string().contains("no hold helps"));
+    settle(&mut world, 0, SliceState::Destroyed);
 }
 
 #[test]
@@ -801,6 +888,7 @@ fn only_those_who_work_with_data_join_a_project() {
         created: now(0),
         pack: "aau-2018/1".to_owned(),
         department: String::new(),
+        hold: None,
     };
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);

@@ -14,16 +14,30 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
     let lost: Vec<_> = crate::domain::slice::without_evidence(state, slice)
         .map(|d| json!({ "address": d.address, "quarantined": d.reason }))
         .collect();
+    let host = slice.placement.as_ref().and_then(|p| state.hosts.get(&p.host));
+    let kinds: serde_json::Map<String, serde_json::Value> = slice
+        .placement
+        .iter()
+        .flat_map(|p| p.devices.iter().map(|a| (p.host.clone(), *a)))
+        .filter_map(|key| state.devices.get(&key))
+        .map(|d| (d.address.to_string(), d.id.clone().into()))
+        .collect();
     let body = json!({
         "certificate": "holm deletion certificate, version 1",
         "issued": app.ledger.now(),
         "slice": { "id": slice.id.into_untyped_uuid(), "name": state.slice_label(slice) },
-        "project": project.map(|p| json!({ "id": p.id.into_untyped_uuid(), "name": p.name, "lead": p.lead })),
+        "project": project.map(|p| json!({ "id": p.id.into_untyped_uuid(), "name": p.name, "lead": p.lead,
+            "purpose": p.purpose, "pack": p.pack })),
         "level": { "id": slice.level, "name": slice.level_name },
         "requested": { "by": slice.requested_by, "at": slice.requested },
         "approved": slice.approvals,
+        "approvals_needed": slice.approvals_needed,
         "closed_by": slice.closed_by,
+        "closed_at": slice.closed_at,
         "placement": slice.placement,
+        "host": host.map(|h| json!({ "name": h.name, "product": h.machine.as_ref().map(|m| &m.product),
+            "simulated": h.simulated })),
+        "device_kinds": kinds,
         "volume": {
             "id": slice.volume.into_untyped_uuid(),
             "key_fingerprint": slice.key_fingerprint,

@@ -13,6 +13,8 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
         .values()
         .filter_map(|s| {
             let placement = s.placement.as_ref().filter(|p| &p.host == host)?;
+            // What was released may be another slice's by now.
+            let has = s.holds_devices();
             Some(v1::IntendedSlice {
                 slice_id: s.id.into_untyped_uuid().to_string(),
                 generation: s.generation,
@@ -24,7 +26,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 vcpus: s.vcpus,
                 memory_mib: s.memory_mib,
                 disk_gib: s.disk_gib,
-                devices: placement.devices.iter().map(ToString::to_string).collect(),
+                devices: placement.devices.iter().filter(|_| has).map(ToString::to_string).collect(),
                 partition: placement.partition,
                 volume_id: s.volume.into_untyped_uuid().to_string(),
                 users: users(state, s),
@@ -32,6 +34,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 nodes: placement
                     .nodes
                     .iter()
+                    .filter(|_| has)
                     .map(|n| v1::NumaShare { node: n.node, cpus: n.cpus.clone(), memory_mib: n.memory_mib })
                     .collect(),
             })
@@ -58,6 +61,7 @@ fn goal(slice: &Slice) -> Option<v1::Goal> {
         }
         // What failed stays as it is until it is closed; the agent tries no generation twice.
         SliceState::Failed => Some(v1::Goal::Run),
+        SliceState::Keeping | SliceState::Kept => Some(v1::Goal::Kept),
         SliceState::Closing | SliceState::Destroying => {
             slice.detached.is_none().then_some(v1::Goal::Destroyed)
         }

@@ -62,6 +62,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     for s in state.slices.values() {
         passed(match s.state {
             SliceState::Placed if s.key_fingerprint.is_empty() => make_key(app, s),
+            SliceState::Keeping | SliceState::Kept => keep(app, s),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
             // It was placed once, and its request taken back while it waited to be placed again.
             SliceState::Withdrawn if !s.key_fingerprint.is_empty() && s.key_destroyed.is_none() => {
@@ -134,6 +135,23 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
         Some(decided)
     })?;
     Ok(true)
+}
+
+/// Key and disk stay as long as something keeps them, and go by themselves when nothing does.
+fn keep(app: &App, s: &Slice) -> Result<(), Refusal> {
+    let id = s.id;
+    let state = app.ledger.state();
+    let mut call = Call::own("slice.keep", format!("slice/{}", state.slice_label(s)));
+    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
+    app.ledger.commit_if(&call, |state, now| {
+        let s = state.slices.get(&id).filter(|s| SliceState::KEPT.contains(&s.state))?;
+        let changes = match slice::kept_by(state, s, now) {
+            Some(why) => slice::waits(s, &why)?,
+            None => slice::end_keeping(s, now),
+        };
+        Some(Decided::new(changes, ()))
+    })?;
+    Ok(())
 }
 
 /// The key goes as soon as closing is in the log; the certificate comes when nothing remains.

@@ -234,7 +234,7 @@ fn wishes(state: &State) -> Vec<Wish> {
         .collect()
 }
 
-/// What every slice has used: from placed to detached.
+/// What every slice has used: from placed until its devices were released.
 fn uses(state: &State) -> Vec<Use> {
     let placed = state.slices.values().filter(|s| s.placement.is_some());
     placed
@@ -242,7 +242,7 @@ fn uses(state: &State) -> Vec<Use> {
             department: department(state, s),
             gpus: s.gpus,
             from: s.placed.unwrap_or(s.requested),
-            until: s.detached,
+            until: s.released.or(s.detached),
         })
         .collect()
 }
@@ -299,13 +299,15 @@ impl<'a> Views<'a> {
         host.apart = blocked.together.is_some();
         for s in self.here.get(name).into_iter().flatten() {
             let Some(placement) = &s.placement else { continue };
+            // Of one that is kept the disk is left.
+            let has = s.holds_devices();
             host.occupy(Tenant {
-                gpus: self.table.get(placement.partition).map_or(0, |p| p.mask()),
+                gpus: self.table.get(placement.partition).filter(|_| has).map_or(0, |p| p.mask()),
                 since: s.placed.unwrap_or(s.requested),
-                until: s.until,
-                memory_mib: s.memory_mib,
+                until: s.until.filter(|_| has),
+                memory_mib: if has { s.memory_mib } else { 0 },
                 disk_gib: s.disk_gib,
-                shares: placement.nodes.clone(),
+                shares: if has { placement.nodes.clone() } else { Vec::new() },
             });
         }
         host

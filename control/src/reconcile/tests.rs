@@ -4,13 +4,13 @@ use super::*;
 use crate::config::Config;
 use crate::domain::people;
 use crate::domain::records::{
-    Approval, Change, Device, DeviceState, Evidence, Host, Project, Record, VolumeEvidence,
+    Approval, Change, Device, DeviceState, Evidence, Hold, Host, Project, Record, VolumeEvidence,
 };
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
 use holm_proto::ids::{PciAddress, ProjectId, SliceId, VolumeId};
 use holm_proto::v1;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 
@@ -56,6 +56,7 @@ impl Ground {
             created: at(0),
             pack: "aau-2018/1".to_owned(),
             department: String::new(),
+            hold: None,
         }))];
         let host =
             people::invite_host(&crate::domain::State::default(), &ground.host, String::new(), "olga", at(0));
@@ -131,6 +132,10 @@ impl Ground {
             detached: None,
             certificate: None,
             closed_by: None,
+            closed_at: None,
+            hold: None,
+            keep_until: None,
+            released: None,
             volume_evidence: None,
             from: None,
             until: None,
@@ -181,7 +186,16 @@ impl Ground {
     }
 
     fn close(&self, id: SliceId) {
-        self.put(slice::close(&self.slice(id), &"dina".parse().unwrap(), self.app.ledger.now()).unwrap());
+        self.close_and_keep(id, SignedDuration::ZERO);
+    }
+
+    fn close_and_keep(&self, id: SliceId, keep: SignedDuration) {
+        let (state, dina) = (self.app.ledger.state(), "dina".parse().unwrap());
+        self.put(slice::close(&state, &self.slice(id), &dina, keep, self.app.ledger.now()).unwrap());
+    }
+
+    fn hold(&self, reason: &str) -> Hold {
+        Hold { by: "frida".parse().unwrap(), at: self.app.ledger.now(), reason: reason.to_owned() }
     }
 
     /// Every run that is ordered is reported, of all devices but these.
@@ -322,6 +336,102 @@ fn what_is_freed_is_cleaned_and_then_given_to_who_waited() {
     assert_eq!(said["volume"]["header_and_key_slots_overwritten"], true);
     assert_eq!(said["volume"]["evidence"]["bytes_overwritten"], 4096);
     assert_eq!(ground.slice(second).state, SliceState::Placed);
+}
+
+#[test]
+fn on_hold_devices_go_to_who_waits_and_key_and_disk_stay() {
+    let ground = Ground::new();
+    let (first, second) = (ground.approved("first", 16, 1), ground.approved("second", 16, 2));
+    ground.round();
+    ground.round();
+    let key = || {
+        let s = ground.slice(first);
+        ground.app.keys.open_volume_key(s.project, s.volume).unwrap()
+    };
+    let goal = |id: SliceId| {
+        let all = intended(&ground.app.ledger.state(), &ground.host, "ca").slices;
+        all.into_iter()
+            .find(|s| s.slice_id == id.into_untyped_uuid().to_string())
+            .map(|s| (s.goal(), s.devices.len()))
+    };
+    ground.put(slice::hold(&ground.slice(first), ground.hold("a case"), false).unwrap());
+    ground.round();
+    assert_eq!(goal(first), Some((v1::Goal::Run, 16)), "a hold stops nothing");
+    ground.close(first);
+    ground.round();
+    let closed = ground.slice(first);
+    assert_eq!((closed.state, closed.reason.as_str()), (SliceState::Keeping, "on hold by frida: a case"));
+    assert_eq!(goal(first), Some((v1::Goal::Kept, 16)));
+    ground.seen(first, Phase::Kept);
+    ground.round();
+    assert_eq!((ground.slice(first).state, goal(first)), (SliceState::Kept, Some((v1::Goal::Kept, 0))));
+    ground.clean(&[]);
+    ground.round();
+    ground.round();
+    assert_eq!(ground.slice(second).state, SliceState::Placed, "on what was the first's");
+    assert_eq!(goal(second), Some((v1::Goal::Run, 16)));
+    assert!(key().is_some() && ground.slice(first).key_destroyed.is_none());
+    // As often as it is looked.
+    let size = ground.app.ledger.size();
+    (0..3).for_each(|_| ground.round());
+    assert_eq!(ground.app.ledger.size(), size);
+
+    ground.put(slice::lift(&ground.slice(first)).unwrap());
+    ground.round();
+    ground.round();
+    let closing = ground.slice(first);
+    assert!(closing.state == SliceState::Closing && key().is_none() && closing.key_destroyed.is_some());
+    assert_eq!(goal(first), Some((v1::Goal::Destroyed, 0)));
+    assert!(slice::hold(&closing, ground.hold("too late"), false).is_err());
+    ground.seen(first, Phase::Absent);
+    ground.round();
+    let ended = ground.slice(first);
+    assert_eq!((ended.state, ended.evidence.len()), (SliceState::Destroyed, 16));
+    let state = ground.app.ledger.state();
+    assert!(state.devices.values().all(|d| d.state == DeviceState::Claimed && d.slice == Some(second)));
+}
+
+#[test]
+fn what_is_closed_stays_as_long_as_its_level_wants() {
+    let ground = Ground::new();
+    let (short, long) = (ground.approved("short", 1, 1), ground.approved("long", 1, 2));
+    ground.round();
+    ground.round();
+    ground.close_and_keep(short, SignedDuration::from_millis(300));
+    ground.close_and_keep(long, SignedDuration::from_hours(24));
+    ground.round();
+    assert!(ground.slice(long).reason.starts_with("its level keeps what is closed: until 20"));
+    assert!(ground.slice(long).key_destroyed.is_none());
+    std::thread::sleep(Duration::from_millis(310));
+    ground.round();
+    ground.round();
+    // Also where the host has not said yet that its devices are released.
+    let ended = ground.slice(short);
+    assert!(ended.state == SliceState::Closing && ended.key_destroyed.is_some());
+    assert_eq!(ground.slice(long).state, SliceState::Keeping);
+}
+
+#[test]
+fn a_project_on_hold_keeps_every_slice_of_it() {
+    let ground = Ground::new();
+    let (one, two) = (ground.approved("one", 1, 1), ground.approved("two", 1, 2));
+    ground.round();
+    ground.round();
+    let project = || ground.app.ledger.state().projects[&ground.project].clone();
+    ground.put(crate::domain::project::hold(&project(), ground.hold("a case")).unwrap());
+    ground.close(one);
+    ground.close(two);
+    ground.put(slice::hold(&ground.slice(two), ground.hold("another"), false).unwrap());
+    ground.round();
+    assert_eq!(ground.slice(one).reason, "its project is on hold by frida: a case");
+    assert_eq!(ground.slice(two).reason, "on hold by frida: another");
+    ground.put(crate::domain::project::lift(&project()).unwrap());
+    ground.round();
+    assert_eq!(
+        (ground.slice(one).state, ground.slice(two).state),
+        (SliceState::Closing, SliceState::Keeping)
+    );
+    assert!(crate::domain::project::lift(&project()).is_err());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod certificates;
 mod commissioning;
 mod devices;
 mod enrolment;
+mod holds;
 mod machine;
 mod matrix;
 mod people;

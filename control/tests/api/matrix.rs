@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 33] = [
+const CALLS: [&str; 37] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -37,6 +37,8 @@ const CALLS: [&str; 33] = [
     "ProjectService/GetProject",
     "ProjectService/ListProjects",
     "ProjectService/AddMember",
+    "ProjectService/HoldProject",
+    "ProjectService/ReleaseProject",
     "SliceService/RequestSlice",
     "SliceService/GetSlice",
     "SliceService/ListSlices",
@@ -46,6 +48,8 @@ const CALLS: [&str; 33] = [
     "SliceService/RejectSlice",
     "SliceService/WithdrawSlice",
     "SliceService/CloseSlice",
+    "SliceService/HoldSlice",
+    "SliceService/ReleaseSlice",
     "SliceService/WatchSlice",
     "SliceService/GetCertificate",
     "SliceService/SignSshKey",
@@ -76,6 +80,8 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         ..Default::default()
     };
     let main = || reference("heart/main");
+    let hold_project =
+        || v1::HoldProjectRequest { project: "heart".to_owned(), reason: "a case".to_owned(), dry_run: true };
     let (mut people, mut projects, mut slices) = (world.person(who), world.projects(who), world.slices(who));
     let (mut hosts, mut audit, mut agents) = (world.hosts(who), world.audit(who), world.agents(who));
     match call {
@@ -107,6 +113,8 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
             let request = v1::AddMemberRequest { project: "heart".to_owned(), person: "rosa".to_owned() };
             drop(projects.add_member(request).await?);
         }
+        "ProjectService/HoldProject" => drop(projects.hold_project(hold_project()).await?),
+        "ProjectService/ReleaseProject" => drop(projects.release_project(hold_project()).await?),
         "SliceService/RequestSlice" => {
             let request = v1::RequestSliceRequest {
                 project: "heart".to_owned(),
@@ -131,6 +139,19 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
         "SliceService/CloseSlice" => drop(slices.close_slice(dry("heart/main")).await?),
+        "SliceService/HoldSlice" => {
+            let request = v1::HoldSliceRequest {
+                slice: Some(main()),
+                reason: "a case".to_owned(),
+                freeze: true,
+                dry_run: true,
+            };
+            drop(slices.hold_slice(request).await?);
+        }
+        "SliceService/ReleaseSlice" => {
+            let dry = v1::DecideSliceRequest { dry_run: true, ..decide("heart/main", "closed") };
+            drop(slices.release_slice(dry).await?);
+        }
         "SliceService/WatchSlice" => drop(slices.watch_slice(main()).await?),
         "SliceService/GetCertificate" => drop(slices.get_certificate(main()).await?),
         "SliceService/SignSshKey" => {

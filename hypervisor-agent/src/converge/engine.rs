@@ -292,7 +292,7 @@ impl Engine {
             slice.kept.as_ref().is_some_and(|kept| {
                 kept.generation == message.generation
                     && kept.volume.to_string() == message.volume_id
-                    && !kept.destroyed
+                    && !kept.is_undoing()
                     && kept.point <= Point::Starting
             })
         });
@@ -324,8 +324,8 @@ impl Engine {
         let state = self.lock();
         let runs = state.machines.as_ref().is_some_and(|machines| machines.contains(&slice));
         let wanted = state.slices.get(&slice).is_some_and(|slice| {
-            slice.want.as_ref().is_some_and(|want| !want.destroyed)
-                && slice.kept.as_ref().is_some_and(|kept| !kept.destroyed)
+            slice.want.as_ref().is_some_and(|want| !want.is_undoing())
+                && slice.kept.as_ref().is_some_and(|kept| !kept.is_undoing())
         });
         if runs && wanted { Ok(()) } else { Err(format!("slice `{slice}` does not run here")) }
     }
@@ -696,15 +696,17 @@ impl Engine {
         if self.host.domains()?.iter().any(|domain| domain.slice == kept.slice) {
             return Err(EdgeError::new("its machine is still there"));
         }
-        if self.host.volume(kept.volume)? != VolumeState::Absent {
+        if kept.destroyed && self.host.volume(kept.volume)? != VolumeState::Absent {
             return Err(EdgeError::new("its volume is still there"));
         }
         let attached = self.host.attached()?;
         if let Some(device) = kept.devices.iter().find(|device| attached.contains(device)) {
             return Err(EdgeError::new(format!("`{device}` is still held")));
         }
-        // It is in the record since the step before this one.
-        self.host.forget_volume(kept.volume)?;
+        if kept.destroyed {
+            // It is in the record since the step before this one.
+            self.host.forget_volume(kept.volume)?;
+        }
         // Before it is said that nothing is left.
         self.mark(|notes| {
             notes.release(kept.slice, &kept.devices);

@@ -28,8 +28,10 @@ pub struct Intention {
 pub struct Want {
     /// Newer ones are larger.
     pub generation: u64,
-    /// To be destroyed; otherwise to run.
+    /// To be destroyed.
     pub destroyed: bool,
+    /// Its machine is to be gone and its devices free, its disk to stay. Of the two neither: to run.
+    pub closed: bool,
     /// What it is made of, or why that cannot be read.
     pub spec: Result<Spec, String>,
 }
@@ -51,7 +53,7 @@ pub struct Spec {
     pub nodes: Vec<NumaShare>,
     /// Its disk's size, GiB.
     pub disk_gib: u64,
-    /// Its devices.
+    /// Its devices; none once they were released.
     pub devices: Vec<PciAddress>,
     /// Its fabric partition.
     pub partition: u32,
@@ -89,26 +91,39 @@ impl Intention {
 impl Want {
     fn read(mut slice: v1::IntendedSlice) -> Self {
         let goal = slice.goal();
-        if goal == v1::Goal::Destroyed {
+        if goal != v1::Goal::Run {
             // Where it was to lie keeps nothing from being taken apart.
             slice.nodes.clear();
         }
         Self {
             generation: slice.generation,
             destroyed: goal == v1::Goal::Destroyed,
+            closed: goal == v1::Goal::Kept,
             spec: match goal {
                 v1::Goal::Unspecified => Err("holmd does not say what it is to become".to_owned()),
-                v1::Goal::Run | v1::Goal::Destroyed => Spec::read(slice),
+                v1::Goal::Run | v1::Goal::Kept | v1::Goal::Destroyed => Spec::read(slice),
             },
         }
+    }
+
+    /// It is to be taken apart, to its disk or to nothing.
+    pub fn is_undoing(&self) -> bool {
+        self.destroyed || self.closed
+    }
+
+    /// holmd has heard that none of its devices, and no partition, is its own any more.
+    pub fn is_released(&self) -> bool {
+        self.is_undoing() && self.spec.as_ref().is_ok_and(|spec| spec.devices.is_empty())
     }
 }
 
 impl Spec {
     fn read(slice: v1::IntendedSlice) -> Result<Self, String> {
+        let released =
+            slice.devices.is_empty() && matches!(slice.goal(), v1::Goal::Kept | v1::Goal::Destroyed);
         Ok(Self {
             nodes: nodes(&slice)?,
-            devices: devices(&slice.devices)?,
+            devices: if released { Vec::new() } else { devices(&slice.devices)? },
             volume: slice
                 .volume_id
                 .parse()
@@ -240,10 +255,27 @@ mod tests {
     }
 
     #[test]
-    fn where_it_was_to_lie_keeps_nothing_from_being_destroyed() {
+    fn where_it_was_to_lie_keeps_nothing_from_being_taken_apart() {
         let nodes = vec![v1::NumaShare::default()];
         assert!(spec(v1::IntendedSlice { nodes: nodes.clone(), ..slice() }).is_err());
-        assert!(spec(v1::IntendedSlice { nodes, goal: v1::Goal::Destroyed.into(), ..slice() }).is_ok());
+        for goal in [v1::Goal::Kept, v1::Goal::Destroyed] {
+            let nodes = nodes.clone();
+            assert!(spec(v1::IntendedSlice { nodes, goal: goal.into(), ..slice() }).is_ok());
+        }
+    }
+
+    #[test]
+    fn only_what_is_taken_apart_may_have_no_devices() {
+        for (goal, released) in [
+            (v1::Goal::Run, false),
+            (v1::Goal::Kept, true),
+            (v1::Goal::Destroyed, true),
+            (v1::Goal::Unspecified, false),
+        ] {
+            let want = Want::read(v1::IntendedSlice { devices: Vec::new(), goal: goal.into(), ..slice() });
+            assert_eq!((want.is_released(), want.spec.is_ok()), (released, released), "{goal:?}");
+            assert!(!Want::read(v1::IntendedSlice { goal: goal.into(), ..slice() }).is_released());
+        }
     }
 
     #[test]

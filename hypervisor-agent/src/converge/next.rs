@@ -10,6 +10,11 @@
 //!                  ▲        after a restart it begins at Stop; what is gone already is no work
 //!                  │
 //!              anything
+//!                  │
+//!                  ▼
+//!  to be kept:    Stop ─▶ Deactivate ─▶ RemoveSeed ─▶ Release ─▶ Kept
+//!                                                                  │ to be gone
+//!                                        Stop ─▶ Erase ─▶ RemoveSeed ─▶ Release ─▶ Absent
 //! ```
 //!
 //! * A machine starts only while holmd is there, its intention is current, and the key is in hand.
@@ -19,6 +24,9 @@
 //!   or not whole, is a failure and not a reason to make another.
 //! * A machine that was started and no longer runs is a failure: holmd decides what becomes of it.
 //! * What failed is not tried again under the same generation.
+//! * A volume is erased only where holmd wants the slice destroyed, never because it is taken apart.
+//! * What was released is let go: from then on its partition and devices may be another slice's, and are not
+//!   touched again for this one.
 
 use super::record::{Kept, Point};
 use crate::edge::VolumeState;
@@ -212,7 +220,7 @@ pub enum Next {
 
 /// What is done next.
 pub fn next(kept: &Kept, facts: &Facts) -> Next {
-    if kept.destroyed || kept.point.is_tombstone() { undo(kept, facts) } else { run(kept, facts) }
+    if kept.is_undoing() || kept.point.is_tombstone() { undo(kept, facts) } else { run(kept, facts) }
 }
 
 /// Whether the volume's key is needed, so that it is asked for while the rest is prepared.
@@ -223,7 +231,7 @@ pub fn wants_key(kept: &Kept, facts: &Facts) -> bool {
         && facts.key == KeyFact::None
         && facts.machine == Machine::Still
         && kept.failed.is_none()
-        && !kept.destroyed
+        && !kept.is_undoing()
         && kept.point <= Point::Starting
 }
 
@@ -293,12 +301,18 @@ fn with_key(facts: &Facts, effect: Effect) -> Next {
 }
 
 fn undo(kept: &Kept, facts: &Facts) -> Next {
-    if kept.point == Point::Absent && facts.machine != Machine::Running {
+    let rests = match kept.point {
+        Point::Absent => true,
+        Point::Kept => !kept.destroyed,
+        _ => false,
+    };
+    if rests && facts.machine != Machine::Running {
         return Next::Rest;
     }
     match facts.done {
-        Some(Effect::Stop) => Next::Do(Effect::Deactivate),
-        Some(Effect::Deactivate) => Next::Do(Effect::Erase),
+        Some(Effect::Stop) if kept.partition().is_some() => Next::Do(Effect::Deactivate),
+        Some(Effect::Stop | Effect::Deactivate) if kept.destroyed => Next::Do(Effect::Erase),
+        Some(Effect::Stop | Effect::Deactivate) => Next::Do(Effect::RemoveSeed),
         Some(Effect::Erase) => Next::Do(Effect::RemoveSeed),
         Some(Effect::RemoveSeed) => Next::Do(Effect::Release),
         None | Some(_) => Next::Do(Effect::Stop),
@@ -309,7 +323,7 @@ fn undo(kept: &Kept, facts: &Facts) -> Next {
 mod tests {
     use super::*;
 
-    const POINTS: [Point; 14] = [
+    const POINTS: [Point; 15] = [
         Point::New,
         Point::Binding,
         Point::Activating,
@@ -323,6 +337,7 @@ mod tests {
         Point::Erasing,
         Point::RemovingSeed,
         Point::Releasing,
+        Point::Kept,
         Point::Absent,
     ];
     const EFFECTS: [Effect; 13] = [
@@ -349,17 +364,18 @@ mod tests {
             [None, Some(VolumeState::Absent), Some(VolumeState::Partial), Some(VolumeState::Complete)];
         let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned())];
         for point in POINTS {
-            for bits in 0u8..128 {
+            for bits in 0u16..512 {
                 let bit = |n: u8| bits & (1 << n) != 0;
                 let kept = Kept {
                     slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
                     generation: 1,
                     destroyed: bit(0),
+                    closed: bit(7),
                     point,
                     used: bit(1),
                     volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
                     partition: 17,
-                    devices: vec![device],
+                    devices: if bit(8) { Vec::new() } else { vec![device] },
                     failed: bit(2).then(|| "x".to_owned()),
                     steps: Vec::new(),
                     guest: None,
@@ -400,7 +416,7 @@ mod tests {
                     facts.current && facts.busy.is_none() && facts.crowded.is_none(),
                     "{kept:?} {facts:?} {next:?}"
                 );
-                assert!(facts.machine == Machine::Still && kept.failed.is_none() && !kept.destroyed);
+                assert!(facts.machine == Machine::Still && kept.failed.is_none() && !kept.is_undoing());
                 assert!(!kept.point.is_tombstone());
             }
             if *next == Next::Do(Effect::Start) {
@@ -412,7 +428,7 @@ mod tests {
     #[test]
     fn with_an_unclean_device_nothing_goes_on() {
         all(|kept, facts, next| {
-            if facts.unclean.is_some() && facts.machine == Machine::Still && !kept.destroyed {
+            if facts.unclean.is_some() && facts.machine == Machine::Still && !kept.is_undoing() {
                 let goes_on = matches!(next, Next::Do(effect) if !effect.is_undoing());
                 assert!(!goes_on, "{kept:?} {facts:?} {next:?}");
                 let waits = matches!(next, Next::Wait(Why::NotClean(..)));
@@ -436,17 +452,91 @@ mod tests {
         all(|kept, _, next| {
             let undoes = matches!(next, Next::Do(effect) if effect.is_undoing());
             if undoes {
-                assert!(kept.destroyed || kept.point.is_tombstone());
+                assert!(kept.is_undoing() || kept.point.is_tombstone());
             } else if kept.destroyed && kept.point != Point::Absent {
+                panic!("{kept:?} stays: {next:?}");
+            } else if kept.closed && !matches!(kept.point, Point::Kept | Point::Absent) {
                 panic!("{kept:?} stays: {next:?}");
             }
         });
     }
 
     #[test]
+    fn a_volume_is_erased_only_where_it_is_to_be_destroyed() {
+        all(|kept, _, next| {
+            if *next == Next::Do(Effect::Erase) {
+                assert!(kept.destroyed);
+            }
+        });
+    }
+
+    #[test]
+    fn what_may_be_anothers_is_not_touched() {
+        all(|kept, facts, next| {
+            if kept.devices.is_empty() && (kept.is_undoing() || kept.point.is_tombstone()) {
+                assert_ne!(*next, Next::Do(Effect::Deactivate), "{kept:?} {facts:?}");
+            }
+        });
+    }
+
+    /// What is done from here, where each thing works.
+    fn chain(kept: &mut Kept) -> Vec<Effect> {
+        let mut facts = Facts {
+            current: true,
+            machine: Machine::Still,
+            done: None,
+            volume: None,
+            key: KeyFact::None,
+            busy: None,
+            crowded: None,
+            unclean: None,
+        };
+        let mut done = Vec::new();
+        while let Next::Do(effect) = next(kept, &facts) {
+            done.push(effect);
+            facts.done = Some(effect);
+            kept.point = effect.point().unwrap();
+            if effect == Effect::Release {
+                kept.point = if kept.destroyed { Point::Absent } else { Point::Kept };
+                kept.let_go();
+            }
+            assert!(done.len() < 20, "{done:?}");
+        }
+        done
+    }
+
+    #[test]
+    fn what_is_kept_is_destroyed_later_and_rests_in_between() {
+        use Effect::{Deactivate, Erase, Release, RemoveSeed, Stop};
+        let mut seen = 0;
+        all(|kept, facts, _| {
+            // One of each point.
+            let plain = facts.current && facts.done.is_none() && facts.volume.is_none() && !kept.destroyed;
+            if !plain || kept.closed || kept.used || facts.machine != Machine::Still || kept.failed.is_some()
+            {
+                return;
+            }
+            let rest = facts.busy.is_some() || facts.crowded.is_some() || facts.unclean.is_some();
+            if rest || facts.key != KeyFact::None || kept.devices.is_empty() || kept.point >= Point::Kept {
+                return;
+            }
+            seen += 1;
+            let mut at_once = Kept { destroyed: true, ..kept.clone() };
+            assert_eq!(chain(&mut at_once), [Stop, Deactivate, Erase, RemoveSeed, Release]);
+            let mut kept = Kept { closed: true, ..kept.clone() };
+            assert_eq!(chain(&mut kept), [Stop, Deactivate, RemoveSeed, Release]);
+            assert_eq!((kept.point, chain(&mut kept)), (Point::Kept, Vec::new()));
+            kept.destroyed = true;
+            assert_eq!(chain(&mut kept), [Stop, Erase, RemoveSeed, Release]);
+            assert_eq!((kept.point, chain(&mut kept)), (Point::Absent, Vec::new()));
+        });
+        assert_eq!(seen, 13, "each point before it is kept");
+    }
+
+    #[test]
     fn a_machine_that_runs_is_never_started_again() {
         all(|kept, facts, next| {
-            if facts.machine == Machine::Running && !kept.destroyed && !kept.point.is_tombstone() {
+            if facts.machine == Machine::Running && !kept.is_undoing() && !kept.point.is_tombstone() {
                 assert!(matches!(next, Next::Do(Effect::Hear | Effect::Adopt) | Next::Rest), "{next:?}");
             }
         });

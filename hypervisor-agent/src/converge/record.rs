@@ -68,6 +68,8 @@ pub enum Point {
     RemovingSeed,
     /// It is looked whether anything is left.
     Releasing,
+    /// Nothing is left but its volume.
+    Kept,
     /// Nothing is left.
     Absent,
 }
@@ -78,7 +80,7 @@ impl Point {
         !matches!(self, Self::New | Self::Absent)
     }
 
-    /// It is being destroyed, or was.
+    /// It is being taken apart, or was.
     pub fn is_tombstone(self) -> bool {
         self >= Self::Stopping
     }
@@ -164,15 +166,18 @@ pub struct Kept {
     pub generation: u64,
     /// It is to be destroyed.
     pub destroyed: bool,
+    /// Its machine is to be gone, its devices free, and its volume to stay; unless it is to be destroyed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// How far it has come.
     pub point: Point,
     /// A machine was started on the volume, or may have been: it is never made again.
     pub used: bool,
     /// Its volume.
     pub volume: VolumeId,
-    /// Its fabric partition.
+    /// Its fabric partition, as long as it has devices.
     pub partition: u32,
-    /// Its devices.
+    /// Its devices; none once they were released, and may be another's.
     pub devices: Vec<PciAddress>,
     /// Why nothing more is tried under this generation.
     pub failed: Option<String>,
@@ -186,6 +191,24 @@ pub struct Kept {
     /// What was done to its volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erasure: Option<KeptErasure>,
+}
+
+impl Kept {
+    /// It is to be taken apart, to its volume or to nothing.
+    pub fn is_undoing(&self) -> bool {
+        self.destroyed || self.closed
+    }
+
+    /// The partition that it works on or has.
+    pub fn partition(&self) -> Option<u32> {
+        (!self.devices.is_empty()).then_some(self.partition)
+    }
+
+    /// Its devices, processors and partition are its own no more.
+    pub fn let_go(&mut self) {
+        self.devices.clear();
+        self.nodes.clear();
+    }
 }
 
 /// Why the record cannot be used.
@@ -439,6 +462,7 @@ mod tests {
             slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
             generation: 3,
             destroyed: false,
+            closed: false,
             point: Point::MakingVolume,
             used: false,
             volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),

@@ -115,6 +115,7 @@ impl Slice {
                 slice: id,
                 generation: want.generation,
                 destroyed: want.destroyed,
+                closed: want.closed,
                 point: Point::New,
                 used: false,
                 volume: spec.volume,
@@ -129,13 +130,18 @@ impl Slice {
             return true;
         };
         if want.generation <= kept.generation {
-            if want.destroyed && !kept.destroyed {
+            if (want.destroyed && !kept.destroyed) || (want.closed && !kept.is_undoing()) {
                 // Two wishes under one generation: it cannot be told which is the later one.
-                tracing::error!(slice = %id, "holmd wants two things under one generation: nothing is destroyed");
+                tracing::error!(slice = %id, "holmd wants two things under one generation: nothing is taken apart");
                 self.want = None;
                 return true;
             }
-            return false;
+            // A kill may have hidden that its devices were released, and some may be another's by now.
+            let forgot = want.is_released() && kept.is_undoing() && !kept.devices.is_empty();
+            if forgot {
+                kept.let_go();
+            }
+            return forgot;
         }
         kept.generation = want.generation;
         self.trouble = None;
@@ -144,15 +150,23 @@ impl Slice {
         self.volume = None;
         self.key = HeldKey::None;
         kept.failed = None;
+        if want.is_released() {
+            kept.let_go();
+        }
         if want.destroyed {
             kept.destroyed = true;
+            return true;
+        }
+        if want.closed && !kept.destroyed {
+            kept.closed = true;
             return true;
         }
         let started = machine == Machine::Running || matches!(kept.point, Point::Booting | Point::Ready);
         let refused = match &want.spec {
             Err(why) => Some(format!("what holmd wants cannot be read: {why}")),
-            Ok(_) if kept.destroyed || kept.point.is_tombstone() => {
-                Some("it was destroyed here: nothing brings it back".to_owned())
+            Ok(_) if kept.destroyed => Some("it was destroyed here: nothing brings it back".to_owned()),
+            Ok(_) if kept.closed || kept.point.is_tombstone() => {
+                Some("it was closed here: nothing starts it again".to_owned())
             }
             Ok(spec) if spec.volume != kept.volume => {
                 Some(format!("it has the volume `{}`, and holmd names `{}`", kept.volume, spec.volume))
@@ -299,9 +313,9 @@ impl Slice {
         };
         let Some(kept) = &self.kept else {
             let reason = self.frozen.clone().or_else(|| want.spec.as_ref().err().cloned());
-            let phase = match (runs, want.destroyed) {
+            let phase = match (runs, want.is_undoing()) {
                 // The worker has not come to it yet.
-                _ if reason.is_none() && !want.destroyed => v1::Phase::Preparing,
+                _ if reason.is_none() && !want.is_undoing() => v1::Phase::Preparing,
                 (_, true) => v1::Phase::Destroying,
                 (true, false) => v1::Phase::Booting,
                 (false, false) => v1::Phase::Failed,
@@ -354,7 +368,7 @@ impl Kept {
     pub(super) fn begin_step(&mut self, name: &str, now: Now) {
         // What came before it is over, also where a kill hid its end. Taking apart ends nothing that way: a
         // machine that did not start was not started.
-        if !self.destroyed {
+        if !self.is_undoing() {
             let before = self.steps.iter_mut().filter(|step| step.name != name && step.took_ms.is_none());
             before.for_each(|step| step.took_ms = Some(now.wall_ms.saturating_sub(step.started_ms)));
         }
@@ -383,6 +397,8 @@ fn phase(kept: &Kept) -> v1::Phase {
     match kept.point {
         Point::Absent => v1::Phase::Absent,
         _ if kept.destroyed => v1::Phase::Destroying,
+        Point::Kept => v1::Phase::Kept,
+        _ if kept.closed => v1::Phase::Destroying,
         Point::New
         | Point::Binding
         | Point::Activating

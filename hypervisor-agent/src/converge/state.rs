@@ -126,11 +126,11 @@ impl State {
             let kept = slice.kept.as_ref().filter(|kept| kept.point.holds());
             let believed = Believed {
                 holds: kept.map(|kept| kept.devices.iter().copied().collect()).unwrap_or_default(),
-                partition: kept.map(|kept| kept.partition),
+                partition: kept.and_then(Kept::partition),
                 runs: kept.is_some_and(|kept| {
                     matches!(kept.point, Point::Booting | Point::Ready)
                         && kept.failed.is_none()
-                        && !kept.destroyed
+                        && !kept.is_undoing()
                 }),
                 frozen: slice.frozen.is_some(),
                 wanted: slice.want.is_some(),
@@ -243,8 +243,9 @@ impl State {
                 kept.erasure = Some(evidence.into());
             }
             (Effect::Release, Brought::Attached(attached)) => {
-                kept.point = Point::Absent;
+                kept.point = if kept.destroyed { Point::Absent } else { Point::Kept };
                 kept.guest = None;
+                kept.let_go();
                 // What was taken since it was looked last is seen at the next look.
                 if let Some(held) = self.attached.as_mut() {
                     held.retain(|device| attached.contains(device));

@@ -64,6 +64,9 @@ fn a_manifest_is_read_strictly() {
     breaks(f, "approvals = 1", "approvals = 0", &["1 approval or more"]);
     breaks(f, "approvals = 1", "approvals = 1\nrefusal = \"no\"", &["has no `refusal`"]);
     breaks(f, "runs_here = false", "runs_here = true", &["`approvals`"]);
+    breaks(f, "keep_closed_days = 0", "keep_closed_days = 3654", &["3653 days at most"]);
+    breaks(f, "keep_closed_days = 0", "keep_closed_days = -1", &["invalid value"]);
+    breaks(f, "runs_here = false", "runs_here = false\nkeep_closed_days = 0", &["has no `keep_closed_days`"]);
     breaks(f, "runs_here = false", "runs_here = false\napprovals = 1", &["has no `approvals`"]);
     breaks(f, "runs_here = false", "runs_here = false\nobligations = [\"vtpm\"]", &["has no `obligations`"]);
     breaks(f, "runs_here = false", "runs_here = \"false\"", &["pack.toml"]);

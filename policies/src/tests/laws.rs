@@ -28,8 +28,8 @@ fn any_level() -> impl Strategy<Value = String> {
 }
 
 fn any_slice() -> impl Strategy<Value = Resource> {
-    (any_name(), any_level(), any_name(), any_names(), any_name(), any_names()).prop_map(
-        |(project, level, lead, members, requested_by, approved_by)| Resource::Slice {
+    (any_name(), any_level(), any_name(), any_names(), any_name(), any_names(), any_names()).prop_map(
+        |(project, level, lead, members, requested_by, approved_by, held_by)| Resource::Slice {
             name: project.clone(),
             project,
             level,
@@ -37,6 +37,7 @@ fn any_slice() -> impl Strategy<Value = Resource> {
             members,
             requested_by,
             approved_by,
+            held_by,
         },
     )
 }
@@ -47,8 +48,9 @@ fn any_resource() -> impl Strategy<Value = Resource> {
         Just(Resource::Log),
         any_name().prop_map(|name| Resource::Host { name }),
         (any_name(), any_roles()).prop_map(|(name, roles)| Resource::Person { name, roles }),
-        (any_name(), any_level(), any_name(), any_names())
-            .prop_map(|(name, level, lead, members)| Resource::Project { name, level, lead, members }),
+        (any_name(), any_level(), any_name(), any_names(), any_names()).prop_map(
+            |(name, level, lead, members, held_by)| Resource::Project { name, level, lead, members, held_by }
+        ),
         any_slice(),
     ]
 }
@@ -86,6 +88,18 @@ proptest! {
         let here = !approve || PACK.level(level).is_some_and(|l| l.runs_here);
         let may = has(&who, "officer") && !has(&who, "operator") && !own && !again && here;
         prop_assert_eq!(ask(&PACK, &who, action, &resource).allow, may);
+    }
+
+    #[test]
+    fn a_hold_is_for_officers_and_where_two_approve_two_lift_it(who in any_person(), resource in any_slice()) {
+        let Resource::Slice { level, lead, members, held_by, .. } = &resource else { unreachable!() };
+        let name = who.identity.name();
+        let officer = has(&who, "officer") && !has(&who, "operator");
+        prop_assert_eq!(ask(&PACK, &who, Action::HoldSet, &resource).allow, officer);
+        let two = PACK.level(level).is_none_or(|l| l.approvals > 1);
+        let own = lead == name || members.contains(name);
+        let may = officer && !own && !(two && held_by.contains(name));
+        prop_assert_eq!(ask(&PACK, &who, Action::HoldLift, &resource).allow, may);
     }
 
     #[test]

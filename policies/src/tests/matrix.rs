@@ -20,7 +20,7 @@ fn actors() -> Vec<(&'static str, Principal)> {
         ("another lead", person("lars", &["lead"])),
         ("another researcher", person("rune", &["researcher"])),
         ("officer", person("otto", &["officer"])),
-        ("officer who approved", person("olga", &["officer"])),
+        ("officer who approved and holds", person("olga", &["officer"])),
         ("operator", person("odin", &["operator"])),
         ("auditor", person("anna", &["auditor"])),
         ("officer and operator", person("otis", &["officer", "operator"])),
@@ -46,6 +46,7 @@ fn resources() -> Vec<(String, Resource)> {
         members: names(&["lars"]),
         requested_by: name("otto"),
         approved_by: names(&[]),
+        held_by: names(&[]),
     };
     all.push(("slice at `3` of lars that otto asked for".to_owned(), by_officer));
     all.push(("system".to_owned(), Resource::System));

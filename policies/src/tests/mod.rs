@@ -27,17 +27,18 @@ fn host(who: &str) -> Principal {
     Principal { identity: Identity::Host { name: name(who) }, known: true }
 }
 
-/// Led by lina, with ravn, opal and mona in it.
+/// Led by lina, with ravn, opal and mona in it. olga has put it on hold.
 fn project(level: &str) -> Resource {
     Resource::Project {
         name: name("heart"),
         level: level.to_owned(),
         lead: name("lina"),
         members: names(&["lina", "ravn", "opal", "mona"]),
+        held_by: names(&["olga"]),
     }
 }
 
-/// Asked for by lina, approved once by olga.
+/// Asked for by lina, approved once by olga, and put on hold by her.
 fn slice(level: &str) -> Resource {
     Resource::Slice {
         project: name("heart"),
@@ -47,6 +48,7 @@ fn slice(level: &str) -> Resource {
         members: names(&["lina", "ravn", "opal", "mona"]),
         requested_by: name("lina"),
         approved_by: names(&["olga"]),
+        held_by: names(&["olga"]),
     }
 }
 

@@ -150,6 +150,28 @@ pub enum ProjectVerb {
         /// The person's name
         person: String,
     },
+    /// Put all of its slices on hold, for a security officer: closed, their keys and disks are not destroyed
+    Hold {
+        /// The project's name
+        name: String,
+        /// Why; the project reads it, and it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Lift its hold, for a security officer. What is closed is then destroyed
+    Release {
+        /// The project's name
+        name: String,
+        /// Why; it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Make a project the current one: then NAME alone names its slices
     Switch {
         /// The project's name
@@ -243,13 +265,17 @@ pub struct Log {
 pub enum CertificateVerb {
     /// Whether holmd signed it, and what it covers: offline
     #[command(
-        after_help = "Ends with exit code 0 where the log's key signed this certificate, whatever it says: read it."
+        after_help = "Ends with exit code 0 where the log's key signed this certificate, whatever it says: read it. Of a \
+        page, all that it shows must follow from what was signed."
     )]
     Verify {
-        /// What `holm slice certificate --out` wrote
+        /// What `holm slice certificate` wrote with --out or --html
         file: PathBuf,
-        /// The log's public key, or a file with it
+        /// The log's public key, or a file with it; otherwise the one that `holm audit verify` has come to know
         #[arg(long, value_name = "KEY")]
-        key: String,
+        key: Option<String>,
+        /// Look it up in this export of the log, too, all of which is verified
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
     },
 }

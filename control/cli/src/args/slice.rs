@@ -59,6 +59,31 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Put it on hold, for a security officer: closed, its key and disk are not destroyed
+    Hold {
+        #[command(flatten)]
+        target: Target,
+        /// Why; its project reads it, and it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Stop its machine, too, where it runs. Nothing starts it again
+        #[arg(long)]
+        freeze: bool,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Lift its hold, for a security officer. What is closed is then destroyed
+    Release {
+        #[command(flatten)]
+        target: Target,
+        /// Why; it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Every step as it happens, until the slice is ready, failed or gone
     #[command(
         after_help = "Ends with exit code 0 where the slice is ready or destroyed, 1 where it failed, was rejected \
@@ -77,9 +102,12 @@ pub enum SliceVerb {
     Certificate {
         #[command(flatten)]
         target: Target,
-        /// Write it here
+        /// Write it here, as it was signed
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Write it here, as a page to print and file, which `holm certificate verify` takes, too
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Log in, or run a command
     Ssh(Ssh),

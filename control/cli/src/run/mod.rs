@@ -63,7 +63,9 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
             let version = env!("CARGO_PKG_VERSION");
             return output.answer(&format!("holm {version}"), &json!({ "version": version })).map(|()| 0);
         }
-        Command::Certificate(verb) => return certificate::run(&verb, output, &Clock::system()).map(|()| 0),
+        Command::Certificate(verb) => {
+            return certificate::run(&verb, &cli.global.profile, output, &Clock::system()).map(|()| 0);
+        }
         _ => {}
     }
     let profiles = Profiles::find()?;

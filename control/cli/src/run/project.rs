@@ -3,7 +3,9 @@
 use super::Session;
 use crate::args::ProjectVerb;
 use crate::{Failure, view};
-use holm_proto::v1::{AddMemberRequest, CreateProjectRequest, GetProjectRequest, ListProjectsRequest};
+use holm_proto::v1::{
+    AddMemberRequest, CreateProjectRequest, GetProjectRequest, HoldProjectRequest, ListProjectsRequest,
+};
 use serde_json::json;
 
 pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Failure> {
@@ -40,6 +42,19 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
                 format!("{person} is a member of {}: {}", project.name, project.members.join(", "));
             output.done(&sentence, &view::project_json(&project))
         }
+        ProjectVerb::Hold { name, reason, dry_run } => {
+            let request = HoldProjectRequest { project: name, reason, dry_run };
+            let project = session.ask(client.hold_project(request)).await?;
+            let sentence =
+                format!("{} is on hold: no key and no disk of its slices is destroyed", project.name);
+            output.done(&afterwards(dry_run, sentence), &view::project_json(&project))
+        }
+        ProjectVerb::Release { name, reason, dry_run } => {
+            let request = HoldProjectRequest { project: name, reason, dry_run };
+            let project = session.ask(client.release_project(request)).await?;
+            let sentence = format!("{} is on hold no more: what is closed is destroyed", project.name);
+            output.done(&afterwards(dry_run, sentence), &view::project_json(&project))
+        }
         ProjectVerb::Switch { name } => {
             // One that is not there, or not to be seen, is not remembered.
             let project = session.ask(client.get_project(GetProjectRequest { name })).await?;
@@ -49,4 +64,9 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             output.done(&format!("the current project is {}", project.name), &view::project_json(&project))
         }
     }
+}
+
+/// What was done, or would be.
+pub(super) fn afterwards(dry_run: bool, sentence: String) -> String {
+    if dry_run { format!("nothing was changed; afterwards: {sentence}") } else { sentence }
 }

@@ -1,12 +1,18 @@
 //! Slices: what is asked and answered at once.
 
+use super::pin::alarm;
+use super::project::afterwards;
 use super::{Session, copy, ssh, tunnel, watch};
 use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::text::parse_when;
 use crate::{Failure, view};
+use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
-use holm_proto::v1::{DecideSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice};
+use holm_proto::v1::{
+    DecideSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice,
+    SliceState,
+};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -36,6 +42,23 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             }
             decide(session, Verb::Close, &target, String::new(), dry_run).await?;
         }
+        SliceVerb::Hold { target, reason, freeze, dry_run } => {
+            let wanted = session.slice(&target.slice, &target.project)?;
+            let mut client = session.slices().await?;
+            let request = HoldSliceRequest { slice: Some(wanted), reason, freeze, dry_run };
+            let slice = session.ask(client.hold_slice(request)).await?;
+            let label = view::label(&slice);
+            let what = if freeze {
+                "its machine is stopped, and its key and disk stay"
+            } else {
+                "its key and disk stay"
+            };
+            let sentence = afterwards(dry_run, format!("{label} is on hold: {what}"));
+            session.output.done(&sentence, &view::slice_json(&slice))?;
+        }
+        SliceVerb::Release { target, reason, dry_run } => {
+            decide(session, Verb::Release, &target, reason, dry_run).await?;
+        }
         SliceVerb::Watch { target, timeout } => return watch::run(session, &target, timeout).await,
         SliceVerb::Explain(target) => {
             let wanted = session.slice(&target.slice, &target.project)?;
@@ -44,7 +67,9 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             session.output.sheet(&view::explained(&said, &session.clock), &view::explained_json(&said))?;
             next(session, &said.slice.unwrap_or_default())?;
         }
-        SliceVerb::Certificate { target, out } => certificate(session, &target, out.as_deref()).await?,
+        SliceVerb::Certificate { target, out, html } => {
+            certificate(session, &target, out.as_deref(), html.as_deref()).await?;
+        }
         SliceVerb::Ssh(args) => return ssh::run(session, args).await,
         SliceVerb::Tunnel(target) => tunnel::run(session, &target).await?,
         SliceVerb::Copy(args) => return copy::run(session, args).await,
@@ -107,6 +132,7 @@ enum Verb {
     Reject,
     Withdraw,
     Close,
+    Release,
 }
 
 async fn decide(
@@ -125,10 +151,21 @@ async fn decide(
     let sentence = match verb {
         Verb::Approve => format!("{label} is {word}; approvals {}", view::approvals(&slice)),
         Verb::Reject | Verb::Withdraw => format!("{label} is {word}"),
-        Verb::Close => format!("{label} is {word}: its machine, key and disk go, its devices are cleaned"),
+        Verb::Close if view::state(&slice) == SliceState::Closing => {
+            format!("{label} is {word}: its machine, key and disk go, its devices are cleaned")
+        }
+        Verb::Close => {
+            format!(
+                "{label} is closed: its machine goes, its devices are cleaned, its key and disk stay: {}",
+                slice.reason
+            )
+        }
+        Verb::Release if slice.closed.is_some() => {
+            format!("{label} is on hold no more: its key and disk go, unless something else keeps them")
+        }
+        Verb::Release => format!("{label} is on hold no more"),
     };
-    let sentence = if dry_run { format!("nothing was changed; afterwards: {sentence}") } else { sentence };
-    session.output.done(&sentence, &view::slice_json(&slice))?;
+    session.output.done(&afterwards(dry_run, sentence), &view::slice_json(&slice))?;
     if dry_run { Ok(()) } else { next(session, &slice) }
 }
 
@@ -142,6 +179,7 @@ async fn call(
         Verb::Reject => client.reject_slice(request).await,
         Verb::Withdraw => client.withdraw_slice(request).await,
         Verb::Close => client.close_slice(request).await,
+        Verb::Release => client.release_slice(request).await,
     }
 }
 
@@ -166,23 +204,48 @@ fn confirm(label: &str) -> Result<(), Failure> {
     if typed.trim() == label { Ok(()) } else { Err(Failure::new("not closed: that is another name")) }
 }
 
-async fn certificate(session: &Session, target: &Target, out: Option<&Path>) -> Result<(), Failure> {
+async fn certificate(
+    session: &Session,
+    target: &Target,
+    out: Option<&Path>,
+    html: Option<&Path>,
+) -> Result<(), Failure> {
     let wanted = session.slice(&target.slice, &target.project)?;
     let mut client = session.slices().await?;
     let certificate = session.ask(client.get_certificate(wanted)).await?;
-    let json = json!({ "body": certificate.body, "note": certificate.note });
-    match out {
-        Some(file) => {
-            std::fs::write(file, &certificate.note).map_err(|e| Failure::file("write", file, &e))?;
-            let shown = file.display();
-            session.output.done(&format!("the deletion certificate is in {shown}"), &json)?;
-            session
-                .output
-                .next(&format!("holm certificate verify {shown} --key KEY   (KEY: an officer has it)"))
-        }
-        None if session.output.format == Format::Json => session.output.document(&json),
-        // Byte by byte what was signed, but never what a terminal would obey.
-        None if std::io::stdout().is_terminal() => put(&crate::text::plain_lines(&certificate.note)),
-        None => put(&certificate.note),
+    let note = &certificate.note;
+    let known = session.place.pin()?.map(|pin| pin.key);
+    if let Some(key) = &known {
+        note::verify(note, key)
+            .map_err(|e| alarm(format!("the deletion certificate is not to be believed: {e}")))?;
     }
+    let json = json!({ "body": certificate.body, "note": note });
+    let mut files: Vec<(&Path, String)> = Vec::new();
+    if let Some(file) = out {
+        files.push((file, note.clone()));
+    }
+    if let Some(file) = html {
+        files.push((file, view::page(note).map_err(unknown)?));
+    }
+    let mut written = Vec::new();
+    for (file, text) in files {
+        std::fs::write(file, text).map_err(|e| Failure::file("write", file, &e))?;
+        written.push(file.display().to_string());
+    }
+    if let Some(last) = written.last() {
+        session.output.done(&format!("the deletion certificate is in {}", written.join(" and ")), &json)?;
+        let key = if known.is_some() { "" } else { " --key KEY   (KEY: an officer has it)" };
+        return session.output.next(&format!("holm certificate verify {last}{key}"));
+    }
+    match session.output.format {
+        Format::Json => session.output.document(&json),
+        // Byte by byte what was signed, but never what a terminal would obey.
+        _ if std::io::stdout().is_terminal() => put(&crate::text::plain_lines(note)),
+        _ => put(note),
+    }
+}
+
+fn unknown(_: view::NotADeletion) -> Failure {
+    Failure::new("holmd sent a certificate that this holm does not know")
+        .hint("use the holm of holmd's version")
 }

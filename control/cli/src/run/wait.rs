@@ -63,7 +63,13 @@ const UP: [SliceState; 6] = [
     SliceState::Booting,
     SliceState::Ready,
 ];
-const DOWN: [SliceState; 3] = [SliceState::Closing, SliceState::Destroying, SliceState::Destroyed];
+const DOWN: [SliceState; 5] = [
+    SliceState::Keeping,
+    SliceState::Kept,
+    SliceState::Closing,
+    SliceState::Destroying,
+    SliceState::Destroyed,
+];
 const ELSEWHERE: [SliceState; 3] = [SliceState::Failed, SliceState::Rejected, SliceState::Withdrawn];
 
 fn parse(text: &str) -> Result<SliceState, Failure> {

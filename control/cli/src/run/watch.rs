@@ -108,7 +108,7 @@ async fn once(
 /// Whether this is the end of a watch, and a good one.
 fn ending(state: SliceState) -> Option<bool> {
     match state {
-        SliceState::Ready | SliceState::Destroyed => Some(true),
+        SliceState::Ready | SliceState::Kept | SliceState::Destroyed => Some(true),
         SliceState::Failed | SliceState::Rejected | SliceState::Withdrawn => Some(false),
         SliceState::Unspecified
         | SliceState::Requested
@@ -116,6 +116,7 @@ fn ending(state: SliceState) -> Option<bool> {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => None,
     }
@@ -158,7 +159,8 @@ impl Teller {
         let now = (view::state(slice), slice.reason.clone());
         let mut lines = Vec::new();
         // Who begins to watch when it goes does not care how it came.
-        let goes = matches!(now.0, SliceState::Closing | SliceState::Destroying) && self.said.is_none();
+        let down = [SliceState::Keeping, SliceState::Closing, SliceState::Destroying];
+        let goes = down.contains(&now.0) && self.said.is_none();
         let since = instant(slice.changed.as_ref()).filter(|_| goes);
         for step in slice.steps.iter().filter(|step| step.done) {
             if self.steps.insert((slice.generation, step.name.clone())) {

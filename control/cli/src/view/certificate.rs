@@ -1,11 +1,16 @@
 //! Deletion certificates, as whoever gets one reads it: what was destroyed, on what evidence, and what the
 //! certificate does not speak of.
 
+mod page;
+
+pub use page::{note_in, page};
+
 use crate::output::{Cell, Sheet, Tone};
 use crate::text::{Clock, bytes, took};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The only form there is.
 const FORM: &str = "holm deletion certificate, version 1";
@@ -21,7 +26,18 @@ pub struct Deletion {
     slice: Slice,
     project: Option<Project>,
     level: Level,
+    requested: Requested,
+    approved: Vec<Approval>,
     closed_by: Option<String>,
+    // From here on: not in those of old.
+    #[serde(default)]
+    approvals_needed: u32,
+    closed_at: Option<Timestamp>,
+    host: Option<Host>,
+    /// By address, vvvv:dddd.
+    #[serde(default)]
+    device_kinds: BTreeMap<String, String>,
+    // In each of them.
     placement: Option<Placement>,
     volume: Volume,
     detached: Option<Timestamp>,
@@ -40,6 +56,30 @@ struct Slice {
 struct Project {
     name: String,
     lead: String,
+    // Not in those of old, as the pack.
+    #[serde(default)]
+    purpose: String,
+    #[serde(default)]
+    pack: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Requested {
+    by: String,
+    at: Timestamp,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Approval {
+    by: String,
+    at: Timestamp,
+    comment: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Host {
+    product: Option<String>,
+    simulated: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -69,14 +109,19 @@ struct Erasure {
     method: String,
     bytes_overwritten: u64,
     bytes_discarded: u64,
+    tool: String,
     detail: String,
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Evidence {
+    run: String,
     address: String,
     cleaned: bool,
     method: String,
+    tool: String,
+    at: Timestamp,
     bytes_total: u64,
     bytes_verified: u64,
     /// Older ones do not have it.
@@ -91,6 +136,11 @@ struct Evidence {
 pub struct NotADeletion;
 
 impl Deletion {
+    /// The log's head when it was issued, a note of its own.
+    pub fn checkpoint(&self) -> &str {
+        &self.log_checkpoint
+    }
+
     /// Of a note's text.
     pub fn read(text: &str) -> Result<(Self, Value), NotADeletion> {
         let value: Value = serde_json::from_str(text).map_err(|_| NotADeletion)?;
@@ -114,7 +164,8 @@ impl Deletion {
             };
             gaps.push(format!("the disk's header and key slots were not overwritten{why}"));
         }
-        if self.devices.iter().any(|e| e.method == SIMULATED) {
+        let simulated = self.host.as_ref().is_some_and(|h| h.simulated);
+        if simulated || self.devices.iter().any(|e| e.method == SIMULATED) {
             gaps.push("the host was SIMULATED: there was no machine, no disk and no device".to_owned());
         }
         if self.detached.is_none() {
@@ -153,7 +204,13 @@ impl Deletion {
             sheet.line("project", format!("{}, lead {}", project.name, project.lead));
         }
         sheet.line("level", format!("{} ({})", self.level.id, self.level.name));
-        sheet.line("closed by", self.closed_by.clone().unwrap_or_default());
+        let requested = (&self.requested.by, self.requested.at);
+        sheet.line("requested", format!("{}, {}", requested.0, clock.local(requested.1)));
+        for a in &self.approved {
+            sheet.line("approved", format!("{}, {}", a.by, clock.local(a.at)));
+        }
+        let at = self.closed_at.map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+        sheet.line("closed by", format!("{}{at}", self.closed_by.clone().unwrap_or_default()));
         sheet.line("host", self.placement.as_ref().map(|p| p.host.clone()).unwrap_or_default());
         for gap in &gaps {
             sheet.line("NOT PROVEN", Cell::new(gap).tone(Tone::Bad));
@@ -215,11 +272,16 @@ pub(crate) fn sample() -> Value {
         "certificate": FORM,
         "issued": "2026-11-03T13:02:11Z",
         "slice": { "id": "5f0c7c8e-0000-4000-8000-000000000002", "name": "heart-study/main" },
-        "project": { "id": "5f0c7c8e-0000-4000-8000-000000000003", "name": "heart-study", "lead": "ada" },
+        "project": { "id": "5f0c7c8e-0000-4000-8000-000000000003", "name": "heart-study", "lead": "ada",
+            "purpose": "a study", "pack": "aau-2018/1" },
         "level": { "id": "3", "name": "sensitive" },
         "requested": { "by": "ada", "at": "2026-11-01T09:00:00Z" },
-        "approved": [],
+        "approved": [{ "by": "frida", "at": "2026-11-01T10:00:00Z", "comment": "DPIA 17, seen" }],
+        "approvals_needed": 1,
         "closed_by": "ada",
+        "closed_at": "2026-11-03T12:59:00Z",
+        "host": { "name": "dgx2-1", "product": "DGX-2", "simulated": false },
+        "device_kinds": { "0000:34:00.0": "10de:1db8", "0000:36:00.0": "10de:1db8" },
         "placement": { "host": "dgx2-1", "partition": 7, "devices": ["0000:34:00.0", "0000:36:00.0"] },
         "volume": { "id": "5f0c7c8e-0000-4000-8000-000000000004", "key_fingerprint": "00112233445566aa",
             "key_destroyed": "2026-11-03T13:00:00Z", "header_and_key_slots_overwritten": true,

@@ -12,7 +12,7 @@ mod things;
 mod topology;
 
 pub use alert::{alerts, checks, commissioning_json};
-pub use certificate::{Deletion, NotADeletion};
+pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use slice::{

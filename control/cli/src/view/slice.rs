@@ -3,7 +3,7 @@
 use super::{plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
-use holm_proto::v1::{Slice, SliceState, Step};
+use holm_proto::v1::{Hold, Slice, SliceState, Step};
 use serde_json::{Value, json};
 
 /// PROJECT/NAME.
@@ -29,6 +29,8 @@ pub fn word(state: SliceState) -> &'static str {
         SliceState::Failed => "failed",
         SliceState::Rejected => "rejected",
         SliceState::Withdrawn => "withdrawn",
+        SliceState::Keeping => "keeping",
+        SliceState::Kept => "kept",
         SliceState::Closing => "closing",
         SliceState::Destroying => "destroying",
         SliceState::Destroyed => "destroyed",
@@ -44,6 +46,8 @@ pub fn state_tone(state: SliceState) -> Tone {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Keeping
+        | SliceState::Kept
         | SliceState::Closing
         | SliceState::Destroying => Tone::Busy,
         SliceState::Failed | SliceState::Rejected => Tone::Bad,
@@ -53,7 +57,27 @@ pub fn state_tone(state: SliceState) -> Tone {
 }
 
 fn state_cell(s: &Slice) -> Cell {
-    Cell::new(word(state(s))).tone(state_tone(state(s)))
+    let word = word(state(s));
+    let shown = if s.hold.is_some() { format!("{word}, on hold") } else { word.to_owned() };
+    Cell::both(shown, word).tone(state_tone(state(s)))
+}
+
+/// `frida, 2026-11-03 14:02:11: a complaint`.
+pub(super) fn hold(hold: &Hold, clock: &Clock) -> String {
+    let at = instant(hold.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+    let whole = if hold.of_project { " (the whole project)" } else { "" };
+    format!("by {}{at}{whole}: {}", hold.by, hold.reason)
+}
+
+/// As `holm.v1.Hold` has it.
+pub(super) fn hold_json(hold: &Hold) -> Value {
+    json!({ "by": hold.by, "at": time_json(hold.at.as_ref()), "reason": hold.reason, "of_project": hold.of_project })
+}
+
+/// What keeps its key and disk.
+fn keeps(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
+    sheet.line("on hold", s.hold.as_ref().map(|h| hold(h, clock)).unwrap_or_default());
+    sheet.line("kept until", when_full(s.keep_until.as_ref(), clock));
 }
 
 /// A list.
@@ -93,7 +117,9 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line(begins(s), from(s, clock))
         .line("to end", when_full(s.until.as_ref(), clock))
         .line("changed", when_full(s.changed.as_ref(), clock))
-        .line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
+        .line("closed", when_full(s.closed.as_ref(), clock));
+    keeps(&mut sheet, s, clock);
+    sheet.line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
     for a in &s.approvals {
         let comment = if a.comment.is_empty() { String::new() } else { format!(": {}", a.comment) };
         let at = instant(a.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
@@ -140,6 +166,7 @@ const ON_A_LINE: usize = 4;
 pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(label(s)).state(state_cell(s));
     sheet.line("since", when_full(s.changed.as_ref(), clock)).line("because", s.reason.as_str());
+    keeps(&mut sheet, s, clock);
     sheet.line("waits for", waits_for(s, clock));
     if s.approvals_needed > 0 {
         sheet.line("approvals", approvals(s));
@@ -183,6 +210,8 @@ fn to_do(s: &Slice) -> &'static str {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Keeping
+        | SliceState::Kept
         | SliceState::Closing
         | SliceState::Destroying
         | SliceState::Unspecified => "",
@@ -225,6 +254,9 @@ fn waits_for(s: &Slice, clock: &Clock) -> String {
             None => "the host".to_owned(),
         },
         SliceState::Booting => "the machine to say that it is ready".to_owned(),
+        SliceState::Keeping => "the host's agent to stop the machine and let go of its devices".to_owned(),
+        SliceState::Kept if s.closed.is_none() => "its lead to close it".to_owned(),
+        SliceState::Kept => "whatever keeps its key and disk to be over: then they go".to_owned(),
         SliceState::Closing => "the host's agent to stop the machine".to_owned(),
         SliceState::Destroying => "the disk to be erased and the devices to be cleaned".to_owned(),
         SliceState::Failed => "somebody to close it: until then it keeps its devices and its disk".to_owned(),
@@ -247,8 +279,15 @@ pub fn next_command(s: &Slice) -> Option<String> {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => format!("holm slice watch {label}"),
+        SliceState::Kept if s.hold.is_some() && may("hold.lift") => {
+            format!("holm slice release {label} --reason TEXT")
+        }
+        SliceState::Kept if s.hold.is_none() && s.closed.is_none() && may("slice.close") => {
+            format!("holm slice close {label}")
+        }
         SliceState::Ready if may("slice.connect") => format!("holm ssh {label}"),
         SliceState::Failed if may("slice.close") => format!("holm slice close {label}"),
         SliceState::Destroyed if may("slice.certificate") => {
@@ -257,6 +296,7 @@ pub fn next_command(s: &Slice) -> Option<String> {
         SliceState::Ready
         | SliceState::Failed
         | SliceState::Destroyed
+        | SliceState::Kept
         | SliceState::Rejected
         | SliceState::Withdrawn
         | SliceState::Unspecified => return None,
@@ -317,5 +357,8 @@ pub fn slice_json(s: &Slice) -> Value {
         "placed": time_json(s.placed.as_ref()),
         "detached": time_json(s.detached.as_ref()),
         "may": s.may,
+        "hold": s.hold.as_ref().map(hold_json),
+        "closed": time_json(s.closed.as_ref()),
+        "keep_until": time_json(s.keep_until.as_ref()),
     })
 }

@@ -4,7 +4,7 @@
 
 use super::topology::{Branch, Kind, Topology};
 use crate::output::{Cell, Tone};
-use crate::text::plain;
+use crate::text::markup;
 use std::fmt::Write as _;
 
 const LEAF_WIDTH: u32 = 190;
@@ -48,7 +48,7 @@ pub fn svg(name: &str, note: &str, topology: &Topology) -> String {
     let height = y - GAP + PAD;
     // Room for the heading where there is nothing else.
     let width = width.max(2 * LEAF_WIDTH);
-    let (name, note) = (escaped(name), escaped(note));
+    let (name, note) = (markup(name), markup(note));
     let devices = count(&topology.nodes, Kind::Device);
     let drives = count(&topology.nodes, Kind::Drive);
     format!(
@@ -114,14 +114,14 @@ fn draw(branch: &Branch, (x, y): (u32, u32), out: &mut String) {
     let _ = write!(
         out,
         "<g class=\"{class}\"><title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"4\"/>",
-        escaped(&whole)
+        markup(&whole)
     );
     let fits = FIT * usize::try_from(width / LEAF_WIDTH).unwrap_or(1).max(1);
     let mut text = |class: &str, down: u32, text: &str| {
         if text.is_empty() {
             return;
         }
-        let text = escaped(&shortened(text, fits));
+        let text = markup(&shortened(text, fits));
         let _ = write!(out, "<text class=\"{class}\" x=\"{}\" y=\"{}\">{text}</text>", x + 8, y + down);
     };
     if matches!(branch.kind, Kind::Device | Kind::Drive) {
@@ -174,21 +174,4 @@ fn shortened(text: &str, most: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// What XML has no place for, or takes for markup.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in plain(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -74,6 +74,7 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("lead", p.lead.as_str())
         .line("department", p.department.as_str())
         .line("members", p.members.join(", "))
+        .line("on hold", p.hold.as_ref().map(|h| super::slice::hold(h, clock)).unwrap_or_default())
         .line("registered", when_full(p.created.as_ref(), clock))
         .line("rules", p.pack.as_str())
         .line("id", p.id.as_str());
@@ -93,6 +94,7 @@ pub fn project_json(p: &Project) -> Value {
         "created": time_json(p.created.as_ref()),
         "pack": p.pack,
         "department": p.department,
+        "hold": p.hold.as_ref().map(super::slice::hold_json),
     })
 }
 

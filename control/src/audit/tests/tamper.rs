@@ -3,7 +3,7 @@
 use super::*;
 use crate::audit::layout;
 use crate::audit::verify::{self, VerifyError};
-use crate::audit::{Hash, export, tree};
+use crate::audit::{Checkpoint, Hash, export, tree};
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -247,4 +247,29 @@ fn a_long_entry_is_refused_before_it_is_hashed() {
     let error =
         verify::entries(&note, &vkey(), [serde_json::to_vec(&long).unwrap()]).unwrap_err().to_string();
     assert!(error.starts_with("entry 0 has 70") && error.ends_with("and 65535 is the most"), "{error}");
+}
+
+#[test]
+fn a_copy_begins_with_what_was_signed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("copy");
+    lay_out(&at, &copies(300)[1]);
+    let head = |size| Checkpoint::verify(&checkpoint(&copies(size)[0]), &vkey()).unwrap();
+    let judge = |earlier: &Checkpoint| {
+        let mut seen = Vec::new();
+        verify::directory_from(&at, &vkey(), Some(earlier), |e| seen.push(e.index))
+            .map(|_| seen)
+            .map_err(|e| e.to_string())
+    };
+    for size in [0, 1, 255, 256, 257, 300] {
+        assert_eq!(judge(&head(size)), Ok((0..300).collect()), "{size}");
+        let other = Checkpoint { root: [7; 32], ..head(size) };
+        assert!(judge(&other).unwrap_err().contains("written anew"), "{size}");
+        let name = Checkpoint { origin: "other.example/log".to_owned(), ..head(size) };
+        assert!(judge(&name).unwrap_err().contains("written anew"), "{size}");
+    }
+    assert_eq!(
+        judge(&head(301)).unwrap_err(),
+        "it has 300 entries, and had 301 already: it is an older copy, or entries are missing"
+    );
 }

@@ -23,7 +23,7 @@ use crate::{
 use holm_control::{
     domain::{
         Change, Record as Stored, State, device, people,
-        records::{self, Device, DeviceState, Evidence, Guest, Slice, SliceState, VolumeEvidence},
+        records::{self, Device, DeviceState, Evidence, Guest, Hold, Slice, SliceState, VolumeEvidence},
         slice::{self, Phase, Sighting},
     },
     placement::{PartitionTable, choose},
@@ -33,7 +33,7 @@ use holm_proto::{
     ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId},
     v1,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use newtype_uuid::{GenericUuid as _, TypedUuid, TypedUuidKind};
 use proptest::{
     prelude::*,
@@ -257,6 +257,8 @@ struct Life {
     faults: Vec<String>,
     stranger: Option<PciAddress>,
     unplugged: BTreeSet<PciAddress>,
+    /// Of slices whose machines ran.
+    disks: BTreeSet<VolumeId>,
 }
 
 impl Life {
@@ -280,6 +282,7 @@ impl Life {
             faults: Vec::new(),
             stranger: None,
             unplugged: BTreeSet::new(),
+            disks: BTreeSet::new(),
             name,
         };
         let invited = people::invite_host(&life.state, &life.name, "h".to_owned(), "test", life.at());
@@ -516,6 +519,7 @@ impl Life {
                         v1::Phase::Ready => Phase::Ready,
                         v1::Phase::Failed => Phase::Failed,
                         v1::Phase::Destroying => Phase::Destroying,
+                        v1::Phase::Kept => Phase::Kept,
                     },
                     reason: seen.reason.clone(),
                     guest: seen.guest.as_ref().map(|g| Guest {
@@ -618,6 +622,9 @@ impl Life {
                     placement.map(|placement| slice::place(&self.state, s, placement, at).unwrap())
                 }
                 SliceState::Placed if s.key_fingerprint.is_empty() => Some(slice::keyed(s, "0123")),
+                SliceState::Keeping | SliceState::Kept if slice::kept_by(&self.state, s, at).is_none() => {
+                    Some(slice::end_keeping(s, at))
+                }
                 SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
                     Some(slice::key_destroyed(s, at))
                 }
@@ -667,6 +674,7 @@ impl Life {
             created: self.at(),
             pack: String::new(),
             department: String::new(),
+            hold: None,
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
             id,
@@ -700,6 +708,10 @@ impl Life {
             detached: None,
             certificate: None,
             closed_by: None,
+            closed_at: None,
+            hold: None,
+            keep_until: None,
+            released: None,
         }))));
         self.commit(changes);
     }
@@ -707,9 +719,24 @@ impl Life {
     /// Whatever its lead may do to be rid of it.
     fn end_slice(&mut self, number: usize) {
         let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
-        let changes = slice::close(s, &"dina".parse().unwrap(), self.at())
+        // Of some the level wants the disk for a while.
+        let keep = SignedDuration::from_secs(if number % 2 == 1 { 40 } else { 0 });
+        let changes = slice::close(&self.state, s, &"dina".parse().unwrap(), keep, self.at())
             .or_else(|_| slice::withdraw(s, self.at()))
             .unwrap_or_default();
+        self.commit(changes);
+    }
+
+    fn hold(&mut self, number: usize, freeze: bool) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let hold = Hold { by: "frida".parse().unwrap(), at: self.at(), reason: "a case".to_owned() };
+        let changes = slice::hold(s, hold, freeze).unwrap_or_default();
+        self.commit(changes);
+    }
+
+    fn lift(&mut self, number: usize) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let changes = slice::lift(s).unwrap_or_default();
         self.commit(changes);
     }
 
@@ -733,6 +760,8 @@ impl Life {
         match event {
             Event::Request(gpus) => self.request(*gpus),
             Event::End(number) => self.end_slice(*number),
+            Event::Hold(number, freeze) => self.hold(*number, *freeze),
+            Event::Lift(number) => self.lift(*number),
             Event::Release(number) => self.release(gpu(*number)),
             Event::Round => self.round(),
             Event::Work(number, turns) => self.work(*number, *turns),
@@ -854,7 +883,7 @@ impl Life {
 
     // --- what must be so
 
-    fn check(&self) {
+    fn check(&mut self) {
         let machine = self.host.machine();
         assert_eq!(machine.leaks, Vec::<String>::new());
         let mut held = BTreeSet::new();
@@ -871,13 +900,23 @@ impl Life {
                 assert!(evidence.cleaned && evidence.bytes_verified == device.memory_bytes);
             }
             let owners = self.state.slices.values().filter(|s| {
-                s.detached.is_none()
+                s.holds_devices()
                     && !s.state.is_final()
                     && s.placement.iter().any(|p| p.devices.contains(&address))
             });
             assert!(owners.count() <= 1, "{address} has two owners");
             if device.state == DeviceState::Quarantined {
                 assert!(!device.reason.is_empty());
+            }
+        }
+        for s in self.state.slices.values() {
+            let kept = s.hold.is_some() || matches!(s.state, SliceState::Keeping | SliceState::Kept);
+            assert!(!kept || s.key_destroyed.is_none(), "{} is kept, without its key", s.name);
+            if matches!(s.state, SliceState::Booting | SliceState::Ready) {
+                self.disks.insert(s.volume);
+            }
+            if kept && self.disks.contains(&s.volume) {
+                assert!(machine.volumes.contains_key(&s.volume), "{} is kept, without its disk", s.name);
             }
         }
         for (device, note) in self.engine().lock().notes.iter() {
@@ -913,7 +952,7 @@ impl Life {
                 DeviceState::Free => true,
                 DeviceState::Quarantined => !device.reason.is_empty(),
                 DeviceState::Claimed | DeviceState::Assigned => {
-                    owner.is_some_and(|s| !s.state.is_final() && s.detached.is_none())
+                    owner.is_some_and(|s| !s.state.is_final() && s.holds_devices())
                 }
                 DeviceState::Dirty | DeviceState::Sanitising => false,
             };
@@ -936,6 +975,7 @@ impl Life {
         self.settle();
         self.account();
         // Everybody goes home.
+        (0..MOST_SLICES).for_each(|number| self.lift(number));
         (0..MOST_SLICES).for_each(|number| self.end_slice(number));
         self.settle();
         self.account();
@@ -959,6 +999,8 @@ impl Life {
 enum Event {
     Request(u32),
     End(usize),
+    Hold(usize, bool),
+    Lift(usize),
     Release(usize),
     Round,
     Work(usize, usize),
@@ -1007,6 +1049,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => prop::sample::select(vec![1, 1, 2]).prop_map(Event::Request),
         3 => (0..MOST_SLICES).prop_map(Event::End),
+        2 => (0..MOST_SLICES, any::<bool>()).prop_map(|(n, freeze)| Event::Hold(n, freeze)),
+        1 => (0..MOST_SLICES).prop_map(Event::Lift),
         1 => (0..BUSES.len()).prop_map(Event::Release),
         6 => Just(Event::Round),
         6 => (0..MOST_SLICES, prop::sample::select(vec![1, 3, 50])).prop_map(|(n, turns)| Event::Work(n, turns)),

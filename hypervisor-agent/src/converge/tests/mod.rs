@@ -58,14 +58,23 @@ fn every_call_made_twice_changes_nothing() {
 
 #[test]
 fn a_kill_at_any_moment_is_a_pause() {
+    killed_at_any_moment(World::story);
+}
+
+#[test]
+fn a_kill_at_any_moment_keeps_what_is_on_hold() {
+    killed_at_any_moment(World::story_with_a_hold);
+}
+
+fn killed_at_any_moment(story: fn(&mut World)) {
     let mut whole = World::new(Mode::default());
-    whole.story();
+    story(&mut whole);
     let moments = i64::try_from(whole.moments + whole.fuse.burnt.load(Ordering::Relaxed)).unwrap();
     assert!(moments > 100, "{moments}");
     for moment in 0..moments {
         let mut world = World::new(Mode::default());
         world.begin(moment);
-        world.story();
+        story(&mut world);
         world.assert_end_of_story();
         // A slice is placed again where the agent that cleaned its devices is gone.
         let timeless = |mut end: world::End| {
@@ -78,17 +87,56 @@ fn a_kill_at_any_moment_is_a_pause() {
 
 #[test]
 fn a_failure_of_any_call_is_overcome() {
-    let mut whole = World::new(Mode::default());
-    whole.story();
-    let calls = whole.calls.load(Ordering::Relaxed);
-    for number in 0..calls {
-        for late in [false, true] {
-            let mut world = World::new(Mode { fail: Some((number, late)), ..Mode::default() });
-            world.story();
-            world.assert_end_of_story();
-            assert_eq!(whole.end(), world.end(), "call {number} failed, late: {late}");
+    for story in [World::story, World::story_with_a_hold] {
+        let mut whole = World::new(Mode::default());
+        story(&mut whole);
+        let calls = whole.calls.load(Ordering::Relaxed);
+        for number in 0..calls {
+            for late in [false, true] {
+                let mut world = World::new(Mode { fail: Some((number, late)), ..Mode::default() });
+                story(&mut world);
+                world.assert_end_of_story();
+                assert_eq!(whole.end(), world.end(), "call {number} failed, late: {late}");
+            }
         }
     }
+}
+
+#[test]
+fn a_disk_on_hold_outlives_its_record_and_is_not_started_again() {
+    let mut world = World::new(Mode::default());
+    world.settle();
+    world.keep(A);
+    world.settle();
+    assert_eq!((seen(&world, A).phase(), world.stands(C)), (v1::Phase::Kept, Stands::Ready));
+    // No key is asked for, and who wants it to run again is told why not.
+    assert!(world.engine().keys_wanted().iter().all(|wanted| wanted.slice != slice(A)));
+    let mut intended = world.intended();
+    intended.generation += 1;
+    for want in intended.slices.iter_mut().filter(|want| want.slice_id == slice(A).to_string()) {
+        want.set_goal(v1::Goal::Run);
+        want.generation += 1;
+        want.devices = gpus(&[0x34, 0x3b]).iter().map(ToString::to_string).collect();
+    }
+    world.engine().intend(intended.clone()).unwrap();
+    world.advance(slice(A));
+    let refused = seen(&world, A);
+    assert_eq!(refused.phase(), v1::Phase::Failed);
+    assert!(refused.reason.contains("nothing starts it again"), "{}", refused.reason);
+    assert!(world.host.machine().volumes.contains_key(&volume(slice(A))));
+    // The agent's record is gone: what is left is not what others have.
+    world.engine = None;
+    fs::remove_file(world.directory.path().join(format!("record/slices/{}", slice(A)))).unwrap();
+    world.holmd.generation = intended.generation;
+    world.holmd.slices.get_mut(&slice(A)).unwrap().1 += 2;
+    world.begin(i64::MAX);
+    world.settle();
+    assert_eq!(world.stands(A), Stands::Kept);
+    assert!(world.host.machine().volumes.contains_key(&volume(slice(A))));
+    world.lift(A);
+    world.settle();
+    assert!(world.host.machine().partitions.contains(&9));
+    world.assert_end_of_story();
 }
 
 /// Anything that can happen to an agent.
@@ -100,6 +148,8 @@ enum Event {
     Exchange,
     Disconnect,
     Close(u8),
+    Keep(u8),
+    Lift(u8),
     Time(u64),
     Kill(i64),
     Fault(&'static str),
@@ -132,6 +182,8 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(Event::Exchange),
         1 => Just(Event::Disconnect),
         1 => (A..=C).prop_map(Event::Close),
+        1 => (A..=C).prop_map(Event::Keep),
+        1 => (A..=C).prop_map(Event::Lift),
         2 => (1u64..60).prop_map(Event::Time),
         2 => (0i64..12).prop_map(Event::Kill),
         2 => fault.prop_map(Event::Fault),
@@ -151,6 +203,8 @@ impl World {
             }
             Event::Disconnect => self.disconnect(),
             Event::Close(number) => self.close(*number),
+            Event::Keep(number) => self.keep(*number),
+            Event::Lift(number) => self.lift(*number),
             Event::Time(seconds) => self.now.instant += Duration::from_secs(*seconds),
             Event::Kill(moments) => self.fuse.left.store(*moments, Ordering::Relaxed),
             Event::Fault(fault) => {
@@ -178,6 +232,8 @@ proptest! {
         }
         // Then all is well again: what was wanted is so.
         fs::write(world.directory.path().join("host/faults"), "").unwrap();
+        world.settle();
+        [A, B, C].iter().for_each(|number| world.lift(*number));
         world.settle();
         for number in [A, B, C] {
             if world.stands(number) == Stands::Failed {

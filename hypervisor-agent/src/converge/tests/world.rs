@@ -205,6 +205,10 @@ pub(super) enum Stands {
     Booting,
     Ready,
     Failed,
+    /// To be taken apart but for its volume.
+    Keeping,
+    /// Its volume is left, its devices are others' to have.
+    Kept,
     Closing,
     /// The host has said that nothing of it is left.
     Gone,
@@ -225,6 +229,8 @@ pub(super) struct Holmd {
     pub(super) said: Option<v1::Observed>,
     /// Slices whose machine ran, and so had a disk.
     pub(super) ran: BTreeSet<SliceId>,
+    /// Slices whose devices were released before their disks were erased.
+    pub(super) released: BTreeSet<SliceId>,
     /// The host's processor that a slice is to have for itself.
     pub(super) cpus: BTreeMap<SliceId, u32>,
 }
@@ -281,6 +287,7 @@ impl World {
             attached: BTreeSet::new(),
             said: None,
             ran: BTreeSet::new(),
+            released: BTreeSet::new(),
             cpus: BTreeMap::new(),
         };
         let host = Arc::new(Self::simulated(&directory));
@@ -355,8 +362,10 @@ impl World {
             let goal = match stands {
                 Stands::Queued | Stands::Gone => return None,
                 Stands::Starting | Stands::Booting | Stands::Ready | Stands::Failed => v1::Goal::Run,
+                Stands::Keeping | Stands::Kept => v1::Goal::Kept,
                 Stands::Closing => v1::Goal::Destroyed,
             };
+            let released = self.holmd.released.contains(id);
             Some(v1::IntendedSlice {
                 slice_id: id.to_string(),
                 generation: *generation,
@@ -365,7 +374,7 @@ impl World {
                 disk_gib: 10,
                 vcpus: 1,
                 memory_mib: 1024,
-                devices: devices.iter().map(ToString::to_string).collect(),
+                devices: devices.iter().filter(|_| !released).map(ToString::to_string).collect(),
                 partition: 9,
                 volume_id: volume(*id).to_string(),
                 nodes: self
@@ -503,6 +512,16 @@ impl World {
                     Stands::Ready
                 }
                 (Stands::Starting | Stands::Booting | Stands::Ready, v1::Phase::Failed) => Stands::Failed,
+                (Stands::Keeping, v1::Phase::Kept) => {
+                    assert!(!machine.domains.contains_key(&id) && !machine.seeds.contains(&id));
+                    if devices.iter().any(|device| self.holmd.attached.contains(device)) {
+                        continue;
+                    }
+                    self.holmd.released.insert(id);
+                    self.holmd.dirty.extend(devices.iter().copied());
+                    self.holmd.generation += 1;
+                    Stands::Kept
+                }
                 (Stands::Closing, v1::Phase::Absent) => {
                     assert!(seen.volume_erased && !machine.domains.contains_key(&id));
                     assert!(!machine.volumes.contains_key(&volume(id)) && !machine.seeds.contains(&id));
@@ -510,15 +529,20 @@ impl World {
                     let evidence = seen.volume.as_ref().unwrap();
                     assert_eq!(evidence.volume_id, volume(id).to_string());
                     assert!(evidence.erased || !self.holmd.ran.contains(&id), "{evidence:?}");
-                    if devices.iter().any(|device| self.holmd.attached.contains(device)) {
-                        continue;
+                    if !self.holmd.released.contains(&id) {
+                        if devices.iter().any(|device| self.holmd.attached.contains(device)) {
+                            continue;
+                        }
+                        self.holmd.dirty.extend(devices.iter().copied());
                     }
-                    self.holmd.dirty.extend(devices.iter().copied());
                     self.holmd.generation += 1;
                     Stands::Gone
                 }
                 (stands, _) => stands,
             };
+            if matches!(stands, Stands::Keeping | Stands::Kept) && self.holmd.ran.contains(&id) {
+                assert!(machine.volumes.contains_key(&volume(id)), "the disk of {id} is kept");
+            }
         }
         self.holmd.said = Some(observed);
     }
@@ -559,9 +583,28 @@ impl World {
                 *generation += 1;
                 self.holmd.generation += 1;
             }
-            Stands::Closing | Stands::Gone => {}
+            Stands::Keeping | Stands::Kept | Stands::Closing | Stands::Gone => {}
         }
         let _ = devices;
+    }
+
+    /// It is closed, and its disk on hold.
+    pub(super) fn keep(&mut self, number: u8) {
+        self.close(number);
+        let (stands, ..) = self.holmd.slices.get_mut(&slice(number)).unwrap();
+        if *stands == Stands::Closing {
+            *stands = Stands::Keeping;
+        }
+    }
+
+    /// The hold is lifted.
+    pub(super) fn lift(&mut self, number: u8) {
+        let (stands, generation, _) = self.holmd.slices.get_mut(&slice(number)).unwrap();
+        if matches!(stands, Stands::Keeping | Stands::Kept) {
+            *stands = Stands::Closing;
+            *generation += 1;
+            self.holmd.generation += 1;
+        }
     }
 
     pub(super) fn disconnect(&mut self) {
@@ -628,6 +671,19 @@ impl World {
         self.settle();
         self.close(A);
         self.settle();
+    }
+
+    /// The same with A's disk kept until C runs on what was A's.
+    pub(super) fn story_with_a_hold(&mut self) {
+        self.settle();
+        self.keep(A);
+        self.settle();
+        assert_eq!((self.stands(A), self.stands(C)), (Stands::Kept, Stands::Ready));
+        assert!(self.host.machine().volumes.contains_key(&volume(slice(A))));
+        self.lift(A);
+        self.settle();
+        // It was C's by then.
+        assert!(self.host.machine().partitions.contains(&9), "the partition of what runs is up");
     }
 
     pub(super) fn stands(&self, number: u8) -> Stands {
