@@ -112,8 +112,7 @@ impl App {
         let bill = bill(&config)?;
         let authority = Authority::load(&paths.ca)
             .map_err(|e| Failure::because("the certificate authority cannot be loaded", restore, e))?;
-        let keys = Keyring::load(&paths.keys)
-            .map_err(|e| Failure::because("the keys cannot be loaded", restore, e))?;
+        let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
         if !paths.store.is_dir() {
             return Err(Failure::new(
@@ -123,6 +122,8 @@ impl App {
         }
         let ledger = Ledger::open(Box::new(store(&paths.store)?), log, Timestamp::now)
             .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
+        // The store is this process's alone by now, and so are the keys.
+        keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         Ok(Self {
             config,
             ledger,
@@ -173,6 +174,14 @@ pub fn bill(config: &Config) -> Result<Bill, Failure> {
         Failure::new(what, "set `platform = \"dgx-2\"`")
     })?;
     Ok(config.bill.over(of))
+}
+
+/// The keys, and the provider that the configuration names.
+pub fn keys(config: &Config) -> Result<Keyring, Failure> {
+    Keyring::load(&Paths::of(&config.data).keys, &config.keys, config.former_keys.as_ref()).map_err(|e| {
+        let next = "mend [keys] in holmd.toml, or restore the keys from a copy; then: holmd check";
+        Failure::because("the keys cannot be loaded", next, e)
+    })
 }
 
 /// The log and the key it is signed with.

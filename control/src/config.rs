@@ -1,5 +1,6 @@
 //! holmd's one configuration file. An unknown field is an error that names the file and the line.
 
+use crate::keys::ProviderConfig;
 use holm_proto::platform::Bill;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,12 @@ pub struct Config {
     /// How slices are placed.
     #[serde(default)]
     pub placement: Placement,
+    /// Who holds the key-encryption key.
+    #[serde(default)]
+    pub keys: ProviderConfig,
+    /// Who held it before: it opens what it wrapped until that is wrapped anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_keys: Option<ProviderConfig>,
 }
 
 /// What differs from the platform's bill of materials.
@@ -185,6 +192,8 @@ mod tests {
             platform: dgx2(),
             bill: BillConfig { nvswitches: Some(6), ..BillConfig::default() },
             placement: Placement::default(),
+            keys: ProviderConfig::default(),
+            former_keys: None,
         }
     }
 

@@ -5,12 +5,14 @@ use holm_control::api;
 use holm_control::app::{self, App, Failure, Paths};
 use holm_control::config::Config;
 use holm_control::identity::Authority;
-use holm_control::keys::{Attempt, Keyring, fingerprint, opens_with};
+use holm_control::keys::{Attempt, fingerprint, opens_with};
 use holm_control::ledger::{Ledger, LedgerError, chain, replay};
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
 use holm_proto::ids::Name;
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -128,6 +130,25 @@ fn harden() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Keep this process's memory out of swap, where that is permitted; otherwise say once why it is not.
+fn lock_memory() {
+    let limit = getrlimit(Resource::Memlock).current;
+    let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    // Below a limit it would be given memory until it has that much, and no more: then it would fail in the middle.
+    if limit.is_some() && !may {
+        let bytes = limit.unwrap_or_default();
+        tracing::warn!(
+            "memory is not locked, so keys may reach swap: the limit is {bytes} bytes (LimitMEMLOCK=infinity in the unit)"
+        );
+        return;
+    }
+    // What is never touched is not made real for this.
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    if let Err(e) = mlockall(all) {
+        tracing::warn!("memory is not locked, so keys may reach swap: {e}");
+    }
+}
+
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(init) => initialise(init),
@@ -194,6 +215,7 @@ fn serve(config: &Config) -> Result<ExitCode, Failure> {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
+    lock_memory();
     let app = Arc::new(App::open(config.clone())?);
     // What holmd does waits for the disk; few threads do, and each costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -308,10 +330,12 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     );
     say(
         "keys",
-        Keyring::load(&paths.keys)
-            .and_then(|k| k.all())
-            .map(|all| format!("{} keys", all.len()))
-            .map_err(|e| Failure::because("the keys cannot be loaded", restore, e)),
+        app::keys(&config).and_then(|keys| {
+            let next = "see what is wrong with the key provider, or restore the keys from a copy";
+            let all = keys.check().and_then(|()| keys.all());
+            let all = all.map_err(|e| Failure::because("the keys cannot be opened", next, e))?;
+            Ok(format!("{} keys", all.len()))
+        }),
     );
     say("log and store", history(&config, &paths));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -343,7 +367,7 @@ fn try_keys(config: &Config, disk: &Path) -> Result<ExitCode, Failure> {
         return Err(Failure::new(format!("there is no disk `{}`", disk.display()), "holmd keys try DISK"));
     }
     let failed = |e| Failure::because("the keys cannot be tried", "holmd check", e);
-    let keys = Keyring::load(&Paths::of(&config.data).keys).and_then(|k| k.all()).map_err(failed)?;
+    let keys = app::keys(config)?.all().map_err(failed)?;
     let mut opened = 0;
     println!("{:<45} {:<17} RESULT", "KEY", "FINGERPRINT");
     for (name, key) in &keys {

@@ -5,7 +5,7 @@ use crate::audit::{Log, SigningKey};
 use crate::config::{BillConfig, Config, Defaults, Placement};
 use crate::domain::people;
 use crate::identity::{Authority, Code};
-use crate::keys::Keyring;
+use crate::keys::{Keyring, ProviderConfig};
 use crate::ledger::{Call, Decided, Ledger};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
@@ -97,6 +97,8 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         platform: options.platform.clone(),
         bill: BillConfig::default(),
         placement: Placement::default(),
+        keys: ProviderConfig::default(),
+        former_keys: None,
     };
     app::pack(&config.pack)?;
     app::partitions(&config.platform)?;
@@ -137,10 +139,43 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
     Ok(Made { config: file, verifier_key, invited })
 }
 
+/// What can stand in `[keys]`, for whoever reads the file; [`write_config`] puts it below that table.
+const KEYS_HELP: &str = r#"
+# [keys] says who holds the key-encryption key (KEK), which wraps every project's key. See the operators' guide.
+#
+# In files beside the wrapped keys, sealed with a secret. Without `seal` they are plain. After a change here:
+# holm keys rotate --kek
+#   provider = "file"
+#   seal = { credential = "holm-kek" }            # systemd: LoadCredentialEncrypted=holm-kek:FILE
+#   seal = { file = "/run/secrets/holm-kek" }     # or a passphrase in a file, mode 0600
+#   seal = "prompt"                               # or one that is asked for at each start
+#   former_seal = { file = "/etc/holm/old" }      # what opens it until the next rotation
+#
+# In the transit engine of Vault or OpenBao:
+#   provider = "vault"
+#   address = "https://vault.example.org:8200"
+#   ca_file = "/etc/holm/vault-ca.pem"
+#   mount = "transit"
+#   key = "holm"                                  # of type aes256-gcm96
+#   token = { credential = "vault-token" }        # or { file = "…" }; read anew at each request
+#
+# In a token by PKCS #11:
+#   provider = "pkcs11"
+#   module = "/usr/lib/softhsm/libsofthsm2.so"
+#   token = "holm"
+#   key = "holm-kek"
+#   pin = { credential = "hsm-pin" }              # or { file = "…" }
+#
+# To move from one to another, name the one before too; it is gone from use when holmd says so in its log:
+# [former_keys]
+#   provider = "file"
+"#;
+
 fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
     let text = toml::to_string(config).map_err(std::io::Error::other)?;
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o640).open(file)?;
     out.write_all(documented(&text).as_bytes())?;
+    out.write_all(KEYS_HELP.as_bytes())?;
     out.sync_all()
 }
 

@@ -77,6 +77,13 @@ fn a_new_holm_is_in_order_serves_and_stops() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().filter(|w| *w == "0").count(), 2, "{core}");
+    // As root nothing forbids it: every mapping is locked, so that no key reaches swap.
+    if rustix::process::geteuid().is_root() {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", child.id())).unwrap();
+        let flags: Vec<&str> = maps.lines().filter(|l| l.starts_with("VmFlags:")).collect();
+        let locked = flags.iter().filter(|l| l.split_whitespace().any(|flag| flag == "lo")).count();
+        assert!(locked > 10 && locked + 8 > flags.len(), "{locked} of {} mappings are locked", flags.len());
+    }
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(good(&["rebuild", "--check", "--config", &made.config]).contains("3 entries, 6 records"));

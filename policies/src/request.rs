@@ -162,6 +162,10 @@ actions! {
     DeviceRelease = "device.release";
     /// Read and verify the log.
     AuditRead = "audit.read";
+    /// See who holds the keys, and how often they were rotated.
+    KeysRead = "keys.read";
+    /// Rotate a project's key, or the key-encryption key.
+    KeysRotate = "keys.rotate";
     /// An agent's stream.
     AgentSession = "agent.session";
     /// An agent asks for a volume key of a slice on its host.

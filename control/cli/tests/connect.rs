@@ -9,8 +9,8 @@ use holm_proto::ids::RequestId;
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
 use holm_proto::v1::{
-    ConnectFrame, DecideSliceRequest, DeletionCertificate, ListSlicesRequest, ListSlicesResponse,
-    RequestSliceRequest, SignSshKeyRequest, Slice, SliceRef, SshCertificate,
+    ConnectFrame, DecideSliceRequest, DeletionCertificate, HoldSliceRequest, ListSlicesRequest,
+    ListSlicesResponse, RequestSliceRequest, SignSshKeyRequest, Slice, SliceRef, SshCertificate,
 };
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -142,6 +142,12 @@ impl SliceService for Pretended {
         Err(Status::unimplemented("not pretended"))
     }
     async fn close_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn hold_slice(&self, _: Request<HoldSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn release_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
     async fn watch_slice(&self, _: Request<SliceRef>) -> Result<Response<Self::WatchSliceStream>, Status> {

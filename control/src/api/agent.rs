@@ -4,6 +4,7 @@
 //!   Hello ──▶ who, what the host has ──▶ the log ──▶ Intended ──▶ again whenever it changes
 //!   Observed ──▶ live, and what it means for each slice of this host
 //!   KeyRequest ──▶ may it, now, for this generation, the first time? ──▶ the log ──▶ VolumeKey or KeyRefused
+//!              └─▶ the key provider is away: KeyRefused for later, and VolumeKey when it is back
 //!   Inventory ──▶ the log, where it is news: a device that is gone is quarantined, and its slice says so
 //!   SanitiseReport ──▶ devices free or quarantined, evidence to their last slice
 //! ```
@@ -21,7 +22,7 @@ use crate::domain::records::{
 use crate::domain::slice::{Phase, Sighting};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
 use crate::identity::{Caller, Peer};
-use crate::keys::{Key, fingerprint};
+use crate::keys::{Key, KeyError, fingerprint};
 use crate::ledger::{Call, Decided};
 use crate::live::{Admitted, BURST, TunnelEnd};
 use crate::reconcile;
@@ -77,7 +78,17 @@ impl AgentService for Agents {
         let id = self.0.live.begin(&host, out.clone());
         self.0.live.moments(&host, id, moments);
         let certificate = extensions.get::<Peer>().map(|peer| Arc::clone(&peer.der)).unwrap_or_default();
-        let session = Session { asked, host, id, out, sent: None, first: None, certificate, refused: false };
+        let session = Session {
+            asked,
+            host,
+            id,
+            out,
+            sent: None,
+            first: None,
+            certificate,
+            refused: false,
+            later: BTreeMap::new(),
+        };
         tokio::spawn(session.run(frames));
         Ok(begun.map(|()| ReceiverStream::new(receive)))
     }
@@ -268,6 +279,8 @@ struct Session {
     certificate: Arc<[u8]>,
     /// A report of its commissioning was refused: one such entry a session is enough.
     refused: bool,
+    /// Asked for while the key provider was away, by slice.
+    later: BTreeMap<String, v1::KeyRequest>,
 }
 
 /// The agent is gone; nothing is left to tell it.
@@ -288,6 +301,7 @@ impl Session {
 
     async fn serve(&mut self, app: &Arc<App>, frames: &mut Streaming<v1::FromAgent>) -> Result<(), Status> {
         let (mut ledger, mut live) = (app.ledger.subscribe(), app.live.subscribe());
+        let mut provider = app.keys.health();
         ledger.mark_changed();
         // A newer session may have begun before this one listened.
         self.superseded(app)?;
@@ -307,6 +321,13 @@ impl Session {
                     }
                 }
                 _ = live.changed() => self.superseded(app)?,
+                _ = provider.changed() => {
+                    if provider.borrow_and_update().down.is_none() {
+                        for request in std::mem::take(&mut self.later).into_values() {
+                            self.key(app, request).await?;
+                        }
+                    }
+                }
                 () = self.out.closed() => return Ok(()),
                 () = app.stopped() => return Err(Status::unavailable("holmd is stopping")),
             }
@@ -404,7 +425,7 @@ impl Session {
         done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
     }
 
-    async fn key(&self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
+    async fn key(&mut self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
         let state = app.ledger.state();
         let id = typed(&request.slice_id);
         let slice = id.and_then(|id| state.slices.get(&id));
@@ -414,12 +435,21 @@ impl Session {
         asked.call = self.call(Action::AgentKey.text(), resource.unwrap_or_else(|| "slice/?".to_owned()));
         asked.call.project = slice.and_then(|s| state.projects.get(&s.project)).map(|p| p.name.to_string());
         let (host, name, session) = (self.host.clone(), self.host.clone(), self.id);
-        let (slice_id, generation) = (request.slice_id.clone(), request.generation);
-        let volume_id = request.volume_id.clone();
+        let v1::KeyRequest { slice_id, volume_id, generation } = request.clone();
+        // Opened before it is decided: the provider may take its time, and the ledger waits for nobody. Who may not
+        // have it causes no question to the provider.
+        let (worker, at, wanted) = (Arc::clone(app), host.clone(), request.clone());
+        let opened = super::blocking(move || {
+            let may = due(&state, &at, &wanted).ok()?;
+            Some(worker.keys.open_volume_key(may.project, may.volume))
+        });
+        let opened = opened.await?;
+        let later = matches!(&opened, Some(Err(failure)) if failure.unreachable);
+        let wanted = request.clone();
         let handed = asked
             .change(
                 move |state| find(state, &name),
-                move |scene, _| hand_out(scene, &host, session, &request),
+                move |scene, _| hand_out(scene, &host, session, &wanted, opened),
             )
             .await;
         let body = match handed {
@@ -431,11 +461,13 @@ impl Session {
             }),
             // The log cannot be written: the agent asks again in a new session.
             Err(status) if status.code() == tonic::Code::Unavailable => return Err(status),
-            Err(status) => v1::to_agent::Body::KeyRefused(v1::KeyRefused {
-                slice_id,
-                generation,
-                reason: status.message().to_owned(),
-            }),
+            Err(status) => {
+                if later && self.later.len() < MANY {
+                    self.later.insert(slice_id.clone(), request);
+                }
+                let reason = status.message().to_owned();
+                v1::to_agent::Body::KeyRefused(v1::KeyRefused { slice_id, generation, reason, later })
+            }
         };
         // Nobody there any more: the loop sees it.
         let _ = self.say(body).await;
@@ -662,17 +694,12 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
     })
 }
 
-/// The key of a volume, to the host that is starting its slice, once a session and generation.
-fn hand_out(
-    scene: &Scene<'_>,
-    host: &Name,
-    session: u64,
-    wanted: &v1::KeyRequest,
-) -> Result<Decided<Key>, Refusal> {
+/// The slice whose key this host may ask for now.
+fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let none = || Refusal::new(RefusalKind::NotFound, "this host has no such slice");
     let s: &Slice = typed(&wanted.slice_id)
-        .and_then(|id| scene.state.slices.get(&id))
+        .and_then(|id| state.slices.get(&id))
         .filter(|s| s.placement.as_ref().is_some_and(|p| &p.host == host))
         .ok_or_else(none)?;
     if !SliceState::STARTING.contains(&s.state) {
@@ -684,13 +711,29 @@ fn hand_out(
     if typed(&wanted.volume_id) != Some(s.volume) {
         return Err(none());
     }
+    Ok(s.clone())
+}
+
+/// The key of a volume, to the host that is starting its slice, once a session and generation. `opened` is what came
+/// of opening it, where it was due.
+fn hand_out(
+    scene: &Scene<'_>,
+    host: &Name,
+    session: u64,
+    wanted: &v1::KeyRequest,
+    opened: Option<Result<Option<Key>, KeyError>>,
+) -> Result<Decided<Key>, Refusal> {
+    let no = |text: String| Refusal::new(RefusalKind::State, text);
+    let s = due(scene.state, host, wanted)?;
     let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
-    let key = scene
-        .app
-        .keys
-        .open_volume_key(s.project, s.volume)
-        .map_err(|e| no(format!("its key cannot be opened: {e}")))?
-        .ok_or_else(|| no("its key is gone".to_owned()))?;
+    let key = match opened {
+        Some(Ok(Some(key))) => key,
+        Some(Ok(None)) => return Err(no("its key is gone".to_owned())),
+        Some(Err(failure)) if failure.unreachable => return Err(no(reconcile::PROVIDER_AWAY.to_owned())),
+        Some(Err(failure)) => return Err(no(format!("its key cannot be opened: {failure}"))),
+        // It became due between the two looks.
+        None => return Err(unavailable("ask again: this slice changed meanwhile".to_owned())),
+    };
     let print = fingerprint(&key);
     if print != s.key_fingerprint {
         return Err(no("its key is not the one that was made for it".to_owned()));

@@ -207,7 +207,16 @@ pub(super) fn commissioning(kept: &Commissioning) -> v1::Commissioning {
 /// What is not as it should be with a host now, as people get it.
 pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
     let reported = app.live.host(&host.name).and_then(|live| live.reported);
-    alert::alerts(state, host, &app.bill, reported, app.ledger.now()).into_iter().map(shown).collect()
+    let mut all = alert::alerts(state, host, &app.bill, reported, app.ledger.now());
+    // Not the host's own, and yet what keeps slices from starting there.
+    all.extend(app.keys.health().borrow().down.as_ref().map(|(since, why)| Alert {
+        code: "key-provider-down",
+        scope: Scope::Host,
+        text: format!("no disk can be opened since {since:.0}: {why}"),
+        mend: "holm keys show; it is gone when the provider is back".to_owned(),
+        prevents: vec![Prevents::Change],
+    }));
+    all.into_iter().map(shown).collect()
 }
 
 fn shown(alert: Alert) -> v1::Alert {

@@ -15,6 +15,7 @@ mod audit;
 mod commissioning;
 mod enrolment;
 mod host;
+mod keys;
 mod machine;
 mod person;
 mod project;

@@ -5,6 +5,7 @@ use super::agent::Agents;
 use super::audit::Auditing;
 use super::enrolment::Enrolment;
 use super::host::Hosts;
+use super::keys::KeyKeeping;
 use super::person::People;
 use super::project::Projects;
 use super::slice::Slices;
@@ -18,6 +19,7 @@ use holm_proto::v1::agent_service_server::AgentServiceServer;
 use holm_proto::v1::audit_service_server::AuditServiceServer;
 use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
+use holm_proto::v1::key_service_server::KeyServiceServer;
 use holm_proto::v1::person_service_server::PersonServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
 use holm_proto::v1::slice_service_server::SliceServiceServer;
@@ -77,6 +79,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
 
     let mut background = JoinSet::new();
     background.spawn(reconcile::run(Arc::clone(&app)));
+    background.spawn(reconcile::keys::run(Arc::clone(&app)));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {
@@ -145,6 +148,7 @@ struct Services {
     hosts: HostServiceServer<Hosts>,
     audit: AuditServiceServer<Auditing>,
     agents: AgentServiceServer<Agents>,
+    keys: KeyServiceServer<KeyKeeping>,
 }
 
 impl Services {
@@ -159,6 +163,7 @@ impl Services {
             hosts: HostServiceServer::new(Hosts(app())).max_decoding_message_size(most),
             audit: AuditServiceServer::new(Auditing(app())).max_decoding_message_size(most),
             agents: AgentServiceServer::new(Agents(app())).max_decoding_message_size(most),
+            keys: KeyServiceServer::new(KeyKeeping(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -188,6 +193,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.hosts) => self.hosts.call(request),
             s if s == name(&self.audit) => self.audit.call(request),
             s if s == name(&self.agents) => self.agents.call(request),
+            s if s == name(&self.keys) => self.keys.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -30,9 +30,9 @@ pub fn opens_with(disk: &Path, key: &Key) -> Result<Attempt, KeyError> {
     // QEMU opens it with any key, and asks none.
     if is_plain(disk)? {
         let what = format!("`{}` is not encrypted: anybody reads it without a key", disk.display());
-        return Err(KeyError { what, cause: None });
+        return Err(KeyError::new(what));
     }
-    let failed = |e| super::err(format!("`qemu-io` cannot be run on `{}`", disk.display()), e);
+    let failed = |e| KeyError::because(format!("`qemu-io` cannot be run on `{}`", disk.display()), e);
     let mut image =
         std::ffi::OsString::from("driver=qcow2,encrypt.key-secret=k,read-only=on,backing=,file.filename=");
     image.push(disk);
@@ -59,12 +59,12 @@ pub fn opens_with(disk: &Path, key: &Key) -> Result<Attempt, KeyError> {
     if words.contains(WRONG_KEY) {
         return Ok(Attempt::Refused(words));
     }
-    Err(KeyError { what: format!("no key can be tried on `{}`: {words}", disk.display()), cause: None })
+    Err(KeyError::new(format!("no key can be tried on `{}`: {words}", disk.display())))
 }
 
 /// Whether it is a qcow2 volume that is not encrypted.
 fn is_plain(disk: &Path) -> Result<bool, KeyError> {
-    let failed = |e| super::err(format!("`{}` cannot be read", disk.display()), e);
+    let failed = |e| KeyError::because(format!("`{}` cannot be read", disk.display()), e);
     let mut head = Vec::new();
     std::fs::File::open(disk).map_err(failed)?.take(36).read_to_end(&mut head).map_err(failed)?;
     Ok(head.starts_with(QCOW2) && head.ends_with(&PLAIN) && head.len() == 36)

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod intended;
+pub mod keys;
 pub mod place;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 /// A round is run at least this often, whatever happened or did not.
 const PERIOD: Duration = Duration::from_secs(30);
+
+/// What is said to people and hosts of a key provider that is away.
+pub const PROVIDER_AWAY: &str = "the key provider cannot be reached; it goes on by itself when it can";
 
 /// Run rounds until holmd ends: at each change of the state or of a host's report, and now and then.
 pub async fn run(app: Arc<App>) {
@@ -106,7 +110,9 @@ fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
         match &made {
             Ok((_, print)) => Some(Decided::new(slice::keyed(s, print), ())),
             Err(e) => {
-                let text = format!("no key can be made: {}", crate::ledger::chain(e));
+                // Who leads the project reads this: where the provider is, is not hers to know.
+                let why = if e.unreachable { PROVIDER_AWAY.to_owned() } else { crate::ledger::chain(e) };
+                let text = format!("no key can be made: {why}");
                 Some(Decided::new(slice::waits(s, &text)?, ()))
             }
         }

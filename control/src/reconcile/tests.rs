@@ -186,12 +186,12 @@ impl Ground {
     }
 
     fn close(&self, id: SliceId) {
-        self.close_and_keep(id, SignedDuration::ZERO);
+        self.close_and_keep(id, SignedDuration::ZERO, self.app.ledger.now());
     }
 
-    fn close_and_keep(&self, id: SliceId, keep: SignedDuration) {
+    fn close_and_keep(&self, id: SliceId, keep: SignedDuration, at: Timestamp) {
         let (state, dina) = (self.app.ledger.state(), "dina".parse().unwrap());
-        self.put(slice::close(&state, &self.slice(id), &dina, keep, self.app.ledger.now()).unwrap());
+        self.put(slice::close(&state, &self.slice(id), &dina, keep, at).unwrap());
     }
 
     fn hold(&self, reason: &str) -> Hold {
@@ -397,12 +397,13 @@ fn what_is_closed_stays_as_long_as_its_level_wants() {
     let (short, long) = (ground.approved("short", 1, 1), ground.approved("long", 1, 2));
     ground.round();
     ground.round();
-    ground.close_and_keep(short, SignedDuration::from_millis(300));
-    ground.close_and_keep(long, SignedDuration::from_hours(24));
+    let yesterday = ground.app.ledger.now() - SignedDuration::from_hours(24);
+    ground.close_and_keep(short, SignedDuration::from_hours(23), yesterday);
+    ground.close_and_keep(long, SignedDuration::from_hours(25), yesterday);
+    assert_eq!(ground.slice(short).state, SliceState::Keeping);
     ground.round();
     assert!(ground.slice(long).reason.starts_with("its level keeps what is closed: until 20"));
     assert!(ground.slice(long).key_destroyed.is_none());
-    std::thread::sleep(Duration::from_millis(310));
     ground.round();
     ground.round();
     // Also where the host has not said yet that its devices are released.

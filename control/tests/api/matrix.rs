@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 37] = [
+const CALLS: [&str; 39] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -60,6 +60,9 @@ const CALLS: [&str; 37] = [
     "HostService/SetMaintenance",
     "AuditService/GetCheckpoint",
     "AuditService/ListEntries",
+    "KeyService/ShowKeys",
+    "KeyService/RotateKeys project",
+    "KeyService/RotateKeys kek",
     "AgentService/Session",
     "AgentService/Tunnel",
 ];
@@ -189,6 +192,9 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         }
         "AuditService/GetCheckpoint" => drop(audit.get_checkpoint(v1::GetCheckpointRequest {}).await?),
         "AuditService/ListEntries" => drop(audit.list_entries(v1::ListEntriesRequest::default()).await?),
+        "KeyService/ShowKeys" => drop(world.keys(who).show_keys(v1::ShowKeysRequest {}).await?),
+        "KeyService/RotateKeys project" => drop(world.rotate(who, Some("heart")).await?),
+        "KeyService/RotateKeys kek" => drop(world.rotate(who, None).await?),
         "AgentService/Session" => drop(Agent::dial(world, who, hello(0)).await?),
         "AgentService/Tunnel" => drop(agents.tunnel(one(v1::TunnelFrame::default())).await?),
         _ => panic!("what is {call}?"),
@@ -250,6 +256,7 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/host.proto"),
         include_str!("../../../proto/proto/holm/v1/audit.proto"),
         include_str!("../../../proto/proto/holm/v1/agent.proto"),
+        include_str!("../../../proto/proto/holm/v1/keys.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

@@ -9,6 +9,7 @@ use holm_control::domain::State;
 use holm_control::domain::people;
 use holm_control::domain::records::{Change, Host, Record, Subject};
 use holm_control::identity::{Authority, Caller, Usage, Wanted};
+use holm_control::keys::ProviderConfig;
 use holm_control::ledger::{Call, Decided};
 use holm_control::setup::{self, Options};
 use holm_proto::ids::Name;
@@ -17,6 +18,7 @@ use holm_proto::v1::agent_service_client::AgentServiceClient;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
@@ -74,9 +76,14 @@ pub fn options(dir: &std::path::Path) -> Options {
 impl World {
     /// olga operates, frida and gustav are officers; everybody else is invited by them.
     pub async fn new() -> Self {
+        Self::with(ProviderConfig::default()).await
+    }
+
+    /// With this key provider.
+    async fn with(keys: ProviderConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let made = setup::init(&options(dir.path())).unwrap();
-        let app = Arc::new(App::open(Config::load(&made.config).unwrap()).unwrap());
+        let app = Arc::new(App::open(Config { keys, ..Config::load(&made.config).unwrap() }).unwrap());
         let running = api::start(Arc::clone(&app)).await.unwrap();
         let mut world = Self { app, running, dir, people: BTreeMap::new() };
         for (name, _, code) in made.invited {
@@ -87,7 +94,11 @@ impl World {
 
     /// The usual: two leads, each with a researcher, an auditor, a lead who is an officer too; a host.
     pub async fn full() -> Self {
-        let mut world = Self::new().await;
+        Self::full_with(ProviderConfig::default()).await
+    }
+
+    pub async fn full_with(keys: ProviderConfig) -> Self {
+        let mut world = Self::with(keys).await;
         for (name, role) in [
             ("dina", "lead"),
             ("rosa", "researcher"),
@@ -204,6 +215,17 @@ impl World {
 
     pub fn hosts(&self, who: &str) -> HostServiceClient<Channel> {
         HostServiceClient::new(self.of(who))
+    }
+
+    pub fn keys(&self, who: &str) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.of(who))
+    }
+
+    /// Rotate a project's key; without a project the key-encryption key.
+    pub async fn rotate(&self, who: &str, project: Option<&str>) -> Result<v1::Keys, Status> {
+        use v1::rotate_keys_request::What;
+        let what = project.map_or(What::Kek(true), |name| What::Project(name.to_owned()));
+        Ok(self.keys(who).rotate_keys(v1::RotateKeysRequest { what: Some(what) }).await?.into_inner())
     }
 
     pub fn audit(&self, who: &str) -> AuditServiceClient<Channel> {
@@ -598,6 +620,30 @@ impl Agent {
                 v1::to_agent::Body::VolumeKey(key) => return Ok(key.key),
                 v1::to_agent::Body::KeyRefused(no) => return Err(no.reason),
                 _ => {}
+            }
+        }
+    }
+
+    /// Ask for the key of a slice, and be refused it.
+    pub async fn refused(&mut self, slice: &v1::IntendedSlice) -> v1::KeyRefused {
+        self.say(v1::from_agent::Body::KeyRequest(v1::KeyRequest {
+            slice_id: slice.slice_id.clone(),
+            volume_id: slice.volume_id.clone(),
+            generation: slice.generation,
+        }))
+        .await;
+        loop {
+            if let v1::to_agent::Body::KeyRefused(no) = self.hear().await.expect("the session ended") {
+                return no;
+            }
+        }
+    }
+
+    /// A key that comes without being asked for now.
+    pub async fn given(&mut self) -> v1::VolumeKey {
+        loop {
+            if let v1::to_agent::Body::VolumeKey(key) = self.hear().await.expect("the session ended") {
+                return key;
             }
         }
     }

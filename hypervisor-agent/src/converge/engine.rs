@@ -305,16 +305,16 @@ impl Engine {
         }
     }
 
-    /// A key does not come in this session.
+    /// A key does not come in this session, or comes later in it.
     pub fn refuse_key(&self, message: &v1::KeyRefused) {
         let mut state = self.lock();
         let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
         let waiting = slice.filter(|slice| {
-            matches!(slice.key, HeldKey::None)
+            matches!(slice.key, HeldKey::None | HeldKey::Later)
                 && slice.kept.as_ref().is_some_and(|kept| kept.generation == message.generation)
         });
         if let Some(slice) = waiting {
-            slice.key = HeldKey::Refused(brief(&message.reason));
+            slice.key = if message.later { HeldKey::Later } else { HeldKey::Refused(brief(&message.reason)) };
             self.bump(&mut state);
         }
     }

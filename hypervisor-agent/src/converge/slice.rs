@@ -44,6 +44,8 @@ pub(super) enum HeldKey {
     None,
     Held(Arc<Key>),
     Refused(String),
+    /// holmd sends it when it can open it.
+    Later,
 }
 
 /// A step that did not work.
@@ -250,7 +252,7 @@ impl Slice {
             spec: self.want.as_ref().and_then(|want| want.spec.clone().ok()),
             key: match &self.key {
                 HeldKey::Held(key) => Some(Arc::clone(key)),
-                HeldKey::None | HeldKey::Refused(_) => None,
+                HeldKey::None | HeldKey::Refused(_) | HeldKey::Later => None,
             },
         })
     }

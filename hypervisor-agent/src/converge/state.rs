@@ -70,6 +70,7 @@ impl State {
                 HeldKey::None => KeyFact::None,
                 HeldKey::Held(_) => KeyFact::Held,
                 HeldKey::Refused(why) => KeyFact::Refused(why.clone()),
+                HeldKey::Later => KeyFact::Later,
             },
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),

@@ -4,7 +4,7 @@ mod nouns;
 mod slice;
 
 pub use nouns::{
-    AuditVerb, CertificateVerb, Enrol, HostVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
+    AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
 };
 pub use slice::{Copy, InProject, Request, SliceVerb, Ssh, Target};
 
@@ -105,6 +105,9 @@ pub enum Command {
     /// The tamper-evident log, for officers and auditors
     #[command(subcommand)]
     Audit(AuditVerb),
+    /// The keys of projects, and who holds the key that wraps them, for officers and operators
+    #[command(subcommand)]
+    Keys(KeysVerb),
     /// Deletion certificates
     #[command(subcommand)]
     Certificate(CertificateVerb),

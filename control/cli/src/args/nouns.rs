@@ -260,6 +260,28 @@ pub struct Log {
     pub last: Option<u64>,
 }
 
+/// `holm keys`.
+#[derive(Debug, Subcommand)]
+pub enum KeysVerb {
+    /// Who holds the key-encryption key, and the generations of it and of each project's key. No key is shown
+    Show,
+    /// Make a new key, and have it wrap what the one before wrapped
+    #[command(
+        group = clap::ArgGroup::new("what").required(true),
+        after_help = "What runs runs on, and no disk changes: the volumes' own keys stay, wrapped anew. The key before \
+        is destroyed when nothing needs it any more, and then an earlier copy of wrapped keys opens with nothing that \
+        holmd has. What is interrupted goes on by itself."
+    )]
+    Rotate {
+        /// The project's key, which wraps its volumes' keys
+        #[arg(long, value_name = "NAME", group = "what")]
+        project: Option<String>,
+        /// The key-encryption key, which wraps the projects' keys
+        #[arg(long, group = "what")]
+        kek: bool,
+    },
+}
+
 /// `holm certificate`.
 #[derive(Debug, Subcommand)]
 pub enum CertificateVerb {

@@ -6,6 +6,7 @@ mod copy;
 mod doctor;
 mod enrol;
 mod host;
+mod keys;
 mod person;
 mod pin;
 mod project;
@@ -27,6 +28,7 @@ use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
@@ -77,6 +79,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Profile(ProfileVerb::List) => profile_list(&session).map(|()| 0),
         Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),
         Command::Host(verb) => host::run(&session, verb).await.map(|()| 0),
+        Command::Keys(verb) => keys::run(&session, verb).await.map(|()| 0),
         Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
         Command::Slice(verb) => slice::run(&session, verb).await,
         Command::Queue => slice::queue(&session).await.map(|()| 0),
@@ -146,6 +149,10 @@ impl Session {
 
     async fn hosts(&self) -> Result<HostServiceClient<Channel>, Failure> {
         Ok(HostServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
+        Ok(KeyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn log(&self) -> Result<AuditServiceClient<Channel>, Failure> {

@@ -5,6 +5,7 @@
 mod alert;
 mod certificate;
 mod host;
+mod keys;
 mod queue;
 mod slice;
 mod svg;
@@ -14,6 +15,7 @@ mod topology;
 pub use alert::{alerts, checks, commissioning_json};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
+pub use keys::{keys, keys_json, project_keys};
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,

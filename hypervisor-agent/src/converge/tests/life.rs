@@ -558,6 +558,7 @@ impl Life {
                 slice_id: request.slice_id,
                 generation: request.generation,
                 reason: "no".to_owned(),
+                later: false,
             })
         });
     }

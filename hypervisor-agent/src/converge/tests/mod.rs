@@ -442,6 +442,7 @@ fn a_key_that_does_not_come_is_waited_for_only_so_long() {
         slice_id: wanted.slice.to_string(),
         generation: wanted.generation,
         reason: "no\u{1b}[2J".to_owned(),
+        later: false,
     };
     world.engine().refuse_key(&v1::KeyRefused { generation: 99, ..refused.clone() });
     world.engine().refuse_key(&refused);
@@ -450,6 +451,19 @@ fn a_key_that_does_not_come_is_waited_for_only_so_long() {
     assert!(!world.engine().keys_wanted().contains(&wanted), "not asked for again in this session");
     world.now.instant += Duration::from_secs(599);
     world.advance(slice(A));
+    assert_eq!(seen(&world, A).phase(), v1::Phase::Preparing);
+    // One that is to come later has no such limit, and comes without being asked for.
+    world.engine().disconnected();
+    world.engine().intend(world.intended()).unwrap();
+    world.engine().refuse_key(&v1::KeyRefused { later: true, ..refused.clone() });
+    world.advance(slice(A));
+    world.now.instant += Duration::from_secs(3600);
+    world.advance(slice(A));
+    assert!(
+        seen(&world, A).reason.contains("the key provider cannot be reached"),
+        "{}",
+        seen(&world, A).reason
+    );
     assert_eq!(seen(&world, A).phase(), v1::Phase::Preparing);
     // In the next session it is, and the clock begins anew.
     world.engine().disconnected();

@@ -454,6 +454,7 @@ impl World {
                     slice_id: wanted.slice.to_string(),
                     generation: wanted.generation,
                     reason: "it was given in this session".to_owned(),
+                    later: false,
                 });
             }
         }

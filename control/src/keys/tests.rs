@@ -1,0 +1,396 @@
+//! The hierarchy over the file provider: what opens, what does not, and what a kill leaves.
+
+use super::files::kill;
+use super::*;
+use holm_proto::ids::{ProjectId, VolumeId};
+use newtype_uuid::GenericUuid;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+fn keyring() -> (tempfile::TempDir, Keyring) {
+    let dir = tempfile::tempdir().unwrap();
+    Keyring::create(dir.path()).unwrap();
+    let keyring = load(dir.path());
+    (dir, keyring)
+}
+
+fn load(dir: &Path) -> Keyring {
+    Keyring::load(dir, &ProviderConfig::default(), None).unwrap()
+}
+
+/// Finish, and what was done.
+fn finish(keyring: &Keyring) -> Result<Vec<Done>, KeyError> {
+    let mut done = Vec::new();
+    keyring.finish(&|_| Vec::new(), &mut |one| done.push(one)).map(|()| done)
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => all.extend(files(&entry.path())),
+            false => all.push(entry.file_name().into_string().unwrap()),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_key_comes_back_and_is_its_volumes_own() {
+    let (dir, keyring) = keyring();
+    let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    let (first, print) = keyring.volume_key(p, v).unwrap();
+    assert_eq!(load(dir.path()).volume_key(p, v).unwrap().0.expose_secret(), first.expose_secret());
+    assert_eq!(print.len(), 16);
+    assert_ne!(keyring.volume_key(p, w).unwrap().1, print);
+    assert!(!format!("{first:?}").contains(&format!("{:?}", first.expose_secret())));
+}
+
+#[test]
+fn a_wrapped_key_moved_to_another_record_project_or_generation_does_not_open() {
+    let (_dir, keyring) = keyring();
+    let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
+    let (v, w) = (VolumeId::new_v4(), VolumeId::new_v4());
+    keyring.volume_key(p, v).unwrap();
+    keyring.volume_key(q, w).unwrap();
+    let moved = |from: &Path, to: &Path, ids: &[([u8; 16], usize)]| {
+        let (mut bytes, good) = (fs::read(from).unwrap(), fs::read(to).unwrap());
+        let opens = |bytes: &[u8]| {
+            fs::write(to, bytes).unwrap();
+            let opens = keyring.open_volume_key(q, w).is_ok();
+            fs::write(to, &good).unwrap();
+            opens
+        };
+        assert!(!opens(&bytes), "as it is");
+        // Also where its head is made to say that it belongs there.
+        for (id, at) in ids {
+            bytes[*at..at + 16].copy_from_slice(id);
+        }
+        assert!(!opens(&bytes), "with its head changed");
+        assert!(opens(&good));
+    };
+    let (pid, vid) = (q.into_untyped_uuid().into_bytes(), w.into_untyped_uuid().into_bytes());
+    moved(&keyring.volume_path(v), &keyring.volume_path(w), &[(pid, 11), (vid, 27)]);
+    moved(&keyring.project_path(p), &keyring.project_path(q), &[(pid, 11)]);
+    // Another generation of itself.
+    for path in [keyring.volume_path(w), keyring.project_path(q)] {
+        let good = fs::read(&path).unwrap();
+        for at in [6, 10] {
+            let mut bad = good.clone();
+            bad[at] = 2;
+            fs::write(&path, &bad).unwrap();
+            assert!(keyring.open_volume_key(q, w).is_err(), "byte {at}");
+        }
+        fs::write(&path, good).unwrap();
+    }
+    assert!(keyring.open_volume_key(q, w).unwrap().is_some());
+}
+
+#[test]
+fn an_earlier_copy_put_back_after_a_rotation_does_not_open() {
+    let (_dir, keyring) = keyring();
+    let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
+    let key = keyring.volume_key(p, v).unwrap().1;
+    let paths = [keyring.project_path(p), keyring.volume_path(v)];
+    let old: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    keyring.begin_project(p).unwrap();
+    finish(&keyring).unwrap();
+    keyring.rotate_kek().unwrap();
+    finish(&keyring).unwrap();
+    assert_eq!(keyring.volume_key(p, v).unwrap().1, key);
+    let new: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    for which in [&[0][..], &[1], &[0, 1]] {
+        for at in which {
+            fs::write(&paths[*at], &old[*at]).unwrap();
+        }
+        let failure = keyring.open_volume_key(p, v).unwrap_err();
+        assert!(failure.what.contains("gone") || failure.what.contains("not there"), "{}", failure.what);
+        for (path, bytes) in paths.iter().zip(&new) {
+            fs::write(path, bytes).unwrap();
+        }
+    }
+    assert_eq!(keyring.volume_key(p, v).unwrap().1, key);
+}
+
+#[test]
+fn every_flipped_bit_is_refused() {
+    let (_dir, keyring) = keyring();
+    let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
+    keyring.volume_key(p, v).unwrap();
+    for path in [keyring.volume_path(v), keyring.project_path(p)] {
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&path, &bad).unwrap();
+            assert!(keyring.volume_key(p, v).is_err(), "byte {at}");
+        }
+        for bad in [&[][..], &[1], &[2; 43], &[0xFF; 5000]] {
+            fs::write(&path, bad).unwrap();
+            assert!(keyring.volume_key(p, v).is_err());
+        }
+        fs::write(&path, good).unwrap();
+    }
+    assert!(keyring.volume_key(p, v).is_ok());
+}
+
+#[test]
+fn what_is_destroyed_stays_so_with_every_key_that_is_left() {
+    let (dir, keyring) = keyring();
+    let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    let (key, _) = keyring.volume_key(p, v).unwrap();
+    keyring.volume_key(p, w).unwrap();
+    let stolen = fs::read(keyring.volume_path(v)).unwrap();
+    // Also in the middle of a rotation: nothing of it is left.
+    keyring.begin_project(p).unwrap();
+    keyring.destroy(p, v, false).unwrap();
+    keyring.destroy(p, v, false).unwrap();
+    assert!(keyring.open_volume_key(p, v).unwrap().is_none());
+    keyring.destroy(p, w, true).unwrap();
+    assert_eq!(files(dir.path()), ["kek"]);
+    // With the project's key gone, an earlier copy of the wrapped key opens no more.
+    fs::write(keyring.volume_path(v), stolen).unwrap();
+    assert!(keyring.volume_key(p, v).is_err());
+    for file in [dir.path().join("kek"), keyring.volume_path(v)] {
+        let bytes = fs::read(file).unwrap();
+        assert!(!bytes.windows(KEY_BYTES).any(|w| w == key.expose_secret()));
+    }
+}
+
+#[test]
+fn every_key_that_is_left_is_listed() {
+    let (_dir, keyring) = keyring();
+    let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
+    let (v, w, x) = (VolumeId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    let prints: Vec<String> =
+        [(p, v), (p, w), (q, x)].map(|(p, v)| keyring.volume_key(p, v).unwrap().1).to_vec();
+    let left = || -> Vec<String> { keyring.all().unwrap().iter().map(|(_, k)| fingerprint(k)).collect() };
+    assert_eq!(left().len(), 1 + 2 + 3);
+    assert!(prints.iter().all(|print| left().contains(print)));
+    // A key that is being rotated is two.
+    keyring.begin_project(p).unwrap();
+    assert_eq!(left().len(), 1 + 3 + 3);
+    finish(&keyring).unwrap();
+    keyring.destroy(p, v, false).unwrap();
+    keyring.destroy(q, x, true).unwrap();
+    assert_eq!(left().len(), 1 + 1 + 1);
+    assert!(left().contains(&prints[1]) && !left().contains(&prints[0]) && !left().contains(&prints[2]));
+}
+
+/// As the version before wrote them.
+fn version_1(keyring: &Keyring, p: ProjectId, volumes: &[VolumeId]) -> Vec<Key> {
+    let (kek, project) = (keyring.current.own().unwrap().remove(0).1, random().unwrap());
+    let about = [b"holm/project-key/v1\0".as_slice(), p.into_untyped_uuid().as_bytes()].concat();
+    let write = |path: &Path, key: &Key, under: &Key, about: &[u8]| {
+        let bytes = [&[1], wrapped::seal(key, under, about).unwrap().as_slice()].concat();
+        files::write_new(path, &bytes).unwrap();
+    };
+    write(&keyring.project_path(p), &project, &kek, &about);
+    let one = |v: &VolumeId| {
+        let key = random().unwrap();
+        let ids = [p.into_untyped_uuid().into_bytes(), v.into_untyped_uuid().into_bytes()].concat();
+        let about = [b"holm/volume-key/v1\0".as_slice(), &ids].concat();
+        write(&keyring.volume_path(*v), &key, &project, &about);
+        key
+    };
+    volumes.iter().map(one).collect()
+}
+
+#[test]
+fn keys_of_version_1_open_and_are_gone_after_a_rotation() {
+    let (dir, keyring) = keyring();
+    let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    let keys = version_1(&keyring, p, &[v]);
+    let opens = |v, key: &Key| {
+        let found = load(dir.path()).open_volume_key(p, v).unwrap().unwrap();
+        assert_eq!(found.expose_secret(), key.expose_secret());
+    };
+    opens(v, &keys[0]);
+    let new = keyring.volume_key(p, w).unwrap().0;
+    assert_eq!(keyring.standing(&|_| Some(p)).unwrap().projects[0].volumes, 2);
+    keyring.rotate_kek().unwrap();
+    finish(&keyring).unwrap();
+    opens(v, &keys[0]);
+    assert_eq!(fs::read(keyring.project_path(p)).unwrap()[0], 2);
+    keyring.begin_project(p).unwrap();
+    keyring.finish(&|of| if of == p { vec![v] } else { Vec::new() }, &mut |_| {}).unwrap();
+    assert_eq!(fs::read(keyring.volume_path(v)).unwrap()[0], 2);
+    opens(v, &keys[0]);
+    opens(w, &new);
+}
+
+#[test]
+fn a_rotation_says_what_it_did_and_is_done_once() {
+    let (dir, keyring) = keyring();
+    let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
+    let volumes = [VolumeId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4()];
+    assert!(keyring.begin_project(p).unwrap_err().what.contains("no key yet"));
+    let print = keyring.volume_key(p, volumes[0]).unwrap().1;
+    keyring.volume_key(p, volumes[1]).unwrap();
+    keyring.volume_key(q, volumes[2]).unwrap();
+    assert_eq!(finish(&keyring).unwrap(), [Done::Retired { below: 1 }]);
+    keyring.begin_project(p).unwrap();
+    keyring.begin_project(p).unwrap();
+    // What is made meanwhile is under the next key already, and not behind.
+    let late = VolumeId::new_v4();
+    keyring.volume_key(p, late).unwrap();
+    let done = finish(&keyring).unwrap();
+    let [Done::Rotated { project, from: 1, to: 2, before, after, volumes: 3 }] = done.as_slice() else {
+        panic!("{done:?}")
+    };
+    assert!(*project == p && before != after);
+    assert!(finish(&keyring).unwrap().is_empty());
+    assert_eq!(keyring.rotate_kek().unwrap(), (1, 2));
+    let mut done = finish(&keyring).unwrap();
+    assert_eq!(done.pop(), Some(Done::Retired { below: 2 }));
+    assert_eq!(done.len(), 2);
+    assert!(done.iter().any(|one| *one
+        == Done::Rewrapped { project: p, generation: 2, kek_generation: 2, fingerprint: after.clone() }));
+    let standing = keyring.standing(&|_| None).unwrap();
+    let one = standing.projects.iter().find(|one| one.project == p).unwrap();
+    assert_eq!((one.generation, one.kek_generation, one.volumes, one.rotating), (2, 2, 3, false));
+    assert_eq!((standing.provider, standing.kek_generation), ("file", Some(2)));
+    assert_eq!(keyring.volume_key(p, volumes[0]).unwrap().1, print);
+    assert!(!dir.path().join("kek").exists() && dir.path().join("kek.2").exists());
+}
+
+#[test]
+fn a_damaged_key_stops_its_rotation_and_nothing_is_destroyed() {
+    let (_dir, keyring) = keyring();
+    let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    let print = keyring.volume_key(p, v).unwrap().1;
+    keyring.volume_key(p, w).unwrap();
+    let good = fs::read(keyring.volume_path(w)).unwrap();
+    let mut bad = good.clone();
+    bad[60] ^= 1;
+    fs::write(keyring.volume_path(w), bad).unwrap();
+    keyring.begin_project(p).unwrap();
+    let failure = finish(&keyring).unwrap_err();
+    assert!(failure.what.contains(&w.into_untyped_uuid().to_string()), "{}", failure.what);
+    assert_eq!(keyring.volume_key(p, v).unwrap().1, print);
+    assert!(keyring.standing(&|_| None).unwrap().projects[0].rotating);
+    // Restored, it goes on.
+    fs::write(keyring.volume_path(w), good).unwrap();
+    assert!(matches!(finish(&keyring).unwrap().as_slice(), [Done::Rotated { .. }, Done::Retired { .. }]));
+    assert_eq!(keyring.volume_key(p, v).unwrap().1, print);
+    // So does one of the key-encryption key: what it cannot open keeps the old one alive.
+    let good = fs::read(keyring.project_path(p)).unwrap();
+    let mut bad = good.clone();
+    bad[60] ^= 1;
+    fs::write(keyring.project_path(p), bad).unwrap();
+    keyring.rotate_kek().unwrap();
+    assert!(finish(&keyring).is_err());
+    fs::write(keyring.project_path(p), good).unwrap();
+    finish(&keyring).unwrap();
+    assert_eq!(keyring.volume_key(p, v).unwrap().1, print);
+}
+
+#[test]
+fn a_key_destroyed_while_it_is_rotated_does_not_come_back() {
+    let (dir, keyring) = keyring();
+    let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
+    keyring.volume_key(p, v).unwrap();
+    keyring.volume_key(p, w).unwrap();
+    keyring.begin_project(p).unwrap();
+    let found = keyring.volume(p, v).unwrap().unwrap();
+    keyring.destroy(p, v, false).unwrap();
+    assert!(!keyring.swap(&found, &found.wrapped).unwrap());
+    assert!(!keyring.volume_path(v).exists());
+    // The whole project, between two looks.
+    let rotated =
+        keyring.finish(&|_| keyring.volume_path(w).exists().then_some(w).into_iter().collect(), &mut |_| {});
+    rotated.unwrap();
+    keyring.begin_project(p).unwrap();
+    keyring.destroy(p, w, true).unwrap();
+    assert!(finish(&keyring).unwrap().is_empty());
+    assert_eq!(files(dir.path()), ["kek"]);
+}
+
+/// What is killed, and how to tell that it is through.
+type Work<'a> = &'a dyn Fn(&Keyring) -> Result<(), KeyError>;
+
+/// Kill `work` at each of its steps in turn, start again as holmd does, and see that every key is what it was, and that
+/// the rotation ends as one that was never killed.
+fn killed_at_every_step(work: Work<'_>, ended: &[&str]) {
+    for at in 1.. {
+        assert!(at < 500, "it does not end");
+        let (dir, keyring) = keyring();
+        let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
+        let volumes: Vec<(ProjectId, VolumeId)> =
+            [p, p, q].into_iter().map(|project| (project, VolumeId::new_v4())).collect();
+        let before: BTreeMap<VolumeId, String> =
+            volumes.iter().map(|(p, v)| (*v, keyring.volume_key(*p, *v).unwrap().1)).collect();
+        kill::after(dir.path(), at);
+        let done = work(&keyring);
+        let happened = kill::happened(dir.path());
+        assert_eq!(done.is_err(), happened, "at step {at}: {done:?}");
+        drop(keyring);
+        let again = load(dir.path());
+        let opened = |when: &str| {
+            for (p, v) in &volumes {
+                let key = again.open_volume_key(*p, *v).unwrap().unwrap();
+                assert_eq!(fingerprint(&key), before[v], "{when}, killed at step {at}");
+            }
+        };
+        opened("before tidying");
+        again.tidy().unwrap();
+        opened("after tidying");
+        work(&again).unwrap();
+        opened("after the rotation");
+        let left = files(dir.path());
+        let ours: Vec<&str> =
+            left.iter().map(String::as_str).filter(|name| name.parse::<uuid::Uuid>().is_err()).collect();
+        // One that was killed before its new generation was written makes it now, one killed after makes another.
+        assert!(ended.contains(&ours.join(" ").as_str()), "at step {at}: {ours:?}");
+        assert_eq!(left.len(), ours.len() + 2 + 3);
+        if !happened {
+            assert!(at > 10, "it was never killed");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_rotation_of_the_kek_survives_a_kill_at_every_step() {
+    let work = |keyring: &Keyring| {
+        keyring.rotate_kek()?;
+        finish(keyring).map(drop)
+    };
+    killed_at_every_step(&work, &["kek.2", "kek.3"]);
+}
+
+#[test]
+fn a_rotation_of_a_projects_key_survives_a_kill_at_every_step() {
+    let work = |keyring: &Keyring| {
+        for one in keyring.standing(&|_| None)?.projects {
+            keyring.begin_project(one.project)?;
+        }
+        finish(keyring).map(drop)
+    };
+    killed_at_every_step(&work, &["kek"]);
+}
+
+#[test]
+fn making_and_destroying_keys_survives_a_kill_at_every_step() {
+    for at in 1.. {
+        let (dir, keyring) = keyring();
+        let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
+        kill::after(dir.path(), at);
+        let made = keyring.volume_key(p, v).and_then(|_| keyring.destroy(p, v, true));
+        let happened = kill::happened(dir.path());
+        assert_eq!(made.is_err(), happened, "{made:?}");
+        let again = load(dir.path());
+        again.tidy().unwrap();
+        again.volume_key(p, v).unwrap();
+        again.destroy(p, v, true).unwrap();
+        assert_eq!(files(dir.path()), ["kek"], "killed at step {at}");
+        if !happened {
+            assert!(at > 10);
+            return;
+        }
+    }
+}
