@@ -195,6 +195,9 @@ fn step(_: &Path) -> io::Result<()> {
 
 /// Where a test kills whoever writes below a directory: after so many steps, for good.
 #[cfg(test)]
+use kill::step;
+
+#[cfg(test)]
 pub(super) mod kill {
     use std::collections::BTreeMap;
     use std::io;
@@ -219,6 +222,3 @@ pub(super) mod kill {
         if *left == 0 { Err(io::Error::other("killed")) } else { Ok(()) }
     }
 }
-
-#[cfg(test)]
-use kill::step;

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 39] = [
+const CALLS: [&str; 40] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",

@@ -269,7 +269,10 @@ impl Engine {
             let kept = slice.kept.as_ref().filter(|_| slice.want.is_some() && slice.frozen.is_none())?;
             // What holmd wants now is another generation's business.
             let taken_up = slice.want.as_ref().is_some_and(|want| want.generation == kept.generation);
-            (taken_up && wants_key(kept, &state.facts(*id, slice, kept))).then_some(KeyWanted {
+            // holmd, which has given it, does not place the slice again: an agent that comes after a kill must find
+            // in the record that the devices are the slice's, or it would hold them for dirty.
+            let begun = slice.stored.as_ref().is_some_and(|stored| stored.point > Point::New);
+            (taken_up && begun && wants_key(kept, &state.facts(*id, slice, kept))).then_some(KeyWanted {
                 slice: *id,
                 volume: kept.volume,
                 generation: kept.generation,

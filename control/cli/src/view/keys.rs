@@ -12,7 +12,7 @@ pub fn keys(k: &Keys, clock: &Clock) -> Sheet {
         Some(_) => Cell::new("CANNOT BE REACHED").tone(Tone::Bad),
         None => Cell::new("reachable").tone(Tone::Good),
     };
-    let mut sheet = Sheet::new(&format!("key provider {}", k.provider)).state(state);
+    let mut sheet = Sheet::new(format!("key provider {}", k.provider)).state(state);
     let generation =
         if k.kek_generation == 0 { "not known".to_owned() } else { k.kek_generation.to_string() };
     let behind = k.projects.iter().filter(|one| is_behind(k, one)).count() as u64;

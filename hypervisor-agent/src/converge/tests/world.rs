@@ -220,6 +220,8 @@ pub(super) struct Holmd {
     pub(super) generation: u64,
     pub(super) session: bool,
     pub(super) asked: BTreeSet<(SliceId, u64)>,
+    /// Slices whose host was given the key of their disk: they are not placed again.
+    pub(super) given: BTreeSet<SliceId>,
     pub(super) slices: BTreeMap<SliceId, (Stands, u64, Vec<PciAddress>)>,
     pub(super) runs: BTreeMap<RunId, Vec<PciAddress>>,
     pub(super) runs_made: u8,
@@ -279,6 +281,7 @@ impl World {
             generation: 0,
             session: false,
             asked: BTreeSet::new(),
+            given: BTreeSet::new(),
             slices: BTreeMap::from(slices),
             runs: BTreeMap::new(),
             runs_made: 0,
@@ -443,6 +446,7 @@ impl World {
             let (stands, generation, _) = &self.holmd.slices[&wanted.slice];
             let once = self.holmd.asked.insert((wanted.slice, wanted.generation));
             if once && *generation == wanted.generation && *stands == Stands::Starting {
+                self.holmd.given.insert(wanted.slice);
                 self.engine().take_key(v1::VolumeKey {
                     slice_id: wanted.slice.to_string(),
                     volume_id: wanted.volume.to_string(),
@@ -493,6 +497,7 @@ impl World {
             if *stands == Stands::Starting
                 && seen.phase() == v1::Phase::Preparing
                 && seen.steps.is_empty()
+                && !self.holmd.given.contains(&id)
                 && !devices.iter().all(its)
             {
                 // Nothing was begun with what is not clean: it is placed again.
