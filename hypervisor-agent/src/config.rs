@@ -383,9 +383,21 @@ pub struct ScrubVmConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
-    /// Where the volumes lie. QEMU must be able to pass through it.
+    /// How volumes are kept.
+    #[serde(default)]
+    pub backend: StorageBackend,
+    /// Where the volumes lie, or what is remembered of them. QEMU must be able to pass through it.
     #[serde(default = "default_volumes")]
     pub volumes: PathBuf,
+    /// The volume group they lie in. Of `lvm-luks2` only, which cannot do without.
+    #[serde(default)]
+    pub volume_group: Option<LvmName>,
+    /// The thin pool in it that they come from; not said, each has its room for itself. Of `lvm-luks2` only.
+    #[serde(default)]
+    pub thin_pool: Option<LvmName>,
+    /// What a guest discards is given back to what lies below. It shows there which parts of a disk are in use.
+    #[serde(default)]
+    pub discard: bool,
     /// The image that every volume starts from; shared, only read, and readable by QEMU.
     pub base_image: PathBuf,
     /// How it is written.
@@ -394,6 +406,63 @@ pub struct StorageConfig {
     /// QEMU's tool for disk images.
     #[serde(default = "default_qemu_img")]
     pub qemu_img: PathBuf,
+}
+
+impl StorageConfig {
+    /// What does not go together.
+    pub fn check(&self) -> Result<(), String> {
+        let of_lvm = [("volume_group", &self.volume_group), ("thin_pool", &self.thin_pool)];
+        match (self.backend, of_lvm.into_iter().find(|(_, name)| name.is_some())) {
+            (StorageBackend::LvmLuks2, _) if self.volume_group.is_none() => Err(
+                "`[host.storage]` says `backend = \"lvm-luks2\"` and no `volume_group`: name the one that `vgs` lists"
+                    .to_owned(),
+            ),
+            (StorageBackend::Qcow2Luks, Some((field, _))) => Err(format!(
+                "`{field}` in `[host.storage]` is for `backend = \"lvm-luks2\"`: say that too, or leave it out"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How volumes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum StorageBackend {
+    /// Each a qcow2 file with LUKS in it, which QEMU encrypts.
+    #[default]
+    #[serde(rename = "qcow2-luks")]
+    Qcow2Luks,
+    /// Each a logical volume with LUKS2 on it, which the kernel encrypts.
+    #[serde(rename = "lvm-luks2")]
+    LvmLuks2,
+}
+
+/// The name of a volume group or logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LvmName(String);
+
+impl TryFrom<String> for LvmName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
+        if (1..=127).contains(&text.len())
+            && text.bytes().all(known)
+            && !text.starts_with('-')
+            && !matches!(text.as_str(), "." | "..")
+        {
+            return Ok(Self(text));
+        }
+        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+        Err(format!("`{shown}` is not a name that LVM takes: letters, digits and `+_.-`, not `-` first"))
+    }
+}
+
+impl From<LvmName> for String {
+    fn from(name: LvmName) -> Self {
+        name.0
+    }
 }
 
 /// How a disk image is written.
@@ -619,11 +688,31 @@ mod tests {
             ),
             (format!("{SMALLEST}\n[machines]\nhuge_pages = \"4K\""), "unknown variant `4K`"),
             (SMALLEST.replace("[guest]", "[commission]\nskip = []\n[guest]"), "unknown field `skip`"),
+            (SMALLEST.replace("[storage]", "[storage]\nbackend = \"lvm\""), "unknown variant `lvm`"),
+            (SMALLEST.replace("[storage]", "[storage]\nvolume_group = \"a/b\""), "`a/b` is not a name"),
+            (SMALLEST.replace("[storage]", "[storage]\nthin_pool = \"-p\""), "`-p` is not a name"),
+            (SMALLEST.replace("[storage]", "[storage]\nvolume_group = \"\""), "`` is not a name"),
             (SMALLEST.replace("[guest]", "[commission]\nminimum_qemu = \"10\"\n[guest]"), "not a version"),
         ] {
             let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_storage_goes_together() {
+        let check = |text: &str| {
+            let text = SMALLEST.replace("[storage]", &format!("[storage]\n{text}"));
+            toml::from_str::<HostConfig>(&text).unwrap().storage.check()
+        };
+        let lvm = "backend = \"lvm-luks2\"";
+        let group = "volume_group = \"vg-1\"";
+        assert_eq!(check(""), Ok(()));
+        assert_eq!(check("backend = \"qcow2-luks\"\ndiscard = true"), Ok(()));
+        assert_eq!(check(&format!("{lvm}\n{group}\nthin_pool = \"pool\"")), Ok(()));
+        assert!(check(lvm).unwrap_err().contains("no `volume_group`"));
+        assert!(check(group).unwrap_err().contains("`volume_group` in"));
+        assert!(check("thin_pool = \"pool\"").unwrap_err().contains("`thin_pool` in"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use holm_agent::{
     sanitise::check_image,
     session::{Identity, Session},
     simulate::SimulatedHost,
+    storage,
 };
 use holm_proto::{
     gpu::GpuKind,
@@ -312,6 +313,7 @@ fn check(place: &Where) -> Result<(), Failure> {
     if let Some(real) = config.host.as_ref().filter(|_| !host.simulated()) {
         wrong.extend(missing(real));
         wrong.extend(unlike(real));
+        wrong.extend(storage::Volumes::new(real.storage.clone())?.lacks());
     }
     let inventory = host.inventory()?;
     let gpus = || inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu);

@@ -13,7 +13,7 @@ use crate::{
         sysfs::{PciFunction, Sysfs},
     },
     sanitise::{Ground, Sanitisers},
-    storage::Volumes,
+    storage::{Kind, Volumes},
     vfio,
 };
 use holm_proto::{
@@ -77,7 +77,7 @@ impl RealHost {
             sanitisers: Sanitisers::new(&config, &sysfs, Arc::clone(&scrubs) as _),
             scrubs,
             sysfs,
-            volumes: Volumes::new(config.storage.clone()),
+            volumes: Volumes::new(config.storage.clone())?,
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
             libvirt,
@@ -99,7 +99,7 @@ impl RealHost {
     /// What sysfs does not say. A GPU that is pulled out while a machine has it stays on the bus until the machine
     /// lets go of it, and vfio-pci has let go of it already.
     fn completed(&self, mut inventory: v1::Inventory) -> v1::Inventory {
-        inventory.volumes_gib = crate::storage::capacity_gib(&self.config.storage.volumes);
+        inventory.volumes_gib = self.volumes.capacity_gib();
         let loose = |device: &&mut v1::PciDevice| {
             device.kind() == v1::DeviceKind::Gpu && device.driver != vfio::DRIVER && device.problem.is_empty()
         };
@@ -171,6 +171,10 @@ impl Host for RealHost {
             tracing::warn!(run = %stray, "a scrubbing machine was left behind: ended");
             self.libvirt.end_scrub(stray)?;
         }
+        // Of a machine that ended by itself, or was destroyed while something still looked at its disk.
+        if let Err(error) = self.volumes.close_idle() {
+            tracing::error!("a volume that nothing uses stays open: {}", error.chain());
+        }
         let mut attached = running(machines);
         // To look is to open the group for a moment, and whoever opens it in that moment is turned away:
         // what this process is about to open is therefore not looked at, and nothing is begun meanwhile.
@@ -222,7 +226,7 @@ impl Host for RealHost {
     }
 
     fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()> {
-        self.volumes.create(volume, size_gib, key)
+        self.volumes.create(volume, Kind::Root, size_gib, key)
     }
 
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
@@ -258,18 +262,28 @@ impl Host for RealHost {
         let hold = Hold::take(&self.in_hand, &spec.devices)?;
         self.handover.check_start(&spec.devices)?;
         let guest = &self.config.guest;
+        let kernel = self.seeds.own_copy(spec.slice, &guest.kernel, "vmlinuz")?;
+        let initrd = self.seeds.own_copy(spec.slice, &guest.initrd, "initrd.img")?;
+        let ground = ground::read(&self.sysfs, &spec.devices)?;
+        let (volume, hand) = self.volumes.open(spec.volume, key)?;
         let parts = Parts {
             guest,
-            kernel: &self.seeds.own_copy(spec.slice, &guest.kernel, "vmlinuz")?,
-            initrd: &self.seeds.own_copy(spec.slice, &guest.initrd, "initrd.img")?,
-            volume: &self.volumes.path(spec.volume),
+            kernel: &kernel,
+            initrd: &initrd,
+            volume: &volume,
+            discard: self.config.storage.discard,
             base: &self.config.storage.base_image,
             base_format: self.config.storage.base_format,
             seed: &self.seeds.path(spec.slice),
             channel: &self.channels.path(spec.slice),
         };
-        let ground = ground::read(&self.sysfs, &spec.devices)?;
-        self.libvirt.start(spec, &ground, &parts, key, hold)
+        let started = self.libvirt.start(spec, &ground, &parts, key, (hold, hand));
+        if started.is_err()
+            && let Err(error) = self.volumes.close_idle()
+        {
+            tracing::warn!(slice = %spec.slice, error = error.chain(), "the disk of a machine that did not start is open");
+        }
+        started
     }
 
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {
@@ -283,6 +297,7 @@ impl Host for RealHost {
             }
         }
         self.libvirt.destroy(slice)?;
+        self.volumes.close_idle()?;
         self.channels.forget(slice)
     }
 

@@ -293,12 +293,16 @@ pub struct Driver {
     pub format: &'static str,
     #[serde(rename = "@iothread", skip_serializing_if = "Option::is_none")]
     pub iothread: Option<u32>,
+    #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
+    pub discard: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 pub struct Source {
-    #[serde(rename = "@file")]
-    pub file: String,
+    #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    #[serde(rename = "@dev", skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seclabel: Option<Seclabel>,
     #[serde(skip_serializing_if = "Option::is_none")]

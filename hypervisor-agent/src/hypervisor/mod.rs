@@ -18,7 +18,7 @@ use crate::{
     config::{LibvirtConfig, MachinesConfig},
     edge::{DomainSpec, EdgeError, Key, Result},
     inventory::ground::Ground,
-    storage,
+    storage::{self, Disk},
 };
 use holm_proto::ids::{PciAddress, RunId, SliceId};
 use std::{
@@ -113,9 +113,13 @@ impl Libvirt {
         let start = Start {
             slice,
             domain: xml::domain(spec, &layout, parts).map_err(unwritten)?,
-            secret: xml::secret(spec.volume, parts.volume).map_err(unwritten)?,
             secret_uuid: xml::secret_uuid(spec.volume),
-            passphrase: storage::passphrase(key),
+            secret: match parts.volume {
+                Disk::File(path) => {
+                    Some((xml::secret(spec.volume, path).map_err(unwritten)?, storage::passphrase(key)))
+                }
+                Disk::Block(_) => None,
+            },
         };
         self.call(
             &format!("start the machine of slice `{slice}`"),
@@ -227,9 +231,9 @@ impl Drop for Turn {
 struct Start {
     slice: SliceId,
     domain: String,
-    secret: String,
     secret_uuid: String,
-    passphrase: Zeroizing<String>,
+    /// What lends libvirt the key, and the key, where the disk takes one.
+    secret: Option<(String, Zeroizing<String>)>,
 }
 
 impl Start {
@@ -264,9 +268,10 @@ impl Start {
 
     fn lend_key(&self, libvirt: &Connect) -> Result<()> {
         remove_secret(libvirt, &self.secret_uuid)?;
+        let Some((secret, passphrase)) = &self.secret else { return Ok(()) };
         libvirt
-            .define_secret_xml(&self.secret, sys::VIR_SECRET_DEFINE_VALIDATE)
-            .and_then(|secret| secret.set_value(self.passphrase.as_bytes(), 0))
+            .define_secret_xml(secret, sys::VIR_SECRET_DEFINE_VALIDATE)
+            .and_then(|secret| secret.set_value(passphrase.as_bytes(), 0))
             .map_err(failed("hand over the volume's key"))
     }
 }
@@ -441,7 +446,8 @@ mod tests {
             guest: &guest,
             kernel: Path::new("/s/vmlinuz"),
             initrd: Path::new("/s/initrd.img"),
-            volume: Path::new("/v/6f9619ff"),
+            volume: &Disk::File("/v/6f9619ff".into()),
+            discard: false,
             base: Path::new("/base.raw"),
             base_format: ImageFormat::Raw,
             seed: Path::new("/s/seed.img"),

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::{GuestConfig, ImageFormat},
     edge::DomainSpec,
+    storage,
 };
 use holm_proto::ids::{PciAddress, SliceId, VolumeId};
 use serde::Serialize;
@@ -29,8 +30,10 @@ pub struct Parts<'a> {
     pub kernel: &'a Path,
     /// Its first root file system, the slice's own copy.
     pub initrd: &'a Path,
-    /// The encrypted volume's file.
-    pub volume: &'a Path,
+    /// The encrypted volume, open.
+    pub volume: &'a storage::Disk,
+    /// What the guest discards is given back.
+    pub discard: bool,
     /// The base image below it.
     pub base: &'a Path,
     /// How that is written.
@@ -83,38 +86,12 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
         on_crash: "destroy",
         devices: Devices {
             disk: vec![
+                root(spec.volume, layout, parts, disk),
                 Disk {
                     kind: "file",
                     device: "disk",
-                    driver: Driver { name: "qemu", format: "qcow2", iothread: layout.io_thread.then_some(1) },
-                    source: Source {
-                        file: text(parts.volume),
-                        seclabel: None,
-                        encryption: Some(Encryption {
-                            format: "luks",
-                            secret: SecretRef { kind: "passphrase", uuid: secret_uuid(spec.volume) },
-                        }),
-                    },
-                    backing: Some(Backing {
-                        kind: "file",
-                        format: Format { kind: parts.base_format.as_str() },
-                        // Shared by all and read only: libvirt must not make it one machine's own.
-                        source: Source {
-                            file: text(parts.base),
-                            seclabel: Some(Seclabel { model: "dac", relabel: "no" }),
-                            encryption: None,
-                        },
-                        end: Empty {},
-                    }),
-                    target: Target { dev: "vda", bus: "virtio" },
-                    readonly: None,
-                    address: disk.address(),
-                },
-                Disk {
-                    kind: "file",
-                    device: "disk",
-                    driver: Driver { name: "qemu", format: "raw", iothread: None },
-                    source: Source { file: text(parts.seed), seclabel: None, encryption: None },
+                    driver: Driver { name: "qemu", format: "raw", iothread: None, discard: None },
+                    source: file(parts.seed),
                     backing: None,
                     target: Target { dev: "vdb", bus: "virtio" },
                     readonly: Some(Empty {}),
@@ -139,6 +116,45 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
         },
     };
     write(&domain)
+}
+
+/// A slice's own layer over the base image.
+fn root(volume: VolumeId, layout: &Layout, parts: &Parts<'_>, bus: Bus) -> Disk {
+    let (kind, source) = match parts.volume {
+        storage::Disk::File(path) => {
+            let secret = SecretRef { kind: "passphrase", uuid: secret_uuid(volume) };
+            ("file", Source { encryption: Some(Encryption { format: "luks", secret }), ..file(path) })
+        }
+        // The kernel encrypts what is written there: no secret.
+        storage::Disk::Block(path) => {
+            ("block", Source { file: None, dev: Some(text(path)), seclabel: None, encryption: None })
+        }
+    };
+    Disk {
+        kind,
+        device: "disk",
+        driver: Driver {
+            name: "qemu",
+            format: "qcow2",
+            iothread: layout.io_thread.then_some(1),
+            discard: parts.discard.then_some("unmap"),
+        },
+        source,
+        backing: Some(Backing {
+            kind: "file",
+            format: Format { kind: parts.base_format.as_str() },
+            // Shared by all and read only: libvirt must not make it one machine's own.
+            source: Source { seclabel: Some(Seclabel { model: "dac", relabel: "no" }), ..file(parts.base) },
+            end: Empty {},
+        }),
+        target: Target { dev: "vda", bus: "virtio" },
+        readonly: None,
+        address: bus.address(),
+    }
+}
+
+fn file(path: &Path) -> Source {
+    Source { file: Some(text(path)), dev: None, seclabel: None, encryption: None }
 }
 
 /// The secret that opens a volume: kept in libvirt's memory only, and never given out again.
@@ -369,13 +385,19 @@ mod tests {
     }
 
     fn written(spec: &DomainSpec, cpu: &str) -> String {
+        let path = "/var/lib/holm/volumes/6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+        written_on(spec, cpu, &storage::Disk::File(path.into()), false)
+    }
+
+    fn written_on(spec: &DomainSpec, cpu: &str, volume: &storage::Disk, discard: bool) -> String {
         let config = if spec.nodes.is_empty() { MachinesConfig::default() } else { machines() };
         let layout = layout::plan(spec, &dgx2(&spec.devices), &config).unwrap();
         let parts = Parts {
             guest: &guest(cpu),
             kernel: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/vmlinuz"),
             initrd: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/initrd.img"),
-            volume: Path::new("/var/lib/holm/volumes/6f9619ff-8b86-4d01-b42d-00cf4fc964ff"),
+            volume,
+            discard,
             base: Path::new("/usr/lib/holm/guest/base.raw"),
             base_format: ImageFormat::Raw,
             seed: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/seed.img"),
@@ -403,6 +425,8 @@ mod tests {
             golden(name, &written(&spec(&gpus), "host-passthrough"));
         }
         golden("anywhere", &written(&DomainSpec { nodes: Vec::new(), ..spec(&[1]) }, "qemu64"));
+        let device = storage::Disk::Block("/dev/mapper/holm-6f9619ff-8b86-4d01-b42d-00cf4fc964ff".into());
+        golden("block-device", &written_on(&spec(&[1]), "host-passthrough", &device, true));
         let volume: VolumeId = spec(&[1]).volume;
         golden("secret", &secret(volume, Path::new("/var/lib/holm/volumes/6f9619ff")).unwrap());
     }

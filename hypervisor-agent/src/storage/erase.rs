@@ -47,6 +47,15 @@ pub fn erase(path: &Path, before_gone: impl FnOnce(Wiped) -> io::Result<()>) -> 
     Ok(Some(wiped))
 }
 
+/// Overwrites the first `head_bytes` of a block device with random bytes, and gives all of it back.
+pub fn wipe_device(path: &Path, head_bytes: u64) -> io::Result<Wiped> {
+    let mut file = File::options().write(true).open(path)?;
+    let length = file.seek(SeekFrom::End(0))?;
+    let overwritten = overwrite(&mut file, Area { offset: 0, bytes: head_bytes }, length)?;
+    file.sync_all()?;
+    Ok(Wiped { overwritten, discarded: discard(&file, length)? })
+}
+
 /// The key slots first: while the qcow2 header is whole, a second run finds them again. On the disk when it
 /// returns, how many bytes.
 fn overwrite_keys(file: &mut File, luks: Option<Area>, length: u64) -> io::Result<u64> {
@@ -153,7 +162,7 @@ mod tests {
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
 
-    /// As an LVM back end will: the same call on a block device.
+    /// As the back end on LVM does.
     #[test]
     fn a_block_device_is_given_back_too() {
         let directory = tempfile::tempdir().unwrap();
@@ -171,14 +180,12 @@ mod tests {
                 return;
             }
         };
-        let mut file = File::options().write(true).open(device.trim()).unwrap();
-        let overwritten = overwrite_keys(&mut file, None, 8 << 20);
-        let discarded = discard(&file, 8 << 20);
-        drop(file);
+        let wiped = wipe_device(Path::new(device.trim()), 4 << 20);
         let left = fs::read(device.trim()).map(|bytes| bytes.iter().filter(|byte| **byte != 0).count());
         std::process::Command::new("losetup").args(["--detach", device.trim()]).status().unwrap();
-        assert_eq!(overwritten.unwrap(), 4 << 20);
-        match discarded.unwrap() {
+        let wiped = wiped.unwrap();
+        assert_eq!(wiped.overwritten, 4 << 20);
+        match wiped.discarded {
             0 => println!("skipped: this loop device takes nothing back"),
             bytes => assert_eq!((bytes, left.unwrap()), (8 << 20, 0)),
         }

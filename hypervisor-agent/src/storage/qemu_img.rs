@@ -1,132 +1,104 @@
-//! `qemu-img`, run so that it learns the key and nobody else does.
+//! `qemu-img`: what it is asked of a qcow2 image, with LUKS inside or on a device that is encrypted already.
 
+use super::tool::{self, Ended, Lent};
 use crate::{
-    config::StorageConfig,
+    config::{ImageFormat, StorageConfig},
     edge::{EdgeError, Key, Result},
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
-use secrecy::ExposeSecret as _;
-use std::{
-    io::{self, Read as _, Write as _},
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
-};
-use zeroize::Zeroizing;
+use std::{ffi::OsString, io, path::Path, process::Command};
 
-/// Making a volume takes 2 s on a plain machine and 12 s in an emulated one.
-const LIMIT: Duration = Duration::from_secs(120);
-/// The most that is kept of what it says went wrong.
-const MAX_COMPLAINT_BYTES: u64 = 2048;
+/// Where a key comes in that is handed over standard input.
+const KEY: &str = "secret,id=key,file=/proc/self/fd/0";
+/// Stretching makes a guess of a weak passphrase dear. This one is 256 random bits, which nobody guesses, so
+/// the least of it will do.
+const LEAST_STRETCHING: &str = "encrypt.iter-time=10";
 
-/// Makes an encrypted qcow2 file of `bytes` on top of the base image.
-pub fn create(config: &StorageConfig, path: &Path, bytes: u64, key: &Key) -> Result<()> {
-    let failed = |cause| EdgeError::because(format!("cannot make the volume `{}`", path.display()), cause);
+/// What an image is made over.
+pub type Base<'a> = Option<(&'a Path, ImageFormat)>;
+
+/// Makes a qcow2 image of `bytes`: with a key, LUKS is in it; without, what it is written to encrypts.
+pub fn create(
+    config: &StorageConfig,
+    path: &Path,
+    bytes: u64,
+    base: Base<'_>,
+    key: Option<&Key>,
+) -> Result<()> {
     let mut command = Command::new(&config.qemu_img);
-    command
-        .args(["create", "-q", "-f", "qcow2"])
-        // The key comes over standard input: an argument or a variable would show it to every process, a
-        // file would put it on a disk.
-        .args(["--object", "secret,id=key,file=/proc/self/fd/0"])
-        // Stretching makes a guess of a weak passphrase dear. This one is 256 random bits, which nobody
-        // guesses, so the least of it will do.
-        .args(["-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"])
-        .arg("-b")
-        .arg(&config.base_image)
-        .args(["-F", config.base_format.as_str()])
-        .arg(path)
-        .arg(bytes.to_string())
-        .current_dir("/")
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut running = Running(command.spawn().map_err(failed)?);
-    if let Some(mut stdin) = running.0.stdin.take() {
-        // One that fails before it reads has more to say than "broken pipe".
-        match stdin.write_all(passphrase(key).as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(failed(error)),
-            _ => {}
-        }
+    command.args(["create", "-q", "-f", "qcow2"]);
+    if key.is_some() {
+        command.args(["--object", KEY, "-o"]);
+        command.arg(format!("encrypt.format=luks,encrypt.key-secret=key,{LEAST_STRETCHING}"));
     }
-    let status = running.wait(LIMIT).map_err(failed)?;
-    if status.success() { Ok(()) } else { Err(failed(io::Error::other(running.complaint(status)))) }
+    if let Some((base, format)) = base {
+        command.arg("-b").arg(base).args(["-F", format.as_str()]);
+    }
+    command.arg(path).arg(bytes.to_string());
+    tool::run(&mut command, key)
+        .and_then(Ended::done)
+        .map_err(|cause| EdgeError::because(format!("cannot make the volume `{}`", path.display()), cause))
 }
 
-/// The key as QEMU takes it: lower-case hexadecimal, because a passphrase must be UTF-8.
-pub fn passphrase(key: &Key) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(64));
-    for byte in key.expose_secret() {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
-        }
-    }
-    text
+/// What became of a wish to resize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resized {
+    /// It has the size.
+    Done,
+    /// A machine has it open, and only that machine can.
+    InUse,
 }
 
-/// A process that does not outlive its handle.
-struct Running(Child);
-
-impl Running {
-    /// Waits for the end of the process, as long as `limit`.
-    fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        let end = Instant::now() + limit;
-        let process = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())?;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return Err(io::Error::other(format!("it took more than {} s", limit.as_secs()))),
-                Ok(_) => return self.0.wait(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+/// Makes an image larger. It never becomes smaller: `qemu-img` refuses that.
+pub fn resize(config: &StorageConfig, path: &Path, bytes: u64, key: Option<&Key>) -> io::Result<Resized> {
+    let mut command = Command::new(&config.qemu_img);
+    command.args(["resize", "-q"]);
+    match key {
+        Some(_) => command.args(["--object", KEY, "--image-opts"]).arg(image(path)),
+        None => command.args(["-f", "qcow2"]).arg(path),
+    };
+    let ended = tool::run(command.arg(bytes.to_string()), key)?;
+    // It has no exit status of its own for this.
+    if ended.code() == Some(1) && ended.complaint().contains("Is another process using the image") {
+        return Ok(Resized::InUse);
     }
-
-    /// What it said on the way out, in one printable line.
-    fn complaint(&mut self, status: ExitStatus) -> String {
-        let mut said = Vec::new();
-        if let Some(stderr) = self.0.stderr.take() {
-            // What cannot be read was not said.
-            let _ = stderr.take(MAX_COMPLAINT_BYTES).read_to_end(&mut said);
-        }
-        let said = String::from_utf8_lossy(&said);
-        let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        if line.is_empty() { status.to_string() } else { line.escape_debug().to_string() }
-    }
+    ended.done().map(|()| Resized::Done)
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Both fail only where the process has ended and was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// Whether a key opens an image with LUKS inside.
+pub fn opens(config: &StorageConfig, path: &Path, key: &Key) -> io::Result<bool> {
+    let mut command = Command::new(&config.qemu_img);
+    // `info` does not look at the key.
+    command.args(["map", "--object", KEY, "-U", "-s", "0", "-l", "512", "--image-opts"]);
+    let ended = tool::run(command.arg(image(path)), Some(key))?;
+    if ended.code() == Some(1) && ended.complaint().contains("Invalid password") {
+        return Ok(false);
     }
+    ended.done().map(|()| true)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Gives an image that `old` opens a slot for `new` as well.
+pub fn add_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<()> {
+    let what = format!("encrypt.state=active,encrypt.new-secret=lent,{LEAST_STRETCHING}");
+    amend(config, path, old, new, &what)
+}
 
-    #[test]
-    fn a_passphrase_is_lower_case_hexadecimal() {
-        let mut bytes = [0; 32];
-        bytes[0] = 0x0f;
-        bytes[31] = 0xa0;
-        assert_eq!(*passphrase(&Key::new(Box::new(bytes))), format!("0f{}a0", "00".repeat(30)));
-    }
+/// Takes the slot of `old` away from an image that `new` opens.
+pub fn remove_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<()> {
+    amend(config, path, new, old, "encrypt.state=inactive,encrypt.old-secret=lent")
+}
 
-    #[test]
-    fn what_hangs_is_ended() {
-        let mut running = Running(Command::new("/bin/sleep").arg("1000").spawn().unwrap());
-        let id = running.0.id();
-        let error = running.wait(Duration::from_millis(20)).unwrap_err();
-        assert!(error.to_string().contains("more than"));
-        drop(running);
-        assert!(!Path::new(&format!("/proc/{id}")).exists());
-    }
+fn amend(config: &StorageConfig, path: &Path, key: &Key, lent: &Key, what: &str) -> io::Result<()> {
+    let lent = Lent::new(lent)?;
+    let mut second = OsString::from("secret,id=lent,file=");
+    second.push(lent.path());
+    let mut command = Command::new(&config.qemu_img);
+    command.args(["amend", "-q", "--object", KEY, "--object"]).arg(second);
+    command.args(["-o", what, "--image-opts"]).arg(image(path));
+    tool::run(&mut command, Some(key))?.done()
+}
+
+/// An image as `--image-opts` names it: commas in a path are doubled.
+fn image(path: &Path) -> String {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("driver=qcow2,encrypt.key-secret=key,file.filename={path}")
 }

@@ -1,0 +1,450 @@
+//! One qcow2 file a volume, LUKS inside it, a root volume on top of a base image that all share.
+//!
+//! ```text
+//!            create                      rename
+//!   absent ─────────▶ ID.tmp (partial) ─────────▶ ID (complete)
+//!      ▲                     │                      │ rename
+//!      │   unlink            ▼ overwrite            ▼
+//!      └──────────────────────────────────── ID.erasing (partial)
+//! ```
+//!
+//! What was done to it is written to `ID.erased` before the file goes, so that whoever asks again after a kill is
+//! told the same, and stays there until it is stored elsewhere.
+//!
+//! A kill between any two of these leaves one of the three names, and each is taken up again from there.
+//! A file called `ID` whose header is damaged is neither complete nor partial but an error: it may hold
+//! data, and is never made again on a guess.
+
+use super::{
+    Backend, Disk, GIB, Grown, Kind, bytes_of, erase,
+    evidence::{Remembered, evidence},
+    exists, failed, qcow2,
+    qemu_img::{self, Resized},
+    step, wrong_key,
+};
+use crate::{
+    config::StorageConfig,
+    edge::{EdgeError, Key, Result, VolumeState},
+};
+use holm_proto::{ids::VolumeId, v1};
+use std::{
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// The volumes in a directory.
+#[derive(Debug)]
+pub struct Qcow2Luks {
+    config: StorageConfig,
+    remembered: Remembered,
+}
+
+impl Qcow2Luks {
+    /// Those that the configuration names. Nothing is touched.
+    pub fn new(config: StorageConfig) -> Self {
+        Self { remembered: Remembered::new(config.volumes.clone()), config }
+    }
+
+    /// Where a complete volume lies.
+    fn path(&self, volume: VolumeId) -> PathBuf {
+        self.config.volumes.join(volume.to_string())
+    }
+
+    /// The names a volume goes by: complete, being made, being erased.
+    fn names(&self, volume: VolumeId) -> [PathBuf; 3] {
+        ["", ".tmp", ".erasing"].map(|end| self.config.volumes.join(format!("{volume}{end}")))
+    }
+
+    /// Where a volume lies that must be complete.
+    fn complete(&self, volume: VolumeId) -> Result<PathBuf> {
+        match self.state(volume)? {
+            VolumeState::Complete => Ok(self.path(volume)),
+            _ => Err(EdgeError::new(format!("there is no complete volume `{volume}`"))),
+        }
+    }
+
+    fn make(&self, volume: VolumeId, kind: Kind, bytes: u64, key: &Key) -> Result<()> {
+        let [done, making, _] = self.names(volume);
+        let base =
+            (kind == Kind::Root).then_some((self.config.base_image.as_path(), self.config.base_format));
+        qemu_img::create(&self.config, &making, bytes, base, Some(key))?;
+        check(&making)?;
+        let finish = || -> io::Result<()> {
+            fs::set_permissions(&making, Permissions::from_mode(0o600))?;
+            File::open(&making)?.sync_all()?;
+            step();
+            fs::rename(&making, &done)?;
+            step();
+            self.sync_directory()
+        };
+        finish().map_err(|error| failed("finish", volume, error))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.config.volumes)?.sync_all()
+    }
+}
+
+impl Backend for Qcow2Luks {
+    fn state(&self, volume: VolumeId) -> Result<VolumeState> {
+        let [done, making, erasing] = self.names(volume);
+        if is_there(&done)? {
+            return check(&done).map(|()| VolumeState::Complete);
+        }
+        if is_there(&making)? || is_there(&erasing)? {
+            return Ok(VolumeState::Partial);
+        }
+        Ok(VolumeState::Absent)
+    }
+
+    fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()> {
+        let [done, making, erasing] = self.names(volume);
+        if is_there(&done)? {
+            return Err(exists(volume));
+        }
+        let bytes = bytes_of(&self.config, kind, size_gib)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&self.config.volumes)
+            .map_err(|error| failed("make the directory of", volume, error))?;
+        for leftover in [&making, &erasing] {
+            erase::erase(leftover, |_| Ok(()))
+                .map_err(|error| failed("clear what is left of", volume, error))?;
+        }
+        step();
+        let made = self.make(volume, kind, bytes, key);
+        if made.is_err()
+            && let Err(error) = erase::erase(&making, |_| Ok(()))
+        {
+            tracing::warn!(%volume, %error, "a half-made volume stays until it is made or erased again");
+        }
+        made
+    }
+
+    /// QEMU opens it, and looks at the key then.
+    fn open(&self, volume: VolumeId, _: &Key) -> Result<Disk> {
+        self.complete(volume).map(Disk::File)
+    }
+
+    fn close(&self, _: VolumeId) -> Result<()> {
+        Ok(())
+    }
+
+    fn close_idle(&self, _: &BTreeSet<VolumeId>) -> Result<()> {
+        Ok(())
+    }
+
+    fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown> {
+        let bytes = bytes_of(&self.config, Kind::Data, size_gib)?;
+        let path = self.complete(volume)?;
+        let failed = |error| failed("grow", volume, error);
+        if !qemu_img::opens(&self.config, &path, key).map_err(failed)? {
+            return Err(wrong_key(volume));
+        }
+        let has = qcow2::read(&path).map_err(failed)?.bytes;
+        if bytes < has {
+            return Err(smaller(volume, size_gib, has));
+        }
+        if bytes == has {
+            return Ok(Grown::Done);
+        }
+        step();
+        let grown = match qemu_img::resize(&self.config, &path, bytes, Some(key)).map_err(failed)? {
+            Resized::Done => Grown::Done,
+            Resized::InUse => Grown::TellMachine,
+        };
+        step();
+        Ok(grown)
+    }
+
+    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()> {
+        let path = self.complete(volume)?;
+        let failed = |error| failed("change the passphrase of", volume, error);
+        let opens = |key| qemu_img::opens(&self.config, &path, key).map_err(failed);
+        let sync = || File::open(&path).and_then(|file| file.sync_all()).map_err(failed);
+        if !opens(new)? {
+            if !opens(old)? {
+                return Err(wrong_key(volume));
+            }
+            qemu_img::add_key(&self.config, &path, old, new).map_err(failed)?;
+            sync()?;
+            step();
+            if !opens(new)? {
+                return Err(EdgeError::new(format!(
+                    "volume `{volume}` kept its key: the new one does not open it"
+                )));
+            }
+        }
+        step();
+        if super::passphrase(old) != super::passphrase(new) && opens(old)? {
+            qemu_img::remove_key(&self.config, &path, old, new).map_err(failed)?;
+            sync()?;
+            step();
+            if opens(old)? {
+                return Err(EdgeError::new(format!("the old key still opens volume `{volume}`: ask again")));
+            }
+        }
+        Ok(())
+    }
+
+    fn erase(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
+        let failed = |error| failed("erase", volume, error);
+        let started = Instant::now();
+        let [done, making, erasing] = self.names(volume);
+        if is_there(&done)? {
+            fs::rename(&done, &erasing).map_err(failed)?;
+            step();
+            self.sync_directory().map_err(failed)?;
+        }
+        // One that was never finished holds no data.
+        let remember = |wiped| {
+            step();
+            self.remembered.remember(&evidence(volume, wiped, started)).inspect(|()| step())
+        };
+        let half = erase::erase(&making, remember);
+        let whole = erase::erase(&erasing, remember);
+        match whole.map_err(failed)?.or(half.map_err(failed)?) {
+            Some(wiped) => Ok(evidence(volume, wiped, started)),
+            None => self.remembered.recall(volume).map_err(failed),
+        }
+    }
+
+    fn forget(&self, volume: VolumeId) -> Result<()> {
+        self.remembered.forget(volume).map_err(|error| failed("forget the erasure of", volume, error))
+    }
+
+    /// All of the file system that holds the volumes.
+    fn capacity_gib(&self) -> Result<u64> {
+        // Before the first volume there may be no directory yet: then what is above it.
+        let volumes = &self.config.volumes;
+        let there = volumes.ancestors().find(|path| path.exists());
+        let unseen = |error| EdgeError::because(format!("cannot look at `{}`", volumes.display()), error);
+        let there = there.ok_or_else(|| unseen(io::Error::from(ErrorKind::NotFound)))?;
+        let system = rustix::fs::statvfs(there).map_err(|error| unseen(error.into()))?;
+        Ok(system.f_blocks.saturating_mul(system.f_frsize) / GIB)
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.capacity_gib().err().map(|error| error.chain()).into_iter().collect()
+    }
+}
+
+pub(super) fn smaller(volume: VolumeId, size_gib: u64, has: u64) -> EdgeError {
+    EdgeError::new(format!(
+        "volume `{volume}` has {} GiB and would have {size_gib}: a volume never becomes smaller",
+        has / GIB
+    ))
+}
+
+/// Refuses a file that is no qcow2 with a LUKS header in its place.
+fn check(path: &Path) -> Result<()> {
+    let not = |error| EdgeError::because(format!("`{}` is no encrypted volume", path.display()), error);
+    let header = qcow2::read(path).map_err(not)?;
+    let area = header.luks.ok_or_else(|| not(io::Error::other("its header names no LUKS header")))?;
+    qcow2::check_luks(path, area).map_err(not)
+}
+
+fn is_there(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(EdgeError::because(format!("cannot look at `{}`", path.display()), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{ImageFormat, StorageBackend},
+        storage::conformance::{self, Ground, id, key},
+    };
+
+    crate::storage::conformance::suite!(ground);
+
+    /// Volumes in a temporary directory.
+    struct Fixture {
+        directory: tempfile::TempDir,
+        config: StorageConfig,
+    }
+
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("base, with=signs.raw");
+        conformance::make_base(&base);
+        let config = StorageConfig {
+            backend: StorageBackend::Qcow2Luks,
+            volumes: directory.path().join("volumes"),
+            volume_group: None,
+            thin_pool: None,
+            discard: false,
+            base_image: base,
+            base_format: ImageFormat::Raw,
+            qemu_img: "/usr/bin/qemu-img".into(),
+        };
+        Fixture { directory, config }
+    }
+
+    fn ground() -> Option<Fixture> {
+        Some(fixture())
+    }
+
+    impl Fixture {
+        fn volumes(&self) -> Qcow2Luks {
+            Qcow2Luks::new(self.config.clone())
+        }
+    }
+
+    impl Ground for Fixture {
+        fn backend(&self) -> Box<dyn Backend> {
+            Box::new(self.volumes())
+        }
+
+        fn headers(&self, volume: VolumeId) -> Vec<(PathBuf, u64)> {
+            let path = self.volumes().path(volume);
+            let luks = qcow2::read(&path).unwrap().luks.unwrap().offset;
+            [0, 35, luks].map(|at| (path.clone(), at)).into()
+        }
+
+        fn used(&self) -> u64 {
+            use std::os::unix::fs::MetadataExt as _;
+            let files = fs::read_dir(&self.config.volumes).into_iter().flatten();
+            files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
+        }
+    }
+
+    #[test]
+    fn only_root_reads_a_volume() {
+        let fixture = fixture();
+        fixture.volumes().create(id(), Kind::Root, 1, &key(7)).unwrap();
+        let mode = fs::metadata(fixture.volumes().path(id())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn whatever_a_kill_leaves_is_partial_and_taken_up_again() {
+        for end in [".tmp", ".erasing"] {
+            for bytes in [&b""[..], b"QFI\xfb", &[0; 100_000]] {
+                let fixture = fixture();
+                let volumes = fixture.volumes();
+                let left = fixture.directory.path().join(format!("volumes/{}{end}", id()));
+                fs::create_dir_all(left.parent().unwrap()).unwrap();
+                fs::write(&left, bytes).unwrap();
+                assert_eq!(volumes.state(id()).unwrap(), VolumeState::Partial);
+                volumes.create(id(), Kind::Root, 1, &key(7)).unwrap();
+                assert_eq!(volumes.state(id()).unwrap(), VolumeState::Complete);
+                assert!(!left.exists());
+                fs::write(&left, bytes).unwrap();
+                volumes.erase(id()).unwrap();
+                assert_eq!(volumes.state(id()).unwrap(), VolumeState::Absent);
+                volumes.erase(id()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn erasing_leaves_neither_header_nor_key_slots() {
+        let fixture = fixture();
+        let volumes = fixture.volumes();
+        volumes.create(id(), Kind::Root, 1, &key(7)).unwrap();
+        // A second name keeps the blocks within reach after the volume is gone.
+        let kept = fixture.directory.path().join("kept");
+        fs::hard_link(volumes.path(id()), &kept).unwrap();
+        let before = fs::read(&kept).unwrap();
+        let area = qcow2::read(&kept).unwrap().luks.unwrap();
+        let slots = usize::try_from(area.offset).unwrap()..usize::try_from(area.offset + area.bytes).unwrap();
+        let evidence = volumes.erase(id()).unwrap();
+        let length = u64::try_from(before.len()).unwrap();
+        assert!([0, length].contains(&evidence.bytes_discarded), "{evidence:?}");
+        let after = fs::read(&kept).unwrap();
+        assert!(before[slots.clone()].iter().any(|byte| *byte != 0));
+        assert!(after[slots].iter().all(|byte| *byte == 0));
+        volumes.forget(id()).unwrap();
+        assert_eq!(fs::read_dir(&fixture.config.volumes).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_disk_smaller_than_the_base_image_is_refused() {
+        let fixture = fixture();
+        File::options().write(true).open(&fixture.config.base_image).unwrap().set_len(3 * GIB + 1).unwrap();
+        let volumes = fixture.volumes();
+        let error = volumes.create(id(), Kind::Root, 3, &key(7)).unwrap_err();
+        assert!(error.chain().contains("ask for 4 GiB"), "{}", error.chain());
+        assert_eq!(volumes.state(id()).unwrap(), VolumeState::Absent);
+        volumes.create(id(), Kind::Data, 3, &key(7)).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_changed_more_often_than_there_are_key_slots() {
+        let fixture = fixture();
+        let volumes = fixture.volumes();
+        volumes.create(id(), Kind::Data, 1, &key(0)).unwrap();
+        for (old, new) in (0..9).zip(1..) {
+            volumes.change_passphrase(id(), &key(old), &key(new)).unwrap();
+        }
+        assert_eq!(conformance::has_mark(&volumes, Kind::Data, 9), Some(false));
+    }
+
+    #[test]
+    fn a_machine_that_has_it_open_is_told() {
+        let fixture = fixture();
+        let volumes = fixture.volumes();
+        volumes.create(id(), Kind::Data, 1, &key(7)).unwrap();
+        let mut child = std::process::Command::new("/usr/bin/qemu-io")
+            .args(["--object", "secret,id=k,file=/proc/self/fd/0", "-c", "sleep 100000", "--image-opts"])
+            .arg(format!("driver=qcow2,encrypt.key-secret=k,file.filename={}", volumes.path(id()).display()))
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(
+            &mut child.stdin.take().unwrap(),
+            super::super::passphrase(&key(7)).as_bytes(),
+        )
+        .unwrap();
+        // To look with QEMU's own tools would be to lock it as well, just when it is to be opened.
+        use std::os::unix::fs::MetadataExt as _;
+        let lock = format!(":{} ", fs::metadata(volumes.path(id())).unwrap().ino());
+        let end = Instant::now() + std::time::Duration::from_secs(30);
+        while !fs::read_to_string("/proc/locks").unwrap().contains(&lock) {
+            assert!(Instant::now() < end, "it was never opened");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let grown = volumes.grow(id(), 2, &key(7));
+        let changed = volumes.change_passphrase(id(), &key(7), &key(8));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(grown.unwrap(), Grown::TellMachine);
+        assert!(changed.unwrap_err().chain().contains("another process"));
+    }
+
+    #[test]
+    fn the_key_is_in_no_argument_and_no_environment() {
+        let mut fixture = fixture();
+        let directory = fixture.directory.path();
+        let script = directory.join("qemu-img");
+        let seen = directory.join("seen");
+        fs::write(
+            &script,
+            format!(
+                "#!/bin/sh\n{{ tr '\\0' '\\n' </proc/$$/cmdline; tr '\\0' '\\n' </proc/$$/environ; ls -l /proc/$$/fd; \
+                 }} >{0}\ncat >{0}.stdin\necho 'no room' >&2\nexit 1\n",
+                seen.display()
+            ),
+        )
+        .unwrap();
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        fixture.config.qemu_img = script;
+        let error = fixture.volumes().create(id(), Kind::Root, 1, &key(0xa7)).unwrap_err();
+        assert!(error.chain().contains("no room"), "{}", error.chain());
+        let secret = "a7".repeat(32);
+        assert_eq!(fs::read_to_string(directory.join("seen.stdin")).unwrap(), secret);
+        let seen = fs::read_to_string(seen).unwrap();
+        assert!(seen.contains("encrypt.format=luks") && !seen.contains("a7a7a7"), "{seen}");
+        assert!(!seen.contains("CARGO"), "the agent's environment is not handed on: {seen}");
+    }
+}
