@@ -139,7 +139,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
     Ok(Made { config: file, verifier_key, invited })
 }
 
-/// What can stand in `[keys]`, for whoever reads the file; [`write_config`] puts it below that table.
+/// What can stand in `[keys]`, for whoever reads the file; stands below that table.
 const KEYS_HELP: &str = r#"
 # [keys] says who holds the key-encryption key (KEK), which wraps every project's key. See the operators' guide.
 #
@@ -175,12 +175,11 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
     let text = toml::to_string(config).map_err(std::io::Error::other)?;
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o640).open(file)?;
     out.write_all(documented(&text).as_bytes())?;
-    out.write_all(KEYS_HELP.as_bytes())?;
     out.sync_all()
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 20] = [
+const SAID: [(&str, &str); 22] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -210,6 +209,8 @@ const SAID: [(&str, &str); 20] = [
         "departments =",
         "Among which the use is shared, as in [\"health\", \"arts\"]; a project is of one or of none.",
     ),
+    ("[keys]", "Who holds the key that wraps all others."),
+    ("provider =", "\"file\", \"vault\" or \"pkcs11\"."),
 ];
 
 /// Stands at the end, where a section of the same name can be written below it.
@@ -234,7 +235,8 @@ fn documented(toml: &str) -> String {
         }
         out.push_str(&format!("{line}\n"));
     }
-    out + BILL
+    // `[keys]` is the last table: what is written below it is in it.
+    out + KEYS_HELP + BILL
 }
 
 fn empty(dir: &Path) -> std::io::Result<()> {

@@ -250,7 +250,8 @@ fn on_hold() {
     kept.closed = at("2026-11-03T12:57:00Z");
     kept.hold = Some(hold(false));
     kept.keep_until = at("2026-12-03T12:57:00Z");
-    let frozen = slice("third", SliceState::Kept);
+    kept.may = vec!["hold.lift".to_owned()];
+    let frozen = Slice { may: vec!["slice.close".to_owned()], ..slice("third", SliceState::Kept) };
     let table = view::slices(&[running, kept.clone(), frozen.clone()], &clock());
     let sheets =
         [view::slice(&kept, &clock()), view::explain(&kept, &clock()), view::explain(&frozen, &clock())];

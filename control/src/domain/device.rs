@@ -297,7 +297,12 @@ pub fn reported(state: &State, run: &Run, report: &Report) -> (Vec<Evidence>, Ve
         let problem = evidence
             .as_ref()
             .map_or_else(|| Some("its report is missing".to_owned()), |e| incomplete(device, e, simulated));
-        let evidence = evidence.unwrap_or_else(|| missing(run, *address));
+        let mut evidence = evidence.unwrap_or_else(|| missing(run, *address));
+        // What a host claims and holmd does not believe is no evidence, in no certificate either.
+        if let Some(problem) = problem.as_ref().filter(|_| evidence.cleaned) {
+            evidence.cleaned = false;
+            evidence.detail = format!("not believed: {problem}");
+        }
         match problem {
             None => {
                 next.state = DeviceState::Free;

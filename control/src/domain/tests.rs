@@ -462,6 +462,13 @@ impl World {
             report.insert(address(n), e);
         }
         let (all, mut changes) = device::reported(&self.state, run, &report);
+        // What a certificate goes by calls clean what holmd believes, and nothing else.
+        for e in &all {
+            let free = |d: &Device| d.address == e.address && d.state == DeviceState::Free;
+            let freed =
+                changes.iter().any(|change| matches!(change, Change::Put(Record::Device(d)) if free(d)));
+            assert_eq!(e.cleaned, freed, "{e:?}");
+        }
         if let Some(slice) =
             run.slice.and_then(|id| self.state.slices.get(&id)).filter(|s| !s.state.is_final())
         {

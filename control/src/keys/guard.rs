@@ -92,6 +92,15 @@ impl Guard {
         self.call(|p| Ok(p.own()))
     }
 
+    /// Whoever follows its health looks again.
+    pub(super) fn wake(&self) {
+        self.health.send_modify(|_| {});
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.health.borrow().down.is_some()
+    }
+
     /// Ask it, also where it is down.
     pub(super) fn check(&self) -> Result<(), KeyError> {
         let done = self.ask(|p| Ok((p.check(), p.remark())));

@@ -8,6 +8,7 @@
 
 use super::Secret;
 use super::{Key, KeyError, Provider, as_key, secret};
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::fill;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -30,6 +31,8 @@ pub(super) struct Hsm {
     label: String,
     pin: Secret,
     loaded: Option<Pkcs11>,
+    /// SHA-256 of a PIN that the token has refused: each try more may lock it, or wipe it.
+    refused: Option<Vec<u8>>,
 }
 
 impl Hsm {
@@ -46,7 +49,7 @@ impl Hsm {
             ));
         }
         let (token, label) = (token.to_owned(), label.to_owned());
-        Ok(Self { module: module.to_path_buf(), token, label, pin: pin.clone(), loaded: None })
+        Ok(Self { module: module.to_path_buf(), token, label, pin: pin.clone(), loaded: None, refused: None })
     }
 
     fn session(&mut self) -> Result<Session, KeyError> {
@@ -78,9 +81,22 @@ impl Hsm {
         let pin = secret::read(&self.pin)?;
         let pin =
             std::str::from_utf8(pin.expose_secret()).map_err(|_| KeyError::new("the PIN is no text"))?;
+        let hash = digest(&SHA256, pin.as_bytes()).as_ref().to_vec();
+        if self.refused.as_ref() == Some(&hash) {
+            return Err(KeyError::unreachable(format!(
+                "the token `{}` has refused the PIN, and it is not tried again: put the right one in its place",
+                self.token
+            )));
+        }
+        let denied = |e: &Error| {
+            use RvError::{PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked};
+            let pin = [PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked];
+            matches!(e, Error::Pkcs11(why, _) if pin.iter().any(|one| one == why))
+        };
         match session.login(UserType::User, Some(&AuthPin::from(pin.to_owned()))) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(session),
             Err(e) => {
+                self.refused = denied(&e).then_some(hash);
                 Err(KeyError::unreachable(format!("the token `{}` does not let holmd in: {e}", self.token)))
             }
         }

@@ -118,6 +118,10 @@ impl Keyring {
 
     /// Ask the provider whether it does what it is for.
     pub fn check(&self) -> Result<(), KeyError> {
+        // The one before, where it was away: what it still wraps waits for it.
+        if self.former.as_ref().is_some_and(|former| former.is_down() && former.check().is_ok()) {
+            self.current.wake();
+        }
         self.current.check()
     }
 

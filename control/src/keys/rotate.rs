@@ -3,8 +3,8 @@
 //! ```text
 //!   rotate_kek        the provider makes generation k + 1
 //!   begin_project     project/ID.next: a new key, generation n + 1
-//!   finish            every project's key to k + 1 ─▶ every volume's key to n + 1 ─▶ ID.next takes ID's place
-//!                     ─▶ generations below k + 1 are retired
+//!   finish            for each project: its key to k + 1 ─▶ its volumes' keys to n + 1 ─▶ ID.next takes ID's place
+//!                     then, if all went well: generations below k + 1 are retired
 //! ```
 //!
 //! Each file is changed whole ([`super::files`]) and says by which generation it is wrapped, so a kill between any two
@@ -74,17 +74,14 @@ impl Keyring {
         let newest = self.current.generation()?;
         let projects: Vec<ProjectId> =
             files::ids(&self.dir.join("project"))?.into_iter().map(ProjectId::from_untyped_uuid).collect();
+        // One project's damaged file does not keep the others' keys under an old one.
+        let mut damaged = None;
         for project in &projects {
-            let found = {
-                let _files = self.reading();
-                self.project_keys(*project)?
-            };
-            for found in found {
-                self.rewrap_project(*project, &found, newest, done)?;
-            }
+            put_by(self.rewrap(*project, newest, done), &mut damaged)?;
+            put_by(self.finish_project(*project, volumes, done), &mut damaged)?;
         }
-        for project in &projects {
-            self.finish_project(*project, volumes, done)?;
+        if let Some(failure) = damaged {
+            return Err(failure);
         }
         if self.retired.load(Ordering::Relaxed) < newest {
             self.current.retire(newest)?;
@@ -96,6 +93,14 @@ impl Keyring {
             done(Done::Retired { below: newest });
         }
         Ok(())
+    }
+
+    fn rewrap(&self, project: ProjectId, newest: u32, done: &mut dyn FnMut(Done)) -> Result<(), KeyError> {
+        let found = {
+            let _files = self.reading();
+            self.project_keys(project)?
+        };
+        found.iter().try_for_each(|found| self.rewrap_project(project, found, newest, done))
     }
 
     fn rewrap_project(
@@ -194,6 +199,15 @@ impl Keyring {
         }
         Ok(all)
     }
+}
+
+/// What failed is put by, the first of it; only where the provider is away is there no point in going on.
+fn put_by(outcome: Result<(), KeyError>, first: &mut Option<KeyError>) -> Result<(), KeyError> {
+    match outcome {
+        Err(failure) if !failure.unreachable => drop(first.get_or_insert(failure)),
+        other => other?,
+    }
+    Ok(())
 }
 
 /// A volume's key under its project's next key, seen to open: what it replaces is destroyed.

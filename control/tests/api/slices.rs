@@ -275,11 +275,11 @@ async fn hints_are_for_who_reads_them() {
     let asked = world.request("dina", "heart/main", 1).await.unwrap();
     assert_eq!(asked.may, ["slice.withdraw", "slice.close", "slice.connect", "slice.certificate"]);
     let may = async |who: &str| world.get(who, "heart/main").await.unwrap().may;
-    assert_eq!(may("frida").await, ["slice.approve", "slice.certificate"]);
+    assert_eq!(may("frida").await, ["slice.approve", "slice.certificate", "hold.lift"]);
     assert_eq!(may("rosa").await, ["slice.connect", "slice.certificate"]);
     assert!(may("olga").await.is_empty());
     let approved = world.approve("frida", "heart/main").await.unwrap();
-    assert_eq!(approved.may, ["slice.certificate"], "she approves once");
+    assert_eq!(approved.may, ["slice.certificate", "hold.lift"], "she approves once");
     // Who may not close it is not told to.
     for (who, closes) in [("dina", true), ("rosa", false), ("frida", false)] {
         let refused = world.slices(who).get_certificate(reference("heart/main")).await.unwrap_err();

@@ -180,7 +180,9 @@ impl State {
         let ours = cpus(kept);
         let others = self.slices.iter().filter(|(other, _)| **other != id && !ours.is_empty());
         let mut held = others.filter_map(|(other, slice)| {
-            let theirs = slice.kept.as_ref().filter(|kept| kept.point.holds())?;
+            // An agent that was killed after it had let go, and before it noted it, has it noted as held.
+            let theirs =
+                slice.kept.as_ref().filter(|kept| kept.point.holds() && !self.is_let_go(*other, slice))?;
             Some((*ours.intersection(&cpus(theirs)).next()?, *other))
         });
         held.next()

@@ -395,10 +395,22 @@ mod tests {
         let fixture = fixture();
         let volumes = fixture.volumes();
         volumes.create(id(), Kind::Data, 1, &key(7)).unwrap();
-        let mut child = std::process::Command::new("/usr/bin/qemu-io")
-            .args(["--object", "secret,id=k,file=/proc/self/fd/0", "-c", "sleep 100000", "--image-opts"])
+        // Line by line, so that what it says comes when it says it.
+        let mut child = std::process::Command::new("/usr/bin/stdbuf")
+            .args([
+                "-oL",
+                "/usr/bin/qemu-io",
+                "--object",
+                "secret,id=k,file=/proc/self/fd/0",
+                "-c",
+                "read 0 512",
+                "-c",
+                "sleep 100000",
+                "--image-opts",
+            ])
             .arg(format!("driver=qcow2,encrypt.key-secret=k,file.filename={}", volumes.path(id()).display()))
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         std::io::Write::write_all(
@@ -406,14 +418,11 @@ mod tests {
             super::super::passphrase(&key(7)).as_bytes(),
         )
         .unwrap();
-        // To look with QEMU's own tools would be to lock it as well, just when it is to be opened.
-        use std::os::unix::fs::MetadataExt as _;
-        let lock = format!(":{} ", fs::metadata(volumes.path(id())).unwrap().ino());
-        let end = Instant::now() + std::time::Duration::from_secs(30);
-        while !fs::read_to_string("/proc/locks").unwrap().contains(&lock) {
-            assert!(Instant::now() < end, "it was never opened");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        // What it has read it has opened, and locked.
+        let mut said = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut said)
+            .unwrap();
+        assert!(said.contains("read 512/512"), "{said}");
         let grown = volumes.grow(id(), 2, &key(7));
         let changed = volumes.change_passphrase(id(), &key(7), &key(8));
         child.kill().unwrap();

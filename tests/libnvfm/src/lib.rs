@@ -17,7 +17,7 @@
 //!               missing PARTITION          the partition is not offered
 //!               gpu NUMBER ADDRESS         the GPU is somewhere else
 //!   clock     its clock, seconds; 0 where there is no file
-//!   state     its own
+//!   state     its own, as is control-taken: what it has read of control
 //!   trace     what was called, one a line
 //! ```
 //!

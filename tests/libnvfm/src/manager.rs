@@ -83,7 +83,11 @@ impl Manager {
     ) -> Result<T, c_int> {
         let line = format!("{name} {what}");
         append(&directory.join("trace"), line.trim_end());
-        while lines(&directory.join("control")).contains(&format!("hang {name}")) {
+        let hangs = || {
+            let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            control(directory).contains(&format!("hang {name}"))
+        };
+        while hangs() {
             pause();
         }
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +248,7 @@ impl Manager {
     fn load(directory: &Path) -> Self {
         let mut manager = Self {
             directory: directory.to_owned(),
-            control: lines(&directory.join("control")),
+            control: control(directory),
             mode: Mode::Ready,
             epoch: 0,
             active: BTreeSet::new(),
@@ -277,11 +281,17 @@ impl Manager {
             state.push_str(&format!("active {id}\n"));
         }
         replace(&self.directory.join("state"), &state)?;
-        if self.control != lines(&self.directory.join("control")) {
-            replace(&self.directory.join("control"), &self.control.join("\n"))?;
-        }
+        replace(&self.directory.join("control-taken"), &self.control.join("\n"))?;
         Ok(())
     }
+}
+
+/// What the test wants, taken out of its hands: what it writes meanwhile is the next call's, and not written over.
+fn control(directory: &Path) -> Vec<String> {
+    let taken = directory.join("control-taken");
+    // Where it has written nothing new, what is left of the last holds.
+    let _ = fs::rename(directory.join("control"), &taken);
+    lines(&taken)
 }
 
 fn lines(path: &Path) -> Vec<String> {

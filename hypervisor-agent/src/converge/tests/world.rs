@@ -594,11 +594,12 @@ impl World {
         let _ = devices;
     }
 
-    /// It is closed, and its disk on hold.
+    /// It is closed, and its disk on hold. For one that is being destroyed a hold comes too late.
     pub(super) fn keep(&mut self, number: u8) {
+        let closing = self.stands(number) == Stands::Closing;
         self.close(number);
         let (stands, ..) = self.holmd.slices.get_mut(&slice(number)).unwrap();
-        if *stands == Stands::Closing {
+        if *stands == Stands::Closing && !closing {
             *stands = Stands::Keeping;
         }
     }

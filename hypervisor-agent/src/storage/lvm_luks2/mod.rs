@@ -291,15 +291,18 @@ impl Backend for LvmLuks2 {
     fn close_idle(&self, but: &BTreeSet<VolumeId>) -> Result<()> {
         let all = crypt::mappings()
             .map_err(|error| EdgeError::because("cannot look which volumes the kernel has open", error))?;
-        for mapping in all.into_iter().filter(|mapping| mapping.ours && !mapping.used) {
-            if !but.contains(&mapping.volume) {
-                // udev looks at a device whenever somebody has closed it: next time, then.
-                if crypt::close(mapping.volume).map_err(|error| failed("close", mapping.volume, error))? {
-                    tracing::info!(volume = %mapping.volume, "nothing uses it: closed");
-                }
+        let idle = all.into_iter().filter(|mapping| mapping.ours && !mapping.used);
+        let mut outcome = Ok(());
+        for volume in idle.map(|mapping| mapping.volume).filter(|volume| !but.contains(volume)) {
+            // udev looks at a device whenever somebody has closed it: next time, then.
+            match crypt::close(volume) {
+                Ok(true) => tracing::info!(%volume, "nothing uses it: closed"),
+                Ok(false) => {}
+                // The others are closed all the same.
+                Err(error) => outcome = Err(failed("close", volume, error)),
             }
         }
-        Ok(())
+        outcome
     }
 
     fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown> {
