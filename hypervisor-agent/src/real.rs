@@ -47,6 +47,14 @@ pub struct RealHost {
 }
 
 impl RealHost {
+    /// Closes the disks that no machine uses: of one that ended by itself, never started, or was destroyed while
+    /// something still looked at its disk. Each look does it again, so what stays open holds up nothing else.
+    fn close_idle(&self) {
+        if let Err(error) = self.volumes.close_idle() {
+            tracing::error!("a volume that nothing uses stays open: {}", error.chain());
+        }
+    }
+
     /// The machine that the configuration describes. Nothing of it is touched yet.
     pub fn new(config: HostConfig) -> Result<Self> {
         let paths = [
@@ -172,9 +180,7 @@ impl Host for RealHost {
             self.libvirt.end_scrub(stray)?;
         }
         // Of a machine that ended by itself, or was destroyed while something still looked at its disk.
-        if let Err(error) = self.volumes.close_idle() {
-            tracing::error!("a volume that nothing uses stays open: {}", error.chain());
-        }
+        self.close_idle();
         let mut attached = running(machines);
         // To look is to open the group for a moment, and whoever opens it in that moment is turned away:
         // what this process is about to open is therefore not looked at, and nothing is begun meanwhile.
@@ -278,10 +284,8 @@ impl Host for RealHost {
             channel: &self.channels.path(spec.slice),
         };
         let started = self.libvirt.start(spec, &ground, &parts, key, (hold, hand));
-        if started.is_err()
-            && let Err(error) = self.volumes.close_idle()
-        {
-            tracing::warn!(slice = %spec.slice, error = error.chain(), "the disk of a machine that did not start is open");
+        if started.is_err() {
+            self.close_idle();
         }
         started
     }
@@ -297,10 +301,7 @@ impl Host for RealHost {
             }
         }
         self.libvirt.destroy(slice)?;
-        // Each look does it again; what keeps another slice's open is no reason for this one to stay.
-        if let Err(error) = self.volumes.close_idle() {
-            tracing::warn!(%slice, error = error.chain(), "not every volume that nobody uses is closed");
-        }
+        self.close_idle();
         self.channels.forget(slice)
     }
 

@@ -67,7 +67,7 @@ async fn a_provider_that_is_away_delays_a_start_and_nothing_else() {
     agent.intends(|i| i.slices.iter().any(|s| s.slice_id == next)).await;
     let wanted = agent.intended.slices.iter().find(|s| s.slice_id == next).unwrap().clone();
     vault.mood(Mood::Sealed);
-    let refused = agent.refused(&wanted).await;
+    let refused = agent.ask_key(&wanted).await.unwrap_err();
     assert!(refused.later && refused.reason.contains("key provider cannot be reached"), "{}", refused.reason);
     // Where it is, is no tenant's to know.
     assert!(!refused.reason.contains("localhost") && !refused.reason.to_lowercase().contains("vault"));

@@ -607,8 +607,13 @@ impl Agent {
         }
     }
 
-    /// Ask for the key of a slice.
+    /// Ask for the key of a slice; an error is why not.
     pub async fn key(&mut self, slice: &v1::IntendedSlice) -> Result<Vec<u8>, String> {
+        self.ask_key(slice).await.map_err(|no| no.reason)
+    }
+
+    /// Ask for the key of a slice.
+    pub async fn ask_key(&mut self, slice: &v1::IntendedSlice) -> Result<Vec<u8>, v1::KeyRefused> {
         self.say(v1::from_agent::Body::KeyRequest(v1::KeyRequest {
             slice_id: slice.slice_id.clone(),
             volume_id: slice.volume_id.clone(),
@@ -618,23 +623,8 @@ impl Agent {
         loop {
             match self.hear().await.expect("the session ended") {
                 v1::to_agent::Body::VolumeKey(key) => return Ok(key.key),
-                v1::to_agent::Body::KeyRefused(no) => return Err(no.reason),
+                v1::to_agent::Body::KeyRefused(no) => return Err(no),
                 _ => {}
-            }
-        }
-    }
-
-    /// Ask for the key of a slice, and be refused it.
-    pub async fn refused(&mut self, slice: &v1::IntendedSlice) -> v1::KeyRefused {
-        self.say(v1::from_agent::Body::KeyRequest(v1::KeyRequest {
-            slice_id: slice.slice_id.clone(),
-            volume_id: slice.volume_id.clone(),
-            generation: slice.generation,
-        }))
-        .await;
-        loop {
-            if let v1::to_agent::Body::KeyRefused(no) = self.hear().await.expect("the session ended") {
-                return no;
             }
         }
     }

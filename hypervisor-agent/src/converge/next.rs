@@ -158,6 +158,20 @@ pub struct Facts {
     pub unclean: Option<(PciAddress, String)>,
 }
 
+impl Facts {
+    /// Nothing was seen, and nothing done.
+    pub(super) const UNKNOWN: Self = Self {
+        current: false,
+        machine: Machine::Unknown,
+        done: None,
+        volume: None,
+        key: KeyFact::None,
+        busy: None,
+        crowded: None,
+        unclean: None,
+    };
+}
+
 /// What it waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
@@ -490,16 +504,7 @@ mod tests {
 
     /// What is done from here, where each thing works.
     fn chain(kept: &mut Kept) -> Vec<Effect> {
-        let mut facts = Facts {
-            current: true,
-            machine: Machine::Still,
-            done: None,
-            volume: None,
-            key: KeyFact::None,
-            busy: None,
-            crowded: None,
-            unclean: None,
-        };
+        let mut facts = Facts { current: true, machine: Machine::Still, ..Facts::UNKNOWN };
         let mut done = Vec::new();
         while let Next::Do(effect) = next(kept, &facts) {
             done.push(effect);

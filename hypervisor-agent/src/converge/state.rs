@@ -82,16 +82,7 @@ impl State {
         let slice = self.slices.get(&id)?;
         let facts = match &slice.kept {
             Some(kept) => self.facts(id, slice, kept),
-            None => Facts {
-                current: false,
-                machine: Machine::Unknown,
-                done: None,
-                volume: None,
-                key: KeyFact::None,
-                busy: None,
-                crowded: None,
-                unclean: None,
-            },
+            None => Facts::UNKNOWN,
         };
         Some((self.slices.get_mut(&id)?, facts))
     }
