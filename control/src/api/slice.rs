@@ -6,7 +6,7 @@ use crate::domain::records::{Change, Hold, Record, Slice, SliceState};
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
-use holm_policies::{Action, Resource};
+use holm_policies::{Action, Pack, Resource};
 use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
@@ -208,8 +208,7 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, _| {
-            let days = scene.app.pack.level(&s.level).map_or(0, |level| level.keep_closed_days);
-            let keep = SignedDuration::from_hours(i64::from(days) * 24);
+            let keep = keep_closed(&scene.app.pack, &s.level)?;
             slice::close(scene.state, s, scene.person()?, keep, scene.now)
         };
         self.decide(request, Action::SliceClose, decide).await
@@ -382,6 +381,17 @@ impl Slices {
         let (id, host) = opened.into_inner();
         Ok((asked, id, host))
     }
+}
+
+/// For how long what is closed at the slice's level is kept. What is not known is not taken for no time at all.
+fn keep_closed(pack: &Pack, level: &str) -> Result<SignedDuration, Refusal> {
+    let level = pack.level(level).ok_or_else(|| {
+        let text =
+            format!("level `{level}` is not in {}: how long the disk is to be kept is not known", pack.id());
+        Refusal::new(RefusalKind::State, text)
+            .hint("an officer can stop it, and nothing is destroyed: holm slice hold --freeze")
+    })?;
+    Ok(SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24))
 }
 
 /// A comment as it is kept: in the record, the certificate and the certificate's note. Six bytes a character there
@@ -590,6 +600,22 @@ async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, S
                 let _ = send.send(Err(Status::unavailable("holmd is stopping"))).await;
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_a_level_that_is_not_known_nothing_is_closed_to_be_destroyed() {
+        let pack = Pack::builtin("aau-2018").unwrap();
+        let refused = keep_closed(&pack, "9").unwrap_err();
+        assert!(refused.to_string().contains("level `9` is not in aau-2018"), "{refused}");
+        for level in pack.levels() {
+            let days = i64::from(level.keep_closed_days);
+            assert_eq!(keep_closed(&pack, &level.id).unwrap(), SignedDuration::from_hours(days * 24));
         }
     }
 }

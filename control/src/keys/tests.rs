@@ -1,6 +1,7 @@
 //! The hierarchy over the file provider: what opens, what does not, and what a kill leaves.
 
 use super::files::kill;
+use super::wrapped::By;
 use super::*;
 use holm_proto::ids::{ProjectId, VolumeId};
 use newtype_uuid::GenericUuid;
@@ -287,6 +288,87 @@ fn a_damaged_key_stops_its_rotation_and_nothing_is_destroyed() {
     fs::write(keyring.project_path(p), good).unwrap();
     finish(&keyring).unwrap();
     assert_eq!(keyring.volume_key(p, v).unwrap().1, print);
+}
+
+#[test]
+fn one_projects_damaged_key_holds_up_no_other_and_keeps_the_old_kek() {
+    let (dir, keyring) = keyring();
+    let projects: Vec<ProjectId> = (0..3).map(|_| ProjectId::new_v4()).collect();
+    projects.iter().for_each(|p| drop(keyring.volume_key(*p, VolumeId::new_v4()).unwrap()));
+    // Whichever of them is come to first, it is one of these.
+    for damaged in &projects {
+        let path = keyring.project_path(*damaged);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[60] ^= 1;
+        fs::write(&path, bad).unwrap();
+        let (before, newest) = keyring.rotate_kek().unwrap();
+        let mut done = Vec::new();
+        let failure = keyring.finish(&|_| Vec::new(), &mut |one| done.push(one)).unwrap_err();
+        assert!(failure.what.contains(&path.display().to_string()), "{}", failure.what);
+        let rewrapped = done.iter().filter(|one| matches!(one, Done::Rewrapped { .. })).count();
+        assert_eq!((rewrapped, done.len()), (2, 2), "{done:?}");
+        let kek = |n: u32| dir.path().join(if n == 1 { "kek".to_owned() } else { format!("kek.{n}") });
+        assert!(kek(before).exists() && kek(newest).exists());
+        fs::write(&path, good).unwrap();
+        finish(&keyring).unwrap();
+        assert!(!kek(before).exists());
+    }
+}
+
+/// Is away as long as a test says so.
+struct Away(std::sync::Arc<std::sync::atomic::AtomicBool>, Key);
+
+impl Away {
+    fn there(&self) -> Result<(), KeyError> {
+        match self.0.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(KeyError::unreachable("away")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Provider for Away {
+    fn generation(&mut self) -> Result<u32, KeyError> {
+        self.there().map(|()| 1)
+    }
+    fn wrap(&mut self, key: &Key, _: u32, about: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.there()?;
+        wrapped::seal(key, &self.1, about)
+    }
+    fn unwrap(&mut self, sealed: &[u8], _: u32, about: &[u8]) -> Result<Key, KeyError> {
+        self.there()?;
+        wrapped::open(sealed, &self.1, about).ok_or_else(|| KeyError::new("no"))
+    }
+    fn rotate(&mut self) -> Result<u32, KeyError> {
+        Err(KeyError::new("no"))
+    }
+    fn retire(&mut self, _: u32) -> Result<(), KeyError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_former_provider_that_was_away_is_found_again_and_who_waits_is_woken() {
+    let (dir, _) = keyring();
+    let away = std::sync::Arc::default();
+    let guard = |by, provider: Away| guard::Guard::new(by, String::new(), Box::new(provider)).unwrap();
+    let never = || Away(std::sync::Arc::default(), random().unwrap());
+    let once = Away(std::sync::Arc::clone(&away), random().unwrap());
+    let same = Away(std::sync::Arc::clone(&away), again(&once.1));
+    let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
+    let print = Keyring::with(dir.path(), guard(By::Vault, once), None).volume_key(p, v).unwrap().1;
+    let keyring = Keyring::with(dir.path(), guard(By::Pkcs11, never()), Some(guard(By::Vault, same)));
+    away.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(keyring.open_volume_key(p, v).unwrap_err().unreachable);
+    keyring.check().unwrap();
+    away.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(keyring.open_volume_key(p, v).unwrap_err().unreachable, "until a check nobody asks it");
+    let mut health = keyring.health();
+    health.mark_unchanged();
+    keyring.check().unwrap();
+    assert!(health.has_changed().unwrap());
+    assert_eq!(fingerprint(&keyring.open_volume_key(p, v).unwrap().unwrap()), print);
 }
 
 #[test]
