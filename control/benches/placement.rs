@@ -21,11 +21,12 @@ use std::time::Duration;
 
 const YEARS: u64 = 50;
 
+/// As they are where a site says nothing (`config::Placement`).
 fn rules() -> Rules {
     Rules {
         half_life: SignedDuration::from_hours(14 * 24),
-        patience: SignedDuration::from_hours(14 * 24),
-        turn: SignedDuration::from_hours(24),
+        patience: SignedDuration::from_hours(21 * 24),
+        turn: SignedDuration::from_hours(14 * 24),
         reserve: SignedDuration::from_hours(24),
     }
 }
@@ -58,6 +59,7 @@ fn wishes(n: u128) -> Vec<Wish> {
         since: Timestamp::from_second(at as i64).unwrap(),
         from: None,
         until: None,
+        home: None,
     };
     (0..n).map(wish).collect()
 }

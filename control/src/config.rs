@@ -125,8 +125,10 @@ impl Default for Placement {
             housekeeping_cores: 1,
             hugepages: false,
             half_life_days: 14,
-            patience_days: 14,
-            turn_hours: 24,
+            // Of a year replayed with one day to six weeks each, these keep most of what holding is for (a large slice
+            // gets its turn) and cost the others least: `tests/run bench devices` prints what.
+            patience_days: 21,
+            turn_hours: 336,
             reserve_hours: 24,
             departments: Vec::new(),
         }

@@ -134,6 +134,10 @@ actions! {
     SliceWithdraw = "slice.withdraw";
     /// Destroy a slice.
     SliceClose = "slice.close";
+    /// Stop a slice: its devices go to others, its disk stays.
+    SliceStop = "slice.stop";
+    /// Start a slice that was stopped.
+    SliceStart = "slice.start";
     /// Put a project or a slice on hold: nothing of it is destroyed.
     HoldSet = "hold.set";
     /// Lift a hold.

@@ -20,7 +20,8 @@ pub fn on_the_machine(site: &Site) -> Outcome {
     nonsense(site, "dina", "stroke-ward")?;
     race(site, "dina", "stroke-ward")?;
     cut_off(site, "bo", "gait-lab/main")?;
-    killed_all_along(site, "dina", "stroke-ward/killed")
+    killed_all_along(site, "dina", "stroke-ward/killed")?;
+    rests(site, "bo", "gait-lab/main")
 }
 
 /// A lead with a project.
@@ -172,6 +173,39 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     show::seen(
         "killed with -9 at six points, holmd and the agent come to the same end, with the same evidence",
     );
+    Ok(())
+}
+
+/// Stopped, a slice gives its GPUs back; started again, it has its disk and its people's files.
+pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
+    let real = site.ground().machine().is_some();
+    const NOTE: &str = "what I was doing";
+    if real {
+        site.ok(lead, &["ssh", slice, "--", &format!("echo '{NOTE}' > note.txt && sync")])?;
+    }
+    let before = site.json(lead, &["slice", "show", slice])?;
+    site.ok(lead, &["slice", "stop", slice])?;
+    site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
+    if real {
+        let names = site.host("virsh -c qemu:///system list --all --name")?;
+        demand(!names.contains(text(&before, "id")?), "its machine is still defined")?;
+    }
+    site.refused(lead, &["ssh", slice, "--", "true"])?;
+    site.all_clean(OPERATOR)?;
+    show::seen("stopped, its machine is gone and its GPUs are clean and free for others");
+    site.ok(lead, &["slice", "start", slice])?;
+    site.ok(lead, &["wait", slice, "ready", "--timeout", LIMIT])?;
+    let after = site.json(lead, &["slice", "show", slice])?;
+    for same in ["id", "host", "key_fingerprint"] {
+        demand(before[same] == after[same], format!("its {same} is another"))?;
+    }
+    if real {
+        let said = site.ok(lead, &["ssh", slice, "--", "cat note.txt"])?;
+        demand(said.contains(NOTE), format!("its note says `{said}`"))?;
+        // The same machine to whoever logs in: its SSH key is on its disk.
+        demand(before["guest"]["ssh_host_key"] == after["guest"]["ssh_host_key"], "its SSH key is another")?;
+    }
+    show::seen("started again, it has its disk, its key and what was written before");
     Ok(())
 }
 

@@ -135,7 +135,8 @@ fn kills_and_cuts() -> Outcome {
     faults::ask(&site, "dina", "stroke-ward/main", 1)?;
     site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
     faults::cut_off(&site, "dina", "stroke-ward/main")?;
-    faults::killed_all_along(&site, "dina", "stroke-ward/killed")
+    faults::killed_all_along(&site, "dina", "stroke-ward/killed")?;
+    faults::rests(&site, "dina", "stroke-ward/main")
 }
 
 #[test]

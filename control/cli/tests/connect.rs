@@ -144,6 +144,12 @@ impl SliceService for Pretended {
     async fn close_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
+    async fn stop_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn start_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
     async fn hold_slice(&self, _: Request<HoldSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }

@@ -268,11 +268,19 @@ fn on_hold() {
 /// Each state says what it waits for and what comes next.
 #[test]
 fn states() {
-    let all: Vec<String> = (0..=14)
+    let all: Vec<String> = (0..=16)
         .map(|n| {
             let state = SliceState::try_from(n).unwrap();
             let stranger = slice("main", state);
-            let may = ["slice.approve", "slice.close", "slice.connect", "slice.certificate", "hold.lift"];
+            let may = [
+                "slice.approve",
+                "slice.close",
+                "slice.stop",
+                "slice.start",
+                "slice.connect",
+                "slice.certificate",
+                "hold.lift",
+            ];
             let slice = Slice { may: may.map(str::to_owned).into(), ..stranger.clone() };
             // Nobody is told to run what she may not.
             let next = view::next_command(&stranger);

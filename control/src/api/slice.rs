@@ -214,6 +214,22 @@ impl SliceService for Slices {
         self.decide(request, Action::SliceClose, decide).await
     }
 
+    async fn stop_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| slice::stop(s, scene.person()?, scene.now);
+        self.decide(request, Action::SliceStop, decide).await
+    }
+
+    async fn start_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| slice::start(scene.state, s, scene.now);
+        self.decide(request, Action::SliceStart, decide).await
+    }
+
     async fn hold_slice(
         &self,
         request: Request<v1::HoldSliceRequest>,
@@ -497,6 +513,8 @@ fn wanted(
         from: from.filter(|from| *from > scene.now),
         until,
         placed: None,
+        used: false,
+        past: Vec::new(),
     })
 }
 
@@ -510,10 +528,12 @@ fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Ref
 /// A slice that somebody asked for by its name, with what her roles let her do with it: which command comes next
 /// depends on who reads it.
 pub(super) fn asked_for(asked: &Asked, state: &State, s: &Slice) -> v1::Slice {
-    const ALL: [Action; 6] = [
+    const ALL: [Action; 8] = [
         Action::SliceApprove,
         Action::SliceWithdraw,
         Action::SliceClose,
+        Action::SliceStop,
+        Action::SliceStart,
         Action::SliceConnect,
         Action::SliceCertificate,
         Action::HoldLift,
@@ -562,7 +582,9 @@ fn with_hint(scene: &Scene<'_>, slice: &Slice, refusal: Refusal) -> Refusal {
     }
     let label = scene.state.slice_label(slice);
     let early = matches!(slice.state, SliceState::Requested | SliceState::Approved);
-    let verb = if early && scene.caller.actor() == format!("person/{}", slice.requested_by) {
+    let verb = if slice.home().is_some() {
+        "stop"
+    } else if early && scene.caller.actor() == format!("person/{}", slice.requested_by) {
         "withdraw"
     } else {
         "show"

@@ -113,6 +113,8 @@ fn slice_state(state: SliceState) -> v1::SliceState {
         SliceState::Booting => v1::SliceState::Booting,
         SliceState::Ready => v1::SliceState::Ready,
         SliceState::Failed => v1::SliceState::Failed,
+        SliceState::Stopping => v1::SliceState::Stopping,
+        SliceState::Stopped => v1::SliceState::Stopped,
         SliceState::Rejected => v1::SliceState::Rejected,
         SliceState::Withdrawn => v1::SliceState::Withdrawn,
         SliceState::Keeping => v1::SliceState::Keeping,

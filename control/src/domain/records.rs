@@ -140,6 +140,8 @@ pub enum SliceState {
     Booting,
     Ready,
     Failed,
+    Stopping,
+    Stopped,
     Rejected,
     Withdrawn,
     Keeping,
@@ -332,7 +334,7 @@ pub struct Slice {
     /// Its level wants key and disk to stay until then, after it was closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until: Option<Timestamp>,
-    /// When the host reported machine and devices released, and the disk kept.
+    /// When the host reported machine and devices released, and the disk kept; absent: it has them, or had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<Timestamp>,
     /// What was done to its disk.
@@ -344,9 +346,25 @@ pub struct Slice {
     /// When its lead means to close it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// When it was placed; what its department has used counts from then.
+    /// When it was placed last; what its department has used counts from then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placed: Option<Timestamp>,
+    /// A machine of it was seen to run: its disk is never made anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub used: bool,
+    /// When it had devices before it was started again, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<Span>,
+}
+
+/// From placed to released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// Placed.
+    pub from: Timestamp,
+    /// Released.
+    pub until: Timestamp,
 }
 
 /// A deletion certificate.

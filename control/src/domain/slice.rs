@@ -8,6 +8,10 @@
 //!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
 //!   └─ reject ──▶ Rejected                              │                                  │
 //!                                                       │                                  │
+//!         Booting, Ready, Failed ── stop ──▶ Stopping ──┤                                  │
+//!                                               │ agent │                                  │
+//!         Approved ◀── start ─────────────── Stopped ───┤                                  │
+//!             └── stop, still waiting ──────────▲       │                                  │
 //!                                                       └────── close, or freeze ──────────┤
 //!                                                                                          │
 //!                              something keeps it                                          │ nothing does
@@ -27,8 +31,13 @@
 //! * the days that its level keeps what is closed;
 //! * that it was frozen and nobody has closed it.
 //!
-//! A hold does not stop what runs; freezing does. Nothing leads back from Keeping: its devices go to others, and
-//! its key is given to nobody. Once Closing, the key may be gone in the next moment, and no hold helps.
+//! A hold does not stop what runs; freezing does, and what is on hold is not started. Nothing leads back from Keeping:
+//! its devices go to others, and its key is given to nobody. Once Closing, the key may be gone in the next moment, and
+//! no hold helps.
+//!
+//! What is stopped has given its devices, cores and memory back and keeps its key and its disk, which lies on its host.
+//! So it is started there and nowhere else: an approved slice with a placement waits for room on that host. It may get
+//! other devices than before, and those it had are cleaned like anybody's.
 //!
 //! Where a device turns out not to be clean by its host's own record before anything was begun with it, the
 //! slice is placed again. One that has lost a device stays as it is, and says so: its lead closes it.
@@ -36,7 +45,7 @@
 //! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
 
 use super::records::{
-    Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState,
+    Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState, Span,
     VolumeEvidence,
 };
 use super::{Refusal, RefusalKind, State, device};
@@ -48,6 +57,8 @@ use std::collections::BTreeSet;
 pub const VCPUS_MAX: u32 = 96;
 /// MiB.
 pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 256..=1_572_864;
+/// How often back what it had is remembered; by then it counts for little.
+const PAST_MAX: usize = 64;
 /// GiB.
 pub const DISK_GIB: std::ops::RangeInclusive<u64> = 2..=30_720;
 
@@ -61,7 +72,17 @@ impl SliceState {
     /// Its machine is to be gone, or is, and its disk to stay.
     pub const KEPT: [Self; 2] = [Self::Keeping, Self::Kept];
     /// It has been on a host, and is not taken apart.
-    pub const OPEN: [Self; 5] = [Self::Placed, Self::Preparing, Self::Booting, Self::Ready, Self::Failed];
+    pub const OPEN: [Self; 7] = [
+        Self::Placed,
+        Self::Preparing,
+        Self::Booting,
+        Self::Ready,
+        Self::Failed,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+    /// It can be stopped.
+    pub const STOPPABLE: [Self; 3] = [Self::Booting, Self::Ready, Self::Failed];
     /// A volume key may be handed out.
     pub const STARTING: [Self; 2] = [Self::Placed, Self::Preparing];
 
@@ -80,6 +101,8 @@ impl SliceState {
             Self::Booting => "booting",
             Self::Ready => "ready",
             Self::Failed => "failed",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
             Self::Rejected => "rejected",
             Self::Withdrawn => "withdrawn",
             Self::Keeping => "stopping, to be kept",
@@ -95,6 +118,11 @@ impl Slice {
     /// Devices, cores and memory of its placement are its own still.
     pub fn holds_devices(&self) -> bool {
         self.detached.is_none() && self.released.is_none()
+    }
+
+    /// It was stopped and is to be started again, where its disk is.
+    pub fn home(&self) -> Option<&Name> {
+        self.placement.as_ref().filter(|_| self.state == SliceState::Approved).map(|p| &p.host)
     }
 }
 
@@ -159,6 +187,10 @@ pub fn reject(slice: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result
 /// The lead takes the request back.
 pub fn withdraw(slice: &Slice, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Requested, SliceState::Approved], "withdrawn")?;
+    if slice.home().is_some() {
+        let text = "it has a disk already, and waits to be started again: it can be stopped, and then closed";
+        return Err(Refusal::new(RefusalKind::State, text));
+    }
     let mut next = slice.clone();
     step(&mut next, SliceState::Withdrawn, String::new(), now);
     Ok(put(next))
@@ -182,6 +214,9 @@ pub fn place(
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Approved], "placed")?;
+    if slice.home().is_some_and(|home| home != &placement.host) {
+        return Err(Refusal::new(RefusalKind::State, "its disk is on another host"));
+    }
     let mut changes = Vec::new();
     for address in &placement.devices {
         let key = (placement.host.clone(), *address);
@@ -191,8 +226,14 @@ pub fn place(
         changes.push(device::claim(device, slice.id));
     }
     let mut next = slice.clone();
+    if let (Some(from), Some(until)) = (slice.placed, slice.released) {
+        next.past.push(Span { from, until });
+        let more = next.past.len().saturating_sub(PAST_MAX);
+        next.past.drain(..more);
+    }
     next.placement = Some(placement);
     next.placed = Some(now);
+    next.released = None;
     next.generation += 1;
     step(&mut next, SliceState::Placed, String::new(), now);
     changes.extend(put(next));
@@ -273,7 +314,9 @@ pub fn observe(
         (SliceState::Booting | SliceState::Ready, Phase::Absent) => {
             step(&mut next, SliceState::Failed, "the host no longer has it".to_owned(), now);
         }
-        (SliceState::Keeping, Phase::Kept) => return release(state, slice, attached, now),
+        (SliceState::Keeping | SliceState::Stopping, Phase::Kept) => {
+            return release(state, slice, attached, now);
+        }
         (SliceState::Closing, Phase::Destroying) => {
             step(&mut next, SliceState::Destroying, String::new(), now);
         }
@@ -284,6 +327,7 @@ pub fn observe(
     }
     let mut changes = Vec::new();
     if matches!(next.state, SliceState::Booting | SliceState::Ready) {
+        next.used = true;
         changes.extend(devices(state, slice).filter_map(device::assign));
     }
     changes.extend(put(next));
@@ -305,6 +349,8 @@ pub fn take_back(
     if !early
         || begun
         || slice.key_given.is_some()
+        // Its disk may be there, and is on this host alone.
+        || !slice.past.is_empty()
         || seen.generation != slice.generation
         || seen.phase != Phase::Preparing
     {
@@ -326,6 +372,34 @@ pub fn take_back(
     step(&mut next, SliceState::Approved, why, now);
     changes.extend(put(next));
     Some(changes)
+}
+
+/// Stop it: its machine goes, its devices are others', its disk and key stay.
+pub fn stop(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    let why = format!("stopped by {by}");
+    let mut next = slice.clone();
+    if slice.home().is_some() {
+        // Nothing was begun.
+        step(&mut next, SliceState::Stopped, why, now);
+        return Ok(put(next));
+    }
+    demand(slice, &SliceState::STOPPABLE, "stopped")?;
+    next.generation += 1;
+    step(&mut next, SliceState::Stopping, why, now);
+    Ok(put(next))
+}
+
+/// Start it again: it waits for devices on the host where its disk is.
+pub fn start(state: &State, slice: &Slice, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    demand(slice, &[SliceState::Stopped], "started")?;
+    if let Some((hold, of_project)) = held(state, slice) {
+        let whose = if of_project { "its project is" } else { "it is" };
+        let text = format!("{whose} on hold, by {}: {}: what it holds stays as it is", hold.by, hold.reason);
+        return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
+    }
+    let mut next = slice.clone();
+    step(&mut next, SliceState::Approved, String::new(), now);
+    Ok(put(next))
 }
 
 /// Close it: nothing brings it back. Its level keeps what is closed for `keep`.
@@ -382,6 +456,12 @@ pub fn hold(slice: &Slice, hold: Hold, freeze: bool) -> Result<Vec<Change>, Refu
             format!("it is {}: its key is destroyed, or about to be, and no hold helps", slice.state.text());
         return Err(Refusal::new(RefusalKind::State, text));
     }
+    let mut waiting = slice.clone();
+    if slice.home().is_some() {
+        // What is on hold is not started.
+        step(&mut waiting, SliceState::Stopped, "it was to be started, and is on hold".to_owned(), hold.at);
+    }
+    let slice = &waiting;
     demand(slice, &[SliceState::OPEN.as_slice(), &SliceState::KEPT].concat(), "put on hold")?;
     let stops = freeze && SliceState::OPEN.contains(&slice.state);
     if let Some(before) = slice.hold.as_ref().filter(|_| !stops) {
@@ -422,14 +502,19 @@ fn release(
     attached: &BTreeSet<PciAddress>,
     now: Timestamp,
 ) -> Option<Vec<Change>> {
-    if slice.placement.iter().flat_map(|p| &p.devices).any(|a| attached.contains(a)) {
+    if has(slice).any(|a| attached.contains(a)) {
         return None;
     }
     let mut next = slice.clone();
-    next.released = Some(now);
     next.guest = None;
-    step(&mut next, SliceState::Kept, slice.reason.clone(), now);
-    let mut changes = loosen(state, slice);
+    let to = if slice.state == SliceState::Stopping { SliceState::Stopped } else { SliceState::Kept };
+    step(&mut next, to, slice.reason.clone(), now);
+    // What was released before may be another slice's by now.
+    let mut changes = Vec::new();
+    if slice.released.is_none() {
+        next.released = Some(now);
+        changes = loosen(state, slice);
+    }
     changes.extend(put(next));
     Some(changes)
 }
@@ -465,15 +550,12 @@ pub fn remains(state: &State, slice: &Slice) -> Vec<String> {
     if slice.detached.is_none() {
         waits.push("the host to report machine, disk and devices gone".to_owned());
     }
-    let have: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
+    let had = slice.placement.iter().flat_map(|p| &p.devices).filter(|a| !has_evidence(slice, **a)).copied();
+    // And those that it had before it was started again, and that nobody has cleaned since.
+    let before = own(state, slice).filter(|d| d.state != DeviceState::Quarantined).map(|d| d.address);
+    let all: BTreeSet<PciAddress> = had.chain(before).collect();
     let lost: BTreeSet<PciAddress> = without_evidence(state, slice).map(|d| d.address).collect();
-    let missing: Vec<String> = slice
-        .placement
-        .iter()
-        .flat_map(|p| &p.devices)
-        .filter(|a| !have.contains(a) && !lost.contains(a))
-        .map(ToString::to_string)
-        .collect();
+    let missing: Vec<String> = all.difference(&lost).map(ToString::to_string).collect();
     if !missing.is_empty() {
         waits.push(format!("evidence of sanitising for {}", missing.join(", ")));
     }
@@ -489,9 +571,17 @@ pub fn volume_erased(slice: &Slice) -> bool {
 
 /// Its devices that are quarantined, and of which no run has said anything.
 pub fn without_evidence<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {
-    devices(state, slice)
+    own(state, slice)
         .filter(|d| d.state == DeviceState::Quarantined)
-        .filter(|d| slice.evidence.iter().all(|e| e.address != d.address))
+        .filter(|d| !has_evidence(slice, d.address))
+}
+
+/// Some run has said something of this device since the slice had it last.
+fn has_evidence(slice: &Slice, device: PciAddress) -> bool {
+    let again = slice.placement.iter().any(|p| p.devices.contains(&device));
+    // What was said before it was started again says nothing of a device that it then had again.
+    let since = |e: &Evidence| !again || slice.placed.is_none_or(|placed| e.at >= placed);
+    slice.evidence.iter().any(|e| e.address == device && since(e))
 }
 
 /// The end.
@@ -511,9 +601,7 @@ fn detach(
     attached: &BTreeSet<PciAddress>,
     now: Timestamp,
 ) -> Option<Vec<Change>> {
-    // What was released before may be another slice's by now.
-    let has = slice.placement.iter().filter(|_| slice.released.is_none());
-    let held = has.flat_map(|p| &p.devices).any(|a| attached.contains(a));
+    let held = has(slice).any(|a| attached.contains(a));
     // Evidence of another disk is none. That it says nothing was erased is for the certificate to show.
     let volume = seen.volume.as_ref().filter(|evidence| evidence.volume == slice.volume)?;
     if held || !seen.volume_erased {
@@ -526,6 +614,16 @@ fn detach(
     let mut changes = if slice.released.is_none() { loosen(state, slice) } else { Vec::new() };
     changes.extend(put(next));
     Some(changes)
+}
+
+/// Its devices; none once they were released, they may be another slice's since.
+fn has(slice: &Slice) -> impl Iterator<Item = &PciAddress> {
+    slice.placement.iter().filter(|_| slice.released.is_none()).flat_map(|p| &p.devices)
+}
+
+/// Devices that it had last of all.
+fn own<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {
+    state.devices.values().filter(|d| d.slice == Some(slice.id))
 }
 
 fn devices<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {

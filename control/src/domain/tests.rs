@@ -7,7 +7,7 @@ use super::records::{
     Record, Run, Slice, SliceState, Subject, VolumeEvidence,
 };
 use super::slice::{self, Phase, Sighting};
-use super::{RefusalKind, State, people, project};
+use super::{Refusal, RefusalKind, State, people, project};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use newtype_uuid::GenericUuid;
@@ -103,6 +103,8 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         from: None,
         until: None,
         placed: None,
+        used: false,
+        past: Vec::new(),
     }
 }
 
@@ -191,6 +193,8 @@ enum Op {
         freeze: bool,
     },
     Lift(u8),
+    Stop(u8),
+    Start(u8),
     /// As soon as nothing keeps it.
     EndKeeping(u8),
     Inventory {
@@ -243,6 +247,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => n.clone().prop_map(Op::Close),
         2 => (n.clone(), any::<bool>()).prop_map(|(n, freeze)| Op::Hold { n, freeze }),
         1 => n.clone().prop_map(Op::Lift),
+        2 => n.clone().prop_map(Op::Stop),
+        3 => n.clone().prop_map(Op::Start),
         2 => n.clone().prop_map(Op::EndKeeping),
         2 => (0..8_u8, 0..8_u8, any::<bool>())
             .prop_map(|(present, exchanged, watched)| Op::Inventory { present: present | 1, exchanged, watched }),
@@ -330,6 +336,8 @@ impl World {
                 slice(n).and_then(|s| slice::hold(s, hold, *freeze).ok()).unwrap_or_default()
             }
             Op::Lift(n) => slice(n).and_then(|s| slice::lift(s).ok()).unwrap_or_default(),
+            Op::Stop(n) => slice(n).and_then(|s| slice::stop(s, &name("ada"), now).ok()).unwrap_or_default(),
+            Op::Start(n) => slice(n).and_then(|s| slice::start(state, s, now).ok()).unwrap_or_default(),
             Op::EndKeeping(n) => {
                 let done = |s: &&Slice| {
                     SliceState::KEPT.contains(&s.state) && slice::kept_by(state, s, now).is_none()
@@ -414,7 +422,8 @@ impl World {
             SliceState::Ready | SliceState::Failed => {
                 slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
             }
-            SliceState::Keeping => agent(Phase::Kept),
+            SliceState::Keeping | SliceState::Stopping => agent(Phase::Kept),
+            SliceState::Stopped => slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap(),
             SliceState::Kept if s.hold.is_some() => slice::lift(s).unwrap(),
             SliceState::Kept if s.closed_at.is_none() => {
                 slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
@@ -519,12 +528,14 @@ fn next(state: SliceState) -> &'static [SliceState] {
     use SliceState::*;
     match state {
         Requested => &[Approved, Rejected, Withdrawn],
-        Approved => &[Placed, Withdrawn],
+        Approved => &[Placed, Withdrawn, Stopped, Keeping],
         Placed => &[Approved, Preparing, Booting, Ready, Failed, Keeping, Closing],
         Preparing => &[Approved, Booting, Ready, Failed, Keeping, Closing],
-        Booting => &[Ready, Failed, Keeping, Closing],
-        Ready => &[Failed, Keeping, Closing],
-        Failed => &[Keeping, Closing],
+        Booting => &[Ready, Failed, Stopping, Keeping, Closing],
+        Ready => &[Failed, Stopping, Keeping, Closing],
+        Failed => &[Stopping, Keeping, Closing],
+        Stopping => &[Stopped, Keeping, Closing],
+        Stopped => &[Approved, Keeping, Closing],
         Keeping => &[Kept, Closing],
         Kept => &[Closing],
         Closing => &[Destroying],
@@ -598,7 +609,8 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
         }
         if old.is_some_and(|s| holds(s) && !holds(&after.state.slices[&s.id])) {
             let new = &after.state.slices[&slice_id(*n)];
-            prop_assert!(*erased || new.state == SliceState::Kept, "released with its disk still there");
+            let stays = matches!(new.state, SliceState::Kept | SliceState::Stopped);
+            prop_assert!(*erased || stays, "released with its disk still there");
             let devices = old.iter().flat_map(|s| &s.placement).flat_map(|p| &p.devices);
             prop_assert!(devices.collect::<Vec<_>>().iter().all(|a| !addresses(*attached).contains(a)));
         }
@@ -633,7 +645,11 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
         let goes =
             matches!(slice.state, SliceState::Closing | SliceState::Destroying | SliceState::Destroyed);
         prop_assert!(!goes || slice.hold.is_none(), "{slice:#?}");
-        prop_assert!(slice.released.is_none() || goes || slice.state == SliceState::Kept);
+        let rests = [SliceState::KEPT.as_slice(), &[SliceState::Stopping, SliceState::Stopped]].concat();
+        prop_assert!(
+            slice.released.is_none() || goes || slice.home().is_some() || rests.contains(&slice.state)
+        );
+        prop_assert!(slice.home().is_none() || !holds(slice), "{slice:#?}");
         if slice.state == SliceState::Ready {
             prop_assert_eq!(slice.guest.as_ref().map(|g| g.gpus), Some(slice.gpus));
         }
@@ -646,9 +662,14 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
                 let device = &before.state.devices[&(host(), *a)];
                 device.state == DeviceState::Quarantined && device.slice == Some(slice.id)
             };
-            let shown: BTreeSet<PciAddress> = slice.evidence.iter().map(|e| e.address).collect();
+            // Of each time that it had a device.
+            let since = |e: &&Evidence| slice.placed.is_some_and(|placed| e.at >= placed);
+            let shown: BTreeSet<PciAddress> =
+                slice.evidence.iter().filter(since).map(|e| e.address).collect();
             let mut devices = slice.placement.iter().flat_map(|p| &p.devices);
             prop_assert!(was.state.is_final() || devices.all(|a| shown.contains(a) || quarantined(a)));
+            let own = |d: &&Device| d.slice == Some(slice.id) && d.state != DeviceState::Quarantined;
+            prop_assert!(was.state.is_final() || after.state.devices.values().find(own).is_none());
         }
         // What a certificate says of the disk is what its own host said of this very disk.
         if slice::volume_erased(slice) {
@@ -783,6 +804,63 @@ fn a_hold_comes_in_time_or_not_at_all() {
     assert_eq!(why, "frozen: until somebody closes it");
     settle(&mut world, 0, SliceState::Closing);
     assert!(hold(&world, true).unwrap_err().to_string().contains("no hold helps"));
+    settle(&mut world, 0, SliceState::Destroyed);
+}
+
+#[test]
+fn what_was_stopped_is_started_where_its_disk_is_and_keeps_its_key() {
+    let mut world = World::new();
+    settle(&mut world, 0, SliceState::Ready);
+    let slice = |world: &World| world.state.slices[&slice_id(0)].clone();
+    let ready = slice(&world);
+    let apply =
+        |world: &mut World, changes: Result<Vec<Change>, Refusal>| world.state.apply(&changes.unwrap());
+    let stop = |world: &World| slice::stop(&slice(world), &name("ada"), now(world.second));
+    let start = |world: &World| slice::start(&world.state, &slice(world), now(world.second));
+    assert!(start(&world).unwrap_err().to_string().contains("cannot be started"));
+    let changes = stop(&world);
+    apply(&mut world, changes);
+    assert!(stop(&world).unwrap_err().to_string().contains("cannot be stopped"), "once is enough");
+    settle(&mut world, 0, SliceState::Stopped);
+    let stopped = slice(&world);
+    assert!(
+        !holds(&stopped) && !SliceState::STARTING.contains(&stopped.state),
+        "no key for what does not start"
+    );
+    assert!(slice::withdraw(&stopped, now(world.second)).is_err());
+
+    // What it had is another's before it is cleaned for nobody.
+    let had = ready.placement.as_ref().unwrap().devices[0];
+    assert_eq!(world.state.devices[&(host(), had)].state, DeviceState::Dirty);
+
+    let changes = start(&world);
+    apply(&mut world, changes);
+    let waits = slice(&world);
+    assert_eq!((waits.state, waits.home()), (SliceState::Approved, Some(&host())));
+    assert!(
+        slice::withdraw(&waits, now(world.second)).unwrap_err().to_string().contains("has a disk already")
+    );
+    let elsewhere = Placement { host: name("other"), partition: 17, devices: Vec::new(), nodes: Vec::new() };
+    let refused = slice::place(&world.state, &waits, elsewhere, now(world.second)).unwrap_err();
+    assert!(refused.to_string().contains("on another host"), "{refused}");
+    settle(&mut world, 0, SliceState::Ready);
+    let again = slice(&world);
+    assert_eq!((again.volume, &again.key_fingerprint), (ready.volume, &ready.key_fingerprint));
+    assert!(again.generation > ready.generation && again.past.len() == 1 && holds(&again));
+
+    // An officer's hold takes a start back; what is on hold is not started.
+    let changes = stop(&world);
+    apply(&mut world, changes);
+    settle(&mut world, 0, SliceState::Stopped);
+    let changes = start(&world);
+    apply(&mut world, changes);
+    let hold = Hold { by: name("olga"), at: now(world.second), reason: "a case".to_owned() };
+    let changes = slice::hold(&slice(&world), hold, false);
+    apply(&mut world, changes);
+    assert_eq!(slice(&world).state, SliceState::Stopped);
+    assert!(start(&world).unwrap_err().to_string().contains("on hold, by olga: a case"));
+    let changes = slice::lift(&slice(&world));
+    apply(&mut world, changes);
     settle(&mut world, 0, SliceState::Destroyed);
 }
 

@@ -55,7 +55,7 @@ fn id(n: usize) -> SliceId {
 
 fn wish(n: usize, department: &str, request: Request, since: i64) -> Wish {
     let (department, since) = (department.to_owned(), at(since));
-    Wish { id: id(n), department, request, asked: since, since, from: None, until: None }
+    Wish { id: id(n), department, request, asked: since, since, from: None, until: None, home: None }
 }
 
 fn small(gpus: u32) -> Request {

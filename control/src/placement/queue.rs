@@ -31,6 +31,10 @@
 //! `L`, cleaning included, it is placed by `t + L`. With `k` such requests before it, by `patience + (k + 1) L`.
 //! For that one place age counts and shares do not; all else goes by shares.
 //!
+//! # Started again
+//! What was stopped has its disk on one host and waits for room there, from when it was started; all else is as for the
+//! others. What is held for it is held there.
+//!
 //! # Reservations
 //! What is asked for as long before it begins as GPUs are held for it is a reservation. What is asked for later is
 //! a request like any other that is not placed before, and is as old as the time since: otherwise everybody would
@@ -66,9 +70,23 @@ pub struct Wish {
     pub from: Option<Timestamp>,
     /// When its lead means to close it.
     pub until: Option<Timestamp>,
+    /// On this host and no other: its disk is there.
+    pub home: Option<Name>,
 }
 
 impl Wish {
+    fn may_be_on(&self, host: &Host) -> bool {
+        self.home.as_ref().is_none_or(|home| home == &host.name)
+    }
+
+    /// The best place for it now, or the nearest miss.
+    fn search(&self, hosts: &[Host]) -> Result<(usize, Fit), Option<Short>> {
+        let Some(home) = &self.home else { return search(hosts, &self.request) };
+        let found = hosts.iter().enumerate().find(|(_, host)| &host.name == home);
+        let (at, host) = found.ok_or(None)?;
+        search(std::slice::from_ref(host), &self.request).map(|(_, fit)| (at, fit))
+    }
+
     /// From then it waits for others, not for its own time.
     fn waits_since(&self) -> Timestamp {
         self.from.map_or(self.since, |from| from.max(self.since))
@@ -265,7 +283,7 @@ impl Round {
     }
 
     fn place(&mut self, at: usize, wish: &Wish) -> bool {
-        let Ok((host, fit)) = search(&self.plan.hosts, &wish.request) else { return false };
+        let Ok((host, fit)) = wish.search(&self.plan.hosts) else { return false };
         if let Some(host) = self.plan.hosts.get_mut(host) {
             host.place(&fit, &wish.request, self.now, wish.until);
         }
@@ -290,12 +308,12 @@ impl Round {
     }
 
     fn short(&self, wish: &Wish) -> Option<Short> {
-        search(&self.plan.hosts, &wish.request).err().flatten()
+        wish.search(&self.plan.hosts).err().flatten()
     }
 
     /// Hold something for it, if anything can be.
     fn keep(&mut self, wish: &Wish) -> bool {
-        let Some(target) = target(&self.plan.hosts, &wish.request) else { return false };
+        let Some(target) = target(&self.plan.hosts, wish) else { return false };
         if let Some(host) = self.plan.hosts.get_mut(target.host) {
             host.hold(Hold { whose: wish.id, gpus: target.gpus, request: wish.request });
         }
@@ -310,13 +328,14 @@ struct Target {
 }
 
 /// The partition whose newest slice is oldest; the argument is at the head of the file.
-fn target(hosts: &[Host], want: &Request) -> Option<Target> {
+fn target(hosts: &[Host], wish: &Wish) -> Option<Target> {
+    let want = &wish.request;
     let newest =
         |host: &Host, gpus: u64| host.tenants().iter().filter(|t| t.gpus & gpus != 0).map(|t| t.since).max();
     let mut candidates: Vec<_> = hosts
         .iter()
         .enumerate()
-        .filter(|(_, host)| host.closed.is_none())
+        .filter(|(_, host)| host.closed.is_none() && wish.may_be_on(host))
         .flat_map(|(at, host)| {
             host.some_day(want.gpus)
                 .map(move |s| ((newest(host, s.mask), &host.name, s.id), at, host, s.mask))
@@ -404,7 +423,8 @@ pub struct Explained {
 /// Explain one that is not placed, after a round.
 pub fn explain(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> Explained {
     let want = &wish.request;
-    let seen: Vec<Host> = plan.hosts.iter().map(|h| h.seen_by(wish.id)).collect();
+    let seen: Vec<Host> =
+        plan.hosts.iter().filter(|h| wish.may_be_on(h)).map(|h| h.seen_by(wish.id)).collect();
     let misses = seen.iter().filter_map(|h| Some((h.name.clone(), h.fit(want).err()?)));
     let smaller = seen.iter().flat_map(|h| h.shapes().sizes()).copied().filter(|n| *n < want.gpus);
     let scaled = |gpus: u32| Request {
@@ -437,11 +457,15 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
             format!("it is reserved from then on; GPUs are kept for it from {hours} h before"),
         );
     }
-    let open = || plan.hosts.iter().filter(|h| h.closed.is_none());
+    let here = || plan.hosts.iter().filter(|h| wish.may_be_on(h));
+    let open = || here().filter(|h| h.closed.is_none());
     if open().next().is_none() {
-        return (None, text("no host is in service"));
+        return match &wish.home {
+            None => (None, text("no host is in service")),
+            Some(_) => (None, text("the host that has its disk is not in service")),
+        };
     }
-    if !plan.hosts.iter().map(Host::whole).any(|h| h.fit(want).is_ok()) {
+    if !here().map(Host::whole).any(|h| h.fit(want).is_ok()) {
         return (None, text("no host is large enough, whoever leaves"));
     }
     // What is held for it is not in its own way.

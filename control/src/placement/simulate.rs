@@ -296,6 +296,7 @@ impl Year<'_> {
                 since: time(a.at),
                 from: None,
                 until: None,
+                home: None,
             })
             .collect();
         let uses = self

@@ -30,6 +30,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 partition: placement.partition,
                 volume_id: s.volume.into_untyped_uuid().to_string(),
                 users: users(state, s),
+                volume_used: s.used,
                 ssh_ca: ssh_ca.to_owned(),
                 nodes: placement
                     .nodes
@@ -61,15 +62,15 @@ fn goal(slice: &Slice) -> Option<v1::Goal> {
         }
         // What failed stays as it is until it is closed; the agent tries no generation twice.
         SliceState::Failed => Some(v1::Goal::Run),
-        SliceState::Keeping | SliceState::Kept => Some(v1::Goal::Kept),
+        SliceState::Stopping | SliceState::Stopped | SliceState::Keeping | SliceState::Kept => {
+            Some(v1::Goal::Kept)
+        }
+        // Its disk is there.
+        SliceState::Approved => slice.home().map(|_| v1::Goal::Kept),
         SliceState::Closing | SliceState::Destroying => {
             slice.detached.is_none().then_some(v1::Goal::Destroyed)
         }
-        SliceState::Requested
-        | SliceState::Approved
-        | SliceState::Rejected
-        | SliceState::Withdrawn
-        | SliceState::Destroyed => None,
+        SliceState::Requested | SliceState::Rejected | SliceState::Withdrawn | SliceState::Destroyed => None,
     }
 }
 

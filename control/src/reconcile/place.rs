@@ -56,6 +56,9 @@ fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict)
     call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
     app.ledger.commit_if(&call, |state, now| {
         let s = state.slices.get(&wish.id).filter(|s| s.state == SliceState::Approved)?;
+        if s.home().is_some() && slice::held(state, s).is_some() {
+            return Some(Decided::new(slice::waits(s, "on hold: what it holds stays as it is")?, ()));
+        }
         let Verdict::Placed { host, fit } = verdict else {
             return Some(Decided::new(slice::waits(s, &reason(verdict, wish, &queue.rules))?, ()));
         };
@@ -100,6 +103,9 @@ fn reason(verdict: &Verdict, wish: &Wish, rules: &Rules) -> String {
     match verdict {
         Verdict::Placed { .. } => String::new(),
         Verdict::Waits { short: Some(short), .. } => format!("queued: {short}"),
+        Verdict::Waits { short: None, .. } if wish.home.is_some() => {
+            "queued: the host that has its disk is not connected".to_owned()
+        }
         Verdict::Waits { short: None, .. } => "queued: no host is connected".to_owned(),
         Verdict::Early { .. } => match wish.from {
             Some(from) if rules.reserves(wish.asked, from) => format!("reserved from {from}"),
@@ -169,7 +175,7 @@ pub const OPEN_MAX: usize = 4;
 pub fn too_many(state: &State, new: &Slice) -> bool {
     let open = |s: &&Slice| {
         let waits = matches!(s.state, SliceState::Requested | SliceState::Approved);
-        waits && s.project == new.project && s.id != new.id && s.from.is_some()
+        waits && s.home().is_none() && s.project == new.project && s.id != new.id && s.from.is_some()
     };
     new.from.is_some() && state.slices.values().filter(open).count() >= OPEN_MAX
 }
@@ -211,7 +217,9 @@ fn rules(config: &config::Placement) -> Rules {
 }
 
 fn request(s: &Slice) -> Request {
-    Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib: s.disk_gib }
+    // One that is started again has its disk there, and it is counted.
+    let disk_gib = if s.home().is_some() { 0 } else { s.disk_gib };
+    Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib }
 }
 
 fn department(state: &State, s: &Slice) -> String {
@@ -226,10 +234,12 @@ fn wishes(state: &State) -> Vec<Wish> {
             department: department(state, s),
             request: request(s),
             asked: s.requested,
-            // Not when its state changed: one that is placed again has not lost its turn.
-            since: s.approvals.last().map_or(s.changed, |last| last.at),
-            from: s.from,
-            until: s.until,
+            // Not when its state changed: one that is placed again has not lost its turn. One that is started again
+            // asks anew, and has begun: what it was asked for to begin and end at is past.
+            since: s.approvals.last().filter(|_| s.home().is_none()).map_or(s.changed, |last| last.at),
+            from: s.from.filter(|_| s.home().is_none()),
+            until: s.until.filter(|_| s.home().is_none()),
+            home: s.home().cloned(),
         })
         .collect()
 }
@@ -238,11 +248,11 @@ fn wishes(state: &State) -> Vec<Wish> {
 fn uses(state: &State) -> Vec<Use> {
     let placed = state.slices.values().filter(|s| s.placement.is_some());
     placed
-        .map(|s| Use {
-            department: department(state, s),
-            gpus: s.gpus,
-            from: s.placed.unwrap_or(s.requested),
-            until: s.released.or(s.detached),
+        .flat_map(|s| {
+            let last = (s.placed.unwrap_or(s.requested), s.released.or(s.detached));
+            let all = s.past.iter().map(|span| (span.from, Some(span.until))).chain([last]);
+            let department = department(state, s);
+            all.map(move |(from, until)| Use { department: department.clone(), gpus: s.gpus, from, until })
         })
         .collect()
 }

@@ -140,6 +140,8 @@ impl Ground {
             from: None,
             until: None,
             placed: None,
+            used: false,
+            past: Vec::new(),
         })))]);
         id
     }

@@ -19,6 +19,7 @@ mod keys;
 mod machine;
 mod matrix;
 mod people;
+mod rest;
 mod slices;
 mod vault;
 mod world;

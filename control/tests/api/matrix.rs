@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 40] = [
+const CALLS: [&str; 42] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -48,6 +48,8 @@ const CALLS: [&str; 40] = [
     "SliceService/RejectSlice",
     "SliceService/WithdrawSlice",
     "SliceService/CloseSlice",
+    "SliceService/StopSlice",
+    "SliceService/StartSlice",
     "SliceService/HoldSlice",
     "SliceService/ReleaseSlice",
     "SliceService/WatchSlice",
@@ -141,6 +143,8 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "SliceService/ApproveSlice" => drop(slices.approve_slice(dry("brain/asked")).await?),
         "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
+        "SliceService/StopSlice" => drop(slices.stop_slice(dry("heart/main")).await?),
+        "SliceService/StartSlice" => drop(slices.start_slice(dry("heart/main")).await?),
         "SliceService/CloseSlice" => drop(slices.close_slice(dry("heart/main")).await?),
         "SliceService/HoldSlice" => {
             let request = v1::HoldSliceRequest {

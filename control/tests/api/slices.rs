@@ -273,7 +273,10 @@ async fn a_start_that_is_near_is_no_reservation() {
 async fn hints_are_for_who_reads_them() {
     let world = World::full().await;
     let asked = world.request("dina", "heart/main", 1).await.unwrap();
-    assert_eq!(asked.may, ["slice.withdraw", "slice.close", "slice.connect", "slice.certificate"]);
+    assert_eq!(
+        asked.may,
+        ["slice.withdraw", "slice.close", "slice.stop", "slice.start", "slice.connect", "slice.certificate"]
+    );
     let may = async |who: &str| world.get(who, "heart/main").await.unwrap().may;
     assert_eq!(may("frida").await, ["slice.approve", "slice.certificate", "hold.lift"]);
     assert_eq!(may("rosa").await, ["slice.connect", "slice.certificate"]);

@@ -489,9 +489,9 @@ impl Engine {
     }
 
     /// The devices of a slice are its own from now on, where each is clean or its own already. As long as no
-    /// machine of it was ever started, whoever holds one of them now is a stranger, who may leave something on it.
+    /// machine of it was started with them, whoever holds one of them now is a stranger, who may leave something on it.
     fn assign(&self, kept: &Kept) -> crate::edge::Result<()> {
-        if !kept.used {
+        if !kept.used || kept.again {
             let attached = self.host.attached()?;
             self.mark(|notes| {
                 for device in kept.devices.iter().filter(|device| attached.contains(device)) {

@@ -59,6 +59,8 @@ pub struct Spec {
     pub partition: u32,
     /// Its disk.
     pub volume: VolumeId,
+    /// Its disk holds data.
+    pub used: bool,
     /// Its accounts.
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
@@ -134,6 +136,7 @@ impl Spec {
             vcpus: slice.vcpus,
             memory_mib: slice.memory_mib,
             disk_gib: slice.disk_gib,
+            used: slice.volume_used,
             partition: slice.partition,
             users: slice.users,
             ssh_ca: slice.ssh_ca,

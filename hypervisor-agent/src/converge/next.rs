@@ -13,7 +13,8 @@
 //!                  │
 //!                  ▼
 //!  to be kept:    Stop ─▶ Deactivate ─▶ RemoveSeed ─▶ Release ─▶ Kept
-//!                                                                  │ to be gone
+//!                                                                  │ to be gone │ to run again
+//!                                                                  │            └──────────▶ New
 //!                                        Stop ─▶ Erase ─▶ RemoveSeed ─▶ Release ─▶ Absent
 //! ```
 //!
@@ -396,6 +397,7 @@ mod tests {
                     closed: bit(7),
                     point,
                     used: bit(1),
+                    again: false,
                     volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
                     partition: 17,
                     devices: if bit(8) { Vec::new() } else { vec![device] },

@@ -58,7 +58,7 @@ pub enum Point {
     Booting,
     /// Its guest is ready.
     Ready,
-    /// Its machine is stopped. Nothing leads back from here: this is the tombstone.
+    /// Its machine is stopped. Nothing leads back from here, but from [`Self::Kept`] to the beginning.
     Stopping,
     /// Its fabric partition goes down.
     Deactivating,
@@ -173,6 +173,9 @@ pub struct Kept {
     pub point: Point,
     /// A machine was started on the volume, or may have been: it is never made again.
     pub used: bool,
+    /// It was stopped, is to run again, and no machine of it was started since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// Its volume.
     pub volume: VolumeId,
     /// Its fabric partition, as long as it has devices.
@@ -202,6 +205,15 @@ impl Kept {
     /// The partition that it works on or has.
     pub fn partition(&self) -> Option<u32> {
         (!self.devices.is_empty()).then_some(self.partition)
+    }
+
+    /// It was kept, and is to run: everything but its volume is new.
+    pub fn begin_again(&mut self) {
+        self.closed = false;
+        self.again = true;
+        self.point = Point::New;
+        self.steps.clear();
+        self.guest = None;
     }
 
     /// Its devices, processors and partition are its own no more.
@@ -465,6 +477,7 @@ mod tests {
             closed: false,
             point: Point::MakingVolume,
             used: false,
+            again: false,
             volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
             partition: 9,
             devices: vec!["0000:34:00.0".parse().unwrap(), "0000:3b:00.0".parse().unwrap()],

@@ -119,7 +119,8 @@ impl Slice {
                 destroyed: want.destroyed,
                 closed: want.closed,
                 point: Point::New,
-                used: false,
+                used: spec.used,
+                again: spec.used,
                 volume: spec.volume,
                 partition: spec.partition,
                 devices: spec.devices.clone(),
@@ -145,6 +146,11 @@ impl Slice {
             }
             return forgot;
         }
+        let again = kept.closed && !kept.destroyed && !want.is_undoing();
+        if again && (kept.point != Point::Kept || machine != Machine::Still) {
+            // First it is through with being stopped.
+            return false;
+        }
         kept.generation = want.generation;
         self.trouble = None;
         self.waits = None;
@@ -167,9 +173,6 @@ impl Slice {
         let refused = match &want.spec {
             Err(why) => Some(format!("what holmd wants cannot be read: {why}")),
             Ok(_) if kept.destroyed => Some("it was destroyed here: nothing brings it back".to_owned()),
-            Ok(_) if kept.closed || kept.point.is_tombstone() => {
-                Some("it was closed here: nothing starts it again".to_owned())
-            }
             Ok(spec) if spec.volume != kept.volume => {
                 Some(format!("it has the volume `{}`, and holmd names `{}`", kept.volume, spec.volume))
             }
@@ -177,6 +180,11 @@ impl Slice {
                 Some("its machine runs with other devices than holmd names".to_owned())
             }
             Ok(spec) => {
+                if again {
+                    kept.begin_again();
+                }
+                // It may know better than a record that was lost.
+                kept.used |= spec.used;
                 kept.devices.clone_from(&spec.devices);
                 kept.partition = spec.partition;
                 // A machine that runs lies where it was started.
@@ -232,7 +240,10 @@ impl Slice {
         if let Some(step) = effect.step() {
             kept.begin_step(step, now);
         }
-        kept.used |= effect == Effect::Start;
+        if effect == Effect::Start {
+            kept.used = true;
+            kept.again = false;
+        }
         if effect == Effect::Hear && self.boots.is_none() {
             self.boots = Some(now.instant);
         }

@@ -59,6 +59,22 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Stop it: machine gone, its devices cleaned for others. Disk and key stay, and it can be started again
+    Stop {
+        #[command(flatten)]
+        target: Target,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Start one that was stopped: it waits for GPUs on the host where its disk is
+    Start {
+        #[command(flatten)]
+        target: Target,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Put it on hold, for a security officer: closed, its key and disk are not destroyed
     Hold {
         #[command(flatten)]

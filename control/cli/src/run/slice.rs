@@ -42,6 +42,12 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             }
             decide(session, Verb::Close, &target, String::new(), dry_run).await?;
         }
+        SliceVerb::Stop { target, dry_run } => {
+            decide(session, Verb::Stop, &target, String::new(), dry_run).await?;
+        }
+        SliceVerb::Start { target, dry_run } => {
+            decide(session, Verb::Start, &target, String::new(), dry_run).await?;
+        }
         SliceVerb::Hold { target, reason, freeze, dry_run } => {
             let wanted = session.slice(&target.slice, &target.project)?;
             let mut client = session.slices().await?;
@@ -132,6 +138,8 @@ enum Verb {
     Reject,
     Withdraw,
     Close,
+    Stop,
+    Start,
     Release,
 }
 
@@ -160,6 +168,10 @@ async fn decide(
                 slice.reason
             )
         }
+        Verb::Stop => {
+            format!("{label} is {word}: its machine goes, its devices are cleaned, its key and disk stay")
+        }
+        Verb::Start => format!("{label} waits for GPUs on {}, where its disk is", slice.host),
         Verb::Release if slice.closed.is_some() => {
             format!("{label} is on hold no more: its key and disk go, unless something else keeps them")
         }
@@ -179,6 +191,8 @@ async fn call(
         Verb::Reject => client.reject_slice(request).await,
         Verb::Withdraw => client.withdraw_slice(request).await,
         Verb::Close => client.close_slice(request).await,
+        Verb::Stop => client.stop_slice(request).await,
+        Verb::Start => client.start_slice(request).await,
         Verb::Release => client.release_slice(request).await,
     }
 }

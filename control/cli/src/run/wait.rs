@@ -70,10 +70,11 @@ const DOWN: [SliceState; 5] = [
     SliceState::Destroying,
     SliceState::Destroyed,
 ];
+const REST: [SliceState; 2] = [SliceState::Stopping, SliceState::Stopped];
 const ELSEWHERE: [SliceState; 3] = [SliceState::Failed, SliceState::Rejected, SliceState::Withdrawn];
 
 fn parse(text: &str) -> Result<SliceState, Failure> {
-    let all = || UP.into_iter().chain(ELSEWHERE).chain(DOWN);
+    let all = || UP.into_iter().chain(REST).chain(ELSEWHERE).chain(DOWN);
     all().find(|state| view::word(*state) == text).ok_or_else(|| {
         let words: Vec<&str> = all().map(view::word).collect();
         Failure::usage(format!("`{text}` is no state of a slice: there are {}", words.join(", ")))
@@ -96,13 +97,14 @@ fn verdict(wanted: SliceState, now: SliceState) -> Verdict {
     if now == SliceState::Unspecified {
         return Verdict::NotYet;
     }
-    for way in [UP.as_slice(), &DOWN] {
+    for way in [UP.as_slice(), &REST, &DOWN] {
         if let (Some(wanted), Some(now)) = (on(way, wanted), on(way, now)) {
             return if now > wanted { Verdict::Reached } else { Verdict::NotYet };
         }
     }
     let may_come = match wanted {
         _ if on(&DOWN, wanted).is_some() => !matches!(now, SliceState::Rejected | SliceState::Withdrawn),
+        _ if on(&REST, wanted).is_some() => now == SliceState::Failed || on(&UP, now).is_some(),
         SliceState::Failed => on(&UP, now).is_some(),
         SliceState::Rejected => now == SliceState::Requested,
         SliceState::Withdrawn => matches!(now, SliceState::Requested | SliceState::Approved),

@@ -108,7 +108,7 @@ async fn once(
 /// Whether this is the end of a watch, and a good one.
 fn ending(state: SliceState) -> Option<bool> {
     match state {
-        SliceState::Ready | SliceState::Kept | SliceState::Destroyed => Some(true),
+        SliceState::Ready | SliceState::Stopped | SliceState::Kept | SliceState::Destroyed => Some(true),
         SliceState::Failed | SliceState::Rejected | SliceState::Withdrawn => Some(false),
         SliceState::Unspecified
         | SliceState::Requested
@@ -116,6 +116,7 @@ fn ending(state: SliceState) -> Option<bool> {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Stopping
         | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => None,
@@ -159,7 +160,7 @@ impl Teller {
         let now = (view::state(slice), slice.reason.clone());
         let mut lines = Vec::new();
         // Who begins to watch when it goes does not care how it came.
-        let down = [SliceState::Keeping, SliceState::Closing, SliceState::Destroying];
+        let down = [SliceState::Stopping, SliceState::Keeping, SliceState::Closing, SliceState::Destroying];
         let goes = down.contains(&now.0) && self.said.is_none();
         let since = instant(slice.changed.as_ref()).filter(|_| goes);
         for step in slice.steps.iter().filter(|step| step.done) {

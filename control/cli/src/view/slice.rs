@@ -27,6 +27,8 @@ pub fn word(state: SliceState) -> &'static str {
         SliceState::Booting => "booting",
         SliceState::Ready => "ready",
         SliceState::Failed => "failed",
+        SliceState::Stopping => "stopping",
+        SliceState::Stopped => "stopped",
         SliceState::Rejected => "rejected",
         SliceState::Withdrawn => "withdrawn",
         SliceState::Keeping => "keeping",
@@ -46,12 +48,13 @@ pub fn state_tone(state: SliceState) -> Tone {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Stopping
         | SliceState::Keeping
         | SliceState::Kept
         | SliceState::Closing
         | SliceState::Destroying => Tone::Busy,
         SliceState::Failed | SliceState::Rejected => Tone::Bad,
-        SliceState::Withdrawn | SliceState::Destroyed => Tone::Dim,
+        SliceState::Withdrawn | SliceState::Stopped | SliceState::Destroyed => Tone::Dim,
         SliceState::Unspecified => Tone::Plain,
     }
 }
@@ -200,8 +203,9 @@ fn to_do(s: &Slice) -> &'static str {
     match state(s) {
         SliceState::Ready => "its members use it, and its lead closes it when it is not needed any more",
         SliceState::Failed => {
-            "its lead closes it and asks for another; operators look at its host, if it fails again"
+            "it is stopped and started again, or its lead closes it; operators look at its host, if it fails again"
         }
+        SliceState::Stopped => "its lead or a member starts it, or its lead closes it",
         SliceState::Rejected => "its lead asks anew, with what was missing",
         SliceState::Withdrawn => "its lead asks anew, if it is needed after all",
         SliceState::Destroyed => "nothing: it does not come back; its certificate says what was done",
@@ -210,6 +214,7 @@ fn to_do(s: &Slice) -> &'static str {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Stopping
         | SliceState::Keeping
         | SliceState::Kept
         | SliceState::Closing
@@ -247,6 +252,9 @@ fn waits_for(s: &Slice, clock: &Clock) -> String {
         SliceState::Approved if instant(s.from.as_ref()).is_some_and(|from| from > clock.now) => {
             "its time".to_owned()
         }
+        SliceState::Approved if !s.host.is_empty() => {
+            format!("free and clean GPUs that belong together, on {}, where its disk is", s.host)
+        }
         SliceState::Approved => "free and clean GPUs that belong together".to_owned(),
         SliceState::Placed => "the host's agent to begin".to_owned(),
         SliceState::Preparing => match s.steps.iter().find(|step| !step.done) {
@@ -254,13 +262,18 @@ fn waits_for(s: &Slice, clock: &Clock) -> String {
             None => "the host".to_owned(),
         },
         SliceState::Booting => "the machine to say that it is ready".to_owned(),
-        SliceState::Keeping => "the host's agent to stop the machine and let go of its devices".to_owned(),
+        SliceState::Stopping | SliceState::Keeping => {
+            "the host's agent to stop the machine and let go of its devices".to_owned()
+        }
         SliceState::Kept if s.closed.is_none() => "its lead to close it".to_owned(),
         SliceState::Kept => "whatever keeps its key and disk to be over: then they go".to_owned(),
         SliceState::Closing => "the host's agent to stop the machine".to_owned(),
         SliceState::Destroying => "the disk to be erased and the devices to be cleaned".to_owned(),
-        SliceState::Failed => "somebody to close it: until then it keeps its devices and its disk".to_owned(),
+        SliceState::Failed => {
+            "somebody to stop or close it: until then it keeps its devices and its disk".to_owned()
+        }
         SliceState::Ready
+        | SliceState::Stopped
         | SliceState::Rejected
         | SliceState::Withdrawn
         | SliceState::Destroyed
@@ -279,9 +292,11 @@ pub fn next_command(s: &Slice) -> Option<String> {
         | SliceState::Placed
         | SliceState::Preparing
         | SliceState::Booting
+        | SliceState::Stopping
         | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => format!("holm slice watch {label}"),
+        SliceState::Stopped if s.hold.is_none() && may("slice.start") => format!("holm slice start {label}"),
         SliceState::Kept if s.hold.is_some() && may("hold.lift") => {
             format!("holm slice release {label} --reason TEXT")
         }
@@ -289,13 +304,14 @@ pub fn next_command(s: &Slice) -> Option<String> {
             format!("holm slice close {label}")
         }
         SliceState::Ready if may("slice.connect") => format!("holm ssh {label}"),
-        SliceState::Failed if may("slice.close") => format!("holm slice close {label}"),
+        SliceState::Failed if may("slice.stop") => format!("holm slice stop {label}"),
         SliceState::Destroyed if may("slice.certificate") => {
             format!("holm slice certificate {label} --out FILE")
         }
         SliceState::Ready
         | SliceState::Failed
         | SliceState::Destroyed
+        | SliceState::Stopped
         | SliceState::Kept
         | SliceState::Rejected
         | SliceState::Withdrawn

@@ -713,6 +713,8 @@ impl Life {
             hold: None,
             keep_until: None,
             released: None,
+            used: false,
+            past: Vec::new(),
         }))));
         self.commit(changes);
     }
@@ -741,6 +743,18 @@ impl Life {
         self.commit(changes);
     }
 
+    fn stop(&mut self, number: usize) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let changes = slice::stop(s, &"dina".parse().unwrap(), self.at()).unwrap_or_default();
+        self.commit(changes);
+    }
+
+    fn start(&mut self, number: usize) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let changes = slice::start(&self.state, s, self.at()).unwrap_or_default();
+        self.commit(changes);
+    }
+
     fn release(&mut self, device: PciAddress) {
         let device = self.state.devices.get(&(self.name.clone(), device));
         let released = device.and_then(|d| device::release(d, &"olga".parse().unwrap(), "looked at").ok());
@@ -763,6 +777,8 @@ impl Life {
             Event::End(number) => self.end_slice(*number),
             Event::Hold(number, freeze) => self.hold(*number, *freeze),
             Event::Lift(number) => self.lift(*number),
+            Event::Stop(number) => self.stop(*number),
+            Event::Start(number) => self.start(*number),
             Event::Release(number) => self.release(gpu(*number)),
             Event::Round => self.round(),
             Event::Work(number, turns) => self.work(*number, *turns),
@@ -916,8 +932,10 @@ impl Life {
             if matches!(s.state, SliceState::Booting | SliceState::Ready) {
                 self.disks.insert(s.volume);
             }
-            if kept && self.disks.contains(&s.volume) {
-                assert!(machine.volumes.contains_key(&s.volume), "{} is kept, without its disk", s.name);
+            // Stopped and started however often, it has the disk that it had.
+            let goes = matches!(s.state, SliceState::Closing | SliceState::Destroying) || s.state.is_final();
+            if !goes && self.disks.contains(&s.volume) {
+                assert!(machine.volumes.contains_key(&s.volume), "{} is without its disk", s.name);
             }
         }
         for (device, note) in self.engine().lock().notes.iter() {
@@ -977,6 +995,10 @@ impl Life {
         self.account();
         // Everybody goes home.
         (0..MOST_SLICES).for_each(|number| self.lift(number));
+        // What waits to be started again is stopped first.
+        let waits = |s: &Slice| s.home().is_some();
+        let waits: Vec<bool> = self.state.slices.values().map(waits).collect();
+        (0..MOST_SLICES).filter(|n| waits.get(*n) == Some(&true)).for_each(|number| self.stop(number));
         (0..MOST_SLICES).for_each(|number| self.end_slice(number));
         self.settle();
         self.account();
@@ -1002,6 +1024,8 @@ enum Event {
     End(usize),
     Hold(usize, bool),
     Lift(usize),
+    Stop(usize),
+    Start(usize),
     Release(usize),
     Round,
     Work(usize, usize),
@@ -1052,6 +1076,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..MOST_SLICES).prop_map(Event::End),
         2 => (0..MOST_SLICES, any::<bool>()).prop_map(|(n, freeze)| Event::Hold(n, freeze)),
         1 => (0..MOST_SLICES).prop_map(Event::Lift),
+        3 => (0..MOST_SLICES).prop_map(Event::Stop),
+        5 => (0..MOST_SLICES).prop_map(Event::Start),
         1 => (0..BUSES.len()).prop_map(Event::Release),
         6 => Just(Event::Round),
         6 => (0..MOST_SLICES, prop::sample::select(vec![1, 3, 50])).prop_map(|(n, turns)| Event::Work(n, turns)),

@@ -103,13 +103,13 @@ fn a_failure_of_any_call_is_overcome() {
 }
 
 #[test]
-fn a_disk_on_hold_outlives_its_record_and_is_not_started_again() {
+fn a_disk_on_hold_outlives_its_record_and_is_started_with_no_device_of_anothers() {
     let mut world = World::new(Mode::default());
     world.settle();
     world.keep(A);
     world.settle();
     assert_eq!((seen(&world, A).phase(), world.stands(C)), (v1::Phase::Kept, Stands::Ready));
-    // No key is asked for, and who wants it to run again is told why not.
+    // No key is asked for, and who wants it to run again with what is another's by now waits.
     assert!(world.engine().keys_wanted().iter().all(|wanted| wanted.slice != slice(A)));
     let mut intended = world.intended();
     intended.generation += 1;
@@ -120,9 +120,11 @@ fn a_disk_on_hold_outlives_its_record_and_is_not_started_again() {
     }
     world.engine().intend(intended.clone()).unwrap();
     world.advance(slice(A));
-    let refused = seen(&world, A);
-    assert_eq!(refused.phase(), v1::Phase::Failed);
-    assert!(refused.reason.contains("nothing starts it again"), "{}", refused.reason);
+    world.advance(slice(A));
+    let waits = seen(&world, A);
+    assert_eq!(waits.phase(), v1::Phase::Preparing);
+    assert!(waits.reason.contains("which another slice has"), "{}", waits.reason);
+    assert!(world.engine().keys_wanted().iter().all(|wanted| wanted.slice != slice(A)));
     assert!(world.host.machine().volumes.contains_key(&volume(slice(A))));
     // The agent's record is gone: what is left is not what others have.
     world.engine = None;
