@@ -11,6 +11,7 @@
 //! Either way a volume's name is its id and nothing else, what it is becoming is read without its key, and how long
 //! it takes to make one does not depend on its size.
 
+mod elsewhere;
 mod erase;
 mod evidence;
 pub mod lvm_luks2;
@@ -24,7 +25,7 @@ mod conformance;
 
 pub use self::tool::passphrase;
 
-use self::{lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
+use self::{elsewhere::Elsewhere, lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
 use crate::{
     config::{ImageFormat, StorageBackend, StorageConfig},
     edge::{EdgeError, Key, Result, VolumeState},
@@ -107,6 +108,7 @@ pub trait Backend: Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Volumes {
     backend: Arc<dyn Backend>,
+    elsewhere: Arc<Elsewhere>,
     in_hand: Arc<Mutex<BTreeSet<VolumeId>>>,
 }
 
@@ -114,15 +116,17 @@ impl Volumes {
     /// The volumes that the configuration names. Nothing is touched.
     pub fn new(config: StorageConfig) -> Result<Self> {
         config.check().map_err(EdgeError::new)?;
+        let elsewhere = Arc::new(Elsewhere::new(&config));
         let backend: Arc<dyn Backend> = match config.backend {
             StorageBackend::Qcow2Luks => Arc::new(Qcow2Luks::new(config)),
             StorageBackend::LvmLuks2 => Arc::new(LvmLuks2::new(config)?),
         };
-        Ok(Self { backend, in_hand: Arc::default() })
+        Ok(Self { backend, elsewhere, in_hand: Arc::default() })
     }
 
-    /// See [`Backend::state`].
+    /// See [`Backend::state`]. One that the other back end keeps is an error, here and wherever it is worked on.
     pub fn state(&self, volume: VolumeId) -> Result<VolumeState> {
+        self.elsewhere.refuse(volume)?;
         self.backend.state(volume)
     }
 
@@ -182,6 +186,7 @@ impl Volumes {
     }
 
     fn take(&self, volume: VolumeId) -> Result<Hand> {
+        self.elsewhere.refuse(volume)?;
         let mut all = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.insert(volume) {
             return Err(EdgeError::new(format!(
