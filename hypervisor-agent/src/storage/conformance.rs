@@ -37,10 +37,9 @@ macro_rules! suite {
             a_volume_grows_and_never_shrinks
             after_a_change_the_new_key_opens_it_and_the_old_does_not
             evidence_is_the_same_until_it_is_stored_elsewhere
-            a_kill_while_it_is_made
+            a_kill_while_it_is_made_and_while_it_is_erased
             a_kill_while_it_grows
             a_kill_while_its_key_is_changed
-            a_kill_while_it_is_erased
         }
     };
 }
@@ -344,7 +343,8 @@ pub(super) fn evidence_is_the_same_until_it_is_stored_elsewhere(ground: &dyn Gro
     }
 }
 
-pub(super) fn a_kill_while_it_is_made(ground: &dyn Ground) {
+pub(super) fn a_kill_while_it_is_made_and_while_it_is_erased(ground: &dyn Ground) {
+    let (mut erasures, mut last) = (0, true);
     each_kill(3, |steps| {
         let killed = killed_after(steps, || ground.backend().create(id(), Kind::Root, 1, &key(7)).unwrap());
         let backend = ground.backend();
@@ -360,10 +360,23 @@ pub(super) fn a_kill_while_it_is_made(ground: &dyn Ground) {
         }
         let whole = Some(Look { gib: 1, base: true, mark: false });
         assert_eq!(look(&*backend, Kind::Root, 7), whole, "after {steps} steps, {state:?}");
-        backend.erase(id()).unwrap();
+
+        last = killed_after(steps, || drop(ground.backend().erase(id()).unwrap()));
+        erasures += usize::from(last);
+        let backend = ground.backend();
+        match backend.state(id()) {
+            Ok(VolumeState::Complete) => panic!("what was begun to be erased is no volume any more"),
+            Ok(VolumeState::Partial) => assert!(backend.open(id(), &key(7)).is_err()),
+            Ok(VolumeState::Absent) => {}
+            Err(error) => panic!("{}", error.chain()),
+        }
+        let evidence = backend.erase(id()).unwrap();
+        assert!(evidence.erased && evidence.bytes_overwritten > 0, "after {steps} steps: {evidence:?}");
+        assert_eq!(backend.state(id()).unwrap(), VolumeState::Absent);
         backend.forget(id()).unwrap();
         killed
     });
+    assert!(erasures >= 3 && !last, "{erasures} erasures were killed, the last one: {last}");
 }
 
 pub(super) fn a_kill_while_it_grows(ground: &dyn Ground) {
@@ -403,26 +416,6 @@ pub(super) fn a_kill_while_its_key_is_changed(ground: &dyn Ground) {
         assert_eq!(has_mark(&*backend, Kind::Data, old), None);
         assert_eq!(has_mark(&*backend, Kind::Data, new), Some(true));
         old = new;
-        killed
-    });
-}
-
-pub(super) fn a_kill_while_it_is_erased(ground: &dyn Ground) {
-    each_kill(3, |steps| {
-        ground.backend().create(id(), Kind::Data, 1, &key(7)).unwrap();
-        let mut whole = None;
-        let killed = killed_after(steps, || whole = Some(ground.backend().erase(id()).unwrap()));
-        let backend = ground.backend();
-        match backend.state(id()) {
-            Ok(VolumeState::Complete) => panic!("what was begun to be erased is no volume any more"),
-            Ok(VolumeState::Partial) => assert!(backend.open(id(), &key(7)).is_err()),
-            Ok(VolumeState::Absent) => {}
-            Err(error) => panic!("{}", error.chain()),
-        }
-        let evidence = backend.erase(id()).unwrap();
-        assert!(evidence.erased && evidence.bytes_overwritten > 0, "after {steps} steps: {evidence:?}");
-        assert_eq!(backend.state(id()).unwrap(), VolumeState::Absent);
-        backend.forget(id()).unwrap();
         killed
     });
 }

@@ -1,6 +1,6 @@
 //! Logical volumes, by LVM's own program.
 
-use super::super::tool;
+use super::super::{GIB, tool};
 use super::crypt;
 use holm_proto::ids::VolumeId;
 use serde::Deserialize;
@@ -73,8 +73,8 @@ impl Group {
             .transpose()
     }
 
-    /// Makes a volume of at least `bytes` with these tags. Nothing is written to it.
-    pub fn make(&self, volume: VolumeId, bytes: u64, tags: &[&str]) -> io::Result<()> {
+    /// Makes a volume of at least `bytes` with these tags, and its device. Nothing is written to it.
+    pub fn make(&self, volume: VolumeId, bytes: u64, tags: &[&str]) -> io::Result<Found> {
         let (name, size) = (crypt::name(volume), format!("{bytes}b"));
         let pool = self.pool.as_ref().map(|pool| format!("{}/{pool}", self.name));
         let mut words = vec!["lvcreate", "--yes", "--quiet", "--wipesignatures", "n", "--name", &name];
@@ -83,7 +83,8 @@ impl Group {
             Some(pool) => words.extend(["--virtualsize", &size, "--thinpool", pool]),
             None => words.extend(["--zero", "n", "--type", "linear", "--size", &size, &self.name]),
         }
-        lvm(&words).map(drop)
+        lvm(&words)?;
+        Ok(Found { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), bytes, active: true })
     }
 
     /// Changes its tags, all at once.
@@ -109,6 +110,32 @@ impl Group {
     /// Removes it.
     pub fn remove(&self, volume: VolumeId) -> io::Result<()> {
         lvm(&["lvremove", "--yes", "--quiet", &self.full(volume)]).map(drop)
+    }
+
+    /// Whether `more` bytes can be promised. A thin pool would promise any number; where there is none LVM refuses by
+    /// itself what it has not.
+    pub fn has_room(&self, more: u64) -> io::Result<()> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        let options = ["--units", "b", "--nosuffix", "--options", "lv_name,lv_size,lv_tags,lv_active"];
+        let select = format!("pool_lv={pool}");
+        let answer =
+            lvm(&[&["lvs", "--reportformat", "json"][..], &options, &["--select", &select, &self.name]]
+                .concat())?;
+        let mut volumes = read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv);
+        let promised = volumes
+            .try_fold(0_u64, |sum, row| Ok::<_, io::Error>(sum.saturating_add(number(&row.lv_size)?)))?;
+        let capacity = self.capacity()?;
+        if promised.saturating_add(more) <= capacity {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "thin pool `{}/{pool}` has {} GiB, {} of them promised to volumes: there is no room for {} more; make it \
+             larger (`lvextend`), or destroy a slice that is not needed",
+            self.name,
+            capacity / GIB,
+            promised.div_ceil(GIB),
+            more.div_ceil(GIB)
+        )))
     }
 
     /// Room for volumes, used by volumes or by nothing, bytes.

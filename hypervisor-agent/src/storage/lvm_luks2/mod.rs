@@ -72,6 +72,8 @@ pub struct LvmLuks2 {
     group: Group,
     remembered: Remembered,
     capacity: Mutex<Option<(Instant, u64)>>,
+    /// Two volumes are not promised the same room.
+    promising: Mutex<()>,
 }
 
 impl LvmLuks2 {
@@ -84,6 +86,7 @@ impl LvmLuks2 {
             remembered: Remembered::new(config.volumes.clone()),
             config,
             capacity: Mutex::default(),
+            promising: Mutex::default(),
         })
     }
 
@@ -148,7 +151,7 @@ impl LvmLuks2 {
     }
 
     /// From an empty area on.
-    fn format(&self, volume: VolumeId, kind: Kind, bytes: u64, key: &Key) -> Result<()> {
+    fn format(&self, volume: VolumeId, found: &Found, kind: Kind, bytes: u64, key: &Key) -> Result<()> {
         let device = self.group.path(volume);
         let failed = |error| failed("make", volume, error);
         self.group.tag(volume, &[FORMATTING], &[MAKING]).map_err(failed)?;
@@ -156,10 +159,9 @@ impl LvmLuks2 {
         step();
         crypt::format(&device, volume, key).map_err(failed)?;
         step();
-        let found = self.find(volume)?.ok_or_else(|| failed(io::Error::other("it went away meanwhile")))?;
-        self.header(volume, &found)?.map_err(|fault| damaged(volume, fault))?;
+        self.header(volume, found)?.map_err(|fault| damaged(volume, fault))?;
         if kind == Kind::Root {
-            self.map(volume, &found, key)?;
+            self.map(volume, found, key)?;
             step();
             let base = (self.config.base_image.as_path(), self.config.base_format);
             qemu_img::create(&self.config, &crypt::path(volume), bytes, Some(base), None)?;
@@ -239,7 +241,12 @@ impl Backend for LvmLuks2 {
         }
         step();
         let failed = |error| failed("make", volume, error);
-        self.group.make(volume, around(kind, bytes), &[MAKING, tag(kind)]).map_err(failed)?;
+        let found = {
+            let _alone = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = around(kind, bytes);
+            let room = self.group.has_room(bytes);
+            room.and_then(|()| self.group.make(volume, bytes, &[MAKING, tag(kind)])).map_err(failed)?
+        };
         step();
         let device = self.group.path(volume);
         if let Some(what) = found_in(&device).map_err(failed)? {
@@ -250,7 +257,7 @@ impl Backend for LvmLuks2 {
                 device.display()
             )));
         }
-        let made = self.format(volume, kind, bytes, key);
+        let made = self.format(volume, &found, kind, bytes, key);
         if made.is_err()
             && let Ok(Some(found)) = self.find(volume)
             && is_partial(&found)
@@ -310,16 +317,19 @@ impl Backend for LvmLuks2 {
         let found = self.complete(volume)?;
         let kind = if found.tags.contains(tag(Kind::Root)) { Kind::Root } else { Kind::Data };
         let failed = |error| failed("grow", volume, error);
-        if !crypt::opens(&self.group.path(volume), key).map_err(failed)? {
-            return Err(wrong_key(volume));
-        }
         // One GiB less is what fits without what LVM rounds up.
         let next = size_gib.checked_add(1).and_then(|gib| gib.checked_mul(GIB));
         if next.is_some_and(|next| found.bytes >= around(kind, next)) {
             return Err(smaller(volume, size_gib, found.bytes));
         }
+        if !crypt::opens(&self.group.path(volume), key).map_err(failed)? {
+            return Err(wrong_key(volume));
+        }
         if found.bytes < around(kind, bytes) {
-            self.group.extend(volume, around(kind, bytes)).map_err(failed)?;
+            let _alone = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+            let larger = around(kind, bytes);
+            let room = self.group.has_room(larger.saturating_sub(found.bytes));
+            room.and_then(|()| self.group.extend(volume, larger)).map_err(failed)?;
             step();
         }
         let before = self.mapping(volume)?;
@@ -353,7 +363,8 @@ impl Backend for LvmLuks2 {
         let failed = |error| failed("change the passphrase of", volume, error);
         let opens = |key| crypt::opens(&device, key).map_err(failed);
         let has_new = opens(new)?;
-        if !has_new && !opens(old)? {
+        let has_old = passphrase(old) != passphrase(new) && opens(old)?;
+        if !has_new && !has_old {
             return Err(wrong_key(volume));
         }
         if !found.tags.contains(CHANGING) {
@@ -369,7 +380,7 @@ impl Backend for LvmLuks2 {
                 )));
             }
         }
-        if passphrase(old) != passphrase(new) && opens(old)? {
+        if has_old {
             crypt::remove_key(&device, old).map_err(failed)?;
             step();
         }
