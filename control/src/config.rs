@@ -143,14 +143,24 @@ pub struct Defaults {
     pub vcpus_per_gpu: u32,
     /// Per GPU, MiB.
     pub memory_mib_per_gpu: u64,
-    /// GiB.
+    /// Root disk, GiB.
     pub disk_gib: u64,
+    /// `/home` and `/project`, GiB; 0: on the root disk.
+    pub home_gib: u64,
+    /// `/raid`, gone at each stop, per GPU, GiB; 0: none.
+    pub scratch_gib_per_gpu: u64,
 }
 
 impl Default for Defaults {
     /// The site's rule of thumb for a DGX-2: 6 CPUs and about 90 GB a GPU.
     fn default() -> Self {
-        Self { vcpus_per_gpu: 6, memory_mib_per_gpu: 92_160, disk_gib: 100 }
+        Self {
+            vcpus_per_gpu: 6,
+            memory_mib_per_gpu: 92_160,
+            disk_gib: 50,
+            home_gib: 100,
+            scratch_gib_per_gpu: 100,
+        }
     }
 }
 

@@ -179,7 +179,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 22] = [
+const SAID: [(&str, &str); 24] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -190,7 +190,9 @@ const SAID: [(&str, &str); 22] = [
     ("[defaults]", "What a slice gets where the request does not say."),
     ("vcpus_per_gpu =", "Virtual processors."),
     ("memory_mib_per_gpu =", "MiB of memory."),
-    ("disk_gib =", "GiB of disk, whatever its GPUs."),
+    ("disk_gib =", "GiB of root disk, whatever its GPUs."),
+    ("home_gib =", "GiB of /home and /project, which stay through stops; 0: on the root disk."),
+    ("scratch_gib_per_gpu =", "GiB of /raid, gone at each stop; 0: none."),
     ("[placement]", "How slices are placed, and in which order they get their turn."),
     (
         "cpus =",

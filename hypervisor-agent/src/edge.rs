@@ -8,12 +8,15 @@ use holm_proto::ids::{PciAddress, RunId, SliceId, VolumeId};
 use holm_proto::v1;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// A volume key: 32 random bytes, wiped when dropped, not shown by `Debug`.
 pub type Key = SecretBox<[u8; 32]>;
+
+/// The keys of a slice's volumes.
+pub type Keys = BTreeMap<VolumeId, Key>;
 
 /// What went wrong at the edge, in words for a person; the cause is chained, not repeated.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,31 @@ pub enum VolumeState {
     Complete,
 }
 
+/// What a volume is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// A slice's own layer over the base image that all share.
+    Root,
+    /// A project's data: empty when it is made.
+    Data,
+    /// Room to work in that nobody keeps: empty at each start.
+    Scratch,
+}
+
+/// A volume beside the root volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherVolume {
+    /// Which.
+    pub volume: VolumeId,
+    /// Data or scratch.
+    pub kind: VolumeKind,
+    /// GiB.
+    pub size_gib: u64,
+    /// It holds data: the guest is not to format it.
+    pub used: bool,
+}
+
 /// A slice's virtual machine as the hypervisor knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainStatus {
@@ -101,8 +129,10 @@ pub struct DomainSpec {
     pub vcpus: u32,
     /// Memory, MiB.
     pub memory_mib: u64,
-    /// Its encrypted disk.
+    /// Its encrypted root disk.
     pub volume: VolumeId,
+    /// Its other disks, at most one of each kind.
+    pub others: Vec<OtherVolume>,
     /// Its devices, each in a viable group bound to vfio-pci.
     pub devices: Vec<PciAddress>,
     /// Where its memory and processors lie; empty: anywhere, shared with others. Where it is not, it holds all
@@ -127,6 +157,8 @@ pub struct Seed {
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
     pub ssh_ca: String,
+    /// Its other disks.
+    pub others: Vec<OtherVolume>,
 }
 
 /// What a guest says of itself. Every byte of it is hostile until parsed.
@@ -181,7 +213,7 @@ pub trait Host: Send + Sync + 'static {
     /// How far the volume has come.
     fn volume(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Make the volume. Only ever called for one that is absent, or partial and never used.
-    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()>;
+    fn create_volume(&self, volume: VolumeId, kind: VolumeKind, size_gib: u64, key: &Key) -> Result<()>;
     /// Overwrite header and key slots, sync, give the area back, remove, and say what was done. Asked again it
     /// says the same, until [`Host::forget_volume`]. Where there is nothing it says that nothing was erased.
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence>;
@@ -195,8 +227,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Every domain that is Holm's, running or only defined.
     fn domains(&self) -> Result<Vec<DomainStatus>>;
-    /// Define (validated), lend the key as an ephemeral private secret, start, take the secret away.
-    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()>;
+    /// Define (validated), lend the keys as ephemeral private secrets, start, take the secrets away. A scratch volume is
+    /// made for it, under a key that nobody else ever has; one of before is erased first.
+    fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()>;
     /// Ask the guest to stop and give it `grace` to do so, then stop it, undefine it with its TPM state and
     /// secret; returns when the process is gone. Nothing happens where there is none.
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()>;

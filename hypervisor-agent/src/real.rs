@@ -3,17 +3,20 @@
 use crate::{
     commission,
     config::{FabricModel, HostConfig},
-    edge::{DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Result, Seed, VolumeState},
+    edge::{
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Result, Seed, VolumeKind,
+        VolumeState,
+    },
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
     handover::{Handover, Hands},
-    hypervisor::{Libvirt, Machine, Parts, ScrubSpec},
+    hypervisor::{Libvirt, Machine, Opened, Parts, ScrubSpec},
     inventory::{
         self, ground,
         sysfs::{PciFunction, Sysfs},
     },
     sanitise::{Ground, Sanitisers},
-    storage::{Kind, Volumes},
+    storage::{self, Volumes},
     vfio,
 };
 use holm_proto::{
@@ -93,6 +96,34 @@ impl RealHost {
             fabric,
             config,
         })
+    }
+
+    /// Opens the disks of a machine. Its scratch disk is made here: its key is nowhere else, and gone with this call.
+    fn open(&self, spec: &DomainSpec, keys: &Keys, hands: &mut Vec<storage::Hand>) -> Result<Vec<Opened>> {
+        // Of an earlier start that was given up and went through after all: its disks are in use.
+        let runs = self.libvirt.machines()?.iter().any(|m| m.slice == spec.slice && m.running);
+        let others =
+            spec.others.iter().filter(|_| !runs).map(|other| (other.volume, other.kind, other.size_gib));
+        let mut all = Vec::new();
+        for (volume, kind, size_gib) in std::iter::once((spec.volume, VolumeKind::Root, 0)).chain(others) {
+            let fresh;
+            let key = match kind {
+                VolumeKind::Scratch => {
+                    self.volumes.erase(volume)?;
+                    fresh = storage::random_key()?;
+                    self.volumes.create(volume, kind, size_gib, &fresh)?;
+                    &fresh
+                }
+                VolumeKind::Root | VolumeKind::Data => keys
+                    .get(&volume)
+                    .ok_or_else(|| EdgeError::new(format!("the key of volume `{volume}` is not here")))?,
+            };
+            let (disk, hand) = self.volumes.open(volume, key)?;
+            hands.push(hand);
+            let passphrase = matches!(disk, storage::Disk::File(_)).then(|| storage::passphrase(key));
+            all.push(Opened { volume, kind, disk, passphrase });
+        }
+        Ok(all)
     }
 
     /// A GPU of a partition that is up is kept from resets on purpose: it lacks nothing.
@@ -231,8 +262,8 @@ impl Host for RealHost {
         self.volumes.state(volume)
     }
 
-    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()> {
-        self.volumes.create(volume, Kind::Root, size_gib, key)
+    fn create_volume(&self, volume: VolumeId, kind: VolumeKind, size_gib: u64, key: &Key) -> Result<()> {
+        self.volumes.create(volume, kind, size_gib, key)
     }
 
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
@@ -263,7 +294,7 @@ impl Host for RealHost {
             .collect())
     }
 
-    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()> {
+    fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         make_passable(&self.config.guest_sockets)?;
         let hold = Hold::take(&self.in_hand, &spec.devices)?;
         self.handover.check_start(&spec.devices)?;
@@ -271,19 +302,21 @@ impl Host for RealHost {
         let kernel = self.seeds.own_copy(spec.slice, &guest.kernel, "vmlinuz")?;
         let initrd = self.seeds.own_copy(spec.slice, &guest.initrd, "initrd.img")?;
         let ground = ground::read(&self.sysfs, &spec.devices)?;
-        let (volume, hand) = self.volumes.open(spec.volume, key)?;
+        let mut hands = Vec::new();
+        let opened = self.open(spec, keys, &mut hands);
+        let opened = opened.inspect_err(|_| self.close_idle())?;
         let parts = Parts {
             guest,
             kernel: &kernel,
             initrd: &initrd,
-            volume: &volume,
+            volumes: &opened,
             discard: self.config.storage.discard,
             base: &self.config.storage.base_image,
             base_format: self.config.storage.base_format,
             seed: &self.seeds.path(spec.slice),
             channel: &self.channels.path(spec.slice),
         };
-        let started = self.libvirt.start(spec, &ground, &parts, key, (hold, hand));
+        let started = self.libvirt.start(spec, &ground, &parts, (hold, hands));
         if started.is_err() {
             self.close_idle();
         }
@@ -460,7 +493,7 @@ mod tests {
     #[test]
     #[ignore = "it wants a host with devices, libvirt and a guest image"]
     fn a_machine_lives_and_ends_on_this_host() {
-        use crate::config::Config;
+        use crate::{config::Config, edge::OtherVolume};
         use std::time::Instant;
         let variable = |name: &str| std::env::var(name).ok();
         let config = Config::load(Path::new(&variable("HOLM_CONFIG").unwrap())).unwrap().host.unwrap();
@@ -469,7 +502,10 @@ mod tests {
             variable("HOLM_GPUS").unwrap().split(' ').map(|text| text.parse().unwrap()).collect();
         let slice: SliceId = "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap();
         let volume: VolumeId = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap();
-        let key = Key::new(Box::new([7; 32]));
+        let data: VolumeId = "6f9619ff-8b86-4d01-b42d-00cf4fc964f1".parse().unwrap();
+        let scratch: VolumeId = "6f9619ff-8b86-4d01-b42d-00cf4fc964f2".parse().unwrap();
+        let key = || Key::new(Box::new([7; 32]));
+        let keys = Keys::from([(volume, key()), (data, key())]);
         let share = variable("HOLM_SHARE").map(|cpu| crate::edge::NumaShare {
             node: 0,
             cpus: vec![cpu.parse().unwrap()],
@@ -481,6 +517,10 @@ mod tests {
             vcpus: 1,
             memory_mib: 1024,
             volume,
+            others: vec![
+                OtherVolume { volume: data, kind: VolumeKind::Data, size_gib: 1, used: false },
+                OtherVolume { volume: scratch, kind: VolumeKind::Scratch, size_gib: 1, used: false },
+            ],
             nodes: share.into_iter().collect(),
             devices: devices.clone(),
         };
@@ -491,19 +531,23 @@ mod tests {
             level_name: "test".to_owned(),
             gpus: u32::try_from(devices.len()).unwrap(),
             users: Vec::new(),
+            others: spec.others.clone(),
             ssh_ca: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq holm"
                 .to_owned(),
         };
         let began = Instant::now();
         let after = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
         host.destroy_domain(slice, Duration::ZERO).unwrap();
-        host.erase_volume(volume).unwrap();
-        host.forget_volume(volume).unwrap();
+        for volume in [volume, data, scratch] {
+            host.erase_volume(volume).unwrap();
+            host.forget_volume(volume).unwrap();
+        }
         devices.iter().for_each(|device| host.bind(*device).unwrap());
-        host.create_volume(volume, 4, &key).unwrap();
+        host.create_volume(volume, VolumeKind::Root, 4, &key()).unwrap();
+        host.create_volume(data, VolumeKind::Data, 1, &key()).unwrap();
         host.write_seed(&seed).unwrap();
         after("prepared");
-        host.start_domain(&spec, &key).unwrap();
+        host.start_domain(&spec, &keys).unwrap();
         after("started");
         let end = Instant::now() + Duration::from_secs(600);
         let guest = loop {

@@ -12,7 +12,8 @@ const LIMIT: &str = "30m";
 /// How often holmd is asked for what it is about to hear.
 const LOOKS: usize = 100;
 /// A machine small enough for an emulated host, whatever GPUs it has.
-const SMALL: [&str; 6] = ["--vcpus", "1", "--memory", "512M", "--disk", "4G"];
+const SMALL: [&str; 10] =
+    ["--vcpus", "1", "--memory", "512M", "--disk", "4G", "--home", "0", "--scratch", "0"];
 
 /// All of it, on a machine where the story has been told: B and C run there.
 pub fn on_the_machine(site: &Site) -> Outcome {
@@ -181,7 +182,9 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     let real = site.ground().machine().is_some();
     const NOTE: &str = "what I was doing";
     if real {
-        site.ok(lead, &["ssh", slice, "--", &format!("echo '{NOTE}' > note.txt && sync")])?;
+        let write =
+            format!("echo '{NOTE}' | tee note.txt /project/note.txt /raid/note.txt /var/tmp/note.txt; sync");
+        site.ok(lead, &["ssh", slice, "--", &write])?;
     }
     let before = site.json(lead, &["slice", "show", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
@@ -200,12 +203,21 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
         demand(before[same] == after[same], format!("its {same} is another"))?;
     }
     if real {
-        let said = site.ok(lead, &["ssh", slice, "--", "cat note.txt"])?;
-        demand(said.contains(NOTE), format!("its note says `{said}`"))?;
+        let said =
+            site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt /var/tmp/note.txt"])?;
+        demand(said.matches(NOTE).count() == 3, format!("its notes say `{said}`"))?;
+        let said =
+            site.ok(lead, &["ssh", slice, "--", "findmnt -n -o TARGET,SOURCE /home /raid; ls -A /raid"])?;
+        demand(
+            said.contains("/raid") && !said.contains("note"),
+            format!("its scratch disk is not new: `{said}`"),
+        )?;
         // The same machine to whoever logs in: its SSH key is on its disk.
         demand(before["guest"]["ssh_host_key"] == after["guest"]["ssh_host_key"], "its SSH key is another")?;
     }
-    show::seen("started again, it has its disk, its key and what was written before");
+    show::seen(
+        "started again, it has its disks, its keys and what was written before; /raid is new and empty",
+    );
     Ok(())
 }
 

@@ -22,6 +22,8 @@ struct Team {
     level: &'static str,
     purpose: &'static str,
     gpus: usize,
+    /// `/home` and `/raid` on disks of their own.
+    disks: &'static str,
 }
 
 const A: Team = Team {
@@ -31,6 +33,7 @@ const A: Team = Team {
     level: "3",
     purpose: "risk of stroke from ECGs",
     gpus: 2,
+    disks: "--home 1G --scratch 1G",
 };
 const B: Team = Team {
     lead: "bo",
@@ -39,6 +42,7 @@ const B: Team = Team {
     level: "2",
     purpose: "gait after hip surgery",
     gpus: 1,
+    disks: "--home 1G --scratch 1G",
 };
 const C: Team = Team {
     lead: "cleo",
@@ -47,6 +51,7 @@ const C: Team = Team {
     level: "2",
     purpose: "apnoea in shift workers",
     gpus: 2,
+    disks: "--home 0 --scratch 0",
 };
 
 impl Team {
@@ -127,7 +132,7 @@ fn requests(site: &Site) -> Outcome {
 }
 
 fn register(site: &Site, team: &Team) -> Outcome {
-    let Team { lead, researcher, project, level, purpose, gpus } = team;
+    let Team { lead, researcher, project, level, purpose, gpus, disks } = team;
     site.typed(
         lead,
         &format!("holm project create {project} --level {level} --purpose \"{purpose}\""),
@@ -136,7 +141,7 @@ fn register(site: &Site, team: &Team) -> Outcome {
     site.typed(lead, &format!("holm project add-member {project} {researcher}"), true)?;
     // Small machines: the whole host is emulated by one processor.
     let size = "--vcpus 1 --memory 512M --disk 4G";
-    site.typed(lead, &format!("holm slice request {} --gpus {gpus} {size}", team.slice()), true)?;
+    site.typed(lead, &format!("holm slice request {} --gpus {gpus} {size} {disks}", team.slice()), true)?;
     Ok(())
 }
 
@@ -167,7 +172,14 @@ fn isolated(site: &Site, team: &Team) -> Outcome {
     let domain = format!("holm-{}", text(&slice, "id")?);
     let xml = site.host(&format!("virsh -c qemu:///system dumpxml {domain}"))?;
     demand(!xml.contains("<interface"), format!("{domain} has a network interface"))?;
-    demand(xml.contains("<encryption format='luks'"), format!("{domain} has a disk that is not encrypted"))?;
+    // But for the seed, which holds no secret, each disk that it can write to.
+    let (disks, read_only) = (xml.matches("device='disk'").count(), xml.matches("<readonly/>").count());
+    let encrypted = xml.matches("<encryption format='luks'").count();
+    let wanted = 1 + usize::from(slice["home_gib"] != 0) + usize::from(slice["scratch_gib"] != 0);
+    demand(
+        (disks - read_only, encrypted) == (wanted, wanted),
+        format!("{domain} has {disks} disks, {read_only} read only, {encrypted} encrypted"),
+    )?;
     demand(xml.contains("<tpm "), format!("{domain} has no TPM"))?;
     let devices = list(&slice, "devices")?;
     demand(devices.len() == team.gpus, format!("{domain} has {} devices", devices.len()))?;

@@ -229,6 +229,11 @@ pub fn parse_gib(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The same, or `0` for none.
+pub fn parse_gib_or_none(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { parse_gib(text) }
+}
+
 /// A time limit, `90s`, `10m`, `1h30m`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let bad = || format!("`{}` is no duration: write `90s`, `10m` or `1h30m`", plain(text));

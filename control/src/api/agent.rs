@@ -27,7 +27,7 @@ use crate::ledger::{Call, Decided};
 use crate::live::{Admitted, BURST, TunnelEnd};
 use crate::reconcile;
 use holm_policies::{Action, Resource};
-use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId};
+use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::agent_service_server::AgentService;
 use jiff::Timestamp;
@@ -441,7 +441,9 @@ impl Session {
         let (worker, at, wanted) = (Arc::clone(app), host.clone(), request.clone());
         let opened = super::blocking(move || {
             let may = due(&state, &at, &wanted).ok()?;
-            Some(worker.keys.open_volume_key(may.project, may.volume))
+            let open =
+                |(volume, _)| Ok(worker.keys.open_volume_key(may.project, volume)?.map(|key| (volume, key)));
+            Some(may.keyed_volumes().map(open).collect::<Result<Option<Vec<_>>, KeyError>>())
         });
         let opened = opened.await?;
         let later = matches!(&opened, Some(Err(failure)) if failure.unreachable);
@@ -453,12 +455,17 @@ impl Session {
             )
             .await;
         let body = match handed {
-            Ok(key) => v1::to_agent::Body::VolumeKey(v1::VolumeKey {
-                slice_id,
-                volume_id,
-                generation,
-                key: key.into_inner().expose_secret().to_vec(),
-            }),
+            Ok(keys) => {
+                let mut message = v1::VolumeKey { slice_id, generation, ..Default::default() };
+                for (volume, key) in keys.into_inner() {
+                    let (id, key) = (volume.into_untyped_uuid().to_string(), key.expose_secret().to_vec());
+                    match id == volume_id {
+                        true => (message.volume_id, message.key) = (id, key),
+                        false => message.others.push(v1::OtherKey { volume_id: id, key }),
+                    }
+                }
+                v1::to_agent::Body::VolumeKey(message)
+            }
             // The log cannot be written: the agent asks again in a new session.
             Err(status) if status.code() == tonic::Code::Unavailable => return Err(status),
             Err(status) => {
@@ -653,10 +660,11 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
             guest: None,
             volume_erased: false,
             volume: None,
+            others: Vec::new(),
         };
         return complete.then_some(absent);
     };
-    let volume = seen.volume.as_ref().and_then(|told| {
+    let evidence = |told: &v1::VolumeEvidence| {
         Some(VolumeEvidence {
             volume: typed(&told.volume_id)?,
             erased: told.erased,
@@ -668,7 +676,7 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
             detail: plain(&told.detail, LONG),
             at: now,
         })
-    });
+    };
     let phase = match seen.phase() {
         v1::Phase::Unspecified => return None,
         v1::Phase::Absent => Phase::Absent,
@@ -690,7 +698,8 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
         reason: seen.reason.clone(),
         guest,
         volume_erased: seen.volume_erased,
-        volume,
+        volume: seen.volume.as_ref().and_then(evidence),
+        others: seen.volumes.iter().take(s.others.len()).filter_map(evidence).collect(),
     })
 }
 
@@ -714,28 +723,28 @@ fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Ref
     Ok(s.clone())
 }
 
-/// The key of a volume, to the host that is starting its slice, once a session and generation. `opened` is what came
-/// of opening it, where it was due.
+/// The keys of a slice's volumes, to the host that is starting it, once a session and generation. `opened` is what came
+/// of opening them, where they were due.
 fn hand_out(
     scene: &Scene<'_>,
     host: &Name,
     session: u64,
     wanted: &v1::KeyRequest,
-    opened: Option<Result<Option<Key>, KeyError>>,
-) -> Result<Decided<Key>, Refusal> {
+    opened: Option<Result<Option<Vec<(VolumeId, Key)>>, KeyError>>,
+) -> Result<Decided<Vec<(VolumeId, Key)>>, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let s = due(scene.state, host, wanted)?;
     let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
-    let key = match opened {
-        Some(Ok(Some(key))) => key,
+    let keys = match opened {
+        Some(Ok(Some(keys))) => keys,
         Some(Ok(None)) => return Err(no("its key is gone".to_owned())),
         Some(Err(failure)) if failure.unreachable => return Err(no(reconcile::PROVIDER_AWAY.to_owned())),
         Some(Err(failure)) => return Err(no(format!("its key cannot be opened: {failure}"))),
         // It became due between the two looks.
         None => return Err(unavailable("ask again: this slice changed meanwhile".to_owned())),
     };
-    let print = fingerprint(&key);
-    if print != s.key_fingerprint {
+    let prints: Vec<(VolumeId, String)> = keys.iter().map(|(id, key)| (*id, fingerprint(key))).collect();
+    if !prints.iter().map(|(id, print)| (*id, print.as_str())).eq(s.keyed_volumes()) {
         return Err(no("its key is not the one that was made for it".to_owned()));
     }
     if scene.app.live.host(host).is_none_or(|l| l.session != session) {
@@ -744,17 +753,27 @@ fn hand_out(
     if !scene.app.live.key_once(host, session, s.id, s.generation) {
         return Err(no("its key was given out in this session already".to_owned()));
     }
-    let detail = json!({
-        "fingerprint": print,
+    let mut detail = json!({
+        "fingerprint": s.key_fingerprint,
         "volume": s.volume.into_untyped_uuid(),
         "generation": s.generation,
         "host": host,
     });
+    if let Some(fields) = detail.as_object_mut().filter(|_| !s.others.is_empty()) {
+        fields.insert("others".to_owned(), others(&s));
+    }
     let first = s
         .key_given
         .is_none()
         .then(|| Change::Put(Record::Slice(Box::new(Slice { key_given: Some(scene.now), ..s.clone() }))));
-    Ok(Decided { detail, ..Decided::new(first.into_iter().collect(), key) })
+    Ok(Decided { detail, ..Decided::new(first.into_iter().collect(), keys) })
+}
+
+/// Fingerprints of the keys of its other volumes, for the log.
+fn others(s: &Slice) -> serde_json::Value {
+    let others =
+        s.keyed_volumes().skip(1).map(|(id, print)| (id.into_untyped_uuid().to_string(), print.into()));
+    serde_json::Value::Object(others.collect())
 }
 
 /// What a sanitiser's report changes. `None`: the run is over, or another host's.

@@ -2,7 +2,7 @@
 
 use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, tunnel, view};
 use crate::app::App;
-use crate::domain::records::{Change, Hold, Record, Slice, SliceState};
+use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
@@ -486,6 +486,7 @@ fn wanted(
         vcpus: u32::try_from(vcpus).unwrap_or(u32::MAX),
         memory_mib: or(message.memory_mib, rule.memory_mib_per_gpu.saturating_mul(message.gpus.into())),
         disk_gib: or(message.disk_gib, rule.disk_gib),
+        others: others(message, rule),
         state: SliceState::Requested,
         reason: format!("0 of {} approvals", level.approvals.max(1)),
         requested_by,
@@ -514,8 +515,26 @@ fn wanted(
         until,
         placed: None,
         used: false,
+        worked: false,
         past: Vec::new(),
     })
+}
+
+/// Its disks beside the root disk; 0 is none.
+fn others(message: &v1::RequestSliceRequest, rule: &crate::config::Defaults) -> Vec<OtherVolume> {
+    let scratch = rule.scratch_gib_per_gpu.saturating_mul(message.gpus.into());
+    let sizes = [
+        (VolumeKind::Data, message.home_gib.unwrap_or(rule.home_gib)),
+        (VolumeKind::Scratch, message.scratch_gib.unwrap_or(scratch)),
+    ];
+    let volume = |(kind, size_gib)| OtherVolume {
+        id: VolumeId::new_v4(),
+        kind,
+        size_gib,
+        key_fingerprint: String::new(),
+        evidence: None,
+    };
+    sizes.into_iter().filter(|(_, size)| *size > 0).map(volume).collect()
 }
 
 /// A time as it was sent; whole seconds, so that it reads as it was typed.

@@ -4,7 +4,7 @@ use super::machine;
 use crate::app::App;
 use crate::domain::State;
 use crate::domain::records::{
-    Device, DeviceState, Evidence, Hold, Host, Maintenance, Person, Project, Slice, SliceState,
+    Device, DeviceState, Evidence, Hold, Host, Maintenance, Person, Project, Slice, SliceState, VolumeKind,
 };
 use crate::live::{Live, Moment};
 use crate::reconcile::place;
@@ -70,6 +70,8 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         vcpus: s.vcpus,
         memory_mib: s.memory_mib,
         disk_gib: s.disk_gib,
+        home_gib: size(s, VolumeKind::Data),
+        scratch_gib: size(s, VolumeKind::Scratch),
         state: slice_state(s.state).into(),
         reason: s.reason.clone(),
         requested_by: s.requested_by.to_string(),
@@ -102,6 +104,10 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         closed: s.closed_at.map(time),
         keep_until: s.keep_until.map(time),
     }
+}
+
+fn size(s: &Slice, kind: VolumeKind) -> u64 {
+    s.others.iter().find(|other| other.kind == kind).map_or(0, |other| other.size_gib)
 }
 
 fn slice_state(state: SliceState) -> v1::SliceState {

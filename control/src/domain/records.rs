@@ -286,8 +286,11 @@ pub struct Slice {
     pub vcpus: u32,
     /// Memory, MiB.
     pub memory_mib: u64,
-    /// Disk, GiB.
+    /// Root disk, GiB.
     pub disk_gib: u64,
+    /// Its other disks, at most one of each kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherVolume>,
     /// Where it stands.
     pub state: SliceState,
     /// What it waits for, or why it failed.
@@ -352,9 +355,56 @@ pub struct Slice {
     /// A machine of it was seen to run: its disk is never made anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub used: bool,
+    /// Its guest was ready once: its data disk holds data, and is neither made nor formatted anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub worked: bool,
     /// When it had devices before it was started again, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub past: Vec<Span>,
+}
+
+/// What a disk beside the root disk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// `/home` and `/project`: stays as long as the slice.
+    Data,
+    /// `/raid`: made at each start, erased at each stop. Its key only its host ever has.
+    Scratch,
+}
+
+/// A disk beside the root disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherVolume {
+    /// Which.
+    pub id: VolumeId,
+    /// What for.
+    pub kind: VolumeKind,
+    /// GiB.
+    pub size_gib: u64,
+    /// Of its key, as the root disk's; empty for scratch, whose key holmd never has.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key_fingerprint: String,
+    /// What was done to it when it was erased last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<VolumeEvidence>,
+}
+
+impl OtherVolume {
+    /// It was overwritten, and its host said so with evidence.
+    pub fn erased(&self) -> bool {
+        self.evidence.as_ref().is_some_and(|e| e.volume == self.id && e.erased && e.bytes_overwritten > 0)
+    }
+
+    /// Take in what its host says; one that is gone was erased before.
+    pub fn told(&mut self, all: &[VolumeEvidence]) {
+        if let Some(told) = all.iter().find(|told| told.volume == self.id) {
+            if told.erased || self.evidence.is_none() {
+                self.evidence = Some(told.clone());
+            }
+        }
+    }
 }
 
 /// From placed to released.

@@ -46,12 +46,12 @@
 
 use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState, Span,
-    VolumeEvidence,
+    VolumeEvidence, VolumeKind,
 };
 use super::{Refusal, RefusalKind, State, device};
-use holm_proto::ids::{Name, PciAddress};
+use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Limits of what can be asked for; what the host has is placement's business.
 pub const VCPUS_MAX: u32 = 96;
@@ -120,6 +120,18 @@ impl Slice {
         self.detached.is_none() && self.released.is_none()
     }
 
+    /// Its volumes that have a key at holmd, with its fingerprint.
+    pub fn keyed_volumes(&self) -> impl Iterator<Item = (VolumeId, &str)> {
+        let others = self.others.iter().filter(|other| other.kind == VolumeKind::Data);
+        let others = others.map(|other| (other.id, other.key_fingerprint.as_str()));
+        std::iter::once((self.volume, self.key_fingerprint.as_str())).chain(others)
+    }
+
+    /// GiB of all its disks.
+    pub fn disks_gib(&self) -> u64 {
+        self.others.iter().map(|other| other.size_gib).fold(self.disk_gib, u64::saturating_add)
+    }
+
     /// It was stopped and is to be started again, where its disk is.
     pub fn home(&self) -> Option<&Name> {
         self.placement.as_ref().filter(|_| self.state == SliceState::Approved).map(|p| &p.host)
@@ -141,7 +153,14 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
         ("memory in MiB", slice.memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
         ("disk in GiB", slice.disk_gib, *DISK_GIB.start(), *DISK_GIB.end()),
     ];
-    for (what, value, low, high) in bounds {
+    let others = slice.others.iter().map(|other| {
+        let what = match other.kind {
+            VolumeKind::Data => "home in GiB",
+            VolumeKind::Scratch => "scratch in GiB",
+        };
+        (what, other.size_gib, 1, *DISK_GIB.end())
+    });
+    for (what, value, low, high) in bounds.into_iter().chain(others) {
         if !(low..=high).contains(&value) {
             return Err(Refusal::new(
                 RefusalKind::Invalid,
@@ -240,10 +259,14 @@ pub fn place(
     Ok(changes)
 }
 
-/// A volume key was made for it, before the agent may ask.
-pub fn keyed(slice: &Slice, fingerprint: &str) -> Vec<Change> {
+/// Its volumes' keys were made, before the agent may ask: `of` says the fingerprint of each.
+pub fn keyed(slice: &Slice, of: &BTreeMap<VolumeId, String>) -> Vec<Change> {
     let mut next = slice.clone();
-    fingerprint.clone_into(&mut next.key_fingerprint);
+    let print = |id: &VolumeId| of.get(id).cloned().unwrap_or_default();
+    next.key_fingerprint = print(&slice.volume);
+    for other in next.others.iter_mut().filter(|other| other.kind == VolumeKind::Data) {
+        other.key_fingerprint = print(&other.id);
+    }
     put(next)
 }
 
@@ -262,6 +285,8 @@ pub struct Sighting {
     pub volume_erased: bool,
     /// What was done to it.
     pub volume: Option<VolumeEvidence>,
+    /// What was done to its other disks.
+    pub others: Vec<VolumeEvidence>,
 }
 
 /// As `holm.v1.Phase`, without the unspecified.
@@ -301,6 +326,7 @@ pub fn observe(
             let guest = seen.guest.as_ref()?;
             if guest.gpus == slice.gpus {
                 next.guest = seen.guest.clone();
+                next.worked = true;
                 step(&mut next, SliceState::Ready, String::new(), now);
             } else {
                 let reason = format!("its Slurm counts {} GPUs, {} were given", guest.gpus, slice.gpus);
@@ -315,7 +341,7 @@ pub fn observe(
             step(&mut next, SliceState::Failed, "the host no longer has it".to_owned(), now);
         }
         (SliceState::Keeping | SliceState::Stopping, Phase::Kept) => {
-            return release(state, slice, attached, now);
+            return release(state, slice, seen, attached, now);
         }
         (SliceState::Closing, Phase::Destroying) => {
             step(&mut next, SliceState::Destroying, String::new(), now);
@@ -499,6 +525,7 @@ pub fn end_keeping(slice: &Slice, now: Timestamp) -> Vec<Change> {
 fn release(
     state: &State,
     slice: &Slice,
+    seen: &Sighting,
     attached: &BTreeSet<PciAddress>,
     now: Timestamp,
 ) -> Option<Vec<Change>> {
@@ -507,6 +534,7 @@ fn release(
     }
     let mut next = slice.clone();
     next.guest = None;
+    next.others.iter_mut().for_each(|other| other.told(&seen.others));
     let to = if slice.state == SliceState::Stopping { SliceState::Stopped } else { SliceState::Kept };
     step(&mut next, to, slice.reason.clone(), now);
     // What was released before may be another slice's by now.
@@ -608,6 +636,10 @@ fn detach(
         return None;
     }
     let mut next = slice.clone();
+    next.others.iter_mut().for_each(|other| other.told(&seen.others));
+    if next.others.iter().any(|other| other.evidence.is_none()) {
+        return None;
+    }
     next.volume_evidence = Some(volume.clone());
     next.detached = Some(now);
     step(&mut next, SliceState::Destroying, String::new(), now);

@@ -3,8 +3,8 @@
 
 use super::device::{self, Report};
 use super::records::{
-    Certificate, Change, Device, DeviceState, Evidence, Guest, Hold, Invitation, Person, Placement, Project,
-    Record, Run, Slice, SliceState, Subject, VolumeEvidence,
+    Certificate, Change, Device, DeviceState, Evidence, Guest, Hold, Invitation, OtherVolume, Person,
+    Placement, Project, Record, Run, Slice, SliceState, Subject, VolumeEvidence, VolumeKind,
 };
 use super::slice::{self, Phase, Sighting};
 use super::{Refusal, RefusalKind, State, people, project};
@@ -77,6 +77,7 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         vcpus: 6,
         memory_mib: 92_160,
         disk_gib: 100,
+        others: others(n),
         state: SliceState::Requested,
         reason: String::new(),
         requested_by: name("ada"),
@@ -104,7 +105,23 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         until: None,
         placed: None,
         used: false,
+        worked: false,
         past: Vec::new(),
+    }
+}
+
+/// Some have other disks.
+fn others(n: u8) -> Vec<OtherVolume> {
+    let other = |kind, at: u128| OtherVolume {
+        id: VolumeId::from_untyped_uuid(Uuid::from_u128(u128::from(n) + at)),
+        kind,
+        size_gib: 1,
+        key_fingerprint: String::new(),
+        evidence: None,
+    };
+    match n % 2 {
+        0 => vec![other(VolumeKind::Data, 1 << 32), other(VolumeKind::Scratch, 1 << 33)],
+        _ => Vec::new(),
     }
 }
 
@@ -322,6 +339,7 @@ impl World {
                     guest: Some(guest(*gpus)).filter(|_| *gpus > 0),
                     volume_erased: *erased,
                     volume: Some(erasure(slice.volume, *gpus > 0, now)),
+                    others: slice.others.iter().map(|o| erasure(o.id, *gpus > 0, now)).collect(),
                 };
                 slice::observe(state, slice, &sighting, &addresses(*attached), now).unwrap_or_default()
             }
@@ -363,6 +381,7 @@ impl World {
                     guest: None,
                     volume_erased: false,
                     volume: None,
+                    others: Vec::new(),
                 };
                 slice::take_back(state, slice, &sighting, false, &notes(*marks), now).unwrap_or_default()
             }
@@ -393,6 +412,7 @@ impl World {
                 guest: Some(guest(s.gpus)),
                 volume_erased: true,
                 volume: Some(erasure(s.volume, true, now)),
+                others: s.others.iter().map(|o| erasure(o.id, true, now)).collect(),
             };
             slice::observe(state, s, &sighting, &BTreeSet::new(), now).unwrap_or_default()
         };
@@ -415,7 +435,10 @@ impl World {
                 )
                 .unwrap()
             }
-            SliceState::Placed if s.key_fingerprint.is_empty() => slice::keyed(s, "0123456789abcdef"),
+            SliceState::Placed if s.key_fingerprint.is_empty() => slice::keyed(
+                s,
+                &s.keyed_volumes().map(|(id, _)| (id, "0123456789abcdef".to_owned())).collect(),
+            ),
             SliceState::Placed => agent(Phase::Preparing),
             SliceState::Preparing => agent(Phase::Booting),
             SliceState::Booting => agent(Phase::Ready),
@@ -652,6 +675,9 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
         prop_assert!(slice.home().is_none() || !holds(slice), "{slice:#?}");
         if slice.state == SliceState::Ready {
             prop_assert_eq!(slice.guest.as_ref().map(|g| g.gpus), Some(slice.gpus));
+        }
+        if slice.detached.is_some() {
+            prop_assert!(slice.others.iter().all(|other| other.evidence.is_some()), "{slice:#?}");
         }
         if slice.state == SliceState::Destroyed {
             prop_assert!(

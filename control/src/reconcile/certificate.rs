@@ -3,10 +3,21 @@
 use crate::app::App;
 use crate::audit::note;
 use crate::domain::State;
-use crate::domain::records::{Certificate, Slice};
+use crate::domain::records::{Certificate, OtherVolume, Slice};
 use crate::domain::slice::volume_erased;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
+
+/// The key of scratch only its host ever had, while the machine ran; holmd's are destroyed with the root disk's.
+fn other(volume: &OtherVolume) -> serde_json::Value {
+    json!({
+        "id": volume.id.into_untyped_uuid(),
+        "kind": volume.kind,
+        "key_fingerprint": volume.key_fingerprint,
+        "header_and_key_slots_overwritten": volume.erased(),
+        "evidence": volume.evidence,
+    })
+}
 
 /// Make and sign it, from what the state says and the log's checkpoint of this moment.
 pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
@@ -45,6 +56,7 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
             "header_and_key_slots_overwritten": volume_erased(slice),
             "evidence": slice.volume_evidence,
         },
+        "other_volumes": slice.others.iter().map(other).collect::<Vec<_>>(),
         "detached": slice.detached,
         "devices": slice.evidence,
         "devices_without_evidence": lost,

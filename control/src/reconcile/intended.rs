@@ -1,7 +1,7 @@
 //! What holmd wants of one host, as a whole, each time.
 
 use crate::domain::State;
-use crate::domain::records::{Slice, SliceState};
+use crate::domain::records::{OtherVolume, Slice, SliceState, VolumeKind};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
@@ -31,6 +31,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_id: s.volume.into_untyped_uuid().to_string(),
                 users: users(state, s),
                 volume_used: s.used,
+                volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: ssh_ca.to_owned(),
                 nodes: placement
                     .nodes
@@ -51,6 +52,19 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
         })
         .collect();
     v1::Intended { generation: 0, slices, runs }
+}
+
+fn volume(slice: &Slice, other: &OtherVolume) -> v1::IntendedVolume {
+    let kind = match other.kind {
+        VolumeKind::Data => v1::VolumeKind::Data,
+        VolumeKind::Scratch => v1::VolumeKind::Scratch,
+    };
+    v1::IntendedVolume {
+        volume_id: other.id.into_untyped_uuid().to_string(),
+        kind: kind.into(),
+        size_gib: other.size_gib,
+        used: slice.worked && other.kind == VolumeKind::Data,
+    }
 }
 
 fn goal(slice: &Slice) -> Option<v1::Goal> {

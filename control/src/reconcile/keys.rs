@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::domain::Refusal;
+use crate::domain::records::Slice;
 use crate::keys::{Done, KeyError};
 use crate::ledger::{Call, Decided, chain};
 use holm_proto::ids::ProjectId;
@@ -71,7 +72,8 @@ pub fn finish(app: &App) -> Result<(), String> {
     let state = app.ledger.state();
     let volumes = |project: ProjectId| {
         // Of the state now: a slice has its volume's id before the volume has a key.
-        app.ledger.state().slices.values().filter(|s| s.project == project).map(|s| s.volume).collect()
+        let of = |s: &Slice| s.keyed_volumes().map(|(id, _)| id).collect::<Vec<_>>();
+        app.ledger.state().slices.values().filter(|s| s.project == project).flat_map(of).collect()
     };
     let mut unlogged: Option<Refusal> = None;
     let done = app.keys.finish(&volumes, &mut |one| {

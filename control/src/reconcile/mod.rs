@@ -13,10 +13,12 @@ pub use intended::intended;
 use crate::app::App;
 use crate::domain::records::{Slice, SliceState};
 use crate::domain::{Refusal, RefusalKind, device, slice};
+use crate::keys::KeyError;
 use crate::ledger::{Call, Decided};
 use crate::live::HostLive;
-use holm_proto::ids::{Name, RunId, SliceId};
+use holm_proto::ids::{Name, RunId, SliceId, VolumeId};
 use newtype_uuid::GenericUuid;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,13 +104,14 @@ fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
 }
 
 fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
-    let made = app.keys.volume_key(s.project, s.volume);
+    let make = |(volume, _)| Ok((volume, app.keys.volume_key(s.project, volume)?.1));
+    let made: Result<BTreeMap<VolumeId, String>, KeyError> = s.keyed_volumes().map(make).collect();
     let id = s.id;
     let resource = format!("volume/{}", s.volume.into_untyped_uuid());
     app.ledger.commit_if(&Call::own("key.make", resource), |state, _| {
         let s = state.slices.get(&id)?;
         match &made {
-            Ok((_, print)) => Some(Decided::new(slice::keyed(s, print), ())),
+            Ok(prints) => Some(Decided::new(slice::keyed(s, prints), ())),
             Err(e) => {
                 // Who leads the project reads this: where the provider is, is not hers to know.
                 let why = if e.unreachable { PROVIDER_AWAY.to_owned() } else { crate::ledger::chain(e) };
@@ -127,7 +130,10 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
         o.project == s.project && o.id != id && o.key_destroyed.is_none() && !o.key_fingerprint.is_empty()
     });
     let resource = format!("volume/{}", s.volume.into_untyped_uuid());
-    if let Err(failure) = app.keys.destroy(s.project, s.volume, last) {
+    // The project's, where it is the last, with the last of them.
+    let others = s.keyed_volumes().skip(1).map(|(volume, _)| (volume, false));
+    let mut all = others.chain([(s.volume, last)]);
+    if let Err(failure) = all.try_for_each(|(volume, last)| app.keys.destroy(s.project, volume, last)) {
         let text = format!("its key cannot be destroyed: {}", crate::ledger::chain(&failure));
         app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
             Some(Decided::new(slice::waits(state.slices.get(&id)?, &text)?, ()))
@@ -137,7 +143,9 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     app.ledger.commit_if(&Call::own("key.destroy", resource), |state, now| {
         let s = state.slices.get(&id).filter(|s| s.key_destroyed.is_none())?;
         let mut decided = Decided::new(slice::key_destroyed(s, now), ());
-        decided.detail = serde_json::json!({ "fingerprint": s.key_fingerprint, "project_key": last });
+        let prints: Vec<&str> = s.keyed_volumes().map(|(_, print)| print).collect();
+        decided.detail =
+            serde_json::json!({ "fingerprint": s.key_fingerprint, "all": prints, "project_key": last });
         Some(decided)
     })?;
     Ok(true)

@@ -218,7 +218,7 @@ fn rules(config: &config::Placement) -> Rules {
 
 fn request(s: &Slice) -> Request {
     // One that is started again has its disk there, and it is counted.
-    let disk_gib = if s.home().is_some() { 0 } else { s.disk_gib };
+    let disk_gib = if s.home().is_some() { 0 } else { s.disks_gib() };
     Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib }
 }
 
@@ -316,7 +316,7 @@ impl<'a> Views<'a> {
                 since: s.placed.unwrap_or(s.requested),
                 until: s.until.filter(|_| has),
                 memory_mib: if has { s.memory_mib } else { 0 },
-                disk_gib: s.disk_gib,
+                disk_gib: s.disks_gib(),
                 shares: if has { placement.nodes.clone() } else { Vec::new() },
             });
         }

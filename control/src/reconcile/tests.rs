@@ -114,6 +114,7 @@ impl Ground {
             vcpus: 6,
             memory_mib: 1024,
             disk_gib: 10,
+            others: Vec::new(),
             state: SliceState::Approved,
             reason: String::new(),
             requested_by: "dina".parse().unwrap(),
@@ -141,6 +142,7 @@ impl Ground {
             until: None,
             placed: None,
             used: false,
+            worked: false,
             past: Vec::new(),
         })))]);
         id
@@ -166,6 +168,7 @@ impl Ground {
             phase,
             reason: String::new(),
             guest: None,
+            others: Vec::new(),
             volume_erased: phase == Phase::Absent,
             volume: Some(VolumeEvidence {
                 volume: self.slice(id).volume,

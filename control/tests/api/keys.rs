@@ -33,7 +33,7 @@ async fn rotations_are_an_officers_and_in_the_log_without_a_key() {
     let now = world.rotate("frida", Some("heart")).await.unwrap();
     let one = &now.projects[0];
     let state = (one.project.as_str(), one.generation, one.kek_generation, one.volumes, one.rotating);
-    assert_eq!(state, ("heart", 2, 1, 1, false));
+    assert_eq!(state, ("heart", 2, 1, 2, false), "of its root disk and of its data");
     let now = world.rotate("frida", None).await.unwrap();
     assert_eq!((now.kek_generation, now.projects[0].kek_generation, now.projects[0].generation), (2, 2, 2));
     // The slice runs on, and its key is the same.

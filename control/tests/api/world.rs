@@ -658,6 +658,17 @@ pub fn evidence(run: &str, address: &str) -> v1::Evidence {
 }
 
 pub fn observed(slice: &v1::IntendedSlice, phase: v1::Phase) -> v1::ObservedSlice {
+    let erased = |volume_id: &String| v1::VolumeEvidence {
+        volume_id: volume_id.clone(),
+        erased: true,
+        method: "luks-header".to_owned(),
+        bytes_overwritten: 4096,
+        ..Default::default()
+    };
+    let gone = |volume: &&v1::IntendedVolume| match volume.kind() {
+        v1::VolumeKind::Scratch => matches!(phase, v1::Phase::Absent | v1::Phase::Kept),
+        _ => phase == v1::Phase::Absent,
+    };
     let guest = (phase == v1::Phase::Ready).then(|| v1::Guest {
         ssh_host_key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"
             .to_owned(),
@@ -670,13 +681,8 @@ pub fn observed(slice: &v1::IntendedSlice, phase: v1::Phase) -> v1::ObservedSlic
         phase: phase.into(),
         guest,
         volume_erased: phase == v1::Phase::Absent,
-        volume: (phase == v1::Phase::Absent).then(|| v1::VolumeEvidence {
-            volume_id: slice.volume_id.clone(),
-            erased: true,
-            method: "luks-header".to_owned(),
-            bytes_overwritten: 4096,
-            ..Default::default()
-        }),
+        volume: (phase == v1::Phase::Absent).then(|| erased(&slice.volume_id)),
+        volumes: slice.volumes.iter().filter(gone).map(|volume| erased(&volume.volume_id)).collect(),
         steps: vec![v1::Step { name: "volume".to_owned(), took_ms: 12, done: true, started: None }],
         ..Default::default()
     }

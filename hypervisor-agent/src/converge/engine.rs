@@ -3,21 +3,21 @@
 use super::{
     agree::{Agreed, Finding, View, agree},
     devices::{Mark, Notes, message},
-    intention::Intention,
-    next::{Effect, Machine, Next, next, wants_key},
+    intention::{Intention, Spec},
+    next::{Disks, Effect, Machine, Next, next, wants_key},
     record::{Kept, Loaded, Point, Record, RecordError},
     runs::Run,
     slice::{Brought, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
     state::State,
 };
-use crate::edge::{DomainStatus, EdgeError, Host, Key, VolumeState};
+use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, VolumeState};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
 };
 use secrecy::ExposeSecretMut as _;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -283,12 +283,11 @@ impl Engine {
 
     /// A key came. One that nobody waits for is dropped.
     pub fn take_key(&self, mut message: v1::VolumeKey) {
-        let mut key = Key::new(Box::new([0; 32]));
-        let fits = message.key.len() == 32;
-        if fits {
-            key.expose_secret_mut().copy_from_slice(&message.key);
+        let mut keys = Keys::new();
+        keys.extend(take(&message.volume_id, &mut message.key));
+        for other in &mut message.others {
+            keys.extend(take(&other.volume_id, &mut other.key));
         }
-        message.key.zeroize();
         let mut state = self.lock();
         let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
         let slice = slice.filter(|slice| {
@@ -300,8 +299,10 @@ impl Engine {
             })
         });
         match slice {
-            Some(slice) if fits => {
-                slice.key = HeldKey::Held(Arc::new(key));
+            Some(slice)
+                if slice.kept.iter().flat_map(Kept::lasting).all(|(id, ..)| keys.contains_key(&id)) =>
+            {
+                slice.key = HeldKey::Held(Arc::new(keys));
                 self.bump(&mut state);
             }
             _ => tracing::warn!(slice = %brief(&message.slice_id), "a key that nobody waits for is dropped"),
@@ -639,7 +640,7 @@ impl Engine {
         if let Some(slice) = state.slices.get_mut(&id).filter(|_| is_stored) {
             slice.stored = Some(job.kept);
         }
-        drop(job.key);
+        drop(job.keys);
         if matches!(effect, Effect::Start | Effect::Stop) {
             state.epoch += 1;
         }
@@ -671,27 +672,52 @@ impl Engine {
     fn call(&self, job: &Job) -> crate::edge::Result<Brought> {
         let (host, kept) = (&self.host, &job.kept);
         let spec = || job.spec.as_ref().ok_or_else(|| EdgeError::new("what it is made of is not known"));
-        let key = || job.key.as_ref().ok_or_else(|| EdgeError::new("its volume's key is not here"));
+        let keys = || job.keys.as_ref().ok_or_else(|| EdgeError::new("its volumes' keys are not here"));
         match job.effect {
             Effect::Bind => kept.devices.iter().try_for_each(|device| host.bind(*device))?,
             Effect::Activate => host.activate_partition(kept.partition)?,
-            Effect::LookAtVolume => return host.volume(kept.volume).map(Brought::Volume),
-            Effect::MakeVolume => host.create_volume(kept.volume, spec()?.disk_gib, key()?)?,
+            Effect::LookAtVolume => return self.disks(kept).map(Brought::Disks),
+            Effect::MakeVolume => self.make_volumes(kept, spec()?, keys()?)?,
             Effect::WriteSeed => host.write_seed(&seed(kept, spec()?))?,
-            Effect::Start => host.start_domain(&domain(kept, spec()?), key()?)?,
+            Effect::Start => host.start_domain(&domain(kept, spec()?), keys()?)?,
             Effect::Adopt => {}
             Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
             Effect::Stop => {
                 // One that was never ready has nothing to write down.
                 let grace = if kept.guest.is_some() { self.limits.stop } else { Duration::ZERO };
                 host.destroy_domain(kept.slice, grace)?;
+                return self.erase(kept.scratch());
             }
             Effect::Deactivate => host.deactivate_partition(kept.partition)?,
-            Effect::Erase => return host.erase_volume(kept.volume).map(Brought::Erased),
+            Effect::Erase => return self.erase(kept.lasting().map(|(volume, ..)| volume)),
             Effect::RemoveSeed => host.remove_seed(kept.slice)?,
             Effect::Release => return self.released(kept).map(Brought::Attached),
         }
         Ok(Brought::Nothing)
+    }
+
+    fn disks(&self, kept: &Kept) -> crate::edge::Result<Disks> {
+        let look = |(volume, _, used)| Ok((volume, self.host.volume(volume)?, used));
+        Ok(Disks::of(kept.lasting().map(look).collect::<crate::edge::Result<Vec<_>>>()?))
+    }
+
+    fn make_volumes(&self, kept: &Kept, spec: &Spec, keys: &Keys) -> crate::edge::Result<()> {
+        let others = spec.others.iter().map(|other| (other.volume, other.size_gib));
+        let sizes: BTreeMap<VolumeId, u64> = others.chain([(kept.volume, spec.disk_gib)]).collect();
+        for (volume, kind, _) in kept.lasting() {
+            if self.host.volume(volume)? == VolumeState::Complete {
+                continue;
+            }
+            let nothing = || EdgeError::new(format!("size or key of volume `{volume}` is not known"));
+            let (size, key) = sizes.get(&volume).zip(keys.get(&volume)).ok_or_else(nothing)?;
+            self.host.create_volume(volume, kind, *size, key)?;
+        }
+        Ok(())
+    }
+
+    fn erase(&self, volumes: impl IntoIterator<Item = VolumeId>) -> crate::edge::Result<Brought> {
+        let all = volumes.into_iter().map(|volume| self.host.erase_volume(volume));
+        all.collect::<crate::edge::Result<_>>().map(Brought::Erased)
     }
 
     /// Looks whether anything is left of a slice, and says what is held on this host.
@@ -699,16 +725,22 @@ impl Engine {
         if self.host.domains()?.iter().any(|domain| domain.slice == kept.slice) {
             return Err(EdgeError::new("its machine is still there"));
         }
-        if kept.destroyed && self.host.volume(kept.volume)? != VolumeState::Absent {
-            return Err(EdgeError::new("its volume is still there"));
+        let gone: Vec<VolumeId> = match kept.destroyed {
+            true => kept.lasting().map(|(volume, ..)| volume).chain(kept.scratch()).collect(),
+            false => kept.scratch().into_iter().collect(),
+        };
+        for volume in &gone {
+            if self.host.volume(*volume)? != VolumeState::Absent {
+                return Err(EdgeError::new(format!("its volume `{volume}` is still there")));
+            }
         }
         let attached = self.host.attached()?;
         if let Some(device) = kept.devices.iter().find(|device| attached.contains(device)) {
             return Err(EdgeError::new(format!("`{device}` is still held")));
         }
-        if kept.destroyed {
+        for volume in gone {
             // It is in the record since the step before this one.
-            self.host.forget_volume(kept.volume)?;
+            self.host.forget_volume(volume)?;
         }
         // Before it is said that nothing is left.
         self.mark(|notes| {
@@ -769,6 +801,17 @@ impl Engine {
             }
         }
     }
+}
+
+/// Takes a key out of a message and leaves none there; `None` where it is none.
+fn take(volume: &str, bytes: &mut Vec<u8>) -> Option<(VolumeId, Key)> {
+    let mut key = Key::new(Box::new([0; 32]));
+    let fits = bytes.len() == 32;
+    if fits {
+        key.expose_secret_mut().copy_from_slice(bytes);
+    }
+    bytes.zeroize();
+    fits.then_some((volume.parse().ok()?, key))
 }
 
 impl Now {

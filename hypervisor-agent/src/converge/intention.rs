@@ -1,6 +1,6 @@
 //! What holmd wants, checked once where it comes in.
 
-use crate::edge::NumaShare;
+use crate::edge::{NumaShare, OtherVolume, VolumeKind};
 use holm_proto::{
     ids::{PciAddress, RunId, SliceId, VolumeId},
     v1,
@@ -61,6 +61,8 @@ pub struct Spec {
     pub volume: VolumeId,
     /// Its disk holds data.
     pub used: bool,
+    /// Its other disks, at most one of each kind.
+    pub others: Vec<OtherVolume>,
     /// Its accounts.
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
@@ -125,6 +127,7 @@ impl Spec {
             slice.devices.is_empty() && matches!(slice.goal(), v1::Goal::Kept | v1::Goal::Destroyed);
         Ok(Self {
             nodes: nodes(&slice)?,
+            others: others(&slice)?,
             devices: if released { Vec::new() } else { devices(&slice.devices)? },
             volume: slice
                 .volume_id
@@ -142,6 +145,29 @@ impl Spec {
             ssh_ca: slice.ssh_ca,
         })
     }
+}
+
+/// Checks its other volumes: each with an id of its own, of another kind, and a size.
+fn others(slice: &v1::IntendedSlice) -> Result<Vec<OtherVolume>, String> {
+    let mut ids = BTreeSet::from([slice.volume_id.clone()]);
+    let mut kinds = BTreeSet::new();
+    let read = |one: &v1::IntendedVolume| {
+        let id = brief(&one.volume_id);
+        let kind = match one.kind() {
+            v1::VolumeKind::Data => VolumeKind::Data,
+            v1::VolumeKind::Scratch => VolumeKind::Scratch,
+            v1::VolumeKind::Unspecified => return Err(format!("its volume `{id}` is of no kind")),
+        };
+        let volume = one.volume_id.parse().map_err(|_| format!("a volume of it has the id `{id}`"))?;
+        if !ids.insert(one.volume_id.clone()) || !kinds.insert(kind) {
+            return Err(format!("its volume `{id}` is one too many"));
+        }
+        if one.size_gib == 0 {
+            return Err(format!("its volume `{id}` has no size"));
+        }
+        Ok(OtherVolume { volume, kind, size_gib: one.size_gib, used: one.used })
+    };
+    slice.volumes.iter().map(read).collect()
 }
 
 fn devices(texts: &[String]) -> Result<Vec<PciAddress>, String> {
@@ -229,6 +255,32 @@ mod tests {
             v1::IntendedSlice { goal: 99, ..slice() },
         ] {
             assert!(spec(bad.clone()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn other_volumes_are_each_of_a_kind_or_refused() {
+        let (data, scratch) =
+            ("6f9619ff-8b86-4d01-b42d-00cf4fc964f1", "6f9619ff-8b86-4d01-b42d-00cf4fc964f2");
+        let one = |id: &str, kind: v1::VolumeKind, size_gib| v1::IntendedVolume {
+            volume_id: id.to_owned(),
+            kind: kind.into(),
+            size_gib,
+            used: false,
+        };
+        let with = |volumes| spec(v1::IntendedSlice { volumes, ..slice() }).map(|spec| spec.others.len());
+        let (d, s, u) = (v1::VolumeKind::Data, v1::VolumeKind::Scratch, v1::VolumeKind::Unspecified);
+        assert_eq!(with(vec![one(data, d, 1), one(scratch, s, 1)]), Ok(2));
+        for (bad, word) in [
+            (vec![one(data, d, 1), one(scratch, d, 1)], "one too many"),
+            (vec![one(data, d, 1), one(data, s, 1)], "one too many"),
+            (vec![one(&slice().volume_id, d, 1)], "one too many"),
+            (vec![one(data, u, 1)], "of no kind"),
+            (vec![one(data, d, 0)], "no size"),
+            (vec![one("../x", d, 1)], "the id `../x`"),
+        ] {
+            let error = with(bad).unwrap_err();
+            assert!(error.contains(word), "{error}");
         }
     }
 

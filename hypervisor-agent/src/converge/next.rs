@@ -31,7 +31,7 @@
 
 use super::record::{Kept, Point};
 use crate::edge::VolumeState;
-use holm_proto::ids::{PciAddress, SliceId};
+use holm_proto::ids::{PciAddress, SliceId, VolumeId};
 
 /// Something that changes the machine, or asks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +138,32 @@ pub enum Holder {
     Cleaning,
 }
 
+/// How its volumes stand that stay with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disks {
+    /// Each is there.
+    Whole,
+    /// Some are still to be made, and never held anything.
+    ToMake,
+    /// This one held data, and is not there or not whole.
+    Lost(VolumeId),
+}
+
+impl Disks {
+    /// From how far each has come, and whether it holds data.
+    pub fn of(volumes: impl IntoIterator<Item = (VolumeId, VolumeState, bool)>) -> Self {
+        let mut all = Self::Whole;
+        for (volume, state, used) in volumes {
+            match state {
+                VolumeState::Complete => {}
+                VolumeState::Absent | VolumeState::Partial if used => return Self::Lost(volume),
+                VolumeState::Absent | VolumeState::Partial => all = Self::ToMake,
+            }
+        }
+        all
+    }
+}
+
 /// What is seen, and what this process has done since it began.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
@@ -147,8 +173,8 @@ pub struct Facts {
     pub machine: Machine,
     /// The last thing that this process did for it.
     pub done: Option<Effect>,
-    /// Its volume, where it was looked at.
-    pub volume: Option<VolumeState>,
+    /// Its volumes, where they were looked at.
+    pub disks: Option<Disks>,
     /// Its key.
     pub key: KeyFact,
     /// A device of it that is in other hands.
@@ -165,7 +191,7 @@ impl Facts {
         current: false,
         machine: Machine::Unknown,
         done: None,
-        volume: None,
+        disks: None,
         key: KeyFact::None,
         busy: None,
         crowded: None,
@@ -295,7 +321,7 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
     }
     match facts.done {
         Some(Effect::Bind) => Next::Do(Effect::Activate),
-        Some(Effect::Activate | Effect::LookAtVolume) => volume(kept, facts),
+        Some(Effect::Activate | Effect::LookAtVolume) => volumes(facts),
         Some(Effect::MakeVolume) => Next::Do(Effect::WriteSeed),
         Some(Effect::WriteSeed) => with_key(facts, Effect::Start),
         // Also after a machine that ended under this process, or one that was undone.
@@ -303,15 +329,14 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
     }
 }
 
-fn volume(kept: &Kept, facts: &Facts) -> Next {
-    match facts.volume {
+fn volumes(facts: &Facts) -> Next {
+    match facts.disks {
         None => Next::Do(Effect::LookAtVolume),
-        Some(VolumeState::Complete) => Next::Do(Effect::WriteSeed),
-        Some(VolumeState::Absent | VolumeState::Partial) if kept.used => Next::Fail(format!(
-            "its volume `{}` was in use and is not there: none is made in its place",
-            kept.volume
+        Some(Disks::Whole) => Next::Do(Effect::WriteSeed),
+        Some(Disks::Lost(volume)) => Next::Fail(format!(
+            "its volume `{volume}` was in use and is not there: none is made in its place"
         )),
-        Some(VolumeState::Absent | VolumeState::Partial) => with_key(facts, Effect::MakeVolume),
+        Some(Disks::ToMake) => with_key(facts, Effect::MakeVolume),
     }
 }
 
@@ -346,6 +371,7 @@ fn undo(kept: &Kept, facts: &Facts) -> Next {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use newtype_uuid::GenericUuid as _;
 
     const POINTS: [Point; 15] = [
         Point::New,
@@ -384,8 +410,8 @@ mod tests {
     fn all(mut look: impl FnMut(&Kept, &Facts, &Next)) {
         let device: PciAddress = "0000:34:00.0".parse().unwrap();
         let dones = || std::iter::once(None).chain(EFFECTS.map(Some));
-        let volumes =
-            [None, Some(VolumeState::Absent), Some(VolumeState::Partial), Some(VolumeState::Complete)];
+        let lost = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap();
+        let volumes = [None, Some(Disks::ToMake), Some(Disks::Lost(lost)), Some(Disks::Whole)];
         let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned()), KeyFact::Later];
         for point in POINTS {
             for bits in 0u16..512 {
@@ -399,6 +425,7 @@ mod tests {
                     used: bit(1),
                     again: false,
                     volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
+                    others: Vec::new(),
                     partition: 17,
                     devices: if bit(8) { Vec::new() } else { vec![device] },
                     failed: bit(2).then(|| "x".to_owned()),
@@ -409,13 +436,13 @@ mod tests {
                 };
                 for machine in [Machine::Unknown, Machine::Still, Machine::Running] {
                     for done in dones() {
-                        for volume in volumes {
+                        for disks in volumes {
                             for key in &keys {
                                 let facts = Facts {
                                     current: bit(3),
                                     machine,
                                     done,
-                                    volume,
+                                    disks,
                                     key: key.clone(),
                                     busy: bit(4).then_some((device, Holder::Cleaning)),
                                     crowded: bit(5).then_some((3, kept.slice)),
@@ -464,12 +491,25 @@ mod tests {
 
     #[test]
     fn a_volume_that_was_used_is_never_made() {
-        all(|kept, facts, next| {
+        all(|_, facts, next| {
             if *next == Next::Do(Effect::MakeVolume) {
-                assert!(!kept.used && facts.key == KeyFact::Held);
-                assert!(matches!(facts.volume, Some(VolumeState::Absent | VolumeState::Partial)));
+                assert!(facts.key == KeyFact::Held && facts.disks == Some(Disks::ToMake));
             }
         });
+        let id = |n: u128| VolumeId::from_untyped_uuid(uuid::Uuid::from_u128(n));
+        let states = [VolumeState::Absent, VolumeState::Partial, VolumeState::Complete];
+        for (root, data) in states.into_iter().flat_map(|a| states.map(|b| (a, b))) {
+            let whole = |state| state == VolumeState::Complete;
+            for (root_used, data_used) in [(false, false), (true, false), (false, true), (true, true)] {
+                let expected = match () {
+                    () if root_used && !whole(root) => Disks::Lost(id(1)),
+                    () if data_used && !whole(data) => Disks::Lost(id(2)),
+                    () if whole(root) && whole(data) => Disks::Whole,
+                    () => Disks::ToMake,
+                };
+                assert_eq!(Disks::of([(id(1), root, root_used), (id(2), data, data_used)]), expected);
+            }
+        }
     }
 
     #[test]
@@ -527,7 +567,7 @@ mod tests {
         let mut seen = 0;
         all(|kept, facts, _| {
             // One of each point.
-            let plain = facts.current && facts.done.is_none() && facts.volume.is_none() && !kept.destroyed;
+            let plain = facts.current && facts.done.is_none() && facts.disks.is_none() && !kept.destroyed;
             if !plain || kept.closed || kept.used || facts.machine != Machine::Still || kept.failed.is_some()
             {
                 return;

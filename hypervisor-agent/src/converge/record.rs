@@ -13,7 +13,7 @@
 //! is not whole all the same is never believed.
 
 use super::devices::Notes;
-use crate::edge::NumaShare;
+use crate::edge::{NumaShare, VolumeKind};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::{
@@ -156,6 +156,21 @@ impl KeptErasure {
     }
 }
 
+/// A volume beside the root volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptVolume {
+    /// Which.
+    pub volume: VolumeId,
+    /// Data or scratch.
+    pub kind: VolumeKind,
+    /// A guest was ready with it: it is never made again. Never so of scratch.
+    pub used: bool,
+    /// What was done to it when it was erased last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<KeptErasure>,
+}
+
 /// One slice, as it must survive the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,6 +193,9 @@ pub struct Kept {
     pub again: bool,
     /// Its volume.
     pub volume: VolumeId,
+    /// Its other volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<KeptVolume>,
     /// Its fabric partition, as long as it has devices.
     pub partition: u32,
     /// Its devices; none once they were released, and may be another's.
@@ -202,6 +220,31 @@ impl Kept {
         self.destroyed || self.closed
     }
 
+    /// Its volumes that stay with it: which, of what kind, and whether it holds data.
+    pub fn lasting(&self) -> impl Iterator<Item = (VolumeId, VolumeKind, bool)> {
+        let others = self.others.iter().filter(|other| other.kind != VolumeKind::Scratch);
+        let others = others.map(|other| (other.volume, other.kind, other.used));
+        std::iter::once((self.volume, VolumeKind::Root, self.used)).chain(others)
+    }
+
+    /// Its volume that does not.
+    pub fn scratch(&self) -> Option<VolumeId> {
+        self.others.iter().find(|other| other.kind == VolumeKind::Scratch).map(|other| other.volume)
+    }
+
+    /// What was done to a volume. One that is gone was erased by an earlier try, which is the one that knows.
+    pub fn erased(&mut self, told: v1::VolumeEvidence) {
+        let other = self.others.iter_mut().find(|other| other.volume.to_string() == told.volume_id);
+        let place = match other {
+            Some(other) => &mut other.erasure,
+            None if self.volume.to_string() == told.volume_id => &mut self.erasure,
+            None => return,
+        };
+        if told.erased || place.is_none() {
+            *place = Some(told.into());
+        }
+    }
+
     /// The partition that it works on or has.
     pub fn partition(&self) -> Option<u32> {
         (!self.devices.is_empty()).then_some(self.partition)
@@ -214,6 +257,7 @@ impl Kept {
         self.point = Point::New;
         self.steps.clear();
         self.guest = None;
+        self.others.iter_mut().for_each(|other| other.erasure = None);
     }
 
     /// Its devices, processors and partition are its own no more.
@@ -479,6 +523,7 @@ mod tests {
             used: false,
             again: false,
             volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
+            others: Vec::new(),
             partition: 9,
             devices: vec!["0000:34:00.0".parse().unwrap(), "0000:3b:00.0".parse().unwrap()],
             failed: None,

@@ -3,10 +3,10 @@
 use super::{
     engine::{Limits, Now, Turn},
     intention::{Spec, Want},
-    next::{Effect, Machine, Why},
-    record::{Kept, KeptGuest, KeptStep, Point},
+    next::{Disks, Effect, Machine, Why},
+    record::{Kept, KeptGuest, KeptStep, KeptVolume, Point},
 };
-use crate::edge::{DomainSpec, GuestEvent, Key, Seed, VolumeState};
+use crate::edge::{DomainSpec, GuestEvent, Keys, OtherVolume, Seed, VolumeKind};
 use holm_proto::{
     ids::{PciAddress, SliceId},
     v1,
@@ -30,7 +30,7 @@ pub(super) struct Slice {
     /// Its record is damaged: nothing is done for it, one way or the other.
     pub(super) frozen: Option<String>,
     pub(super) done: Option<Effect>,
-    pub(super) volume: Option<VolumeState>,
+    pub(super) disks: Option<Disks>,
     pub(super) key: HeldKey,
     pub(super) trouble: Option<Trouble>,
     pub(super) waits: Option<(Why, Instant)>,
@@ -42,7 +42,7 @@ pub(super) struct Slice {
 pub(super) enum HeldKey {
     #[default]
     None,
-    Held(Arc<Key>),
+    Held(Arc<Keys>),
     Refused(String),
     /// holmd sends it when it can open it.
     Later,
@@ -68,9 +68,9 @@ impl Trouble {
 /// What a step brought.
 pub(super) enum Brought {
     Nothing,
-    Volume(VolumeState),
+    Disks(Disks),
     Events(Vec<GuestEvent>),
-    Erased(v1::VolumeEvidence),
+    Erased(Vec<v1::VolumeEvidence>),
     Attached(BTreeSet<PciAddress>),
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Job {
     pub(super) before: Kept,
     pub(super) save: bool,
     pub(super) spec: Option<Spec>,
-    pub(super) key: Option<Arc<Key>>,
+    pub(super) keys: Option<Arc<Keys>>,
 }
 
 pub(super) enum Waiting {
@@ -122,6 +122,7 @@ impl Slice {
                 used: spec.used,
                 again: spec.used,
                 volume: spec.volume,
+                others: spec.others.iter().map(kept_volume).collect(),
                 partition: spec.partition,
                 devices: spec.devices.clone(),
                 failed: None,
@@ -155,7 +156,7 @@ impl Slice {
         self.trouble = None;
         self.waits = None;
         self.done = None;
-        self.volume = None;
+        self.disks = None;
         self.key = HeldKey::None;
         kept.failed = None;
         if want.is_released() {
@@ -173,6 +174,9 @@ impl Slice {
         let refused = match &want.spec {
             Err(why) => Some(format!("what holmd wants cannot be read: {why}")),
             Ok(_) if kept.destroyed => Some("it was destroyed here: nothing brings it back".to_owned()),
+            Ok(spec) if !same_volumes(kept, spec) => {
+                Some("holmd names other volumes for it than it has".to_owned())
+            }
             Ok(spec) if spec.volume != kept.volume => {
                 Some(format!("it has the volume `{}`, and holmd names `{}`", kept.volume, spec.volume))
             }
@@ -185,6 +189,9 @@ impl Slice {
                 }
                 // It may know better than a record that was lost.
                 kept.used |= spec.used;
+                for (other, named) in kept.others.iter_mut().zip(&spec.others) {
+                    other.used |= named.used && named.kind != VolumeKind::Scratch;
+                }
                 kept.devices.clone_from(&spec.devices);
                 kept.partition = spec.partition;
                 // A machine that runs lies where it was started.
@@ -261,8 +268,8 @@ impl Slice {
             before,
             save,
             spec: self.want.as_ref().and_then(|want| want.spec.clone().ok()),
-            key: match &self.key {
-                HeldKey::Held(key) => Some(Arc::clone(key)),
+            keys: match &self.key {
+                HeldKey::Held(keys) => Some(Arc::clone(keys)),
                 HeldKey::None | HeldKey::Refused(_) | HeldKey::Later => None,
             },
         })
@@ -293,6 +300,8 @@ impl Slice {
                         slurm: guest.slurm,
                     });
                     kept.point = Point::Ready;
+                    let lasting = kept.others.iter_mut().filter(|other| other.kind != VolumeKind::Scratch);
+                    lasting.for_each(|other| other.used = true);
                     news = true;
                 }
                 (Point::Booting | Point::Ready, GuestEvent::Failed(reason)) => {
@@ -360,6 +369,7 @@ impl Slice {
             }),
             volume_erased: phase == v1::Phase::Absent,
             volume: kept.erasure.as_ref().map(|erasure| erasure.told(kept.volume)),
+            volumes: kept.others.iter().filter_map(|o| Some(o.erasure.as_ref()?.told(o.volume))).collect(),
         })
     }
 }
@@ -459,7 +469,25 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         gpus: u32::try_from(kept.devices.len()).unwrap_or(u32::MAX),
         users: spec.users.clone(),
         ssh_ca: spec.ssh_ca.clone(),
+        others: others(kept, spec),
     }
+}
+
+/// Its other volumes; what is known here of their use counts as well.
+fn others(kept: &Kept, spec: &Spec) -> Vec<OtherVolume> {
+    let used =
+        |named: &OtherVolume| kept.others.iter().any(|other| other.volume == named.volume && other.used);
+    spec.others.iter().map(|named| OtherVolume { used: used(named), ..*named }).collect()
+}
+
+fn kept_volume(named: &OtherVolume) -> KeptVolume {
+    let used = named.used && named.kind != VolumeKind::Scratch;
+    KeptVolume { volume: named.volume, kind: named.kind, used, erasure: None }
+}
+
+fn same_volumes(kept: &Kept, spec: &Spec) -> bool {
+    let named = spec.others.iter().map(|named| (named.volume, named.kind));
+    named.eq(kept.others.iter().map(|other| (other.volume, other.kind)))
 }
 
 pub(super) fn domain(kept: &Kept, spec: &Spec) -> DomainSpec {
@@ -469,6 +497,7 @@ pub(super) fn domain(kept: &Kept, spec: &Spec) -> DomainSpec {
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
         volume: kept.volume,
+        others: others(kept, spec),
         devices: kept.devices.clone(),
         nodes: kept.nodes.clone(),
     }

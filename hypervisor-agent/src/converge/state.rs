@@ -4,12 +4,11 @@ use super::{
     agree::{Believed, Finding},
     devices::Notes,
     engine::{Limits, Now, Turn},
-    next::{Effect, Facts, Holder, KeyFact, Machine},
+    next::{Disks, Effect, Facts, Holder, KeyFact, Machine},
     record::{Kept, Point},
     runs::Run,
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
 };
-use crate::edge::VolumeState;
 use holm_proto::{
     ids::{PciAddress, RunId, SliceId},
     v1,
@@ -65,7 +64,7 @@ impl State {
             current: self.current,
             machine: self.machine(id),
             done: slice.done,
-            volume: slice.volume,
+            disks: slice.disks,
             key: match &slice.key {
                 HeldKey::None => KeyFact::None,
                 HeldKey::Held(_) => KeyFact::Held,
@@ -219,8 +218,8 @@ impl State {
             slice.done = Some(effect);
         }
         match (effect, brought) {
-            (Effect::MakeVolume, _) => slice.volume = Some(VolumeState::Complete),
-            (Effect::LookAtVolume, Brought::Volume(state)) => slice.volume = Some(state),
+            (Effect::MakeVolume, _) => slice.disks = Some(Disks::Whole),
+            (Effect::LookAtVolume, Brought::Disks(disks)) => slice.disks = Some(disks),
             (Effect::Start | Effect::Adopt, _) => {
                 kept.used = true;
                 kept.point = Point::Booting;
@@ -232,9 +231,8 @@ impl State {
                 slice.boots = Some(now.instant);
             }
             (Effect::Hear, Brought::Events(events)) => return slice.hear(events, now, limits),
-            // One that is gone was erased by an earlier try, which is the one that knows.
-            (Effect::Erase, Brought::Erased(evidence)) if evidence.erased || kept.erasure.is_none() => {
-                kept.erasure = Some(evidence.into());
+            (Effect::Stop | Effect::Erase, Brought::Erased(all)) => {
+                all.into_iter().for_each(|evidence| kept.erased(evidence));
             }
             (Effect::Release, Brought::Attached(attached)) => {
                 kept.point = if kept.destroyed { Point::Absent } else { Point::Kept };

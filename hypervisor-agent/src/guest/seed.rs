@@ -6,7 +6,8 @@
 use super::key;
 use crate::{
     config::PciId,
-    edge::{EdgeError, Result, Seed},
+    edge::{EdgeError, Result, Seed, VolumeKind},
+    hypervisor::{DATA_SERIAL, SCRATCH_SERIAL},
 };
 use data_encoding::BASE64;
 use holm_proto::ids::{Name, SliceId};
@@ -112,6 +113,15 @@ impl Seeds {
             }
             users.push(json!({ "name": name, "uid": user.uid }));
         }
+        let disks: Vec<_> = seed
+            .others
+            .iter()
+            .filter_map(|other| match other.kind {
+                VolumeKind::Root => None,
+                VolumeKind::Data => Some(json!({ "serial": DATA_SERIAL, "fresh": !other.used })),
+                VolumeKind::Scratch => Some(json!({ "serial": SCRATCH_SERIAL, "fresh": true })),
+            })
+            .collect();
         let project: Name = seed.project.parse().map_err(refused)?;
         let ssh_ca = key::plain(&seed.ssh_ca).ok_or_else(|| {
             EdgeError::new(format!(
@@ -127,6 +137,7 @@ impl Seeds {
             "gpu_pci_ids": self.gpus.iter().map(PciId::as_str).collect::<Vec<_>>(),
             "ssh_ca": ssh_ca,
             "users": users,
+            "disks": disks,
         });
         let config = json!({
             "write_files": [{
@@ -188,6 +199,7 @@ mod tests {
             gpus: 2,
             users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001 }],
             ssh_ca: format!("{CA} holm"),
+            others: Vec::new(),
         }
     }
 

@@ -282,6 +282,8 @@ pub struct Disk {
     pub target: Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<&'static str>,
     pub address: GuestAddress,
 }
 
@@ -332,14 +334,17 @@ pub struct SecretRef {
     pub uuid: String,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Backing {
-    #[serde(rename = "@type")]
-    pub kind: &'static str,
-    pub format: Format,
-    pub source: Source,
-    #[serde(rename = "backingStore")]
-    pub end: Empty,
+    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Without it libvirt looks for more below.
+    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
+    pub end: Option<Empty>,
 }
 
 #[derive(Serialize)]

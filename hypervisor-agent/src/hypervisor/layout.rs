@@ -30,7 +30,7 @@ use std::{
 };
 
 /// Root ports of the machine's own: two disks, serial, random numbers, vsock.
-pub const OWN_PORTS: u32 = 5;
+pub const OWN_PORTS: u32 = 7;
 /// The bus of the first expander: those before it belong to the machine's own root.
 const FIRST_EXPANDER_BUS: u32 = 32;
 const LAST_BUS: u32 = 255;
@@ -491,6 +491,7 @@ pub mod fixture {
             vcpus: nodes.iter().map(|share| count(share.cpus.len())).sum(),
             memory_mib: nodes.iter().map(|share| share.memory_mib).sum(),
             volume: "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap(),
+            others: Vec::new(),
             devices: gpus.iter().map(|number| gpu(*number)).collect(),
             nodes,
         }

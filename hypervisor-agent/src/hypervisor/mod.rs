@@ -12,13 +12,16 @@ mod scrub;
 mod seen;
 mod xml;
 
-pub use self::{scrub::ScrubSpec, xml::Parts};
+pub use self::{
+    scrub::ScrubSpec,
+    xml::{DATA_SERIAL, Opened, Parts, SCRATCH_SERIAL},
+};
 
 use crate::{
     config::{LibvirtConfig, MachinesConfig},
-    edge::{DomainSpec, EdgeError, Key, Result},
+    edge::{DomainSpec, EdgeError, Result},
     inventory::ground::Ground,
-    storage::{self, Disk},
+    storage::Disk,
 };
 use holm_proto::ids::{PciAddress, RunId, SliceId};
 use std::{
@@ -96,31 +99,31 @@ impl Libvirt {
         })
     }
 
-    /// Defines and starts a machine, lending libvirt the key for just as long. `hold` is dropped when the
+    /// Defines and starts a machine, lending libvirt the keys for just as long. `hold` is dropped when the
     /// call has really come to its end, given up or not.
     pub fn start(
         &self,
         spec: &DomainSpec,
         ground: &Ground,
         parts: &Parts<'_>,
-        key: &Key,
         hold: impl Send + 'static,
     ) -> Result<()> {
         let slice = spec.slice;
         let unwritten =
             |error| EdgeError::because(format!("cannot describe the machine of slice `{slice}`"), error);
         let layout = layout::plan(spec, ground, &self.machines)?;
-        let start = Start {
-            slice,
-            domain: xml::domain(spec, &layout, parts).map_err(unwritten)?,
-            secret_uuid: xml::secret_uuid(spec.volume),
-            secret: match parts.volume {
-                Disk::File(path) => {
-                    Some((xml::secret(spec.volume, path).map_err(unwritten)?, storage::passphrase(key)))
-                }
-                Disk::Block(_) => None,
-            },
-        };
+        let domain = xml::domain(spec, &layout, parts).map_err(unwritten)?;
+        let mut secrets = Vec::new();
+        for opened in parts.volumes {
+            if let (Disk::File(path), Some(passphrase)) = (&opened.disk, &opened.passphrase) {
+                let uuid = xml::secret_uuid(opened.volume);
+                let xml = xml::secret(opened.volume, path).map_err(|error| {
+                    EdgeError::because(format!("cannot describe a secret of slice `{slice}`"), error)
+                })?;
+                secrets.push(Lent { uuid, xml, passphrase: passphrase.clone() });
+            }
+        }
+        let start = Start { slice, domain, secrets };
         self.call(
             &format!("start the machine of slice `{slice}`"),
             START_LIMIT,
@@ -231,17 +234,22 @@ impl Drop for Turn {
 struct Start {
     slice: SliceId,
     domain: String,
-    secret_uuid: String,
-    /// What lends libvirt the key, and the key, where the disk takes one.
-    secret: Option<(String, Zeroizing<String>)>,
+    secrets: Vec<Lent>,
+}
+
+/// A key that libvirt is lent: of each disk that takes one.
+struct Lent {
+    uuid: String,
+    xml: String,
+    passphrase: Zeroizing<String>,
 }
 
 impl Start {
     fn run(&self, libvirt: &Connect) -> Result<()> {
         if let Some(domain) = find(libvirt, self.slice)? {
             if domain.is_active().map_err(failed("ask whether the machine runs"))? {
-                // An earlier start that was cut off after this point: only its secret may be left.
-                return remove_secret(libvirt, &self.secret_uuid);
+                // An earlier start that was cut off after this point: only its secrets may be left.
+                return take_back(libvirt, &domain);
             }
             undefine(libvirt, &domain)?;
         }
@@ -256,8 +264,8 @@ impl Start {
             .define_domain_xml_flags(&self.domain, sys::VIR_DOMAIN_DEFINE_VALIDATE)
             .map_err(failed("define the machine"))?;
         let started =
-            self.lend_key(libvirt).and_then(|()| domain.create().map_err(failed("start the machine")));
-        let removed = remove_secret(libvirt, &self.secret_uuid);
+            self.lend_keys(libvirt).and_then(|()| domain.create().map_err(failed("start the machine")));
+        let removed = take_back(libvirt, &domain);
         if started.is_err()
             && let Err(error) = undefine(libvirt, &domain)
         {
@@ -266,14 +274,25 @@ impl Start {
         started.and(removed)
     }
 
-    fn lend_key(&self, libvirt: &Connect) -> Result<()> {
-        remove_secret(libvirt, &self.secret_uuid)?;
-        let Some((secret, passphrase)) = &self.secret else { return Ok(()) };
-        libvirt
-            .define_secret_xml(secret, sys::VIR_SECRET_DEFINE_VALIDATE)
-            .and_then(|secret| secret.set_value(passphrase.as_bytes(), 0))
-            .map_err(failed("hand over the volume's key"))
+    fn lend_keys(&self, libvirt: &Connect) -> Result<()> {
+        for Lent { uuid, xml, passphrase } in &self.secrets {
+            remove_secret(libvirt, uuid)?;
+            libvirt
+                .define_secret_xml(xml, sys::VIR_SECRET_DEFINE_VALIDATE)
+                .and_then(|secret| secret.set_value(passphrase.as_bytes(), 0))
+                .map_err(failed("hand over a volume's key"))?;
+        }
+        Ok(())
     }
+}
+
+/// Takes every key back that a machine's description names, and goes on where one does not come.
+fn take_back(libvirt: &Connect, domain: &Domain) -> Result<()> {
+    let description =
+        domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).map_err(failed("read the machine's description"))?;
+    let seen = seen::read(&description)
+        .map_err(|error| EdgeError::because("cannot tell which secrets belong to the machine", error))?;
+    seen.secrets.iter().map(|secret| remove_secret(libvirt, secret)).fold(Ok(()), Result::and)
 }
 
 fn machines(libvirt: &Connect) -> Result<Vec<Machine>> {
@@ -347,15 +366,9 @@ fn destroy(libvirt: &Connect, slice: SliceId) -> Result<()> {
     Ok(())
 }
 
-/// Undefines a domain that does not run, with its TPM's state and its secret.
+/// Undefines a domain that does not run, with its TPM's state and its secrets.
 fn undefine(libvirt: &Connect, domain: &Domain) -> Result<()> {
-    let description =
-        domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).map_err(failed("read the machine's description"))?;
-    let seen = seen::read(&description)
-        .map_err(|error| EdgeError::because("cannot tell which secret belongs to the machine", error))?;
-    for secret in seen.secrets {
-        remove_secret(libvirt, &secret)?;
-    }
+    take_back(libvirt, domain)?;
     let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
@@ -407,8 +420,12 @@ fn failed(doing: &'static str) -> impl FnOnce(virt::error::Error) -> EdgeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{GuestConfig, ImageFormat};
+    use crate::{
+        config::{GuestConfig, ImageFormat},
+        edge::VolumeKind,
+    };
     use holm_proto::ids::VolumeId;
+    use newtype_uuid::GenericUuid as _;
     use std::path::Path;
 
     /// libvirt's own stand-in for a hypervisor: it parses and validates as the real one does. Each has a
@@ -446,7 +463,11 @@ mod tests {
             guest: &guest,
             kernel: Path::new("/s/vmlinuz"),
             initrd: Path::new("/s/initrd.img"),
-            volume: &Disk::File("/v/6f9619ff".into()),
+            volumes: &[
+                opened(VolumeKind::Root, volume()),
+                opened(VolumeKind::Data, data()),
+                opened(VolumeKind::Scratch, VolumeId::from_untyped_uuid(uuid::Uuid::nil())),
+            ],
             discard: false,
             base: Path::new("/base.raw"),
             base_format: ImageFormat::Raw,
@@ -461,6 +482,14 @@ mod tests {
         let ground = layout::fixture::dgx2(&spec.devices);
         let layout = layout::plan(&spec, &ground, &layout::fixture::machines()).unwrap();
         xml::domain(&spec, &layout, &parts).unwrap()
+    }
+
+    fn opened(kind: VolumeKind, volume: VolumeId) -> Opened {
+        Opened { volume, kind, disk: Disk::File(format!("/v/{volume}").into()), passphrase: None }
+    }
+
+    fn data() -> VolumeId {
+        "6f9619ff-8b86-4d01-b42d-00cf4fc964f1".parse().unwrap()
     }
 
     fn volume() -> VolumeId {
@@ -479,7 +508,12 @@ mod tests {
             assert_eq!((machine.slice, machine.running, machine.cid), (slice(), false, None));
             assert_eq!(machine.devices.len(), gpus.len());
             let seen = seen::read(&defined.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).unwrap()).unwrap();
-            assert!(seen.secrets.contains(&xml::secret_uuid(volume())));
+            for volume in [volume(), data()] {
+                assert!(
+                    seen.secrets.contains(&xml::secret_uuid(volume)),
+                    "each disk's, or its key would stay"
+                );
+            }
             defined.undefine().unwrap();
             // Without this the test would pass on anything.
             let slip = text.replace("on_crash", "on_crashh");

@@ -11,12 +11,13 @@ use super::{
 };
 use crate::{
     config::{GuestConfig, ImageFormat},
-    edge::DomainSpec,
+    edge::{DomainSpec, VolumeKind},
     storage,
 };
 use holm_proto::ids::{PciAddress, SliceId, VolumeId};
 use serde::Serialize;
 use std::path::Path;
+use zeroize::Zeroizing;
 
 /// The port on which the guest speaks.
 pub const CHANNEL: &str = "org.holm.guest.0";
@@ -30,8 +31,8 @@ pub struct Parts<'a> {
     pub kernel: &'a Path,
     /// Its first root file system, the slice's own copy.
     pub initrd: &'a Path,
-    /// The encrypted volume, open.
-    pub volume: &'a storage::Disk,
+    /// The encrypted volumes, open, the root volume among them.
+    pub volumes: &'a [Opened],
     /// What the guest discards is given back.
     pub discard: bool,
     /// The base image below it.
@@ -43,6 +44,35 @@ pub struct Parts<'a> {
     /// The socket of the guest's port.
     pub channel: &'a Path,
 }
+
+/// An encrypted volume that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// Which.
+    pub volume: VolumeId,
+    /// What for.
+    pub kind: VolumeKind,
+    /// How the machine gets at it.
+    pub disk: storage::Disk,
+    /// With what, where the machine's process opens it.
+    pub passphrase: Option<Zeroizing<String>>,
+}
+
+impl Opened {
+    /// Where it is in the machine: its name, the bus, and the serial number by which the guest knows it.
+    fn place(&self) -> (&'static str, Bus, Option<&'static str>) {
+        match self.kind {
+            VolumeKind::Root => ("vda", Bus(1), None),
+            VolumeKind::Data => ("vdc", Bus(5), Some(DATA_SERIAL)),
+            VolumeKind::Scratch => ("vdd", Bus(6), Some(SCRATCH_SERIAL)),
+        }
+    }
+}
+
+/// The serial number of a data volume in its machine.
+pub const DATA_SERIAL: &str = "data";
+/// The serial number of a scratch volume in its machine.
+pub const SCRATCH_SERIAL: &str = "scratch";
 
 /// The name of a slice's domain.
 pub fn domain_name(slice: SliceId) -> String {
@@ -59,7 +89,20 @@ pub fn slice_of(name: &str) -> Option<SliceId> {
 /// Every virtio device sits behind a root port of its own, the same in each machine; the GPUs sit where the
 /// layout says.
 pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<String, quick_xml::SeError> {
-    let (disk, seed, serial, rng, vsock) = (Bus(1), Bus(2), Bus(3), Bus(4), Bus(OWN_PORTS));
+    let (seed, serial, rng, vsock) = (Bus(2), Bus(3), Bus(4), Bus(OWN_PORTS));
+    let mut disks: Vec<Disk> = parts.volumes.iter().map(|opened| volume(opened, layout, parts)).collect();
+    disks.push(Disk {
+        kind: "file",
+        device: "disk",
+        driver: Driver { name: "qemu", format: "raw", iothread: None, discard: None },
+        source: file(parts.seed),
+        backing: None,
+        target: Target { dev: "vdb", bus: "virtio" },
+        readonly: Some(Empty {}),
+        serial: None,
+        address: seed.address(),
+    });
+    disks.sort_by_key(|disk| disk.target.dev);
     let domain = Domain {
         kind: "kvm",
         name: domain_name(spec.slice),
@@ -85,19 +128,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
         on_reboot: "restart",
         on_crash: "destroy",
         devices: Devices {
-            disk: vec![
-                root(spec.volume, layout, parts, disk),
-                Disk {
-                    kind: "file",
-                    device: "disk",
-                    driver: Driver { name: "qemu", format: "raw", iothread: None, discard: None },
-                    source: file(parts.seed),
-                    backing: None,
-                    target: Target { dev: "vdb", bus: "virtio" },
-                    readonly: Some(Empty {}),
-                    address: seed.address(),
-                },
-            ],
+            disk: disks,
             controller: controllers(serial, layout),
             channel: Channel {
                 kind: "unix",
@@ -118,11 +149,12 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
     write(&domain)
 }
 
-/// A slice's own layer over the base image.
-fn root(volume: VolumeId, layout: &Layout, parts: &Parts<'_>, bus: Bus) -> Disk {
-    let (kind, source) = match parts.volume {
+/// A volume; the root volume is a slice's own layer over the base image.
+fn volume(opened: &Opened, layout: &Layout, parts: &Parts<'_>) -> Disk {
+    let (dev, bus, serial) = opened.place();
+    let (kind, source) = match &opened.disk {
         storage::Disk::File(path) => {
-            let secret = SecretRef { kind: "passphrase", uuid: secret_uuid(volume) };
+            let secret = SecretRef { kind: "passphrase", uuid: secret_uuid(opened.volume) };
             ("file", Source { encryption: Some(Encryption { format: "luks", secret }), ..file(path) })
         }
         // The kernel encrypts what is written there: no secret.
@@ -135,20 +167,31 @@ fn root(volume: VolumeId, layout: &Layout, parts: &Parts<'_>, bus: Bus) -> Disk 
         device: "disk",
         driver: Driver {
             name: "qemu",
-            format: "qcow2",
+            format: match (&opened.disk, opened.kind) {
+                (storage::Disk::Block(_), VolumeKind::Data | VolumeKind::Scratch) => "raw",
+                (storage::Disk::File(_), _) | (_, VolumeKind::Root) => "qcow2",
+            },
             iothread: layout.io_thread.then_some(1),
             discard: parts.discard.then_some("unmap"),
         },
         source,
-        backing: Some(Backing {
-            kind: "file",
-            format: Format { kind: parts.base_format.as_str() },
-            // Shared by all and read only: libvirt must not make it one machine's own.
-            source: Source { seclabel: Some(Seclabel { model: "dac", relabel: "no" }), ..file(parts.base) },
-            end: Empty {},
+        // Nothing that a disk says of itself is believed: what lies below it is said here.
+        backing: Some(match opened.kind {
+            VolumeKind::Data | VolumeKind::Scratch => Backing::default(),
+            VolumeKind::Root => Backing {
+                kind: Some("file"),
+                format: Some(Format { kind: parts.base_format.as_str() }),
+                // Shared by all and read only: libvirt must not make it one machine's own.
+                source: Some(Source {
+                    seclabel: Some(Seclabel { model: "dac", relabel: "no" }),
+                    ..file(parts.base)
+                }),
+                end: Some(Empty {}),
+            },
         }),
-        target: Target { dev: "vda", bus: "virtio" },
+        target: Target { dev, bus: "virtio" },
         readonly: None,
+        serial,
         address: bus.address(),
     }
 }
@@ -372,7 +415,7 @@ mod tests {
         super::layout::{self, fixture::*},
         *,
     };
-    use crate::config::MachinesConfig;
+    use crate::{config::MachinesConfig, edge::OtherVolume};
     use proptest::prelude::*;
 
     fn guest(cpu: &str) -> GuestConfig {
@@ -384,19 +427,32 @@ mod tests {
         }
     }
 
+    const ALL: [VolumeKind; 3] = [VolumeKind::Root, VolumeKind::Data, VolumeKind::Scratch];
+
     fn written(spec: &DomainSpec, cpu: &str) -> String {
-        let path = "/var/lib/holm/volumes/6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
-        written_on(spec, cpu, &storage::Disk::File(path.into()), false)
+        let file = |volume| storage::Disk::File(format!("/var/lib/holm/volumes/{volume}").into());
+        written_on(spec, cpu, file, false)
     }
 
-    fn written_on(spec: &DomainSpec, cpu: &str, volume: &storage::Disk, discard: bool) -> String {
+    fn written_on(
+        spec: &DomainSpec,
+        cpu: &str,
+        disk: impl Fn(VolumeId) -> storage::Disk,
+        discard: bool,
+    ) -> String {
+        let other = |kind| spec.others.iter().find(|other| other.kind == kind).map(|other| other.volume);
+        let opened = ALL.into_iter().filter_map(|kind| {
+            let volume = if kind == VolumeKind::Root { Some(spec.volume) } else { other(kind) }?;
+            Some(Opened { volume, kind, disk: disk(volume), passphrase: None })
+        });
+        let volumes: Vec<Opened> = opened.collect();
         let config = if spec.nodes.is_empty() { MachinesConfig::default() } else { machines() };
         let layout = layout::plan(spec, &dgx2(&spec.devices), &config).unwrap();
         let parts = Parts {
             guest: &guest(cpu),
             kernel: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/vmlinuz"),
             initrd: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/initrd.img"),
-            volume,
+            volumes: &volumes,
             discard,
             base: Path::new("/usr/lib/holm/guest/base.raw"),
             base_format: ImageFormat::Raw,
@@ -404,6 +460,15 @@ mod tests {
             channel: Path::new("/run/holm/guest/0190163d-8694-739b-aea5-966c26f8ad91.sock"),
         };
         domain(spec, &layout, &parts).unwrap()
+    }
+
+    fn others() -> Vec<OtherVolume> {
+        let other =
+            |id: &str, kind| OtherVolume { volume: id.parse().unwrap(), kind, size_gib: 1, used: false };
+        vec![
+            other("6f9619ff-8b86-4d01-b42d-00cf4fc964f2", VolumeKind::Scratch),
+            other("6f9619ff-8b86-4d01-b42d-00cf4fc964f1", VolumeKind::Data),
+        ]
     }
 
     fn golden(name: &str, text: &str) {
@@ -425,8 +490,10 @@ mod tests {
             golden(name, &written(&spec(&gpus), "host-passthrough"));
         }
         golden("anywhere", &written(&DomainSpec { nodes: Vec::new(), ..spec(&[1]) }, "qemu64"));
-        let device = storage::Disk::Block("/dev/mapper/holm-6f9619ff-8b86-4d01-b42d-00cf4fc964ff".into());
-        golden("block-device", &written_on(&spec(&[1]), "host-passthrough", &device, true));
+        let device = |volume| storage::Disk::Block(format!("/dev/mapper/holm-{volume}").into());
+        let all = DomainSpec { others: others(), ..spec(&[1]) };
+        golden("block-devices", &written_on(&all, "host-passthrough", device, true));
+        golden("files", &written(&all, "host-passthrough"));
         let volume: VolumeId = spec(&[1]).volume;
         golden("secret", &secret(volume, Path::new("/var/lib/holm/volumes/6f9619ff")).unwrap());
     }

@@ -313,6 +313,7 @@ fn key() -> to_agent::Body {
         volume_id: VOLUME.to_owned(),
         generation: 1,
         key: vec![7; 32],
+        others: Vec::new(),
     })
 }
 

@@ -17,7 +17,10 @@ pub use self::{
 
 use crate::{
     config::SimulateConfig,
-    edge::{DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Result, Seed, VolumeState},
+    edge::{
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Result, Seed, VolumeKind,
+        VolumeState,
+    },
     fabric::Fabric as _,
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -250,7 +253,7 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<()> {
+    fn create_volume(&self, volume: VolumeId, _: VolumeKind, size_gib: u64, key: &Key) -> Result<()> {
         // A kill from here on leaves half a volume.
         self.call("create_volume", self.config.volume_ms, |machine| {
             match machine.volumes.get(&volume) {
@@ -328,13 +331,13 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> Result<()> {
+    fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
         self.call("start_domain", self.config.start_ms, |machine| {
             if let Some(device) = spec.devices.iter().find(|device| self.faults.is_absent(**device)) {
                 return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
             }
-            start(machine, spec, key)
+            start(machine, spec, keys)
         })
     }
 
@@ -407,7 +410,7 @@ impl Host for SimulatedHost {
     }
 }
 
-fn start(machine: &mut Machine, spec: &DomainSpec, key: &Key) -> Result<()> {
+fn start(machine: &mut Machine, spec: &DomainSpec, keys: &Keys) -> Result<()> {
     let slice = spec.slice;
     if machine.domains.get(&slice).is_some_and(|domain| domain.running) {
         return Ok(());
@@ -430,13 +433,20 @@ fn start(machine: &mut Machine, spec: &DomainSpec, key: &Key) -> Result<()> {
     if !machine.seeds.contains(&slice) {
         return Err(EdgeError::new(format!("slice `{slice}` has no seed")));
     }
-    let volume = machine.volumes.get_mut(&spec.volume).filter(|volume| volume.complete);
-    let volume = volume.ok_or_else(|| EdgeError::new(format!("there is no volume `{}`", spec.volume)))?;
-    if volume.key != fingerprint(key) {
-        return Err(EdgeError::new(format!("the key does not open volume `{}`", spec.volume)));
+    for scratch in spec.others.iter().filter(|other| other.kind == VolumeKind::Scratch) {
+        let made = Volume { complete: true, size_gib: scratch.size_gib, key: String::new(), data_of: None };
+        machine.volumes.insert(scratch.volume, made);
     }
-    if let Some(other) = volume.data_of.replace(slice).filter(|other| *other != slice) {
-        machine.leaks.push(format!("{slice} has the disk of {other}"));
+    let others = spec.others.iter().map(|other| (other.volume, other.kind));
+    for (id, kind) in std::iter::once((spec.volume, VolumeKind::Root)).chain(others) {
+        let volume = machine.volumes.get_mut(&id).filter(|volume| volume.complete);
+        let volume = volume.ok_or_else(|| EdgeError::new(format!("there is no volume `{id}`")))?;
+        if kind != VolumeKind::Scratch && keys.get(&id).map(fingerprint).as_ref() != Some(&volume.key) {
+            return Err(EdgeError::new(format!("the key does not open volume `{id}`")));
+        }
+        if let Some(other) = volume.data_of.replace(slice).filter(|other| *other != slice) {
+            machine.leaks.push(format!("{slice} has the disk of {other}"));
+        }
     }
     for device in &spec.devices {
         // A tenant may read all that is there, and leaves something behind.
@@ -523,6 +533,10 @@ mod tests {
         PciAddress { domain: 0, bus, device: 0, function: 0 }
     }
 
+    fn keys(last: char, byte: u8) -> Keys {
+        Keys::from([(volume(last), key(byte))])
+    }
+
     fn key(byte: u8) -> Key {
         Key::new(Box::new([byte; 32]))
     }
@@ -534,6 +548,7 @@ mod tests {
             vcpus: 1,
             memory_mib: 1024,
             volume: volume(last),
+            others: Vec::new(),
             devices: devices.to_vec(),
             nodes: Vec::new(),
         }
@@ -548,14 +563,15 @@ mod tests {
             gpus: 1,
             users: Vec::new(),
             ssh_ca: String::new(),
+            others: Vec::new(),
         }
     }
 
     fn up(host: &SimulatedHost, last: char, device: PciAddress) -> Result<()> {
         host.bind(device)?;
-        host.create_volume(volume(last), 10, &key(7))?;
+        host.create_volume(volume(last), VolumeKind::Root, 10, &key(7))?;
         host.write_seed(&seed(last))?;
-        host.start_domain(&spec(last, &[device]), &key(7))
+        host.start_domain(&spec(last, &[device]), &keys(last, 7))
     }
 
     #[test]
@@ -604,10 +620,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         up(&host, '1', gpu(0x34)).unwrap();
-        host.create_volume(volume('2'), 1, &key(1)).unwrap();
-        assert!(host.create_volume(volume('2'), 1, &key(1)).unwrap_err().chain().contains("never made anew"));
+        host.create_volume(volume('2'), VolumeKind::Root, 1, &key(1)).unwrap();
+        assert!(
+            host.create_volume(volume('2'), VolumeKind::Root, 1, &key(1))
+                .unwrap_err()
+                .chain()
+                .contains("never made anew")
+        );
         let no = |spec: &DomainSpec, byte: u8, word: &str| {
-            let error = host.start_domain(spec, &key(byte)).unwrap_err().chain();
+            let error = host.start_domain(spec, &Keys::from([(spec.volume, key(byte))])).unwrap_err().chain();
             assert!(error.contains(word), "{error}");
         };
         no(&spec('2', &[gpu(0x34)]), 1, "in the hands of");
@@ -619,7 +640,7 @@ mod tests {
         no(&DomainSpec { volume: volume('3'), ..spec('2', &[gpu(0x36)]) }, 1, "no volume");
         assert!(host.activate_partition(33).is_err() && host.bind(gpu(0x61)).is_err());
         // A device nobody has cleaned: this is what the tests of the agent look for.
-        host.start_domain(&spec('2', &[gpu(0x36)]), &key(1)).unwrap();
+        host.start_domain(&spec('2', &[gpu(0x36)]), &keys('2', 1)).unwrap();
         assert_eq!(host.machine().leaks.len(), 2, "the first one was not cleaned either");
     }
 
@@ -629,7 +650,7 @@ mod tests {
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         let fault = |text: &str| fs::write(directory.path().join("faults"), text).unwrap();
         fault("fail:finish_volume\n");
-        host.create_volume(volume('1'), 1, &key(7)).unwrap_err();
+        host.create_volume(volume('1'), VolumeKind::Root, 1, &key(7)).unwrap_err();
         assert_eq!(host.volume(volume('1')).unwrap(), VolumeState::Partial);
         fault("fail-after:start_domain\n");
         assert!(up(&host, '1', gpu(0x34)).is_err());
@@ -677,10 +698,10 @@ mod tests {
         let nodes = |cpus: &[u32]| vec![NumaShare { node: 0, cpus: cpus.to_vec(), memory_mib: 1024 }];
         for (last, bus, cpus, may) in [('1', 0x34, [1, 49], true), ('2', 0x36, [2, 49], false)] {
             host.bind(gpu(bus)).unwrap();
-            host.create_volume(volume(last), 1, &key(7)).unwrap();
+            host.create_volume(volume(last), VolumeKind::Root, 1, &key(7)).unwrap();
             host.write_seed(&seed(last)).unwrap();
-            let started =
-                host.start_domain(&DomainSpec { nodes: nodes(&cpus), ..spec(last, &[gpu(bus)]) }, &key(7));
+            let started = host
+                .start_domain(&DomainSpec { nodes: nodes(&cpus), ..spec(last, &[gpu(bus)]) }, &keys(last, 7));
             assert_eq!(started.is_ok(), may, "{started:?}");
         }
     }
@@ -690,7 +711,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         assert!(!host.erase_volume(volume('1')).unwrap().erased);
-        host.create_volume(volume('1'), 1, &key(7)).unwrap();
+        host.create_volume(volume('1'), VolumeKind::Root, 1, &key(7)).unwrap();
         for _ in 0..2 {
             let evidence = host.erase_volume(volume('1')).unwrap();
             assert_eq!((evidence.erased, evidence.bytes_discarded), (true, 1 << 30));

@@ -28,9 +28,10 @@ pub use self::tool::passphrase;
 use self::{elsewhere::Elsewhere, lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
 use crate::{
     config::{ImageFormat, StorageBackend, StorageConfig},
-    edge::{EdgeError, Key, Result, VolumeState},
+    edge::{EdgeError, Key, Result, VolumeKind as Kind, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
+use secrecy::ExposeSecretMut as _;
 use std::{
     collections::BTreeSet,
     fmt::Debug,
@@ -40,17 +41,6 @@ use std::{
 };
 
 const GIB: u64 = 1 << 30;
-
-/// What a volume is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A slice's own layer over the base image that all share.
-    Root,
-    /// A project's data: empty.
-    Data,
-    /// Room to work in that nobody keeps: empty.
-    Scratch,
-}
 
 /// How a machine gets at a volume that is open. Inside, a root volume is qcow2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +185,14 @@ impl Volumes {
         }
         Ok(Hand { in_hand: Arc::clone(&self.in_hand), volume })
     }
+}
+
+/// A key that nobody else has.
+pub fn random_key() -> Result<Key> {
+    let mut key = Key::new(Box::new([0; 32]));
+    aws_lc_rs::rand::fill(key.expose_secret_mut().as_mut_slice())
+        .map_err(|_| EdgeError::new("no random numbers to be had"))?;
+    Ok(key)
 }
 
 /// A volume that is being worked on, until this is dropped.

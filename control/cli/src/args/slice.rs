@@ -1,6 +1,6 @@
 //! Slices.
 
-use crate::text::{parse_duration, parse_gib, parse_mib};
+use crate::text::{parse_duration, parse_gib, parse_gib_or_none, parse_mib};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -167,9 +167,15 @@ pub struct Request {
     /// The same as a number of MiB
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,
-    /// Disk, as in 200G; otherwise as the site's rule says
+    /// Root disk, as in 50G; otherwise as the site's rule says
     #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
     pub disk: Option<u64>,
+    /// Disk of /home and /project, as in 200G, or 0 to have them on the root disk; otherwise as the site's rule says
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib_or_none)]
+    pub home: Option<u64>,
+    /// Disk of /raid, erased whenever the slice stops, as in 1T, or 0 for none; otherwise as the site's rule per GPU says
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib_or_none)]
+    pub scratch: Option<u64>,
     /// Not before then, reserved where asked for a day or so before; 2026-12-01, 2026-12-01T08:00, 36h (from now) or RFC 3339
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,

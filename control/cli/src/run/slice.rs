@@ -114,6 +114,8 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
         vcpus: request.vcpus.unwrap_or(0),
         memory_mib: request.memory.or(request.memory_mib).unwrap_or(0),
         disk_gib: request.disk.unwrap_or(0),
+        home_gib: request.home,
+        scratch_gib: request.scratch,
         dry_run: request.dry_run,
         from: when(session, request.from.as_deref())?,
         until: when(session, request.until.as_deref())?,

@@ -10,7 +10,7 @@ use crate::text::{Clock, bytes, took};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The only form there is.
 const FORM: &str = "holm deletion certificate, version 1";
@@ -40,6 +40,9 @@ pub struct Deletion {
     // In each of them.
     placement: Option<Placement>,
     volume: Volume,
+    // Not in those of old.
+    #[serde(default)]
+    other_volumes: Vec<OtherVolume>,
     detached: Option<Timestamp>,
     devices: Vec<Evidence>,
     log_checkpoint: String,
@@ -92,6 +95,16 @@ struct Level {
 struct Placement {
     host: String,
     devices: Vec<String>,
+}
+
+/// A disk beside the root disk.
+#[derive(Debug, Clone, Deserialize)]
+struct OtherVolume {
+    id: String,
+    kind: String,
+    key_fingerprint: String,
+    header_and_key_slots_overwritten: bool,
+    evidence: Option<Erasure>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -164,6 +177,10 @@ impl Deletion {
             };
             gaps.push(format!("the disk's header and key slots were not overwritten{why}"));
         }
+        for volume in self.other_volumes.iter().filter(|v| !v.header_and_key_slots_overwritten) {
+            let why = volume.evidence.as_ref().map_or("there is no evidence of it", |e| e.detail.as_str());
+            gaps.push(format!("the {} disk's header and key slots were not overwritten: {why}", volume.kind));
+        }
         let simulated = self.host.as_ref().is_some_and(|h| h.simulated);
         if simulated || self.devices.iter().any(|e| e.method == SIMULATED) {
             gaps.push("the host was SIMULATED: there was no machine, no disk and no device".to_owned());
@@ -172,8 +189,8 @@ impl Deletion {
             gaps.push("the host did not report the machine gone".to_owned());
         }
         // By what was given to it, not by what there is evidence of: what is missing was not cleaned.
-        for device in &placement.devices {
-            match self.devices.iter().find(|e| &e.address == device) {
+        for device in &self.had(placement) {
+            match self.evidence(device) {
                 None => gaps.push(format!("{device}: there is no evidence that it was cleaned")),
                 Some(e) if !e.cleaned => gaps.push(format!("{device} was not cleaned: {}", e.detail)),
                 Some(e) if e.bytes_verified.saturating_add(e.bytes_unreached) < e.bytes_total => {
@@ -186,6 +203,19 @@ impl Deletion {
             }
         }
         gaps
+    }
+
+    /// The devices that it was given last, and those that it had before it was stopped and started again.
+    fn had(&self, placement: &Placement) -> Vec<String> {
+        let mut all = placement.devices.clone();
+        let before = self.devices.iter().map(|e| &e.address);
+        all.extend(before.filter(|a| !placement.devices.contains(a)).cloned().collect::<BTreeSet<_>>());
+        all
+    }
+
+    /// What was done to a device after the slice had it last.
+    fn evidence(&self, device: &str) -> Option<&Evidence> {
+        self.devices.iter().rfind(|e| e.address == device)
     }
 
     /// For people.
@@ -234,6 +264,14 @@ impl Deletion {
                     }
                 },
             );
+        }
+        for volume in &self.other_volumes {
+            let key = match volume.key_fingerprint.as_str() {
+                "" => "its key was in its host's memory alone".to_owned(),
+                print => format!("its key {print}, destroyed with it"),
+            };
+            let over = if volume.header_and_key_slots_overwritten { ", overwritten and removed" } else { "" };
+            sheet.line("", format!("{} disk {}{over}; {key}", volume.kind, volume.id));
         }
         if self.detached.is_some() {
             sheet.line("", format!("the machine, gone from the host {}", time(self.detached)));

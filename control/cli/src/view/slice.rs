@@ -114,6 +114,8 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("vcpus", s.vcpus.to_string())
         .line("memory", Cell::both(mib(s.memory_mib), format!("{} MiB", s.memory_mib)))
         .line("disk", format!("{} GiB, encrypted under a key of its own", s.disk_gib))
+        .line("home", disk(s.home_gib, "stays through stops"))
+        .line("scratch", disk(s.scratch_gib, "/raid, gone at each stop"))
         .line("requested by", s.requested_by.as_str())
         .line("department", s.department.as_str())
         .line("requested", when_full(s.requested.as_ref(), clock))
@@ -141,6 +143,11 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
     steps(&mut sheet, s);
     sheet.line("id", s.id.as_str());
     sheet
+}
+
+/// `100 GiB, stays through stops`; nothing where there is none.
+fn disk(gib: u64, what: &str) -> String {
+    if gib == 0 { String::new() } else { format!("{gib} GiB, {what}") }
 }
 
 fn waits(s: &Slice) -> bool {
@@ -339,6 +346,8 @@ pub fn slice_json(s: &Slice) -> Value {
         "vcpus": s.vcpus,
         "memory_mib": s.memory_mib,
         "disk_gib": s.disk_gib,
+        "home_gib": s.home_gib,
+        "scratch_gib": s.scratch_gib,
         "state": word(state(s)),
         "reason": s.reason,
         "requested_by": s.requested_by,

@@ -16,7 +16,9 @@
 
 use super::{super::*, world, world::Fuse};
 use crate::{
-    edge::{self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Seed, VolumeState},
+    edge::{
+        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Seed, VolumeKind, VolumeState,
+    },
     session::what_matters,
     simulate::SimulatedHost,
 };
@@ -164,8 +166,14 @@ impl Host for Watched {
     fn volume(&self, volume: VolumeId) -> edge::Result<VolumeState> {
         self.call(|host| host.volume(volume))
     }
-    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> edge::Result<()> {
-        self.call(|host| host.create_volume(volume, size_gib, key))
+    fn create_volume(
+        &self,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> edge::Result<()> {
+        self.call(|host| host.create_volume(volume, kind, size_gib, key))
     }
     fn erase_volume(&self, volume: VolumeId) -> edge::Result<v1::VolumeEvidence> {
         self.call(|host| host.erase_volume(volume))
@@ -182,12 +190,12 @@ impl Host for Watched {
     fn domains(&self) -> edge::Result<Vec<DomainStatus>> {
         self.call(Host::domains)
     }
-    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> edge::Result<()> {
+    fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> edge::Result<()> {
         for device in spec.devices.iter().filter(|_| !self.fuse.is_dead()) {
             let mark = self.stored(*device);
             assert_eq!(mark, Mark::Assigned { slice: spec.slice }, "{device} at the start of {}", spec.slice);
         }
-        self.call(|host| host.start_domain(spec, key))
+        self.call(|host| host.start_domain(spec, keys))
     }
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
         self.call(|host| host.destroy_domain(slice, grace))
@@ -508,6 +516,7 @@ impl Life {
                     guest: None,
                     volume_erased: false,
                     volume: None,
+                    others: Vec::new(),
                 },
                 Some(seen) => Sighting {
                     generation: seen.generation,
@@ -529,6 +538,7 @@ impl Life {
                     }),
                     volume_erased: seen.volume_erased,
                     volume: seen.volume.as_ref().map(|told| volume_evidence(told, self.at())),
+                    others: seen.volumes.iter().map(|told| volume_evidence(told, self.at())).collect(),
                 },
             };
             let begun = seen.is_none_or(|seen| !seen.steps.is_empty());
@@ -552,6 +562,14 @@ impl Life {
                 volume_id: request.volume_id,
                 generation: request.generation,
                 key: vec![id.as_bytes()[15]; 32],
+                others: s
+                    .keyed_volumes()
+                    .skip(1)
+                    .map(|(id, _)| v1::OtherKey {
+                        volume_id: id.to_string(),
+                        key: vec![id.as_bytes()[15]; 32],
+                    })
+                    .collect(),
             })
         } else {
             Down::Refused(v1::KeyRefused {
@@ -622,7 +640,9 @@ impl Life {
                     let placement = self.fit(s.gpus);
                     placement.map(|placement| slice::place(&self.state, s, placement, at).unwrap())
                 }
-                SliceState::Placed if s.key_fingerprint.is_empty() => Some(slice::keyed(s, "0123")),
+                SliceState::Placed if s.key_fingerprint.is_empty() => {
+                    Some(slice::keyed(s, &s.keyed_volumes().map(|(id, _)| (id, "0123".to_owned())).collect()))
+                }
                 SliceState::Keeping | SliceState::Kept if slice::kept_by(&self.state, s, at).is_none() => {
                     Some(slice::end_keeping(s, at))
                 }
@@ -662,6 +682,21 @@ impl Life {
             return;
         }
         let (id, volume): (SliceId, VolumeId) = (self.id(), self.id());
+        // Some have a disk for data and one to work on.
+        let other = |id, kind| records::OtherVolume {
+            id,
+            kind,
+            size_gib: 1,
+            key_fingerprint: String::new(),
+            evidence: None,
+        };
+        let others = match self.ids % 3 {
+            0 => Vec::new(),
+            _ => vec![
+                other(self.id(), records::VolumeKind::Data),
+                other(self.id(), records::VolumeKind::Scratch),
+            ],
+        };
         let lead: Name = "dina".parse().unwrap();
         let project = ProjectId::from_untyped_uuid(uuid::Uuid::from_u128(1 << 100));
         let mut changes = vec![Change::Put(Stored::Project(records::Project {
@@ -687,6 +722,7 @@ impl Life {
             vcpus: 6,
             memory_mib: 1024,
             disk_gib: 10,
+            others,
             state: SliceState::Approved,
             reason: String::new(),
             requested_by: lead,
@@ -714,6 +750,7 @@ impl Life {
             keep_until: None,
             released: None,
             used: false,
+            worked: false,
             past: Vec::new(),
         }))));
         self.commit(changes);

@@ -3,7 +3,9 @@
 use super::super::{Engine, Limits, Now, Record, RecordError, Turn};
 use crate::{
     config::SimulateConfig,
-    edge::{self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Seed, VolumeState},
+    edge::{
+        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Seed, VolumeKind, VolumeState,
+    },
     simulate::{Machine, SimulatedHost},
 };
 use holm_proto::{
@@ -133,7 +135,13 @@ impl Host for TestHost {
     fn volume(&self, volume: VolumeId) -> edge::Result<VolumeState> {
         self.call(|host| host.volume(volume))
     }
-    fn create_volume(&self, volume: VolumeId, size_gib: u64, key: &Key) -> edge::Result<()> {
+    fn create_volume(
+        &self,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> edge::Result<()> {
         if let Some((came, all)) = &self.meeting {
             let mut came = came.lock().unwrap();
             *came += 1;
@@ -146,14 +154,14 @@ impl Host for TestHost {
             if host.volume(volume)? == VolumeState::Complete {
                 Ok(())
             } else {
-                host.create_volume(volume, size_gib, key)
+                host.create_volume(volume, kind, size_gib, key)
             }
         })
         .or_else(|error| {
             // One more moment: the kill in the middle, which leaves half a volume.
             if self.fuse.is_dead() && self.inner.volume(volume)? == VolumeState::Absent {
                 fs::write(&self.faults, "fail:finish_volume\n").unwrap();
-                let _ = self.inner.create_volume(volume, size_gib, key);
+                let _ = self.inner.create_volume(volume, kind, size_gib, key);
                 fs::write(&self.faults, "").unwrap();
             }
             Err(error)
@@ -174,14 +182,14 @@ impl Host for TestHost {
     fn domains(&self) -> edge::Result<Vec<DomainStatus>> {
         self.call(Host::domains)
     }
-    fn start_domain(&self, spec: &DomainSpec, key: &Key) -> edge::Result<()> {
+    fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> edge::Result<()> {
         assert!(self.allowed.lock().unwrap().contains(&spec.slice), "{} is not to start now", spec.slice);
         let machine = self.inner.machine();
         for device in &spec.devices {
             let holder = machine.holder(*device);
             assert!(holder.is_none_or(|holder| holder == spec.slice), "{device} is {holder:?}'s");
         }
-        self.call(|host| host.start_domain(spec, key))
+        self.call(|host| host.start_domain(spec, keys))
     }
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
         self.call(|host| host.destroy_domain(slice, grace))
@@ -260,6 +268,21 @@ pub(super) fn slice(number: u8) -> SliceId {
 
 pub(super) fn volume(slice: SliceId) -> VolumeId {
     VolumeId::from_untyped_uuid(slice.into_untyped_uuid())
+}
+
+/// Its disk for data.
+pub(super) fn data(slice: SliceId) -> VolumeId {
+    VolumeId::from_untyped_uuid(uuid::Uuid::from_u128(slice.into_untyped_uuid().as_u128() ^ 1 << 64))
+}
+
+/// Its disk to work on.
+pub(super) fn scratch(slice: SliceId) -> VolumeId {
+    VolumeId::from_untyped_uuid(uuid::Uuid::from_u128(slice.into_untyped_uuid().as_u128() ^ 1 << 65))
+}
+
+/// All that these have.
+pub(super) fn volumes(slices: impl IntoIterator<Item = SliceId>) -> BTreeSet<VolumeId> {
+    slices.into_iter().flat_map(|id| [volume(id), data(id), scratch(id)]).collect()
 }
 
 pub(super) fn gpus(buses: &[u8]) -> Vec<PciAddress> {
@@ -380,6 +403,14 @@ impl World {
                 devices: devices.iter().filter(|_| !released).map(ToString::to_string).collect(),
                 partition: 9,
                 volume_id: volume(*id).to_string(),
+                volumes: [(data(*id), v1::VolumeKind::Data), (scratch(*id), v1::VolumeKind::Scratch)]
+                    .map(|(id, kind)| v1::IntendedVolume {
+                        volume_id: id.to_string(),
+                        kind: kind.into(),
+                        size_gib: 2,
+                        used: false,
+                    })
+                    .into(),
                 nodes: self
                     .holmd
                     .cpus
@@ -452,6 +483,10 @@ impl World {
                     volume_id: wanted.volume.to_string(),
                     generation: wanted.generation,
                     key: vec![wanted.slice.as_bytes()[0]; 32],
+                    others: vec![v1::OtherKey {
+                        volume_id: data(wanted.slice).to_string(),
+                        key: vec![wanted.slice.as_bytes()[1]; 32],
+                    }],
                 });
             } else if !once {
                 self.engine().refuse_key(&v1::KeyRefused {
@@ -535,6 +570,15 @@ impl World {
                     let evidence = seen.volume.as_ref().unwrap();
                     assert_eq!(evidence.volume_id, volume(id).to_string());
                     assert!(evidence.erased || !self.holmd.ran.contains(&id), "{evidence:?}");
+                    assert!(volumes([id]).is_disjoint(&machine.volumes.keys().copied().collect()));
+                    for other in [data(id), scratch(id)] {
+                        let told = seen.volumes.iter().find(|told| told.volume_id == other.to_string());
+                        let evidence = told.expect("it has evidence of its end, too");
+                        // Of scratch holmd heard when the slice was kept, if it was.
+                        let heard = other == scratch(id) && self.holmd.released.contains(&id);
+                        let ran = self.holmd.ran.contains(&id) && !heard;
+                        assert!(evidence.erased || !ran, "{evidence:?}");
+                    }
                     if !self.holmd.released.contains(&id) {
                         if devices.iter().any(|device| self.holmd.attached.contains(device)) {
                             continue;
@@ -548,6 +592,8 @@ impl World {
             };
             if matches!(stands, Stands::Keeping | Stands::Kept) && self.holmd.ran.contains(&id) {
                 assert!(machine.volumes.contains_key(&volume(id)), "the disk of {id} is kept");
+                assert!(machine.volumes.contains_key(&data(id)), "its data, too");
+                assert!(*stands != Stands::Kept || !machine.volumes.contains_key(&scratch(id)));
             }
         }
         self.holmd.said = Some(observed);
@@ -706,7 +752,7 @@ impl World {
         );
         let machine = self.host.machine();
         assert!(machine.domains.keys().copied().eq([slice(B), slice(C)]));
-        assert!(machine.volumes.keys().copied().eq([volume(slice(B)), volume(slice(C))]));
+        assert!(machine.volumes.keys().copied().eq(volumes([slice(B), slice(C)])));
         let files = fs::read_dir(self.directory.path().join("record/slices")).unwrap().count();
         assert_eq!(files, 2, "what is gone is forgotten");
         assert_eq!(fs::read_dir(self.directory.path().join("record/runs")).unwrap().count(), 0);

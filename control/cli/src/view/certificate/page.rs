@@ -145,6 +145,24 @@ fn disk(page: &mut Page, deletion: &Deletion) {
             row("Remark", &e.detail);
         }
     });
+    for other in &deletion.other_volumes {
+        page.heading(&format!("{} disk", other.kind));
+        page.facts(|row| {
+            row("Disk", &other.id);
+            match other.key_fingerprint.as_str() {
+                "" => row("Its key", "was in its host's memory alone"),
+                print => row("Fingerprint of its key", print),
+            }
+            let overwritten = other.header_and_key_slots_overwritten;
+            row("Header and key slots overwritten", if overwritten { "yes" } else { "NO" });
+            if let Some(e) = &other.evidence {
+                let (over, back) = (bytes(e.bytes_overwritten), bytes(e.bytes_discarded));
+                row("Method", &format!("{}: {over} overwritten, {back} discarded", e.method));
+                row("Done", &format!("{}, by {}", time(Some(e.at)), e.tool));
+                row("Remark", &e.detail);
+            }
+        });
+    }
 }
 
 /// By what was given to the slice: what has no evidence is in the table as such.
@@ -158,9 +176,9 @@ fn devices(page: &mut Page, deletion: &Deletion) {
         page.put(&format!("<th>{column}</th>"));
     }
     page.put("</tr></thead>\n<tbody>\n");
-    for address in &placement.devices {
+    for address in &deletion.had(placement) {
         let kind = deletion.device_kinds.get(address).map(String::as_str).unwrap_or_default();
-        let cells = match deletion.devices.iter().find(|e| &e.address == address) {
+        let cells = match deletion.evidence(address) {
             Some(e) => evidence(e),
             None => ["NO EVIDENCE".to_owned(), String::new(), String::new(), String::new(), String::new()],
         };
