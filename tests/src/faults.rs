@@ -1,6 +1,7 @@
 //! What goes wrong, and must end as if it had not: kills, a host cut off, a full host, a race, requests
 //! that make no sense. Each part works on the simulated host and on the virtual DGX-2 alike.
 
+use crate::search::Known;
 use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::{Outcome, demand, show};
 use serde_json::Value;
@@ -16,13 +17,15 @@ const SMALL: [&str; 10] =
     ["--vcpus", "1", "--memory", "512M", "--disk", "4G", "--home", "0", "--scratch", "0"];
 
 /// All of it, on a machine where the story has been told: B and C run there.
-pub fn on_the_machine(site: &Site) -> Outcome {
+pub fn on_the_machine(site: &Site, known: &mut Known) -> Outcome {
     lead(site, "dina", "stroke-ward")?;
     nonsense(site, "dina", "stroke-ward")?;
     race(site, "dina", "stroke-ward")?;
     cut_off(site, "bo", "gait-lab/main")?;
     killed_all_along(site, "dina", "stroke-ward/killed")?;
-    rests(site, "bo", "gait-lab/main")
+    rests(site, "bo", "gait-lab/main")?;
+    known.learn(site)?;
+    known.are_nowhere(site)
 }
 
 /// A lead with a project.

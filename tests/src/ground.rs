@@ -67,6 +67,11 @@ impl Machine {
         demand(status.success(), format!("`{device}` cannot be unplugged"))
     }
 
+    /// Its disk, as a sparse file of this machine.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.raw")
+    }
+
     /// The two ports that lead into it under the same number.
     pub fn ports(&self) -> Outcome<[u16; 2]> {
         let text = fs::read_to_string(self.dir.join("ports"))?;

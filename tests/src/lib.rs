@@ -7,6 +7,7 @@
 //!   story  ── the main job from request to destroyed, as a demo and as assertions
 //!   devices ─ what becomes of devices between their owners
 //!   faults ── what goes wrong on the same machine: kills, cuts, races
+//!   search ── is a key left anywhere on the host?
 //! ```
 //!
 //! Nothing here waits for seconds: every wait is for an event, with a limit.
@@ -17,6 +18,7 @@ pub mod by_hand;
 pub mod devices;
 pub mod faults;
 pub mod ground;
+pub mod search;
 pub mod show;
 pub mod site;
 pub mod stages;

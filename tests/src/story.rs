@@ -2,6 +2,7 @@
 //! checked. The demo is this; `tests/run demo` is this and [`crate::faults`] on the same machine.
 
 use crate::by_hand;
+use crate::search::Known;
 use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
 use crate::{Outcome, demand, show};
@@ -61,13 +62,14 @@ impl Team {
 }
 
 /// Tells the story on a site that has just been opened.
-pub fn tell(site: &Site, stages: &mut Stages) -> Outcome {
+pub fn tell(site: &Site, stages: &mut Stages, known: &mut Known) -> Outcome {
     stages.time("people are invited and enrolled", || people(site))?;
     stages.time("1. the operator looks at the host", || the_host(site))?;
     stages.time("2. two leads register projects and ask for slices", || requests(site))?;
     stages.time("3. officers approve", || approvals(site))?;
     stages.time("4. both machines come up", || come_up(site))?;
     stages.time("5. researchers run jobs", || jobs(site))?;
+    known.learn(site)?;
     let stolen = stages.time("6. A is closed, and provably gone", || closing(site))?;
     stages.time("7. C gets A's GPUs, and reads zeros", || handed_on(site, &stolen))?;
     stages.time("   the same hand-over by hand, with plain virsh", || by_hand::hand_over(site))?;
@@ -263,6 +265,12 @@ fn closing(site: &Site) -> Outcome<Stolen> {
     ))?;
     let said = site.typed_on_host("holmd keys try --config holmd.toml /var/lib/holm/stolen.qcow2", true)?;
     demand(said.contains("opened"), "the control failed: A's own key does not open A's disk")?;
+    show::say("A's scratch disk he cannot open even so: holmd never has its key");
+    site.host(&format!(
+        "cp --sparse=always $(virsh -c qemu:///system domblklist holm-{} | awk '$1==\"vdd\" {{ print $2 }}') /var/lib/holm/raid.qcow2",
+        text(&slice, "id")?
+    ))?;
+    site.typed_on_host("holmd keys try --config holmd.toml /var/lib/holm/raid.qcow2", false)?;
     site.typed(A.lead, &format!("holm slice close {} --yes", A.slice()), true)?;
     site.typed(A.lead, &format!("holm slice watch {} --timeout {LIMIT}", A.slice()), true)?;
     site.typed(A.lead, &format!("holm wait {} destroyed --timeout {LIMIT}", A.slice()), true)?;

@@ -176,7 +176,7 @@ async fn a_dry_run_changes_nothing_but_is_logged() {
         ..Default::default()
     };
     let would = world.slices("dina").request_slice(dry).await.unwrap().into_inner();
-    assert_eq!((would.gpus, would.vcpus, would.memory_mib, would.disk_gib), (4, 24, 368_640, 100));
+    assert_eq!((would.gpus, would.vcpus, would.memory_mib, would.disk_gib), (4, 24, 368_640, 50));
     assert_eq!(*world.app.ledger.state(), *records);
     assert_eq!(world.log().pop().unwrap().detail["dry_run"], true);
     let dry = v1::CreateProjectRequest {

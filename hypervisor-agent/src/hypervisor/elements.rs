@@ -293,6 +293,10 @@ pub struct Driver {
     pub name: &'static str,
     #[serde(rename = "@type")]
     pub format: &'static str,
+    #[serde(rename = "@cache", skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
+    #[serde(rename = "@io", skip_serializing_if = "Option::is_none")]
+    pub io: Option<&'static str>,
     #[serde(rename = "@iothread", skip_serializing_if = "Option::is_none")]
     pub iothread: Option<u32>,
     #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]

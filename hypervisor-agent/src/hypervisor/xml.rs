@@ -94,7 +94,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
     disks.push(Disk {
         kind: "file",
         device: "disk",
-        driver: Driver { name: "qemu", format: "raw", iothread: None, discard: None },
+        driver: Driver { name: "qemu", format: "raw", cache: None, io: None, iothread: None, discard: None },
         source: file(parts.seed),
         backing: None,
         target: Target { dev: "vdb", bus: "virtio" },
@@ -152,6 +152,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
 /// A volume; the root volume is a slice's own layer over the base image.
 fn volume(opened: &Opened, layout: &Layout, parts: &Parts<'_>) -> Disk {
     let (dev, bus, serial) = opened.place();
+    let is_block = matches!(opened.disk, storage::Disk::Block(_));
     let (kind, source) = match &opened.disk {
         storage::Disk::File(path) => {
             let secret = SecretRef { kind: "passphrase", uuid: secret_uuid(opened.volume) };
@@ -171,6 +172,9 @@ fn volume(opened: &Opened, layout: &Layout, parts: &Parts<'_>) -> Disk {
                 (storage::Disk::Block(_), VolumeKind::Data | VolumeKind::Scratch) => "raw",
                 (storage::Disk::File(_), _) | (_, VolumeKind::Root) => "qcow2",
             },
+            // Above dm-crypt the host's page cache would hold what tenants write, and keep it after they are gone.
+            cache: is_block.then_some("none"),
+            io: is_block.then_some("native"),
             iothread: layout.io_thread.then_some(1),
             discard: parts.discard.then_some("unmap"),
         },

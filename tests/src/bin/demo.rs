@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use holm_tests::ground::{Ground, Machine};
+use holm_tests::search::Known;
 use holm_tests::site::{Plan, Site};
 use holm_tests::stages::Stages;
 use holm_tests::{Outcome, devices, faults, show, story};
@@ -57,10 +58,11 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
         agent_config: Some("/var/lib/holm/agent.toml".into()),
     };
     let site = stages.time("holmd and the agent start", || Site::open(plan))?;
+    let mut known = Known::default();
     let told = match options.devices {
         true => devices::run(&site, stages),
-        false => story::tell(&site, stages).and_then(|()| match options.suite {
-            true => stages.time("what goes wrong", || faults::on_the_machine(&site)),
+        false => story::tell(&site, stages, &mut known).and_then(|()| match options.suite {
+            true => stages.time("what goes wrong", || faults::on_the_machine(&site, &mut known)),
             false => Ok(()),
         }),
     };
