@@ -166,6 +166,10 @@ const KEYS_HELP: &str = r#"
 #   key = "holm-kek"
 #   pin = { credential = "hsm-pin" }              # or { file = "…" }
 #
+# Sealed by the TPM 2.0 of this machine:
+#   provider = "tpm2"
+#   device = "/dev/tpmrm0"
+#
 # To move from one to another, name the one before too; it is gone from use when holmd says so in its log:
 # [former_keys]
 #   provider = "file"
@@ -212,7 +216,7 @@ const SAID: [(&str, &str); 24] = [
         "Among which the use is shared, as in [\"health\", \"arts\"]; a project is of one or of none.",
     ),
     ("[keys]", "Who holds the key that wraps all others."),
-    ("provider =", "\"file\", \"vault\" or \"pkcs11\"."),
+    ("provider =", "\"file\", \"vault\", \"pkcs11\" or \"tpm2\"."),
 ];
 
 /// Stands at the end, where a section of the same name can be written below it.

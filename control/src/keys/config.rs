@@ -44,6 +44,12 @@ pub enum ProviderConfig {
         /// The PIN of the token's user.
         pin: Secret,
     },
+    /// A TPM 2.0 of holmd's machine.
+    Tpm2 {
+        /// Its device, by its whole path; or `swtpm:host=…,port=…`, one in software.
+        #[serde(default = "resource_manager")]
+        device: String,
+    },
 }
 
 impl Default for ProviderConfig {
@@ -62,6 +68,11 @@ pub enum Secret {
     Credential(String),
     /// Asked for on the terminal when holmd starts.
     Prompt,
+}
+
+/// The kernel's, which several can use at once.
+fn resource_manager() -> String {
+    "/dev/tpmrm0".to_owned()
 }
 
 fn transit() -> String {

@@ -154,6 +154,20 @@ pub(super) fn ids(dir: &Path) -> Result<Vec<uuid::Uuid>, KeyError> {
     Ok(ids)
 }
 
+/// The numbers N of the files `STEM.N` in a directory.
+pub(super) fn numbered(dir: &Path, stem: &str) -> Result<Vec<u32>, KeyError> {
+    let fail = |e| KeyError::because(format!("the key directory `{}` cannot be read", dir.display()), e);
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        let number = |name: &str| name.strip_prefix(stem)?.strip_prefix('.')?.parse::<u32>().ok();
+        // As it is written, and no other way: `kek.02` is nobody's.
+        let written = |number: &u32| name.to_str() == Some(&format!("{stem}.{number}"));
+        numbers.extend(name.to_str().and_then(number).filter(written));
+    }
+    Ok(numbers)
+}
+
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let new = beside(path, NEW);
     step(path)?;

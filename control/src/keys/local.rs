@@ -20,7 +20,6 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::rand::fill;
 use secrecy::{ExposeSecret, SecretSlice};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8] = b"holm-kek";
@@ -229,22 +228,16 @@ fn path(dir: &Path, generation: u32) -> PathBuf {
 
 /// The generations that lie in the directory.
 fn generations(dir: &Path) -> Result<Vec<u32>, KeyError> {
-    let fail = |e| KeyError::because(format!("the key directory `{}` cannot be read", dir.display()), e);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name();
-        let number = name.to_str().and_then(|name| match name {
-            "kek" => Some(1),
-            _ => name.strip_prefix("kek.")?.parse().ok().filter(|n| *n > 1),
-        });
-        found.extend(number.filter(|n| path(dir, *n).ends_with(&name)));
-    }
+    let mut found = files::numbered(dir, "kek")?;
+    found.retain(|generation| *generation > 1);
+    found.extend(path(dir, 1).exists().then_some(1));
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn secret(dir: &Path, text: &str) -> Secret {

@@ -31,6 +31,7 @@ mod rotate;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod tpm2;
 mod vault;
 mod wrapped;
 

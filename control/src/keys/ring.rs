@@ -3,6 +3,7 @@
 use super::guard::{Guard, Health};
 use super::local::Local;
 use super::pkcs11::Hsm;
+use super::tpm2::Tpm2;
 use super::vault::Vault;
 use super::wrapped::{By, Record, Wrapped, open, seal};
 use super::{Key, KeyError, ProviderConfig, files, fingerprint, random};
@@ -89,7 +90,11 @@ impl Keyring {
     ) -> Result<Self, KeyError> {
         let current = guard(dir, config)?;
         // Its files are destroyed when nothing needs them any more, perhaps before anybody changed the configuration.
-        let gone = matches!(former, Some(ProviderConfig::File { .. })) && Local::is_gone(dir)?;
+        let gone = match former {
+            Some(ProviderConfig::File { .. }) => Local::is_gone(dir)?,
+            Some(ProviderConfig::Tpm2 { .. }) => Tpm2::is_gone(dir)?,
+            _ => false,
+        };
         let former = former.filter(|_| !gone).map(|config| guard(dir, config)).transpose()?;
         if former.as_ref().is_some_and(|former| former.by == current.by) {
             let text = "[keys] and [former_keys] are of one kind: a wrapped key would not say by which";
@@ -384,6 +389,9 @@ fn guard(dir: &Path, config: &ProviderConfig) -> Result<Guard, KeyError> {
         ProviderConfig::Pkcs11 { module, token, key, pin } => {
             let hsm = Hsm::new(module, token, key, pin)?;
             Guard::new(By::Pkcs11, format!("token {token}, {key}"), Box::new(hsm))
+        }
+        ProviderConfig::Tpm2 { device } => {
+            Guard::new(By::Tpm2, device.clone(), Box::new(Tpm2::new(dir, device)?))
         }
     }
 }

@@ -86,7 +86,9 @@ impl Keyring {
         if self.retired.load(Ordering::Relaxed) < newest {
             self.current.retire(newest)?;
             // What lies in files here is destroyed; what another provider held is its operator's.
-            if let Some(former) = self.former.as_ref().filter(|former| former.by == By::File) {
+            if let Some(former) =
+                self.former.as_ref().filter(|former| matches!(former.by, By::File | By::Tpm2))
+            {
                 former.retire(u32::MAX)?;
             }
             self.retired.store(newest, Ordering::Relaxed);

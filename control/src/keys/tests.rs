@@ -1,6 +1,7 @@
-//! The hierarchy over the file provider: what opens, what does not, and what a kill leaves.
+//! The hierarchy over the providers whose keys lie in its directory: what opens, what does not, and what a kill leaves.
 
 use super::files::kill;
+use super::tpm2::tests::Swtpm;
 use super::wrapped::By;
 use super::*;
 use holm_proto::ids::{ProjectId, VolumeId};
@@ -9,15 +10,87 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-fn keyring() -> (tempfile::TempDir, Keyring) {
-    let dir = tempfile::tempdir().unwrap();
-    Keyring::create(dir.path()).unwrap();
-    let keyring = load(dir.path());
-    (dir, keyring)
+/// Who holds the key-encryption key in a test.
+enum Holder {
+    File,
+    Tpm2(Swtpm),
 }
 
-fn load(dir: &Path) -> Keyring {
-    Keyring::load(dir, &ProviderConfig::default(), None).unwrap()
+impl Holder {
+    fn keyring(&self) -> (tempfile::TempDir, Keyring) {
+        let dir = tempfile::tempdir().unwrap();
+        Keyring::create(dir.path()).unwrap();
+        if let Self::Tpm2(_) = self {
+            fs::remove_file(dir.path().join("kek")).unwrap();
+        }
+        let keyring = self.load(dir.path());
+        keyring.check().unwrap();
+        (dir, keyring)
+    }
+
+    fn load(&self, dir: &Path) -> Keyring {
+        let config = match self {
+            Self::File => ProviderConfig::default(),
+            Self::Tpm2(tpm) => tpm.config(),
+        };
+        Keyring::load(dir, &config, None).unwrap()
+    }
+
+    /// The file of a generation.
+    fn kek(&self, generation: u32) -> String {
+        match self {
+            Self::File if generation == 1 => "kek".to_owned(),
+            Self::File => format!("kek.{generation}"),
+            Self::Tpm2(_) => format!("tpm2.{generation}"),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Tpm2(_) => "tpm2",
+        }
+    }
+
+    /// At each how manieth step something is killed: the steps are the same, and with a TPM each takes a second.
+    fn stride(&self) -> usize {
+        match self {
+            Self::File => 1,
+            Self::Tpm2(_) => 3,
+        }
+    }
+
+    /// How many key-encryption keys holmd itself holds of each that there is.
+    fn own(&self) -> usize {
+        usize::from(matches!(self, Self::File))
+    }
+}
+
+macro_rules! over_each_provider {
+    ($($test:ident)*) => {
+        mod over_files {
+            $(#[test] fn $test() { super::$test(&super::Holder::File) })*
+        }
+        mod over_a_tpm {
+            $(#[test] fn $test() { super::$test(&super::Holder::Tpm2(super::Swtpm::new())) })*
+        }
+    };
+}
+
+over_each_provider! {
+    a_key_comes_back_and_is_its_volumes_own
+    a_wrapped_key_moved_to_another_record_project_or_generation_does_not_open
+    an_earlier_copy_put_back_after_a_rotation_does_not_open
+    every_flipped_bit_is_refused
+    what_is_destroyed_stays_so_with_every_key_that_is_left
+    every_key_that_is_left_is_listed
+    a_rotation_says_what_it_did_and_is_done_once
+    a_damaged_key_stops_its_rotation_and_nothing_is_destroyed
+    one_projects_damaged_key_holds_up_no_other_and_keeps_the_old_kek
+    a_key_destroyed_while_it_is_rotated_does_not_come_back
+    a_rotation_of_the_kek_survives_a_kill_at_every_step
+    a_rotation_of_a_projects_key_survives_a_kill_at_every_step
+    making_and_destroying_keys_survives_a_kill_at_every_step
 }
 
 /// Finish, and what was done.
@@ -40,20 +113,18 @@ fn files(dir: &Path) -> Vec<String> {
     all
 }
 
-#[test]
-fn a_key_comes_back_and_is_its_volumes_own() {
-    let (dir, keyring) = keyring();
+fn a_key_comes_back_and_is_its_volumes_own(holder: &Holder) {
+    let (dir, keyring) = holder.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     let (first, print) = keyring.volume_key(p, v).unwrap();
-    assert_eq!(load(dir.path()).volume_key(p, v).unwrap().0.expose_secret(), first.expose_secret());
+    assert_eq!(holder.load(dir.path()).volume_key(p, v).unwrap().0.expose_secret(), first.expose_secret());
     assert_eq!(print.len(), 16);
     assert_ne!(keyring.volume_key(p, w).unwrap().1, print);
     assert!(!format!("{first:?}").contains(&format!("{:?}", first.expose_secret())));
 }
 
-#[test]
-fn a_wrapped_key_moved_to_another_record_project_or_generation_does_not_open() {
-    let (_dir, keyring) = keyring();
+fn a_wrapped_key_moved_to_another_record_project_or_generation_does_not_open(holder: &Holder) {
+    let (_dir, keyring) = holder.keyring();
     let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
     let (v, w) = (VolumeId::new_v4(), VolumeId::new_v4());
     keyring.volume_key(p, v).unwrap();
@@ -91,9 +162,8 @@ fn a_wrapped_key_moved_to_another_record_project_or_generation_does_not_open() {
     assert!(keyring.open_volume_key(q, w).unwrap().is_some());
 }
 
-#[test]
-fn an_earlier_copy_put_back_after_a_rotation_does_not_open() {
-    let (_dir, keyring) = keyring();
+fn an_earlier_copy_put_back_after_a_rotation_does_not_open(holder: &Holder) {
+    let (_dir, keyring) = holder.keyring();
     let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
     let key = keyring.volume_key(p, v).unwrap().1;
     let paths = [keyring.project_path(p), keyring.volume_path(v)];
@@ -117,9 +187,8 @@ fn an_earlier_copy_put_back_after_a_rotation_does_not_open() {
     assert_eq!(keyring.volume_key(p, v).unwrap().1, key);
 }
 
-#[test]
-fn every_flipped_bit_is_refused() {
-    let (_dir, keyring) = keyring();
+fn every_flipped_bit_is_refused(holder: &Holder) {
+    let (_dir, keyring) = holder.keyring();
     let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
     keyring.volume_key(p, v).unwrap();
     for path in [keyring.volume_path(v), keyring.project_path(p)] {
@@ -139,9 +208,8 @@ fn every_flipped_bit_is_refused() {
     assert!(keyring.volume_key(p, v).is_ok());
 }
 
-#[test]
-fn what_is_destroyed_stays_so_with_every_key_that_is_left() {
-    let (dir, keyring) = keyring();
+fn what_is_destroyed_stays_so_with_every_key_that_is_left(holder: &Holder) {
+    let (dir, keyring) = holder.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     let (key, _) = keyring.volume_key(p, v).unwrap();
     keyring.volume_key(p, w).unwrap();
@@ -152,33 +220,32 @@ fn what_is_destroyed_stays_so_with_every_key_that_is_left() {
     keyring.destroy(p, v, false).unwrap();
     assert!(keyring.open_volume_key(p, v).unwrap().is_none());
     keyring.destroy(p, w, true).unwrap();
-    assert_eq!(files(dir.path()), ["kek"]);
+    assert_eq!(files(dir.path()), [holder.kek(1)]);
     // With the project's key gone, an earlier copy of the wrapped key opens no more.
     fs::write(keyring.volume_path(v), stolen).unwrap();
     assert!(keyring.volume_key(p, v).is_err());
-    for file in [dir.path().join("kek"), keyring.volume_path(v)] {
+    for file in [dir.path().join(holder.kek(1)), keyring.volume_path(v)] {
         let bytes = fs::read(file).unwrap();
         assert!(!bytes.windows(KEY_BYTES).any(|w| w == key.expose_secret()));
     }
 }
 
-#[test]
-fn every_key_that_is_left_is_listed() {
-    let (_dir, keyring) = keyring();
+fn every_key_that_is_left_is_listed(holder: &Holder) {
+    let (_dir, keyring) = holder.keyring();
     let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
     let (v, w, x) = (VolumeId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     let prints: Vec<String> =
         [(p, v), (p, w), (q, x)].map(|(p, v)| keyring.volume_key(p, v).unwrap().1).to_vec();
     let left = || -> Vec<String> { keyring.all().unwrap().iter().map(|(_, k)| fingerprint(k)).collect() };
-    assert_eq!(left().len(), 1 + 2 + 3);
+    assert_eq!(left().len(), holder.own() + 2 + 3);
     assert!(prints.iter().all(|print| left().contains(print)));
     // A key that is being rotated is two.
     keyring.begin_project(p).unwrap();
-    assert_eq!(left().len(), 1 + 3 + 3);
+    assert_eq!(left().len(), holder.own() + 3 + 3);
     finish(&keyring).unwrap();
     keyring.destroy(p, v, false).unwrap();
     keyring.destroy(q, x, true).unwrap();
-    assert_eq!(left().len(), 1 + 1 + 1);
+    assert_eq!(left().len(), holder.own() + 1 + 1);
     assert!(left().contains(&prints[1]) && !left().contains(&prints[0]) && !left().contains(&prints[2]));
 }
 
@@ -203,11 +270,11 @@ fn version_1(keyring: &Keyring, p: ProjectId, volumes: &[VolumeId]) -> Vec<Key> 
 
 #[test]
 fn keys_of_version_1_open_and_are_gone_after_a_rotation() {
-    let (dir, keyring) = keyring();
+    let (dir, keyring) = Holder::File.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     let keys = version_1(&keyring, p, &[v]);
     let opens = |v, key: &Key| {
-        let found = load(dir.path()).open_volume_key(p, v).unwrap().unwrap();
+        let found = Holder::File.load(dir.path()).open_volume_key(p, v).unwrap().unwrap();
         assert_eq!(found.expose_secret(), key.expose_secret());
     };
     opens(v, &keys[0]);
@@ -224,9 +291,8 @@ fn keys_of_version_1_open_and_are_gone_after_a_rotation() {
     opens(w, &new);
 }
 
-#[test]
-fn a_rotation_says_what_it_did_and_is_done_once() {
-    let (dir, keyring) = keyring();
+fn a_rotation_says_what_it_did_and_is_done_once(holder: &Holder) {
+    let (dir, keyring) = holder.keyring();
     let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
     let volumes = [VolumeId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4()];
     assert!(keyring.begin_project(p).unwrap_err().what.contains("no key yet"));
@@ -254,14 +320,13 @@ fn a_rotation_says_what_it_did_and_is_done_once() {
     let standing = keyring.standing(&|_| None).unwrap();
     let one = standing.projects.iter().find(|one| one.project == p).unwrap();
     assert_eq!((one.generation, one.kek_generation, one.volumes, one.rotating), (2, 2, 3, false));
-    assert_eq!((standing.provider, standing.kek_generation), ("file", Some(2)));
+    assert_eq!((standing.provider, standing.kek_generation), (holder.name(), Some(2)));
     assert_eq!(keyring.volume_key(p, volumes[0]).unwrap().1, print);
-    assert!(!dir.path().join("kek").exists() && dir.path().join("kek.2").exists());
+    assert!(!dir.path().join(holder.kek(1)).exists() && dir.path().join(holder.kek(2)).exists());
 }
 
-#[test]
-fn a_damaged_key_stops_its_rotation_and_nothing_is_destroyed() {
-    let (_dir, keyring) = keyring();
+fn a_damaged_key_stops_its_rotation_and_nothing_is_destroyed(holder: &Holder) {
+    let (_dir, keyring) = holder.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     let print = keyring.volume_key(p, v).unwrap().1;
     keyring.volume_key(p, w).unwrap();
@@ -290,9 +355,8 @@ fn a_damaged_key_stops_its_rotation_and_nothing_is_destroyed() {
     assert_eq!(keyring.volume_key(p, v).unwrap().1, print);
 }
 
-#[test]
-fn one_projects_damaged_key_holds_up_no_other_and_keeps_the_old_kek() {
-    let (dir, keyring) = keyring();
+fn one_projects_damaged_key_holds_up_no_other_and_keeps_the_old_kek(holder: &Holder) {
+    let (dir, keyring) = holder.keyring();
     let projects: Vec<ProjectId> = (0..3).map(|_| ProjectId::new_v4()).collect();
     projects.iter().for_each(|p| drop(keyring.volume_key(*p, VolumeId::new_v4()).unwrap()));
     // Whichever of them is come to first, it is one of these.
@@ -308,7 +372,7 @@ fn one_projects_damaged_key_holds_up_no_other_and_keeps_the_old_kek() {
         assert!(failure.what.contains(&path.display().to_string()), "{}", failure.what);
         let rewrapped = done.iter().filter(|one| matches!(one, Done::Rewrapped { .. })).count();
         assert_eq!((rewrapped, done.len()), (2, 2), "{done:?}");
-        let kek = |n: u32| dir.path().join(if n == 1 { "kek".to_owned() } else { format!("kek.{n}") });
+        let kek = |n| dir.path().join(holder.kek(n));
         assert!(kek(before).exists() && kek(newest).exists());
         fs::write(&path, good).unwrap();
         finish(&keyring).unwrap();
@@ -350,7 +414,7 @@ impl Provider for Away {
 
 #[test]
 fn a_former_provider_that_was_away_is_found_again_and_who_waits_is_woken() {
-    let (dir, _) = keyring();
+    let (dir, _) = Holder::File.keyring();
     let away = std::sync::Arc::default();
     let guard = |by, provider: Away| guard::Guard::new(by, String::new(), Box::new(provider)).unwrap();
     let never = || Away(std::sync::Arc::default(), random().unwrap());
@@ -371,9 +435,8 @@ fn a_former_provider_that_was_away_is_found_again_and_who_waits_is_woken() {
     assert_eq!(fingerprint(&keyring.open_volume_key(p, v).unwrap().unwrap()), print);
 }
 
-#[test]
-fn a_key_destroyed_while_it_is_rotated_does_not_come_back() {
-    let (dir, keyring) = keyring();
+fn a_key_destroyed_while_it_is_rotated_does_not_come_back(holder: &Holder) {
+    let (dir, keyring) = holder.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());
     keyring.volume_key(p, v).unwrap();
     keyring.volume_key(p, w).unwrap();
@@ -389,7 +452,7 @@ fn a_key_destroyed_while_it_is_rotated_does_not_come_back() {
     keyring.begin_project(p).unwrap();
     keyring.destroy(p, w, true).unwrap();
     assert!(finish(&keyring).unwrap().is_empty());
-    assert_eq!(files(dir.path()), ["kek"]);
+    assert_eq!(files(dir.path()), [holder.kek(1)]);
 }
 
 /// What is killed, and how to tell that it is through.
@@ -397,10 +460,11 @@ type Work<'a> = &'a dyn Fn(&Keyring) -> Result<(), KeyError>;
 
 /// Kill `work` at each of its steps in turn, start again as holmd does, and see that every key is what it was, and that
 /// the rotation ends as one that was never killed.
-fn killed_at_every_step(work: Work<'_>, ended: &[&str]) {
-    for at in 1.. {
+fn killed_at_every_step(holder: &Holder, work: Work<'_>, ended: &[u32]) {
+    let ended: Vec<String> = ended.iter().map(|generation| holder.kek(*generation)).collect();
+    for at in (1..).step_by(holder.stride()) {
         assert!(at < 500, "it does not end");
-        let (dir, keyring) = keyring();
+        let (dir, keyring) = holder.keyring();
         let (p, q) = (ProjectId::new_v4(), ProjectId::new_v4());
         let volumes: Vec<(ProjectId, VolumeId)> =
             [p, p, q].into_iter().map(|project| (project, VolumeId::new_v4())).collect();
@@ -411,7 +475,7 @@ fn killed_at_every_step(work: Work<'_>, ended: &[&str]) {
         let happened = kill::happened(dir.path());
         assert_eq!(done.is_err(), happened, "at step {at}: {done:?}");
         drop(keyring);
-        let again = load(dir.path());
+        let again = holder.load(dir.path());
         let opened = |when: &str| {
             for (p, v) in &volumes {
                 let key = again.open_volume_key(*p, *v).unwrap().unwrap();
@@ -427,7 +491,7 @@ fn killed_at_every_step(work: Work<'_>, ended: &[&str]) {
         let ours: Vec<&str> =
             left.iter().map(String::as_str).filter(|name| name.parse::<uuid::Uuid>().is_err()).collect();
         // One that was killed before its new generation was written makes it now, one killed after makes another.
-        assert!(ended.contains(&ours.join(" ").as_str()), "at step {at}: {ours:?}");
+        assert!(ended.contains(&ours.join(" ")), "at step {at}: {ours:?}");
         assert_eq!(left.len(), ours.len() + 2 + 3);
         if !happened {
             assert!(at > 10, "it was never killed");
@@ -436,40 +500,37 @@ fn killed_at_every_step(work: Work<'_>, ended: &[&str]) {
     }
 }
 
-#[test]
-fn a_rotation_of_the_kek_survives_a_kill_at_every_step() {
+fn a_rotation_of_the_kek_survives_a_kill_at_every_step(holder: &Holder) {
     let work = |keyring: &Keyring| {
         keyring.rotate_kek()?;
         finish(keyring).map(drop)
     };
-    killed_at_every_step(&work, &["kek.2", "kek.3"]);
+    killed_at_every_step(holder, &work, &[2, 3]);
 }
 
-#[test]
-fn a_rotation_of_a_projects_key_survives_a_kill_at_every_step() {
+fn a_rotation_of_a_projects_key_survives_a_kill_at_every_step(holder: &Holder) {
     let work = |keyring: &Keyring| {
         for one in keyring.standing(&|_| None)?.projects {
             keyring.begin_project(one.project)?;
         }
         finish(keyring).map(drop)
     };
-    killed_at_every_step(&work, &["kek"]);
+    killed_at_every_step(holder, &work, &[1]);
 }
 
-#[test]
-fn making_and_destroying_keys_survives_a_kill_at_every_step() {
-    for at in 1.. {
-        let (dir, keyring) = keyring();
+fn making_and_destroying_keys_survives_a_kill_at_every_step(holder: &Holder) {
+    for at in (1..).step_by(holder.stride()) {
+        let (dir, keyring) = holder.keyring();
         let (p, v) = (ProjectId::new_v4(), VolumeId::new_v4());
         kill::after(dir.path(), at);
         let made = keyring.volume_key(p, v).and_then(|_| keyring.destroy(p, v, true));
         let happened = kill::happened(dir.path());
         assert_eq!(made.is_err(), happened, "{made:?}");
-        let again = load(dir.path());
+        let again = holder.load(dir.path());
         again.tidy().unwrap();
         again.volume_key(p, v).unwrap();
         again.destroy(p, v, true).unwrap();
-        assert_eq!(files(dir.path()), ["kek"], "killed at step {at}");
+        assert_eq!(files(dir.path()), [holder.kek(1)], "killed at step {at}");
         if !happened {
             assert!(at > 10);
             return;

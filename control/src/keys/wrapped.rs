@@ -3,7 +3,7 @@
 //! ```text
 //!    0  1   version: 2
 //!    1  1   kind: 1 a project's key, 2 a volume's
-//!    2  1   wrapped by: 0 its project's key, 1 file, 2 vault, 3 pkcs11
+//!    2  1   wrapped by: 0 its project's key, 1 file, 2 vault, 3 pkcs11, 4 tpm2
 //!    3  4   generation of this key, from 1
 //!    7  4   generation of the key that wraps it: of the project's, or of the provider's key-encryption key
 //!   11 16   id of the project
@@ -43,10 +43,11 @@ pub(super) enum By {
     File,
     Vault,
     Pkcs11,
+    Tpm2,
 }
 
 impl By {
-    const ALL: [Self; 4] = [Self::ProjectKey, Self::File, Self::Vault, Self::Pkcs11];
+    const ALL: [Self; 5] = [Self::ProjectKey, Self::File, Self::Vault, Self::Pkcs11, Self::Tpm2];
 
     fn byte(self) -> u8 {
         match self {
@@ -54,6 +55,7 @@ impl By {
             Self::File => 1,
             Self::Vault => 2,
             Self::Pkcs11 => 3,
+            Self::Tpm2 => 4,
         }
     }
 
@@ -64,6 +66,7 @@ impl By {
             Self::File => "file",
             Self::Vault => "vault",
             Self::Pkcs11 => "pkcs11",
+            Self::Tpm2 => "tpm2",
         }
     }
 }
@@ -97,7 +100,7 @@ impl Wrapped {
             return Some(Self { version: 1, record, by, generation: 1, under: 1, sealed: sealed.to_vec() });
         }
         let (head, sealed) = bytes.split_at_checked(HEAD)?;
-        let by = By::ALL.into_iter().find(|by| Some(&by.byte()) == head.get(2))?;
+        let by = Self::wrapped_by(bytes)?;
         let number = |at: usize| Some(u32::from_be_bytes(head.get(at..at.checked_add(4)?)?.try_into().ok()?));
         let read = Self {
             version: VERSION,
@@ -109,6 +112,12 @@ impl Wrapped {
         };
         // Version, kind and record are what they have to be.
         (read.head() == head).then_some(read)
+    }
+
+    /// Who wrapped it, as it says itself; `None` of version 1, which does not say it.
+    pub(super) fn wrapped_by(bytes: &[u8]) -> Option<By> {
+        let [VERSION, _, by, ..] = bytes else { return None };
+        By::ALL.into_iter().find(|one| one.byte() == *by)
     }
 
     /// The project that a volume's wrapped key says it is of; `None` of version 1, which does not say it.
@@ -205,7 +214,13 @@ mod tests {
         let ids = ["aa".repeat(16), "00".repeat(16)].concat();
         let text = HEXLOWER.encode(b"vault:v7:AAAA");
         assert_eq!(HEXLOWER.encode(&vault.bytes()), format!("0201020000000300000007{ids}{text}"));
-        for (record, one) in [(Record::Volume(project(), volume()), one), (Record::Project(project()), vault)]
+        let tpm =
+            Wrapped { sealed: vec![0xEE; 60], ..Wrapped::new(Record::Project(project()), By::Tpm2, 1, 2) };
+        assert_eq!(HEXLOWER.encode(&tpm.bytes()), format!("0201040000000100000002{ids}{sealed}"));
+        assert_eq!(Wrapped::wrapped_by(&tpm.bytes()), Some(By::Tpm2));
+        let project = Record::Project(project());
+        for (record, one) in
+            [(Record::Volume(self::project(), volume()), one), (project, vault), (project, tpm)]
         {
             assert_eq!(Wrapped::of(record, &one.bytes()), Some(one));
         }
