@@ -22,7 +22,7 @@ use holm_proto::platform::Bill;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A running holmd. Shared by reference; each part guards itself.
 pub struct App {
@@ -44,9 +44,30 @@ pub struct App {
     pub pack: Pack,
     /// Signs people's and hosts' certificates and people's SSH keys.
     pub authority: Arc<Authority>,
+    /// Who asks the key provider.
+    pub turns: Turns,
     /// Who waits, as it was a moment ago.
     pub queue: Recent,
     stopping: watch::Sender<bool>,
+}
+
+/// How many may ask the key provider at the same time, which takes a thread each as long as it does not answer. Who
+/// waits for a turn takes none.
+#[derive(Debug)]
+pub struct Turns {
+    /// Hosts, for the keys of slices that start.
+    pub agents: Arc<Semaphore>,
+    /// People, to see how it stands.
+    pub people: Arc<Semaphore>,
+    /// People, to rotate.
+    pub rotations: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let of = |many| Arc::new(Semaphore::new(many));
+        Self { agents: of(4), people: of(2), rotations: of(1) }
+    }
 }
 
 /// Why holmd does not start, or a command of it did not do what it was to do.
@@ -134,6 +155,7 @@ impl App {
             bill,
             pack,
             authority: Arc::new(authority),
+            turns: Turns::default(),
             queue: Recent::default(),
             stopping: watch::Sender::new(false),
         })

@@ -439,7 +439,7 @@ impl Session {
         // Opened before it is decided: the provider may take its time, and the ledger waits for nobody. Who may not
         // have it causes no question to the provider.
         let (worker, at, wanted) = (Arc::clone(app), host.clone(), request.clone());
-        let opened = super::blocking(move || {
+        let opened = super::in_turn(&app.turns.agents, move || {
             let may = due(&state, &at, &wanted).ok()?;
             let open =
                 |(volume, _)| Ok(worker.keys.open_volume_key(may.project, volume)?.map(|key| (volume, key)));

@@ -76,7 +76,7 @@ impl KeyService for KeyKeeping {
             .await?;
         let project = *granted.get_ref();
         let worker = Arc::clone(&self.0);
-        let rotated = super::blocking(move || rotate(&worker, project)).await?;
+        let rotated = super::in_turn(&self.0.turns.rotations, move || rotate(&worker, project)).await?;
         rotated.map_err(|refusal| super::status(&refusal, id))?;
         let keys = self.shown(id).await?;
         Ok(granted.map(|_| keys))
@@ -86,7 +86,9 @@ impl KeyService for KeyKeeping {
 impl KeyKeeping {
     async fn shown(&self, id: RequestId) -> Result<v1::Keys, Status> {
         let app = Arc::clone(&self.0);
-        super::blocking(move || keys(&app)).await?.map_err(|refusal| super::status(&refusal, id))
+        super::in_turn(&self.0.turns.people, move || keys(&app))
+            .await?
+            .map_err(|refusal| super::status(&refusal, id))
     }
 }
 

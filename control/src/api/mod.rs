@@ -36,6 +36,7 @@ use holm_proto::ids::{Name, RequestId};
 use jiff::Timestamp;
 use std::str::FromStr;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
@@ -374,6 +375,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         tracing::error!("a call failed: {failure}");
         Status::internal("holmd failed in this call; its operator finds why in its messages")
     })
+}
+
+/// As [`blocking`], when it is its turn. Until it is through the turn is its own, also where nobody waits any more.
+async fn in_turn<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    // Nobody closes it.
+    let turn = Arc::clone(turns).acquire_owned().await;
+    blocking(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
 }
 
 fn answer<T>(done: Result<T, Refusal>, id: RequestId) -> Result<Response<T>, Status> {

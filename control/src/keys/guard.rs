@@ -1,5 +1,6 @@
 //! A provider on a thread of its own: who asks it waits for a bounded time, whatever it does.
 //!
+//! Who asks has her turn after those who asked before, and from then on that time: one that is slow is not down.
 //! One that cannot be reached is down until a check finds it up again; until then nobody but the check asks it, so
 //! that callers do not queue up behind what does not answer.
 
@@ -8,7 +9,7 @@ use super::{Key, KeyError, Provider, again};
 use jiff::Timestamp;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long the provider may take for one key.
@@ -29,7 +30,7 @@ pub(super) struct Guard {
     pub(super) by: By,
     /// Where it is, for people.
     pub(super) place: String,
-    jobs: mpsc::Sender<(Instant, Job)>,
+    jobs: mpsc::Sender<Job>,
     health: watch::Sender<Health>,
     limit: Duration,
 }
@@ -45,17 +46,10 @@ impl Guard {
         provider: Box<dyn Provider>,
         limit: Duration,
     ) -> Result<Self, KeyError> {
-        let (jobs, queue) = mpsc::channel::<(Instant, Job)>();
+        let (jobs, queue) = mpsc::channel::<Job>();
         let health = Health { down: None, remark: provider.remark() };
         let mut provider = provider;
-        let work = move || {
-            for (until, job) in queue {
-                // Nobody waits for it any more: it must not happen behind the log's back.
-                if Instant::now() < until {
-                    job(provider.as_mut());
-                }
-            }
-        };
+        let work = move || queue.into_iter().for_each(|job| job(provider.as_mut()));
         thread::Builder::new()
             .name("keys".to_owned())
             .spawn(work)
@@ -134,22 +128,31 @@ impl Guard {
         &self,
         work: impl FnOnce(&mut dyn Provider) -> Result<T, KeyError> + Send + 'static,
     ) -> Result<T, KeyError> {
+        let (begin, begun) = mpsc::sync_channel(1);
         let (tell, hear) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |provider| {
-            // Whoever asked may have given up.
-            let _ = tell.send(work(provider));
+            // Where nobody waits for it any more, it must not happen behind the log's back.
+            if begin.send(()).is_ok() {
+                let _ = tell.send(work(provider));
+            }
         });
         let late = || {
             let text = format!("the key provider did not answer within {} s", self.limit.as_secs());
             KeyError::unreachable(text)
         };
-        let until = Instant::now().checked_add(self.limit).ok_or_else(late)?;
-        self.jobs.send((until, job)).map_err(|_| KeyError::unreachable("the key provider's thread ended"))?;
+        let ended = || KeyError::unreachable("the key provider failed; holmd has to be started again");
+        self.jobs.send(job).map_err(|_| ended())?;
+        // Those before have the same time, each of them. Where one is not answered it is down, and nobody waits on.
+        while let Err(e) = begun.recv_timeout(self.limit) {
+            match e {
+                mpsc::RecvTimeoutError::Disconnected => return Err(ended()),
+                mpsc::RecvTimeoutError::Timeout if self.is_down() => return Err(late()),
+                mpsc::RecvTimeoutError::Timeout => {}
+            }
+        }
         hear.recv_timeout(self.limit).map_err(|e| match e {
             mpsc::RecvTimeoutError::Timeout => late(),
-            mpsc::RecvTimeoutError::Disconnected => {
-                KeyError::unreachable("the key provider failed; holmd has to be started again")
-            }
+            mpsc::RecvTimeoutError::Disconnected => ended(),
         })?
     }
 
@@ -174,6 +177,7 @@ mod tests {
     use secrecy::ExposeSecret;
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
     use std::sync::{Arc, Mutex};
+    use std::time::Instant;
 
     /// Hangs as long as a test holds the lock, and counts what it made.
     #[derive(Clone, Default)]
@@ -221,5 +225,30 @@ mod tests {
         assert_eq!(guard.health().borrow().down, None);
         assert_eq!(hangs.0.1.load(SeqCst), 0, "it was rotated after nobody waited for it");
         assert_eq!(guard.generation().unwrap(), 1);
+    }
+
+    #[test]
+    fn one_that_is_slow_is_not_down_however_many_wait() {
+        let (hangs, many) = (Hangs::default(), 6);
+        let limit = Duration::from_millis(500);
+        let guard = Guard::with_limit(By::Vault, String::new(), Box::new(hangs), limit).unwrap();
+        let (_never, silence) = mpsc::channel::<()>();
+        let silence = Mutex::new(silence);
+        thread::scope(|scope| {
+            let (guard, silence) = (&guard, Arc::new(silence));
+            let asked: Vec<_> = (0..many)
+                .map(|_| {
+                    let silence = Arc::clone(&silence);
+                    let slow = move |p: &mut dyn Provider| {
+                        let _ = silence.lock().unwrap().recv_timeout(Duration::from_millis(300));
+                        p.generation()
+                    };
+                    scope.spawn(move || guard.call(slow))
+                })
+                .collect();
+            // Together they take several times the limit.
+            asked.into_iter().for_each(|one| assert_eq!(one.join().unwrap().unwrap(), 1));
+        });
+        assert_eq!(guard.health().borrow().down, None);
     }
 }

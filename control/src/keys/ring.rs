@@ -6,14 +6,14 @@ use super::pkcs11::Hsm;
 use super::tpm2::Tpm2;
 use super::vault::Vault;
 use super::wrapped::{By, Record, Wrapped, open, seal};
-use super::{Key, KeyError, ProviderConfig, files, fingerprint, random};
+use super::{Key, KeyError, ProviderConfig, again, files, fingerprint, random};
 use holm_proto::ids::{ProjectId, VolumeId};
 use newtype_uuid::GenericUuid;
 use secrecy::ExposeSecret;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -26,8 +26,16 @@ pub struct Keyring {
     pub(super) former: Option<Guard>,
     /// For reading or changing files that belong together; never while a provider is asked.
     files: RwLock<()>,
-    /// Who makes or rotates keys: one at a time. Held while the provider is asked.
+    /// Who makes volume keys: one at a time. Held while the provider is asked, for one key.
     making: Mutex<()>,
+    /// Who rotates: one at a time. Held for the whole of a rotation, and by nobody who makes or opens a key: their
+    /// questions to the provider have their turn between a rotation's, and what they write, they write only where
+    /// no rotation has changed meanwhile what they go by.
+    rotating: Mutex<()>,
+    /// Whether something may be wrapped by what is not the newest: from the start, and since a rotation was begun.
+    pub(super) behind: AtomicBool,
+    /// No key is written any more that a generation of the key-encryption key below this one wraps.
+    pub(super) least: AtomicU32,
     /// Generations of the key-encryption key below this one were retired.
     pub(super) retired: AtomicU32,
 }
@@ -65,6 +73,7 @@ pub struct ProjectStanding {
 }
 
 /// A file of a wrapped key, as it was read.
+#[derive(PartialEq)]
 pub(super) struct Found {
     pub(super) path: PathBuf,
     pub(super) bytes: Zeroizing<Vec<u8>>,
@@ -104,8 +113,17 @@ impl Keyring {
     }
 
     pub(super) fn with(dir: &Path, current: Guard, former: Option<Guard>) -> Self {
-        let (files, making, retired) = (RwLock::new(()), Mutex::new(()), AtomicU32::new(0));
-        Self { dir: dir.to_path_buf(), current, former, files, making, retired }
+        Self {
+            dir: dir.to_path_buf(),
+            current,
+            former,
+            files: RwLock::new(()),
+            making: Mutex::new(()),
+            rotating: Mutex::new(()),
+            behind: AtomicBool::new(true),
+            least: AtomicU32::new(0),
+            retired: AtomicU32::new(0),
+        }
     }
 
     /// Take away what a kill left. For the one process that changes the directory.
@@ -132,7 +150,7 @@ impl Keyring {
 
     /// The volume's key, made where there is none yet, and its fingerprint.
     pub fn volume_key(&self, project: ProjectId, volume: VolumeId) -> Result<(Key, String), KeyError> {
-        let _making = self.making();
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let key = match self.open_volume_key(project, volume)? {
             Some(key) => key,
             None => self.make_volume_key(project, volume)?,
@@ -143,21 +161,22 @@ impl Keyring {
 
     /// The volume's key, where there is one.
     pub fn open_volume_key(&self, project: ProjectId, volume: VolumeId) -> Result<Option<Key>, KeyError> {
-        let (found, projects) = {
+        let read = || {
             let _files = self.reading();
-            (self.volume(project, volume)?, self.project_keys(project)?)
+            Ok((self.volume(project, volume)?, self.project_keys(project)?))
         };
-        let Some(found) = found.filter(|_| !projects.is_empty()) else { return Ok(None) };
-        let under =
-            projects.iter().find(|p| p.wrapped.generation == found.wrapped.under).ok_or_else(|| {
-                let path = found.path.display();
-                let under = found.wrapped.under;
-                KeyError::new(format!(
-                    "the wrapped key `{path}` needs generation {under} of its project's key, which is gone"
-                ))
-            })?;
-        let under = self.open_project_key(under)?;
-        open_volume(&found, &under).map(Some)
+        settled(read, |(found, projects)| {
+            let Some(found) = found.as_ref().filter(|_| !projects.is_empty()) else { return Ok(None) };
+            let under =
+                projects.iter().find(|p| p.wrapped.generation == found.wrapped.under).ok_or_else(|| {
+                    let (path, under) = (found.path.display(), found.wrapped.under);
+                    KeyError::new(format!(
+                        "the wrapped key `{path}` needs generation {under} of its project's key, which is gone"
+                    ))
+                })?;
+            let under = self.open_project_key(under)?;
+            open_volume(found, &under).map(Some)
+        })
     }
 
     /// Destroy the volume's key; with `last`, the project's too. Nothing happens where it is gone. No provider is
@@ -236,27 +255,38 @@ impl Keyring {
     }
 
     fn make_volume_key(&self, project: ProjectId, volume: VolumeId) -> Result<Key, KeyError> {
-        let found = {
+        let path = self.volume_path(volume);
+        let read = || {
             let _files = self.reading();
-            self.project_keys(project)?
-        };
-        // One whose rotation was begun makes new keys under its next generation.
-        let (under, generation) = match found.last() {
-            Some(found) => (self.open_project_key(found)?, found.wrapped.generation),
-            None if self.volume_path(volume).exists() => {
-                let path = self.volume_path(volume);
-                let text = format!(
-                    "the wrapped key `{}` cannot be opened: its project's key is gone",
-                    path.display()
-                );
-                return Err(KeyError::new(text));
-            }
-            None => (self.make_project_key(project, 1, &self.project_path(project))?, 1),
+            // One whose rotation was begun makes new keys under its next generation.
+            Ok(self.project_keys(project)?.pop())
         };
         let key = random()?;
-        let mut wrapped = Wrapped::new(Record::Volume(project, volume), By::ProjectKey, 1, generation);
-        wrapped.sealed = seal(&key, &under, &wrapped.about())?;
-        self.write_new(&self.volume_path(volume), &wrapped)?;
+        settled(read, |found| {
+            let made = match found {
+                Some(_) => None,
+                None if path.exists() => {
+                    let path = path.display();
+                    let text =
+                        format!("the wrapped key `{path}` cannot be opened: its project's key is gone");
+                    return Err(KeyError::new(text));
+                }
+                None => Some(self.make_project_key(project, 1, &self.project_path(project))?),
+            };
+            let (under, found) = match (&made, found) {
+                (Some((key, found)), _) => (again(key), found),
+                (None, Some(found)) => (self.open_project_key(found)?, found),
+                (None, None) => return Err(changed()),
+            };
+            let generation = found.wrapped.generation;
+            let mut wrapped = Wrapped::new(Record::Volume(project, volume), By::ProjectKey, 1, generation);
+            wrapped.sealed = seal(&key, &under, &wrapped.about())?;
+            let _files = self.changing();
+            if !self.project_keys(project)?.contains(found) {
+                return Err(changed());
+            }
+            files::write_new(&path, &wrapped.bytes()).map_err(|e| unwritten(&path, e))
+        })?;
         Ok(key)
     }
 
@@ -266,11 +296,22 @@ impl Keyring {
         project: ProjectId,
         generation: u32,
         path: &Path,
-    ) -> Result<Key, KeyError> {
+    ) -> Result<(Key, Found), KeyError> {
         let key = random()?;
-        let wrapped = self.wrap_project_key(&key, project, generation, self.current.generation()?)?;
-        self.write_new(path, &wrapped)?;
-        Ok(key)
+        let found = settled(
+            || self.current.generation(),
+            |kek| {
+                let wrapped = self.wrap_project_key(&key, project, generation, *kek)?;
+                let bytes = Zeroizing::new(wrapped.bytes());
+                let _files = self.changing();
+                if *kek < self.least.load(Ordering::SeqCst) {
+                    return Err(changed());
+                }
+                files::write_new(path, &bytes).map_err(|e| unwritten(path, e))?;
+                Ok(Found { path: path.to_path_buf(), bytes, wrapped })
+            },
+        )?;
+        Ok((key, found))
     }
 
     /// Wrapped by the provider, and seen to open: what it replaces is destroyed.
@@ -328,11 +369,6 @@ impl Keyring {
         Ok(true)
     }
 
-    fn write_new(&self, path: &Path, wrapped: &Wrapped) -> Result<(), KeyError> {
-        let _files = self.changing();
-        files::write_new(path, &wrapped.bytes()).map_err(|e| unwritten(path, e))
-    }
-
     pub(super) fn project_path(&self, project: ProjectId) -> PathBuf {
         self.dir.join("project").join(project.into_untyped_uuid().to_string())
     }
@@ -345,8 +381,8 @@ impl Keyring {
         self.dir.join("volume").join(volume.into_untyped_uuid().to_string())
     }
 
-    pub(super) fn making(&self) -> MutexGuard<'_, ()> {
-        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn rotating(&self) -> MutexGuard<'_, ()> {
+        self.rotating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn reading(&self) -> RwLockReadGuard<'_, ()> {
@@ -356,6 +392,31 @@ impl Keyring {
     pub(super) fn changing(&self) -> RwLockWriteGuard<'_, ()> {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Do work on what was read, without keeping others from changing it: the provider may be asked, who takes his time.
+/// Where it fails and something else is read by then, it is done once more.
+fn settled<T: PartialEq, R>(
+    read: impl Fn() -> Result<T, KeyError>,
+    work: impl Fn(&T) -> Result<R, KeyError>,
+) -> Result<R, KeyError> {
+    let mut known = read()?;
+    loop {
+        match work(&known) {
+            Err(failure) if !failure.unreachable => {
+                let now = read()?;
+                if now == known {
+                    return Err(failure);
+                }
+                known = now;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn changed() -> KeyError {
+    KeyError::new("the project's key was changed meanwhile; it is tried again by itself")
 }
 
 /// A volume's key under its project's.

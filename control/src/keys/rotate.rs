@@ -39,14 +39,16 @@ impl Keyring {
     /// Have the provider make a new generation of the key-encryption key: the one before, and the new one.
     /// [`Self::finish`] does the rest.
     pub fn rotate_kek(&self) -> Result<(u32, u32), KeyError> {
-        let _making = self.making();
+        let _rotating = self.rotating();
         let before = self.current.generation()?;
+        self.behind.store(true, Ordering::SeqCst);
         Ok((before, self.current.rotate()?))
     }
 
     /// Make the project's next key. [`Self::finish`] does the rest. Nothing happens where it was begun before.
     pub fn begin_project(&self, project: ProjectId) -> Result<(), KeyError> {
-        let _making = self.making();
+        let _rotating = self.rotating();
+        self.behind.store(true, Ordering::SeqCst);
         let found = {
             let _files = self.reading();
             self.project_keys(project)?
@@ -70,18 +72,24 @@ impl Keyring {
 
     /// Wrap anew what is behind. `done` is told of each step; what failed is tried again at the next call.
     pub fn finish(&self, volumes: VolumesOf<'_>, done: &mut dyn FnMut(Done)) -> Result<(), KeyError> {
-        let _making = self.making();
+        let _rotating = self.rotating();
+        self.behind.store(true, Ordering::SeqCst);
         let newest = self.current.generation()?;
-        let projects: Vec<ProjectId> =
-            files::ids(&self.dir.join("project"))?.into_iter().map(ProjectId::from_untyped_uuid).collect();
-        // One project's damaged file does not keep the others' keys under an old one.
-        let mut damaged = None;
-        for project in &projects {
-            put_by(self.rewrap(*project, newest, done), &mut damaged)?;
-            put_by(self.finish_project(*project, volumes, done), &mut damaged)?;
-        }
-        if let Some(failure) = damaged {
-            return Err(failure);
+        // Once more where a key was made by an older one meanwhile.
+        loop {
+            let projects = self.projects()?;
+            // One project's damaged file does not keep the others' keys under an old one.
+            let mut damaged = None;
+            for project in projects {
+                put_by(self.rewrap(project, newest, done), &mut damaged)?;
+                put_by(self.finish_project(project, volumes, done), &mut damaged)?;
+            }
+            if let Some(failure) = damaged {
+                return Err(failure);
+            }
+            if self.is_through(newest)? {
+                break;
+            }
         }
         if self.retired.load(Ordering::Relaxed) < newest {
             self.current.retire(newest)?;
@@ -94,7 +102,36 @@ impl Keyring {
             self.retired.store(newest, Ordering::Relaxed);
             done(Done::Retired { below: newest });
         }
+        self.behind.store(false, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Whether there may be something for [`Self::finish`] to do. What somebody else rotated at the provider it does
+    /// not know of.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
+    }
+
+    fn projects(&self) -> Result<Vec<ProjectId>, KeyError> {
+        let ids = files::ids(&self.dir.join("project"))?;
+        Ok(ids.into_iter().map(ProjectId::from_untyped_uuid).collect())
+    }
+
+    /// Whether all is wrapped by this generation, which from then on it stays.
+    fn is_through(&self, newest: u32) -> Result<bool, KeyError> {
+        let _files = self.changing();
+        for project in self.projects()? {
+            let keys = self.project_keys(project)?;
+            if keys.iter().any(|found| self.is_old(found, newest)) {
+                return Ok(false);
+            }
+        }
+        self.least.store(newest, Ordering::SeqCst);
+        Ok(true)
+    }
+
+    fn is_old(&self, found: &Found, newest: u32) -> bool {
+        found.wrapped.by != self.current.by || found.wrapped.under < newest
     }
 
     fn rewrap(&self, project: ProjectId, newest: u32, done: &mut dyn FnMut(Done)) -> Result<(), KeyError> {
@@ -112,7 +149,7 @@ impl Keyring {
         newest: u32,
         done: &mut dyn FnMut(Done),
     ) -> Result<(), KeyError> {
-        if found.wrapped.by == self.current.by && found.wrapped.under >= newest {
+        if !self.is_old(found, newest) {
             return Ok(());
         }
         let key = self.open_project_key(found)?;
@@ -131,14 +168,26 @@ impl Keyring {
         volumes: VolumesOf<'_>,
         done: &mut dyn FnMut(Done),
     ) -> Result<(), KeyError> {
+        while !self.is_rotated(project, volumes, done)? {}
+        Ok(())
+    }
+
+    /// Wrap anew what the project's key wraps, and have its next one take its place; false where another volume's key
+    /// was made meanwhile.
+    fn is_rotated(
+        &self,
+        project: ProjectId,
+        volumes: VolumesOf<'_>,
+        done: &mut dyn FnMut(Done),
+    ) -> Result<bool, KeyError> {
         let (keys, behind) = {
             let _files = self.reading();
             let keys = self.project_keys(project)?;
-            let [_, next] = keys.as_slice() else { return Ok(()) };
-            let behind = self.behind(project, next, volumes)?;
+            let [_, next] = keys.as_slice() else { return Ok(true) };
+            let behind = self.under_older(project, next, volumes)?;
             (keys, behind)
         };
-        let [now, next] = keys.as_slice() else { return Ok(()) };
+        let [now, next] = keys.as_slice() else { return Ok(true) };
         let (old, new) = (self.open_project_key(now)?, self.open_project_key(next)?);
         for found in behind {
             if found.wrapped.under != now.wrapped.generation {
@@ -151,10 +200,12 @@ impl Keyring {
             self.swap(&found, &rewrapped(&found, &old, &new, next)?)?;
         }
         let _files = self.changing();
-        // What was destroyed meanwhile stays so; what was made meanwhile is under the next key.
-        if self.project_keys(project)?.len() != keys.len() || !self.behind(project, next, volumes)?.is_empty()
-        {
-            return Ok(());
+        // What was destroyed meanwhile stays so.
+        if self.project_keys(project)? != keys {
+            return Ok(true);
+        }
+        if !self.under_older(project, next, volumes)?.is_empty() {
+            return Ok(false);
         }
         let path = self.project_path(project);
         files::take_place(&next.path, &path).map_err(|e| {
@@ -169,11 +220,11 @@ impl Keyring {
             after: fingerprint(&new),
             volumes: under,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// The volumes of a project that its next key does not wrap yet.
-    fn behind(
+    fn under_older(
         &self,
         project: ProjectId,
         next: &Found,

@@ -435,6 +435,95 @@ fn a_former_provider_that_was_away_is_found_again_and_who_waits_is_woken() {
     assert_eq!(fingerprint(&keyring.open_volume_key(p, v).unwrap().unwrap()), print);
 }
 
+/// Takes some time for each answer; what it retired, it does not open.
+struct Slow(BTreeMap<u32, Key>, Silence);
+
+/// On which nobody says anything.
+type Silence = (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+
+impl Slow {
+    fn key(&self, generation: u32) -> Result<&Key, KeyError> {
+        let _ = self.1.1.recv_timeout(std::time::Duration::from_millis(3));
+        self.0.get(&generation).ok_or_else(|| KeyError::new(format!("generation {generation} is retired")))
+    }
+}
+
+impl Provider for Slow {
+    fn generation(&mut self) -> Result<u32, KeyError> {
+        Ok(*self.0.keys().max().unwrap())
+    }
+    fn wrap(&mut self, key: &Key, generation: u32, about: &[u8]) -> Result<Vec<u8>, KeyError> {
+        wrapped::seal(key, self.key(generation)?, about)
+    }
+    fn unwrap(&mut self, sealed: &[u8], generation: u32, about: &[u8]) -> Result<Key, KeyError> {
+        wrapped::open(sealed, self.key(generation)?, about).ok_or_else(|| KeyError::new("no"))
+    }
+    fn rotate(&mut self) -> Result<u32, KeyError> {
+        let next = self.generation()? + 1;
+        self.0.insert(next, random()?);
+        Ok(next)
+    }
+    fn retire(&mut self, below: u32) -> Result<(), KeyError> {
+        self.0.retain(|generation, _| *generation >= below);
+        Ok(())
+    }
+}
+
+#[test]
+fn keys_are_made_opened_and_destroyed_while_a_slow_provider_rotates_and_none_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    Keyring::create(dir.path()).unwrap();
+    let slow = Slow(BTreeMap::from([(1, random().unwrap())]), std::sync::mpsc::channel());
+    let guard = guard::Guard::new(By::Vault, String::new(), Box::new(slow)).unwrap();
+    let keyring = Keyring::with(dir.path(), guard, None);
+    let projects: Vec<ProjectId> = (0..20).map(|_| ProjectId::new_v4()).collect();
+    let mut prints = BTreeMap::new();
+    for p in &projects {
+        let v = VolumeId::new_v4();
+        prints.insert((*p, v), keyring.volume_key(*p, v).unwrap().1);
+    }
+    let first = *prints.keys().next().unwrap();
+    let rotated = std::sync::atomic::AtomicBool::new(false);
+    let mut during = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                projects.iter().for_each(|p| keyring.begin_project(*p).unwrap());
+                keyring.rotate_kek().unwrap();
+                finish(&keyring).unwrap();
+            }
+            rotated.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        // Of projects that have a key, and of new ones.
+        let new = (0..).map(|i| if i % 3 == 0 { ProjectId::new_v4() } else { projects[i % projects.len()] });
+        for p in new {
+            if rotated.load(std::sync::atomic::Ordering::SeqCst) {
+                break;
+            }
+            let v = VolumeId::new_v4();
+            let print = keyring.volume_key(p, v).unwrap().1;
+            assert_eq!(fingerprint(&keyring.open_volume_key(p, v).unwrap().unwrap()), print);
+            let old = keyring.open_volume_key(first.0, first.1).unwrap().unwrap();
+            assert_eq!(fingerprint(&old), prints[&first]);
+            if during % 4 == 0 {
+                keyring.destroy(p, v, false).unwrap();
+                assert!(keyring.open_volume_key(p, v).unwrap().is_none());
+            } else {
+                prints.insert((p, v), print);
+            }
+            during += 1;
+        }
+    });
+    // Were they held up, it would be one for each time the rotations change hands.
+    assert!(during > 15, "{during}");
+    // What was begun to be made before the last rotation, and written after it, is under no key that is gone.
+    for ((p, v), print) in &prints {
+        assert_eq!(&fingerprint(&keyring.open_volume_key(*p, *v).unwrap().unwrap()), print);
+    }
+    let standing = keyring.standing(&|_| None).unwrap();
+    assert!(standing.projects.iter().all(|one| one.kek_generation == 4 && !one.rotating));
+}
+
 fn a_key_destroyed_while_it_is_rotated_does_not_come_back(holder: &Holder) {
     let (dir, keyring) = holder.keyring();
     let (p, v, w) = (ProjectId::new_v4(), VolumeId::new_v4(), VolumeId::new_v4());

@@ -9,10 +9,13 @@ use holm_proto::ids::ProjectId;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the provider is asked whether it is there.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often every wrapped key is read, where nothing is known to be behind: somebody else may have rotated the
+/// key-encryption key at the provider.
+const ALL: Duration = Duration::from_secs(600);
 
 /// Look until holmd ends.
 pub async fn run(app: Arc<App>) {
@@ -39,6 +42,8 @@ pub async fn run(app: Arc<App>) {
 struct Said {
     down: bool,
     unfinished: String,
+    /// When every wrapped key was read last, and all was well.
+    read: Option<Instant>,
 }
 
 fn look(app: &App, said: &mut Said) {
@@ -60,7 +65,11 @@ fn look(app: &App, said: &mut Said) {
     if checked.is_err() {
         return;
     }
+    if !app.keys.is_behind() && said.read.is_some_and(|read| read.elapsed() < ALL) {
+        return;
+    }
     let unfinished = finish(app).err().unwrap_or_default();
+    said.read = unfinished.is_empty().then(Instant::now);
     if !unfinished.is_empty() && unfinished != said.unfinished {
         tracing::error!("a rotation of keys is not through: {unfinished}");
     }

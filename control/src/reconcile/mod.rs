@@ -67,7 +67,6 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     let state = app.ledger.state();
     for s in state.slices.values() {
         passed(match s.state {
-            SliceState::Placed if s.key_fingerprint.is_empty() => make_key(app, s),
             SliceState::Keeping | SliceState::Kept => keep(app, s),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
             // It was placed once, and its request taken back while it waited to be placed again.
@@ -76,6 +75,15 @@ pub fn round(app: &App) -> Result<(), Refusal> {
             }
             _ => Ok(()),
         })?;
+    }
+    // One a round, which brings the next: a provider that is slow holds up what else there is to do by one key.
+    let keyless = |s: &&Slice| s.state == SliceState::Placed && s.key_fingerprint.is_empty();
+    for s in state.slices.values().filter(keyless) {
+        let made = make_key(app, s);
+        if matches!(made, Ok(true)) {
+            break;
+        }
+        passed(made.map(drop))?;
     }
     failed.map_or(Ok(()), Err)
 }
@@ -103,7 +111,8 @@ fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
+/// Makes the keys of a slice's volumes. False where it could not be done.
+fn make_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     let make = |(volume, _)| Ok((volume, app.keys.volume_key(s.project, volume)?.1));
     let made: Result<BTreeMap<VolumeId, String>, KeyError> = s.keyed_volumes().map(make).collect();
     let id = s.id;
@@ -120,7 +129,7 @@ fn make_key(app: &App, s: &Slice) -> Result<(), Refusal> {
             }
         }
     })?;
-    Ok(())
+    Ok(made.is_ok())
 }
 
 /// Destroys the key of a slice. False where it could not be done.
