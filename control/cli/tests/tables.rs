@@ -419,3 +419,20 @@ fn people_and_projects() {
     insta::assert_snapshot!("project_show", view::project(&project, &clock()).text(false));
     insta::assert_json_snapshot!("project_json", view::project_json(&project));
 }
+
+#[test]
+fn key_providers() {
+    use holm_proto::v1::{Keys, ProviderDown};
+    let mut keys = Keys {
+        provider: "tpm2".to_owned(),
+        place: "/dev/tpmrm0".to_owned(),
+        kek_generation: 2,
+        former_provider: "vault".to_owned(),
+        ..Keys::default()
+    };
+    insta::assert_snapshot!("keys_show", view::keys(&keys, &clock()).text(false));
+    keys.former_down =
+        Some(ProviderDown { since: at("2026-11-03T12:40:00Z"), why: "Vault is sealed".to_owned() });
+    insta::assert_snapshot!("keys_show_former_down", view::keys(&keys, &clock()).text(false));
+    insta::assert_json_snapshot!("keys_json", view::keys_json(&keys));
+}

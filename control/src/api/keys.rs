@@ -3,6 +3,7 @@
 use super::{About, Asked, parsed};
 use crate::app::App;
 use crate::domain::{Refusal, RefusalKind};
+use crate::keys::Health;
 use crate::ledger::{Decided, chain};
 use crate::reconcile;
 use holm_policies::{Action, Resource};
@@ -121,6 +122,7 @@ fn keys(app: &App) -> Result<v1::Keys, Refusal> {
             .hint("holmd check")
     })?;
     let health = app.keys.health().borrow().clone();
+    let remark = health.remark.clone();
     let mut projects: Vec<v1::ProjectKey> = standing
         .projects
         .into_iter()
@@ -139,8 +141,13 @@ fn keys(app: &App) -> Result<v1::Keys, Refusal> {
         place: standing.place,
         kek_generation: standing.kek_generation.unwrap_or_default(),
         former_provider: standing.former.unwrap_or_default().to_owned(),
-        down: health.down.map(|(since, why)| v1::ProviderDown { since: Some(super::view::time(since)), why }),
-        remark: health.remark,
+        down: down(health),
+        remark,
         projects,
+        former_down: app.keys.former_health().and_then(down),
     })
+}
+
+fn down(health: Health) -> Option<v1::ProviderDown> {
+    health.down.map(|(since, why)| v1::ProviderDown { since: Some(super::view::time(since)), why })
 }

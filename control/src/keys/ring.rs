@@ -139,6 +139,11 @@ impl Keyring {
         self.current.health()
     }
 
+    /// How the one before is, where there is one. It is asked only for what it still wraps.
+    pub fn former_health(&self) -> Option<Health> {
+        self.former.as_ref().map(|former| former.health().borrow().clone())
+    }
+
     /// Ask the provider whether it does what it is for.
     pub fn check(&self) -> Result<(), KeyError> {
         // The one before, where it was away: what it still wraps waits for it.

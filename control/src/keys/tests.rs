@@ -428,10 +428,13 @@ fn a_former_provider_that_was_away_is_found_again_and_who_waits_is_woken() {
     keyring.check().unwrap();
     away.store(false, std::sync::atomic::Ordering::SeqCst);
     assert!(keyring.open_volume_key(p, v).unwrap_err().unreachable, "until a check nobody asks it");
+    assert_eq!(keyring.former_health().unwrap().down.unwrap().1, "away");
+    assert_eq!(keyring.health().borrow().down, None, "the one that is used is there");
     let mut health = keyring.health();
     health.mark_unchanged();
     keyring.check().unwrap();
     assert!(health.has_changed().unwrap());
+    assert_eq!(keyring.former_health().unwrap().down, None);
     assert_eq!(fingerprint(&keyring.open_volume_key(p, v).unwrap().unwrap()), print);
 }
 

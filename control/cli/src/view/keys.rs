@@ -3,7 +3,7 @@
 use super::{plural, time_json, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::Clock;
-use holm_proto::v1::{Keys, ProjectKey};
+use holm_proto::v1::{Keys, ProjectKey, ProviderDown};
 use serde_json::{Value, json};
 
 /// The provider.
@@ -20,6 +20,13 @@ pub fn keys(k: &Keys, clock: &Clock) -> Sheet {
         .line("where", k.place.as_str())
         .line("generation of its key", generation)
         .line("before it", k.former_provider.as_str());
+    if let Some(down) = &k.former_down {
+        let text = "the one before CANNOT BE REACHED; what it still wraps waits for it";
+        sheet
+            .line("alert", Cell::new(text).tone(Tone::Bad))
+            .line("since", when_full(down.since.as_ref(), clock))
+            .line("why", down.why.as_str());
+    }
     if let Some(down) = &k.down {
         sheet
             .line("alert", Cell::new("nothing starts; what runs runs on; it goes by itself").tone(Tone::Bad))
@@ -71,14 +78,16 @@ pub fn keys_json(k: &Keys) -> Value {
             })
         })
         .collect();
-    let down =
-        k.down.as_ref().map(|down| json!({ "since": time_json(down.since.as_ref()), "why": down.why }));
+    let down = |down: &Option<ProviderDown>| {
+        down.as_ref().map(|down| json!({ "since": time_json(down.since.as_ref()), "why": down.why }))
+    };
     json!({
         "provider": k.provider,
         "place": k.place,
         "kek_generation": k.kek_generation,
         "former_provider": k.former_provider,
-        "down": down,
+        "down": down(&k.down),
+        "former_down": down(&k.former_down),
         "remark": k.remark,
         "projects": projects,
     })
