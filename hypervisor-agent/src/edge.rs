@@ -230,6 +230,10 @@ pub trait Host: Send + Sync + 'static {
     /// Define (validated), lend the keys as ephemeral private secrets, start, take the secrets away. A scratch volume is
     /// made for it, under a key that nobody else ever has; one of before is erased first.
     fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()>;
+    /// Take back what [`Host::start_domain`] lent and could not take back, because its agent ended.
+    fn take_back_keys(&self, _: SliceId) -> Result<()> {
+        Ok(())
+    }
     /// Ask the guest to stop and give it `grace` to do so, then stop it, undefine it with its TPM state and
     /// secret; returns when the process is gone. Nothing happens where there is none.
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()>;

@@ -323,6 +323,10 @@ impl Host for RealHost {
         started
     }
 
+    fn take_back_keys(&self, slice: SliceId) -> Result<()> {
+        self.libvirt.take_back_keys(slice)
+    }
+
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {
         // Whatever becomes of the asking, the machine ends.
         if !grace.is_zero() {

@@ -1,4 +1,4 @@
-//! Is a key left anywhere on a host? Every key that there was, looked for in every block of its disk, used or not, in
+//! Is a key left anywhere on a host? Every key that holmd had whenever it was asked, looked for in every block of its disk, used or not, in
 //! what its processes were started with and what lies in its memory file systems.
 
 use crate::site::Site;
@@ -41,7 +41,7 @@ impl Known {
         Ok(())
     }
 
-    /// None of them is anywhere: but for the key-encryption key, which lies in a file here, and must be found, or this
+    /// None of them is anywhere, and libvirt holds none: but for the key-encryption key, which lies in a file here, and must be found, or this
     /// search finds nothing.
     pub fn are_nowhere(&self, site: &Site) -> Outcome {
         let machine = site.ground().machine().ok_or("there is no disk to search")?;
@@ -53,21 +53,33 @@ impl Known {
         let (searched, found) = disk(&machine.disk(), &search)?;
         let (kek, left): (Vec<usize>, Vec<usize>) = found.into_iter().partition(|pattern| is_kek(*pattern));
         demand(!kek.is_empty(), "the search does not find the key-encryption key, which lies in a file")?;
-        let memory = site.ground().attempt(
-            "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || true
-             find /run /tmp /etc/libvirt /var/log /var/lib/libvirt -xdev -type f -size -64M -exec cat {} + 2>/dev/null || true
+        let canary = self.0.iter().find(|(name, _)| !name.contains('/')).ok_or("holmd has no keys")?;
+        let canary = HEXLOWER.encode(canary.1.expose_secret());
+        let memory = site.ground().attempt(&format!(
+            "echo {canary} >/dev/shm/canary; echo {canary} >/run/canary
+             (exec -a {canary} sleep 600) & canary=$!
+             cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || true
+             for place in /run /tmp /dev/shm /etc/libvirt /var/log /var/lib/libvirt $(findmnt -rn -o TARGET -t tmpfs,ramfs); do
+                 find $place -xdev -type f -size -64M -exec cat {{}} + 2>/dev/null || true
+             done
+             kill $canary; rm /dev/shm/canary /run/canary
              virsh -q -c qemu:///system list --all --name | while read -r domain; do
                  [ -z \"$domain\" ] || virsh -c qemu:///system dumpxml --security-info \"$domain\"
              done
-             dmesg",
-        )?;
-        demand(memory.stdout.len() > 100_000, "there is next to nothing to search")?;
-        let left = left.into_iter().chain(search.find_iter(&memory.stdout).map(|m| m.pattern().as_usize()));
-        let left: std::collections::BTreeSet<&str> = left.map(name).collect();
+             dmesg"
+        ))?;
+        let (planted, held): (Vec<usize>, Vec<usize>) = search
+            .find_iter(&memory.stdout)
+            .map(|m| m.pattern().as_usize())
+            .partition(|pattern| is_kek(*pattern));
+        demand(planted.len() >= 3, format!("of three canaries {} are found", planted.len()))?;
+        let secrets = site.host("virsh -q -c qemu:///system secret-list")?;
+        demand(secrets.trim().is_empty(), format!("libvirt holds secrets while machines run: {secrets}"))?;
+        let left: std::collections::BTreeSet<&str> = left.into_iter().chain(held).map(name).collect();
         demand(left.is_empty(), format!("these keys are left on the host: {left:?}"))?;
         show::seen(&format!(
-            "of {} keys that there were, none is in {} MiB of the host's disk, in its processes' arguments, its logs, \
-             libvirt's files; the key-encryption key is found where it is kept",
+            "none of {} keys is in {} MiB of the host's disk, in its processes' arguments and environment, memory file \
+             systems, logs, libvirt's files; what was planted there is found, and the key-encryption key on the disk",
             self.0.len() - 1,
             searched >> 20
         ));

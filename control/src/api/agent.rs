@@ -443,7 +443,7 @@ impl Session {
             let may = due(&state, &at, &wanted).ok()?;
             let open =
                 |(volume, _)| Ok(worker.keys.open_volume_key(may.project, volume)?.map(|key| (volume, key)));
-            Some(may.keyed_volumes().map(open).collect::<Result<Option<Vec<_>>, KeyError>>())
+            Some(may.keyed_volumes().map(open).collect::<Result<Option<Keys>, KeyError>>())
         });
         let opened = opened.await?;
         let later = matches!(&opened, Some(Err(failure)) if failure.unreachable);
@@ -521,6 +521,11 @@ impl Session {
             Ok(true) => Ok(()),
             Ok(false) => {
                 tracing::info!(host = %self.host, "a report of a run that is over was passed over");
+                Ok(())
+            }
+            // To end the session would leave all its slices without holmd, and it would say the same again in the next.
+            Err(refusal) if refusal.kind != RefusalKind::Unavailable => {
+                tracing::error!(host = %self.host, "a report of a run cannot be noted: {refusal}");
                 Ok(())
             }
             Err(refusal) => Err(status(&refusal, self.asked.call.request)),
@@ -703,6 +708,9 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
     })
 }
 
+/// The keys of a slice's volumes.
+type Keys = Vec<(VolumeId, Key)>;
+
 /// The slice whose key this host may ask for now.
 fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
@@ -730,8 +738,8 @@ fn hand_out(
     host: &Name,
     session: u64,
     wanted: &v1::KeyRequest,
-    opened: Option<Result<Option<Vec<(VolumeId, Key)>>, KeyError>>,
-) -> Result<Decided<Vec<(VolumeId, Key)>>, Refusal> {
+    opened: Option<Result<Option<Keys>, KeyError>>,
+) -> Result<Decided<Keys>, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let s = due(scene.state, host, wanted)?;
     let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);

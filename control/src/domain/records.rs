@@ -399,10 +399,9 @@ impl OtherVolume {
 
     /// Take in what its host says; one that is gone was erased before.
     pub fn told(&mut self, all: &[VolumeEvidence]) {
-        if let Some(told) = all.iter().find(|told| told.volume == self.id) {
-            if told.erased || self.evidence.is_none() {
-                self.evidence = Some(told.clone());
-            }
+        let told = all.iter().find(|told| told.volume == self.id);
+        if let Some(told) = told.filter(|told| told.erased || self.evidence.is_none()) {
+            self.evidence = Some(told.clone());
         }
     }
 }

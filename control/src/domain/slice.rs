@@ -8,7 +8,7 @@
 //!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
 //!   └─ reject ──▶ Rejected                              │                                  │
 //!                                                       │                                  │
-//!         Booting, Ready, Failed ── stop ──▶ Stopping ──┤                                  │
+//!         Placed … Ready, Failed ── stop ──▶ Stopping ──┤                                  │
 //!                                               │ agent │                                  │
 //!         Approved ◀── start ─────────────── Stopped ───┤                                  │
 //!             └── stop, still waiting ──────────▲       │                                  │
@@ -57,7 +57,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const VCPUS_MAX: u32 = 96;
 /// MiB.
 pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 256..=1_572_864;
-/// How often back what it had is remembered; by then it counts for little.
+/// So many spans that it had devices in are told apart.
 const PAST_MAX: usize = 64;
 /// GiB.
 pub const DISK_GIB: std::ops::RangeInclusive<u64> = 2..=30_720;
@@ -82,7 +82,8 @@ impl SliceState {
         Self::Stopped,
     ];
     /// It can be stopped.
-    pub const STOPPABLE: [Self; 3] = [Self::Booting, Self::Ready, Self::Failed];
+    pub const STOPPABLE: [Self; 5] =
+        [Self::Placed, Self::Preparing, Self::Booting, Self::Ready, Self::Failed];
     /// A volume key may be handed out.
     pub const STARTING: [Self; 2] = [Self::Placed, Self::Preparing];
 
@@ -247,8 +248,17 @@ pub fn place(
     let mut next = slice.clone();
     if let (Some(from), Some(until)) = (slice.placed, slice.released) {
         next.past.push(Span { from, until });
-        let more = next.past.len().saturating_sub(PAST_MAX);
-        next.past.drain(..more);
+    }
+    while let [a, b, ..] = next.past.as_slice()
+        && next.past.len() > PAST_MAX
+    {
+        // The two oldest as one that took as long: who stops and starts often forgets nothing of what was used.
+        let both = Span { from: b.from - a.until.duration_since(a.from), until: b.until };
+        next.past.splice(..2, [both]);
+    }
+    for scratch in next.others.iter_mut().filter(|other| other.kind == VolumeKind::Scratch) {
+        // It is another from now on.
+        scratch.evidence = None;
     }
     next.placement = Some(placement);
     next.placed = Some(now);
@@ -534,7 +544,9 @@ fn release(
     }
     let mut next = slice.clone();
     next.guest = None;
-    next.others.iter_mut().for_each(|other| other.told(&seen.others));
+    // The rest stays: what a host says of its end now is not believed later.
+    let scratch = next.others.iter_mut().filter(|other| other.kind == VolumeKind::Scratch);
+    scratch.for_each(|other| other.told(&seen.others));
     let to = if slice.state == SliceState::Stopping { SliceState::Stopped } else { SliceState::Kept };
     step(&mut next, to, slice.reason.clone(), now);
     // What was released before may be another slice's by now.
@@ -564,6 +576,9 @@ pub fn key_destroyed(slice: &Slice, now: Timestamp) -> Vec<Change> {
 /// One more device of it has been sanitised, or has not.
 pub fn with_evidence(slice: &Slice, evidence: Vec<Evidence>) -> Vec<Change> {
     let mut next = slice.clone();
+    // Of each device the last word: the log has those before, and a record that grew with each stop would one day fit
+    // into no entry.
+    next.evidence.retain(|before| evidence.iter().all(|now| now.address != before.address));
     next.evidence.extend(evidence);
     put(next)
 }
@@ -601,14 +616,13 @@ pub fn volume_erased(slice: &Slice) -> bool {
 pub fn without_evidence<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a Device> {
     own(state, slice)
         .filter(|d| d.state == DeviceState::Quarantined)
-        .filter(|d| !has_evidence(slice, d.address))
+        // It is still its own, so it was not cleaned since: what says that it was is of before the slice had it again.
+        .filter(|d| slice.evidence.iter().all(|e| e.address != d.address || e.cleaned))
 }
 
-/// Some run has said something of this device since the slice had it last.
+/// Some run has said something of this device since the slice was placed last.
 fn has_evidence(slice: &Slice, device: PciAddress) -> bool {
-    let again = slice.placement.iter().any(|p| p.devices.contains(&device));
-    // What was said before it was started again says nothing of a device that it then had again.
-    let since = |e: &Evidence| !again || slice.placed.is_none_or(|placed| e.at >= placed);
+    let since = |e: &Evidence| slice.placed.is_none_or(|placed| e.at >= placed);
     slice.evidence.iter().any(|e| e.address == device && since(e))
 }
 

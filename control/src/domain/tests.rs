@@ -552,8 +552,8 @@ fn next(state: SliceState) -> &'static [SliceState] {
     match state {
         Requested => &[Approved, Rejected, Withdrawn],
         Approved => &[Placed, Withdrawn, Stopped, Keeping],
-        Placed => &[Approved, Preparing, Booting, Ready, Failed, Keeping, Closing],
-        Preparing => &[Approved, Booting, Ready, Failed, Keeping, Closing],
+        Placed => &[Approved, Preparing, Booting, Ready, Failed, Stopping, Keeping, Closing],
+        Preparing => &[Approved, Booting, Ready, Failed, Stopping, Keeping, Closing],
         Booting => &[Ready, Failed, Stopping, Keeping, Closing],
         Ready => &[Failed, Stopping, Keeping, Closing],
         Failed => &[Stopping, Keeping, Closing],
@@ -888,6 +888,81 @@ fn what_was_stopped_is_started_where_its_disk_is_and_keeps_its_key() {
     let changes = slice::lift(&slice(&world));
     apply(&mut world, changes);
     settle(&mut world, 0, SliceState::Destroyed);
+}
+
+/// However often it is stopped, its record stays as large as its devices make it, and what it used is not forgotten.
+#[test]
+fn stopping_often_fills_no_record_and_forgets_no_use() {
+    let mut world = World::new();
+    settle(&mut world, 0, SliceState::Ready);
+    let slice = |world: &World| world.state.slices[&slice_id(0)].clone();
+    let mut used = SignedDuration::ZERO;
+    for _ in 0..200 {
+        let changes = slice::stop(&slice(&world), &name("ada"), now(world.second)).unwrap();
+        world.state.apply(&changes);
+        settle(&mut world, 0, SliceState::Stopped);
+        let stopped = slice(&world);
+        used += stopped.released.unwrap().duration_since(stopped.placed.unwrap());
+        assert!(stopped.others.iter().all(|o| o.erased() == (o.kind == VolumeKind::Scratch)));
+        let changes = slice::start(&world.state, &stopped, now(world.second)).unwrap();
+        world.state.apply(&changes);
+        settle(&mut world, 0, SliceState::Ready);
+        assert!(slice(&world).others.iter().all(|o| o.evidence.is_none()), "scratch is another by then");
+    }
+    let often = slice(&world);
+    let counted = often.past.iter().map(|span| span.until.duration_since(span.from));
+    assert_eq!(counted.fold(SignedDuration::ZERO, |all, one| all + one), used);
+    assert!(often.evidence.len() <= usize::from(GPUS) && often.past.len() <= 64);
+    settle(&mut world, 0, SliceState::Destroyed);
+}
+
+/// A device that it lost uncleaned is in its certificate as that, whatever was said of the device before, and though
+/// the slice was started again with another.
+#[test]
+fn a_device_lost_between_two_starts_has_no_evidence() {
+    let mut world = World::new();
+    settle(&mut world, 0, SliceState::Ready);
+    let slice = |world: &World| world.state.slices[&slice_id(0)].clone();
+    let had = slice(&world).placement.unwrap().devices[0];
+    for lost in [false, true] {
+        let changes = slice::stop(&slice(&world), &name("ada"), now(world.second)).unwrap();
+        world.state.apply(&changes);
+        if lost {
+            // Gone before anybody cleaned it.
+            world.second += 1;
+            let sighting = Sighting {
+                generation: slice(&world).generation,
+                phase: Phase::Kept,
+                reason: String::new(),
+                guest: None,
+                volume_erased: false,
+                volume: None,
+                others: Vec::new(),
+            };
+            let s = slice(&world);
+            let changes = slice::observe(&world.state, &s, &sighting, &BTreeSet::new(), now(world.second));
+            world.state.apply(&changes.unwrap());
+            let gone = (0..GPUS).filter(|n| address(*n) != had).fold(0, |all, n| all | 1 << n);
+            let changes = world.changes(&Op::Inventory { present: gone, exchanged: 0, watched: true });
+            world.state.apply(&changes);
+        } else {
+            settle(&mut world, 0, SliceState::Stopped);
+            // Until it is clean and free again, so that the slice gets it again.
+            for _ in 0..4 {
+                world.second += 1;
+                let changes = world.changes(&Op::Tidy);
+                world.state.apply(&changes);
+            }
+        }
+        let changes = slice::start(&world.state, &slice(&world), now(world.second)).unwrap();
+        world.state.apply(&changes);
+        settle(&mut world, 0, SliceState::Ready);
+    }
+    let now_has = slice(&world);
+    assert!(!now_has.placement.as_ref().unwrap().devices.contains(&had));
+    assert!(now_has.evidence.iter().any(|e| e.address == had && e.cleaned), "of the first time");
+    let lost: Vec<PciAddress> = slice::without_evidence(&world.state, &now_has).map(|d| d.address).collect();
+    assert_eq!(lost, [had]);
 }
 
 #[test]

@@ -136,7 +136,9 @@ fn make_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
 fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     let id = s.id;
     let last = !app.ledger.state().slices.values().any(|o| {
-        o.project == s.project && o.id != id && o.key_destroyed.is_none() && !o.key_fingerprint.is_empty()
+        // One that is placed may have a key already, and be waiting for the next.
+        let keyed = o.placement.is_some() || !o.key_fingerprint.is_empty();
+        o.project == s.project && o.id != id && o.key_destroyed.is_none() && keyed
     });
     let resource = format!("volume/{}", s.volume.into_untyped_uuid());
     // The project's, where it is the last, with the last of them.

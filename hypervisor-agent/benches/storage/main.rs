@@ -16,8 +16,8 @@ mod plot;
 
 use holm_agent::{
     config::{ImageFormat, LvmName, StorageBackend, StorageConfig},
-    edge::Key,
-    storage::{Disk, Hand, Kind, Volumes, passphrase},
+    edge::{Key, VolumeKind as Kind},
+    storage::{Disk, Hand, Volumes, passphrase},
 };
 use holm_proto::ids::VolumeId;
 use std::{

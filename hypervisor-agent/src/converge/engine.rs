@@ -680,7 +680,12 @@ impl Engine {
             Effect::MakeVolume => self.make_volumes(kept, spec()?, keys()?)?,
             Effect::WriteSeed => host.write_seed(&seed(kept, spec()?))?,
             Effect::Start => host.start_domain(&domain(kept, spec()?), keys()?)?,
-            Effect::Adopt => {}
+            // An agent that ended while it started the machine left them.
+            Effect::Adopt => {
+                if let Err(error) = host.take_back_keys(kept.slice) {
+                    tracing::error!(slice = %kept.slice, "libvirt may still have its keys: {}", error.chain());
+                }
+            }
             Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
             Effect::Stop => {
                 // One that was never ready has nothing to write down.
@@ -704,9 +709,14 @@ impl Engine {
     fn make_volumes(&self, kept: &Kept, spec: &Spec, keys: &Keys) -> crate::edge::Result<()> {
         let others = spec.others.iter().map(|other| (other.volume, other.size_gib));
         let sizes: BTreeMap<VolumeId, u64> = others.chain([(kept.volume, spec.disk_gib)]).collect();
-        for (volume, kind, _) in kept.lasting() {
+        for (volume, kind, used) in kept.lasting() {
             if self.host.volume(volume)? == VolumeState::Complete {
                 continue;
+            }
+            // It was there when it was looked at, perhaps hours ago.
+            if used {
+                let text = format!("volume `{volume}` was in use and is gone: none is made in its place");
+                return Err(EdgeError::new(text));
             }
             let nothing = || EdgeError::new(format!("size or key of volume `{volume}` is not known"));
             let (size, key) = sizes.get(&volume).zip(keys.get(&volume)).ok_or_else(nothing)?;

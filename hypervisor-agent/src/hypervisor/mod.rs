@@ -135,6 +135,13 @@ impl Libvirt {
         )
     }
 
+    /// Takes the keys of a machine's disks back, where it is defined.
+    pub fn take_back_keys(&self, slice: SliceId) -> Result<()> {
+        self.call(&format!("take back the keys of slice `{slice}`"), ASK_LIMIT, Some(slice), move |libvirt| {
+            find(libvirt, slice)?.map_or(Ok(()), |domain| take_back(libvirt, &domain))
+        })
+    }
+
     /// Waits until a machine has ended by itself, at most so long; false where it has not. No machine has.
     pub fn wait(&self, slice: SliceId, limit: Duration) -> Result<bool> {
         let end = Instant::now() + limit;

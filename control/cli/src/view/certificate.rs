@@ -45,6 +45,9 @@ pub struct Deletion {
     other_volumes: Vec<OtherVolume>,
     detached: Option<Timestamp>,
     devices: Vec<Evidence>,
+    /// Not in those of old.
+    #[serde(default)]
+    devices_without_evidence: Vec<Lost>,
     log_checkpoint: String,
     not_covered: Vec<String>,
 }
@@ -95,6 +98,13 @@ struct Level {
 struct Placement {
     host: String,
     devices: Vec<String>,
+}
+
+/// A device that was quarantined before anybody cleaned it.
+#[derive(Debug, Clone, Deserialize)]
+struct Lost {
+    address: String,
+    quarantined: String,
 }
 
 /// A disk beside the root disk.
@@ -191,7 +201,11 @@ impl Deletion {
         // By what was given to it, not by what there is evidence of: what is missing was not cleaned.
         for device in &self.had(placement) {
             match self.evidence(device) {
-                None => gaps.push(format!("{device}: there is no evidence that it was cleaned")),
+                None => {
+                    let lost = self.devices_without_evidence.iter().find(|lost| &lost.address == device);
+                    let why = lost.map(|lost| format!(" ({})", lost.quarantined)).unwrap_or_default();
+                    gaps.push(format!("{device}: there is no evidence that it was cleaned{why}"));
+                }
                 Some(e) if !e.cleaned => gaps.push(format!("{device} was not cleaned: {}", e.detail)),
                 Some(e) if e.bytes_verified.saturating_add(e.bytes_unreached) < e.bytes_total => {
                     gaps.push(format!(
@@ -208,13 +222,17 @@ impl Deletion {
     /// The devices that it was given last, and those that it had before it was stopped and started again.
     fn had(&self, placement: &Placement) -> Vec<String> {
         let mut all = placement.devices.clone();
-        let before = self.devices.iter().map(|e| &e.address);
+        let lost = self.devices_without_evidence.iter().map(|lost| &lost.address);
+        let before = self.devices.iter().map(|e| &e.address).chain(lost);
         all.extend(before.filter(|a| !placement.devices.contains(a)).cloned().collect::<BTreeSet<_>>());
         all
     }
 
     /// What was done to a device after the slice had it last.
     fn evidence(&self, device: &str) -> Option<&Evidence> {
+        if self.devices_without_evidence.iter().any(|lost| lost.address == device) {
+            return None;
+        }
         self.devices.iter().rfind(|e| e.address == device)
     }
 
