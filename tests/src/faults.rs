@@ -209,12 +209,12 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
         let said =
             site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt /var/tmp/note.txt"])?;
         demand(said.matches(NOTE).count() == 3, format!("its notes say `{said}`"))?;
-        let said =
-            site.ok(lead, &["ssh", slice, "--", "findmnt -n -o TARGET,SOURCE /home /raid; ls -A /raid"])?;
-        demand(
-            said.contains("/raid") && !said.contains("note"),
-            format!("its scratch disk is not new: `{said}`"),
+        let said = site.ok(
+            lead,
+            &["ssh", slice, "--", "grep -oE ' (/home|/project|/raid) ' /proc/mounts; ls -A /raid"],
         )?;
+        let mounted = ["/home", "/project", "/raid"].iter().all(|at| said.contains(at));
+        demand(mounted && !said.contains("note"), format!("its scratch disk is not new: `{said}`"))?;
         // The same machine to whoever logs in: its SSH key is on its disk.
         demand(before["guest"]["ssh_host_key"] == after["guest"]["ssh_host_key"], "its SSH key is another")?;
     }
