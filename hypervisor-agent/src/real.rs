@@ -99,12 +99,12 @@ impl RealHost {
     }
 
     /// Opens the disks of a machine. Its scratch disk is made here: its key is nowhere else, and gone with this call.
-    fn open(&self, spec: &DomainSpec, keys: &Keys, hands: &mut Vec<storage::Hand>) -> Result<Vec<Opened>> {
+    fn open(&self, spec: &DomainSpec, keys: &Keys) -> Result<(Vec<Opened>, Vec<storage::Hand>)> {
         // Of an earlier start that was given up and went through after all: its disks are in use.
         let runs = self.libvirt.machines()?.iter().any(|m| m.slice == spec.slice && m.running);
         let others =
             spec.others.iter().filter(|_| !runs).map(|other| (other.volume, other.kind, other.size_gib));
-        let mut all = Vec::new();
+        let (mut all, mut hands) = (Vec::new(), Vec::new());
         for (volume, kind, size_gib) in std::iter::once((spec.volume, VolumeKind::Root, 0)).chain(others) {
             let fresh;
             let key = match kind {
@@ -123,7 +123,7 @@ impl RealHost {
             let passphrase = matches!(disk, storage::Disk::File(_)).then(|| storage::passphrase(key));
             all.push(Opened { volume, kind, disk, passphrase });
         }
-        Ok(all)
+        Ok((all, hands))
     }
 
     /// A GPU of a partition that is up is kept from resets on purpose: it lacks nothing.
@@ -302,9 +302,8 @@ impl Host for RealHost {
         let kernel = self.seeds.own_copy(spec.slice, &guest.kernel, "vmlinuz")?;
         let initrd = self.seeds.own_copy(spec.slice, &guest.initrd, "initrd.img")?;
         let ground = ground::read(&self.sysfs, &spec.devices)?;
-        let mut hands = Vec::new();
-        let opened = self.open(spec, keys, &mut hands);
-        let opened = opened.inspect_err(|_| self.close_idle())?;
+        // Out of hand again where one of them does not open.
+        let (opened, hands) = self.open(spec, keys).inspect_err(|_| self.close_idle())?;
         let parts = Parts {
             guest,
             kernel: &kernel,

@@ -25,7 +25,8 @@
 //!   or not whole, is a failure and not a reason to make another.
 //! * A machine that was started and no longer runs is a failure: holmd decides what becomes of it.
 //! * What failed is not tried again under the same generation.
-//! * A volume is erased only where holmd wants the slice destroyed, never because it is taken apart.
+//! * A volume is erased only where holmd wants the slice destroyed, never because it is taken apart; but for scratch,
+//!   which goes with its machine: a part of Stop.
 //! * What was released is let go: from then on its partition and devices may be another slice's, and are not
 //!   touched again for this one.
 

@@ -180,16 +180,10 @@ impl Deletion {
         // Without a placement there never was a machine, a disk or a device.
         let Some(placement) = &self.placement else { return gaps };
         if !self.volume.header_and_key_slots_overwritten {
-            let why = match self.volume.evidence.as_ref().map(|e| e.detail.as_str()) {
-                None => ": there is no evidence of it",
-                Some("") => "",
-                Some(detail) => &format!(": {detail}"),
-            };
-            gaps.push(format!("the disk's header and key slots were not overwritten{why}"));
+            gaps.push(not_overwritten("disk", self.volume.evidence.as_ref()));
         }
         for volume in self.other_volumes.iter().filter(|v| !v.header_and_key_slots_overwritten) {
-            let why = volume.evidence.as_ref().map_or("there is no evidence of it", |e| e.detail.as_str());
-            gaps.push(format!("the {} disk's header and key slots were not overwritten: {why}", volume.kind));
+            gaps.push(not_overwritten(&format!("{} disk", volume.kind), volume.evidence.as_ref()));
         }
         let simulated = self.host.as_ref().is_some_and(|h| h.simulated);
         if simulated || self.devices.iter().any(|e| e.method == SIMULATED) {
@@ -312,6 +306,15 @@ impl Deletion {
         sheet.line("log", format!("held {log} entries when it was issued"));
         sheet
     }
+}
+
+fn not_overwritten(disk: &str, evidence: Option<&Erasure>) -> String {
+    let why = match evidence.map(|e| e.detail.as_str()) {
+        None => ": there is no evidence of it",
+        Some("") => "",
+        Some(detail) => &format!(": {detail}"),
+    };
+    format!("the {disk}'s header and key slots were not overwritten{why}")
 }
 
 /// A whole one, for tests.

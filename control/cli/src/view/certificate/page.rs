@@ -4,7 +4,7 @@
 //! note out, make the page again and see that nothing on it was changed. What changes here changes pages that
 //! people have filed: such a change gets a number of its own in [`FORM`], and the one before is kept beside it.
 
-use super::{Deletion, Evidence, NotADeletion};
+use super::{Deletion, Erasure, Evidence, NotADeletion};
 use crate::text::{bytes, markup, took};
 use jiff::Timestamp;
 use std::fmt::Write as _;
@@ -136,14 +136,7 @@ fn disk(page: &mut Page, deletion: &Deletion) {
         row("Disk", &volume.id);
         row("Fingerprint of its key", &volume.key_fingerprint);
         row("Key destroyed", &time(volume.key_destroyed));
-        let overwritten = volume.header_and_key_slots_overwritten;
-        row("Header and key slots overwritten", if overwritten { "yes" } else { "NO" });
-        if let Some(e) = &volume.evidence {
-            let (over, back) = (bytes(e.bytes_overwritten), bytes(e.bytes_discarded));
-            row("Method", &format!("{}: {over} overwritten, {back} discarded", e.method));
-            row("Done", &format!("{}, by {}", time(Some(e.at)), e.tool));
-            row("Remark", &e.detail);
-        }
+        erased(row, volume.header_and_key_slots_overwritten, volume.evidence.as_ref());
     });
     for other in &deletion.other_volumes {
         page.heading(&format!("{} disk", other.kind));
@@ -153,15 +146,18 @@ fn disk(page: &mut Page, deletion: &Deletion) {
                 "" => row("Its key", "was in its host's memory alone"),
                 print => row("Fingerprint of its key", print),
             }
-            let overwritten = other.header_and_key_slots_overwritten;
-            row("Header and key slots overwritten", if overwritten { "yes" } else { "NO" });
-            if let Some(e) = &other.evidence {
-                let (over, back) = (bytes(e.bytes_overwritten), bytes(e.bytes_discarded));
-                row("Method", &format!("{}: {over} overwritten, {back} discarded", e.method));
-                row("Done", &format!("{}, by {}", time(Some(e.at)), e.tool));
-                row("Remark", &e.detail);
-            }
+            erased(row, other.header_and_key_slots_overwritten, other.evidence.as_ref());
         });
+    }
+}
+
+fn erased(row: &mut dyn FnMut(&str, &str), overwritten: bool, evidence: Option<&Erasure>) {
+    row("Header and key slots overwritten", if overwritten { "yes" } else { "NO" });
+    if let Some(e) = evidence {
+        let (over, back) = (bytes(e.bytes_overwritten), bytes(e.bytes_discarded));
+        row("Method", &format!("{}: {over} overwritten, {back} discarded", e.method));
+        row("Done", &format!("{}, by {}", time(Some(e.at)), e.tool));
+        row("Remark", &e.detail);
     }
 }
 
