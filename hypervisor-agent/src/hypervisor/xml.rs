@@ -168,10 +168,7 @@ fn volume(opened: &Opened, layout: &Layout, parts: &Parts<'_>) -> Disk {
         device: "disk",
         driver: Driver {
             name: "qemu",
-            format: match (&opened.disk, opened.kind) {
-                (storage::Disk::Block(_), VolumeKind::Data | VolumeKind::Scratch) => "raw",
-                (storage::Disk::File(_), _) | (_, VolumeKind::Root) => "qcow2",
-            },
+            format: "qcow2",
             // Above dm-crypt the host's page cache would hold what tenants write, and keep it after they are gone.
             cache: is_block.then_some("none"),
             io: is_block.then_some("native"),

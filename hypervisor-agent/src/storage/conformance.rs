@@ -73,7 +73,7 @@ pub(super) fn key(byte: u8) -> Key {
 }
 
 /// Runs commands of `qemu-io` on a volume as a machine would see it; what it said, or `None` where the key is wrong.
-fn machine(backend: &dyn Backend, kind: Kind, byte: u8, commands: &[&str]) -> Option<String> {
+pub(super) fn machine(backend: &dyn Backend, byte: u8, commands: &[&str]) -> Option<String> {
     let disk = match backend.open(id(), &key(byte)) {
         Ok(disk) => disk,
         Err(error) => {
@@ -81,14 +81,11 @@ fn machine(backend: &dyn Backend, kind: Kind, byte: u8, commands: &[&str]) -> Op
             return None;
         }
     };
-    let options = match (&disk, kind) {
-        (Disk::File(path), _) => {
-            format!("driver=qcow2,encrypt.key-secret=k,file.filename={}", path.display())
-        }
-        (Disk::Block(path), Kind::Root) => {
+    let options = match &disk {
+        Disk::File(path) => format!("driver=qcow2,encrypt.key-secret=k,file.filename={}", path.display()),
+        Disk::Block(path) => {
             format!("driver=qcow2,file.driver=host_device,file.filename={}", path.display())
         }
-        (Disk::Block(path), _) => format!("driver=host_device,filename={}", path.display()),
     };
     let mut child = Command::new("/usr/bin/qemu-io")
         .args(["--object", "secret,id=k,file=/proc/self/fd/0"])
@@ -113,8 +110,8 @@ fn machine(backend: &dyn Backend, kind: Kind, byte: u8, commands: &[&str]) -> Op
 }
 
 /// A mark at 256 KiB: what a volume must keep.
-pub(super) fn write(backend: &dyn Backend, kind: Kind, byte: u8) {
-    let said = machine(backend, kind, byte, &["write -P 0x5a 256k 64k"]).unwrap();
+pub(super) fn write(backend: &dyn Backend, byte: u8) {
+    let said = machine(backend, byte, &["write -P 0x5a 256k 64k"]).unwrap();
     assert!(said.contains("wrote 65536/65536"), "{said}");
 }
 
@@ -128,8 +125,8 @@ struct Look {
 }
 
 /// `None` where the key is wrong.
-fn look(backend: &dyn Backend, kind: Kind, byte: u8) -> Option<Look> {
-    let said = machine(backend, kind, byte, &["length", "read -v 0 512", "read -P 0x5a 256k 64k"])?;
+fn look(backend: &dyn Backend, byte: u8) -> Option<Look> {
+    let said = machine(backend, byte, &["length", "read -v 0 512", "read -P 0x5a 256k 64k"])?;
     // `1 GiB`, and the bytes in hexadecimal with a blank between them.
     let mut words = said.split_whitespace();
     let (number, unit) = (words.next().unwrap(), words.next().unwrap());
@@ -143,8 +140,8 @@ fn look(backend: &dyn Backend, kind: Kind, byte: u8) -> Option<Look> {
 }
 
 /// Whether the mark is there; `None` where the key is wrong.
-pub(super) fn has_mark(backend: &dyn Backend, kind: Kind, byte: u8) -> Option<bool> {
-    look(backend, kind, byte).map(|look| look.mark)
+pub(super) fn has_mark(backend: &dyn Backend, byte: u8) -> Option<bool> {
+    look(backend, byte).map(|look| look.mark)
 }
 
 fn flip(path: &Path, at: u64) {
@@ -198,10 +195,10 @@ pub(super) fn only_its_key_opens_a_volume(ground: &dyn Ground) {
     assert!(backend.open(id(), &key(7)).is_err() && backend.grow(id(), 2, &key(7)).is_err());
     backend.create(id(), Kind::Root, 1, &key(7)).unwrap();
     assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
-    assert_eq!(look(&*backend, Kind::Root, 7), Some(Look { gib: 1, base: true, mark: false }));
-    assert_eq!(look(&*backend, Kind::Root, 8), None);
-    write(&*backend, Kind::Root, 7);
-    assert_eq!(look(&*ground.backend(), Kind::Root, 7), Some(Look { gib: 1, base: true, mark: true }));
+    assert_eq!(look(&*backend, 7), Some(Look { gib: 1, base: true, mark: false }));
+    assert_eq!(look(&*backend, 8), None);
+    write(&*backend, 7);
+    assert_eq!(look(&*ground.backend(), 7), Some(Look { gib: 1, base: true, mark: true }));
     // Open twice is open, and closed twice is closed.
     assert_eq!(backend.open(id(), &key(7)).unwrap(), backend.open(id(), &key(7)).unwrap());
     (0..2).for_each(|_| backend.close(id()).unwrap());
@@ -211,10 +208,10 @@ pub(super) fn an_empty_volume_is_empty_and_keeps_what_is_written(ground: &dyn Gr
     let backend = ground.backend();
     for kind in [Kind::Data, Kind::Scratch] {
         backend.create(id(), kind, 1, &key(7)).unwrap();
-        assert_eq!(look(&*backend, kind, 7), Some(Look { gib: 1, base: false, mark: false }));
-        write(&*backend, kind, 7);
-        assert_eq!(look(&*backend, kind, 7), Some(Look { gib: 1, base: false, mark: true }));
-        assert_eq!(look(&*backend, kind, 8), None);
+        assert_eq!(look(&*backend, 7), Some(Look { gib: 1, base: false, mark: false }));
+        write(&*backend, 7);
+        assert_eq!(look(&*backend, 7), Some(Look { gib: 1, base: false, mark: true }));
+        assert_eq!(look(&*backend, 8), None);
         assert!(backend.erase(id()).unwrap().erased);
         backend.forget(id()).unwrap();
     }
@@ -223,12 +220,12 @@ pub(super) fn an_empty_volume_is_empty_and_keeps_what_is_written(ground: &dyn Gr
 pub(super) fn a_volume_is_never_made_over_another(ground: &dyn Ground) {
     let backend = ground.backend();
     backend.create(id(), Kind::Root, 1, &key(7)).unwrap();
-    write(&*backend, Kind::Root, 7);
+    write(&*backend, 7);
     for (kind, byte) in [(Kind::Root, 7), (Kind::Root, 8), (Kind::Data, 8)] {
         let error = backend.create(id(), kind, 1, &key(byte)).unwrap_err();
         assert!(error.chain().contains("never made anew"), "{}", error.chain());
     }
-    assert_eq!(has_mark(&*backend, Kind::Root, 7), Some(true));
+    assert_eq!(has_mark(&*backend, 7), Some(true));
 }
 
 pub(super) fn sizes_that_make_no_sense_are_refused(ground: &dyn Ground) {
@@ -247,7 +244,7 @@ pub(super) fn making_one_writes_the_same_whatever_its_size(ground: &dyn Ground) 
     backend.create(id(), Kind::Root, 512, &key(7)).unwrap();
     let used = ground.used() - before;
     assert!(used < 64 << 20, "{used} bytes written for an empty disk of 512 GiB");
-    assert_eq!(look(&*backend, Kind::Root, 7), Some(Look { gib: 512, base: true, mark: false }));
+    assert_eq!(look(&*backend, 7), Some(Look { gib: 512, base: true, mark: false }));
 }
 
 pub(super) fn a_damaged_header_is_an_error_and_nothing_is_made_anew(ground: &dyn Ground) {
@@ -273,7 +270,7 @@ pub(super) fn a_damaged_header_is_an_error_and_nothing_is_made_anew(ground: &dyn
             backend.create(id(), Kind::Data, 1, &key(7)).unwrap_err().chain().contains("never made anew")
         );
         flip(&path, at);
-        assert_eq!(has_mark(&*backend, Kind::Data, 7), Some(false));
+        assert_eq!(has_mark(&*backend, 7), Some(false));
     }
     let (path, at) = ground.headers(id()).remove(0);
     flip(&path, at);
@@ -285,7 +282,7 @@ pub(super) fn a_volume_grows_and_never_shrinks(ground: &dyn Ground) {
     let backend = ground.backend();
     for kind in [Kind::Root, Kind::Data] {
         backend.create(id(), kind, 1, &key(7)).unwrap();
-        write(&*backend, kind, 7);
+        write(&*backend, 7);
         assert!(backend.grow(id(), 3, &key(8)).unwrap_err().chain().contains("the key does not open"));
         (0..2).for_each(|_| assert_eq!(backend.grow(id(), 3, &key(7)).unwrap(), Grown::Done));
         for less in [0, 1, 2] {
@@ -293,7 +290,7 @@ pub(super) fn a_volume_grows_and_never_shrinks(ground: &dyn Ground) {
             assert!(less == 0 || error.contains("never becomes smaller"), "{error}");
         }
         assert!(backend.grow(id(), u64::MAX, &key(7)).is_err());
-        assert_eq!(look(&*backend, kind, 7), Some(Look { gib: 3, base: kind == Kind::Root, mark: true }));
+        assert_eq!(look(&*backend, 7), Some(Look { gib: 3, base: kind == Kind::Root, mark: true }));
         backend.erase(id()).unwrap();
         backend.forget(id()).unwrap();
     }
@@ -302,7 +299,7 @@ pub(super) fn a_volume_grows_and_never_shrinks(ground: &dyn Ground) {
 pub(super) fn after_a_change_the_new_key_opens_it_and_the_old_does_not(ground: &dyn Ground) {
     let backend = ground.backend();
     backend.create(id(), Kind::Data, 1, &key(7)).unwrap();
-    write(&*backend, Kind::Data, 7);
+    write(&*backend, 7);
     assert!(
         backend
             .change_passphrase(id(), &key(9), &key(8))
@@ -311,12 +308,12 @@ pub(super) fn after_a_change_the_new_key_opens_it_and_the_old_does_not(ground: &
             .contains("the key does not open")
     );
     backend.change_passphrase(id(), &key(7), &key(7)).unwrap();
-    assert_eq!(has_mark(&*backend, Kind::Data, 7), Some(true));
+    assert_eq!(has_mark(&*backend, 7), Some(true));
     // Said again it is done already.
     (0..2).for_each(|_| backend.change_passphrase(id(), &key(7), &key(8)).unwrap());
     assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
-    assert_eq!(has_mark(&*backend, Kind::Data, 8), Some(true));
-    assert_eq!(has_mark(&*backend, Kind::Data, 7), None);
+    assert_eq!(has_mark(&*backend, 8), Some(true));
+    assert_eq!(has_mark(&*backend, 7), None);
 }
 
 pub(super) fn evidence_is_the_same_until_it_is_stored_elsewhere(ground: &dyn Ground) {
@@ -359,7 +356,7 @@ pub(super) fn a_kill_while_it_is_made_and_while_it_is_erased(ground: &dyn Ground
             backend.create(id(), Kind::Root, 1, &key(7)).unwrap();
         }
         let whole = Some(Look { gib: 1, base: true, mark: false });
-        assert_eq!(look(&*backend, Kind::Root, 7), whole, "after {steps} steps, {state:?}");
+        assert_eq!(look(&*backend, 7), whole, "after {steps} steps, {state:?}");
 
         last = killed_after(steps, || drop(ground.backend().erase(id()).unwrap()));
         erasures += usize::from(last);
@@ -381,7 +378,7 @@ pub(super) fn a_kill_while_it_is_made_and_while_it_is_erased(ground: &dyn Ground
 
 pub(super) fn a_kill_while_it_grows(ground: &dyn Ground) {
     ground.backend().create(id(), Kind::Root, 1, &key(7)).unwrap();
-    write(&*ground.backend(), Kind::Root, 7);
+    write(&*ground.backend(), 7);
     let mut size = 1;
     each_kill(1, |steps| {
         size += 1;
@@ -391,18 +388,18 @@ pub(super) fn a_kill_while_it_grows(ground: &dyn Ground) {
         assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
         // What it held is there before it is asked again, and after.
         if steps % 2 == 0 {
-            assert_eq!(has_mark(&*backend, Kind::Root, 7), Some(true), "after {steps} steps");
+            assert_eq!(has_mark(&*backend, 7), Some(true), "after {steps} steps");
         }
         assert_eq!(grow(), Grown::Done);
         backend.close_idle(&BTreeSet::new()).unwrap();
-        assert_eq!(look(&*backend, Kind::Root, 7), Some(Look { gib: size, base: true, mark: true }));
+        assert_eq!(look(&*backend, 7), Some(Look { gib: size, base: true, mark: true }));
         killed
     });
 }
 
 pub(super) fn a_kill_while_its_key_is_changed(ground: &dyn Ground) {
     ground.backend().create(id(), Kind::Data, 1, &key(1)).unwrap();
-    write(&*ground.backend(), Kind::Data, 1);
+    write(&*ground.backend(), 1);
     let mut old = 1;
     each_kill(3, |steps| {
         let new = old + 1;
@@ -410,11 +407,11 @@ pub(super) fn a_kill_while_its_key_is_changed(ground: &dyn Ground) {
             killed_after(steps, || ground.backend().change_passphrase(id(), &key(old), &key(new)).unwrap());
         let backend = ground.backend();
         assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
-        let opened = has_mark(&*backend, Kind::Data, old).or_else(|| has_mark(&*backend, Kind::Data, new));
+        let opened = has_mark(&*backend, old).or_else(|| has_mark(&*backend, new));
         assert_eq!(opened, Some(true), "after {steps} steps");
         backend.change_passphrase(id(), &key(old), &key(new)).unwrap();
-        assert_eq!(has_mark(&*backend, Kind::Data, old), None);
-        assert_eq!(has_mark(&*backend, Kind::Data, new), Some(true));
+        assert_eq!(has_mark(&*backend, old), None);
+        assert_eq!(has_mark(&*backend, new), Some(true));
         old = new;
         killed
     });

@@ -5,7 +5,7 @@
 //! | a volume is | a file, LUKS inside | a logical volume, LUKS2 on it |
 //! | who encrypts | QEMU, given the key by libvirt | the kernel, given the key by `cryptsetup` |
 //! | a root volume | qcow2 over the base image | the same, on the opened device |
-//! | other volumes | qcow2, empty | the opened device as it is |
+//! | other volumes | qcow2, empty | the same, each cluster in its place |
 //! | what it is becoming | in the file's name | in a tag of the logical volume |
 //!
 //! Either way a volume's name is its id and nothing else, what it is becoming is read without its key, and how long
@@ -42,7 +42,7 @@ use std::{
 
 const GIB: u64 = 1 << 30;
 
-/// How a machine gets at a volume that is open. Inside, a root volume is qcow2.
+/// How a machine gets at a volume that is open. What is found there is qcow2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disk {
     /// A file with LUKS in it: who opens it needs the key.

@@ -387,7 +387,7 @@ mod tests {
         for (old, new) in (0..9).zip(1..) {
             volumes.change_passphrase(id(), &key(old), &key(new)).unwrap();
         }
-        assert_eq!(conformance::has_mark(&volumes, Kind::Data, 9), Some(false));
+        assert_eq!(conformance::has_mark(&volumes, 9), Some(false));
     }
 
     #[test]

@@ -13,6 +13,11 @@ const KEY: &str = "secret,id=key,file=/proc/self/fd/0";
 /// the least of it will do.
 const LEAST_STRETCHING: &str = "encrypt.iter-time=10";
 
+/// An image with nothing below it, on a device that it has for itself: each cluster's place is known from the start, so
+/// that what follows are tables of 4 MiB for 1 TiB, read once, and requests that go where they would without an image.
+/// What was never written reads as whatever the device holds, which a new key makes noise of.
+const IN_ORDER: &str = "cluster_size=2M,preallocation=metadata";
+
 /// What an image is made over.
 pub type Base<'a> = Option<(&'a Path, ImageFormat)>;
 
@@ -29,6 +34,9 @@ pub fn create(
     if key.is_some() {
         command.args(["--object", KEY, "-o"]);
         command.arg(format!("encrypt.format=luks,encrypt.key-secret=key,{LEAST_STRETCHING}"));
+    }
+    if base.is_none() && key.is_none() {
+        command.args(["-o", IN_ORDER]);
     }
     if let Some((base, format)) = base {
         command.arg("-b").arg(base).args(["-F", format.as_str()]);

@@ -15,9 +15,10 @@
 //! found that anybody knows. A complete volume whose header is damaged or gone is an error and never formatted. The
 //! header that is checked is the one that is used: `cryptsetup` opens the volume by a copy of the checked bytes.
 //!
-//! A root volume is a qcow2 image written onto the opened device: the layer over the base image stays thin, every write
-//! is encrypted below it, and the host sees no file system or volume group of a tenant's in it. Others are the opened
-//! device as it is, and LVM is told not to look there.
+//! Within, a volume is a qcow2 image written onto the opened device: every write is encrypted below it, and whatever a
+//! tenant writes, the host's udev and LVM find no file system and no volume group of hers on a device of its own. A
+//! root volume is a thin layer over the base image that way; the others lie in the order of their disk, each place
+//! known from the start.
 
 mod crypt;
 mod header;
@@ -160,16 +161,15 @@ impl LvmLuks2 {
         crypt::format(&device, volume, key).map_err(failed)?;
         step();
         self.header(volume, found)?.map_err(|fault| damaged(volume, fault))?;
-        if kind == Kind::Root {
-            self.map(volume, found, key)?;
-            step();
-            let base = (self.config.base_image.as_path(), self.config.base_format);
-            qemu_img::create(&self.config, &crypt::path(volume), bytes, Some(base), None)?;
-            File::open(crypt::path(volume)).and_then(|file| file.sync_all()).map_err(failed)?;
-            step();
-            self.close(volume)?;
-            step();
-        }
+        self.map(volume, found, key)?;
+        step();
+        let base =
+            (kind == Kind::Root).then_some((self.config.base_image.as_path(), self.config.base_format));
+        qemu_img::create(&self.config, &crypt::path(volume), bytes, base, None)?;
+        File::open(crypt::path(volume)).and_then(|file| file.sync_all()).map_err(failed)?;
+        step();
+        self.close(volume)?;
+        step();
         File::open(&device).and_then(|file| file.sync_all()).map_err(failed)?;
         self.group.tag(volume, &[], &[FORMATTING]).map_err(failed)?;
         step();
@@ -243,7 +243,7 @@ impl Backend for LvmLuks2 {
         let failed = |error| failed("make", volume, error);
         let found = {
             let _alone = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
-            let bytes = around(kind, bytes);
+            let bytes = around(bytes);
             let room = self.group.has_room(bytes);
             room.and_then(|()| self.group.make(volume, bytes, &[MAKING, tag(kind)])).map_err(failed)?
         };
@@ -315,19 +315,18 @@ impl Backend for LvmLuks2 {
     fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown> {
         let bytes = bytes_of(&self.config, Kind::Data, size_gib)?;
         let found = self.complete(volume)?;
-        let kind = if found.tags.contains(tag(Kind::Root)) { Kind::Root } else { Kind::Data };
         let failed = |error| failed("grow", volume, error);
         // One GiB less is what fits without what LVM rounds up.
         let next = size_gib.checked_add(1).and_then(|gib| gib.checked_mul(GIB));
-        if next.is_some_and(|next| found.bytes >= around(kind, next)) {
+        if next.is_some_and(|next| found.bytes >= around(next)) {
             return Err(smaller(volume, size_gib, found.bytes));
         }
         if !crypt::opens(&self.group.path(volume), key).map_err(failed)? {
             return Err(wrong_key(volume));
         }
-        if found.bytes < around(kind, bytes) {
+        if found.bytes < around(bytes) {
             let _alone = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
-            let larger = around(kind, bytes);
+            let larger = around(bytes);
             let room = self.group.has_room(larger.saturating_sub(found.bytes));
             room.and_then(|()| self.group.extend(volume, larger)).map_err(failed)?;
             step();
@@ -340,21 +339,16 @@ impl Backend for LvmLuks2 {
         if before.as_ref().is_some_and(|mapping| mapping.used) {
             return Ok(Grown::TellMachine);
         }
-        if kind == Kind::Root {
-            if before.is_none() {
-                self.map(volume, &found, key)?;
-            }
-            step();
-            let resized = qemu_img::resize(&self.config, &crypt::path(volume), bytes, None).map_err(failed);
-            step();
-            if before.is_none() {
-                self.close(volume)?;
-            }
-            if resized? == Resized::InUse {
-                return Ok(Grown::TellMachine);
-            }
+        if before.is_none() {
+            self.map(volume, &found, key)?;
         }
-        Ok(Grown::Done)
+        step();
+        let resized = qemu_img::resize(&self.config, &crypt::path(volume), bytes, None).map_err(failed);
+        step();
+        if before.is_none() {
+            self.close(volume)?;
+        }
+        Ok(if resized? == Resized::InUse { Grown::TellMachine } else { Grown::Done })
     }
 
     fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()> {
@@ -459,11 +453,10 @@ fn tag(kind: Kind) -> &'static str {
     }
 }
 
-/// A disk of `bytes` with all that lies around it: the LUKS2 header and, of an image, its tables, which take 8 and
-/// 2 bytes for each 64 KiB.
-fn around(kind: Kind, bytes: u64) -> u64 {
-    let tables = if kind == Kind::Root { bytes / 4096 + (16 << 20) } else { 0 };
-    header::DATA_OFFSET + tables + bytes
+/// A disk of `bytes` with all that lies around it: the LUKS2 header and the image's tables, which take 8 and 2 bytes
+/// for each 64 KiB at most, and a few whole clusters of 2 MiB.
+fn around(bytes: u64) -> u64 {
+    header::DATA_OFFSET + bytes / 4096 + (32 << 20) + bytes
 }
 
 fn damaged(volume: VolumeId, fault: Fault) -> EdgeError {

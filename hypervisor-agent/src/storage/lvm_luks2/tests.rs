@@ -7,7 +7,7 @@ use crate::{
     config::{ImageFormat, LvmName, StorageBackend},
     storage::{
         Volumes,
-        conformance::{self, Ground, has_mark, id, key, write},
+        conformance::{self, Ground, has_mark, id, key, machine, write},
     },
 };
 use std::{
@@ -43,9 +43,9 @@ mod thin {
         backend.create(id(), Kind::Data, 6, &key(7)).unwrap();
         let error = backend.grow(id(), 8, &key(7)).unwrap_err().chain();
         assert!(error.contains("no room for 2 more"), "{error}");
-        write(&*backend, Kind::Data, 7);
+        write(&*backend, 7);
         assert_eq!(backend.grow(id(), 7, &key(7)).unwrap(), Grown::Done);
-        assert_eq!(has_mark(&*backend, Kind::Data, 7), Some(true));
+        assert_eq!(has_mark(&*backend, 7), Some(true));
         let other = "6f9619ff-8b86-4d01-b42d-00cf4fc964fe".parse().unwrap();
         assert!(backend.create(other, Kind::Data, 1, &key(8)).is_err(), "what is promised is counted");
         assert_eq!(backend.state(other).unwrap(), VolumeState::Absent);
@@ -274,7 +274,7 @@ fn a_header_torn_by_a_change_is_mended_and_any_other_is_not() {
     let Some(ground) = ground() else { return };
     let backend = ground.real();
     backend.create(id(), Kind::Data, 1, &key(7)).unwrap();
-    write(&backend, Kind::Data, 7);
+    write(&backend, 7);
     let device = File::options().read(true).write(true).open(ground.volume()).unwrap();
     for (at, zeros) in [(448, 32), (4096, 4096), ((16 << 10) + 448, 32)] {
         let whole = read_head(&ground.volume(), header::DATA_OFFSET).unwrap();
@@ -285,7 +285,7 @@ fn a_header_torn_by_a_change_is_mended_and_any_other_is_not() {
         assert!(read_head(&ground.volume(), header::DATA_OFFSET).unwrap() != whole);
         ground.real().group.tag(id(), &[CHANGING], &[]).unwrap();
         assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
-        assert_eq!(has_mark(&backend, Kind::Data, 7), Some(true));
+        assert_eq!(has_mark(&backend, 7), Some(true));
         backend.change_passphrase(id(), &key(7), &key(7)).unwrap();
         assert_eq!(ground.tags(), "holm.data");
     }
@@ -304,7 +304,7 @@ fn a_header_torn_by_a_change_is_mended_and_any_other_is_not() {
     assert!(backend.open(id(), &key(7)).unwrap_err().chain().contains("another volume's"));
     device.write_all_at(&whole, 0).unwrap();
     device.sync_all().unwrap();
-    assert_eq!(has_mark(&backend, Kind::Data, 7), Some(true));
+    assert_eq!(has_mark(&backend, 7), Some(true));
     // And where there is none, none is made.
     device.write_all_at(&[0; header::BYTES], 0).unwrap();
     device.sync_all().unwrap();
@@ -346,17 +346,33 @@ fn one_that_a_machine_has_open_grows_and_is_neither_closed_nor_erased() {
 }
 
 #[test]
-fn a_volume_group_that_a_tenant_makes_is_not_the_hosts() {
+fn what_a_tenant_writes_is_no_file_system_or_volume_group_of_the_hosts() {
     let Some(ground) = ground() else { return };
     let backend = ground.real();
     backend.create(id(), Kind::Data, 1, &key(7)).unwrap();
-    let Disk::Block(path) = backend.open(id(), &key(7)).unwrap() else { panic!() };
-    let within = "devices { filter = [ \"a|^/dev/mapper/holm-|\", \"r|.*|\" ] }";
-    said("vgcreate", &["--config", within, "--yes", "holmtenant", path.to_str().unwrap()]);
-    assert!(said("vgs", &["holmtenant"]).contains("holmtenant"), "the host's LVM would see it");
+    let other = format!("/dev/{}/other", ground.group);
+    let within = "devices { filter = [ \"a|/other$|\", \"r|.*|\" ] }";
+    let makers: [(&str, &[&str], &str); 2] = [
+        ("mkfs.ext4", &["-q", "-F"], "ext4"),
+        ("vgcreate", &["--config", within, "--yes", "holmtenant"], "LVM2_member"),
+    ];
+    for (program, words, found) in makers {
+        said("lvcreate", &["--quiet", "--yes", "--name", "other", "--size", "64m", &ground.group]);
+        said(program, &[words, &[other.as_str()]].concat());
+        assert_eq!(found_in(Path::new(&other)).unwrap().as_deref(), Some(found));
+        let head = ground.directory.path().join("head");
+        fs::write(&head, read_head(Path::new(&other), 1 << 20).unwrap()).unwrap();
+        said("wipefs", &["--quiet", "--all", &other]);
+        said("lvremove", &["--quiet", "--yes", &other]);
+        let from = format!("write -s {} 0 1M", head.display());
+        let wrote = machine(&backend, 7, &[&from]).unwrap();
+        assert!(wrote.contains("wrote 1048576/1048576"), "{wrote}");
+        let Disk::Block(path) = backend.open(id(), &key(7)).unwrap() else { panic!() };
+        assert_eq!(found_in(&path).unwrap().as_deref(), Some("qcow2"));
+        backend.close(id()).unwrap();
+    }
     let tenants = Group { name: "holmtenant".to_owned(), pool: None };
     assert!(tenants.capacity().unwrap_err().to_string().contains("not found"));
-    assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
     assert_eq!(backend.grow(id(), 2, &key(7)).unwrap(), Grown::Done);
     assert_eq!(backend.capacity_gib().unwrap(), 1023);
     backend.erase(id()).unwrap();
