@@ -5,7 +5,7 @@
 
 use crate::commission::judge::{LEAST_KERNEL, LEAST_QEMU};
 use holm_proto::{gpu::GpuKind, ids::PciAddress};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -466,7 +466,7 @@ impl From<LvmName> for String {
 }
 
 /// How a disk image is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
     /// Bytes as they are.

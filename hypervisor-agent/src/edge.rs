@@ -4,12 +4,14 @@
 //! it and nowhere else (invariant 9). Every method blocks, has a time limit of its own, may be called
 //! again after a kill at any point (invariant 6), and reads the machine rather than remembering it.
 
+use crate::config::ImageFormat;
 use holm_proto::ids::{PciAddress, RunId, SliceId, VolumeId};
 use holm_proto::v1;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A volume key: 32 random bytes, wiped when dropped, not shown by `Debug`.
@@ -95,6 +97,30 @@ pub struct OtherVolume {
     pub used: bool,
 }
 
+/// What a root volume is a layer over, and what boots it: they belong together, and a slice keeps those that it was
+/// made with until it is rebuilt, whatever the host has for new ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// The base image, which is shared and only read.
+    pub base: PathBuf,
+    /// How that is written.
+    pub format: ImageFormat,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initial file system.
+    pub initrd: PathBuf,
+}
+
+/// What became of a wish to change a volume's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rekeyed {
+    /// The new key opens it, and the old one does not.
+    Done,
+    /// A machine has it open in a way that keeps its header from being changed: nothing was done.
+    AtRest,
+}
+
 /// A slice's virtual machine as the hypervisor knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainStatus {
@@ -138,6 +164,8 @@ pub struct DomainSpec {
     /// Where its memory and processors lie; empty: anywhere, shared with others. Where it is not, it holds all
     /// of the machine's processors and memory, each processor once.
     pub nodes: Vec<NumaShare>,
+    /// What its root disk is a layer over, and what boots it; `None`: what the host has for new ones.
+    pub image: Option<Image>,
 }
 
 /// What is handed to the guest at its first boot.
@@ -214,6 +242,19 @@ pub trait Host: Send + Sync + 'static {
     fn volume(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Make the volume. Only ever called for one that is absent, or partial and never used.
     fn create_volume(&self, volume: VolumeId, kind: VolumeKind, size_gib: u64, key: &Key) -> Result<()>;
+    /// What a root volume that is made now is a layer over.
+    fn image(&self) -> Image;
+    /// Make a volume larger, and tell the machine of its slice, where it runs. Nothing happens where it has the size.
+    fn grow_volume(
+        &self,
+        slice: SliceId,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> Result<()>;
+    /// Afterwards `new` opens it and `old` does not. Cut off, it is opened by one of them or both: ask again.
+    fn change_key(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed>;
     /// Overwrite header and key slots, sync, give the area back, remove, and say what was done. Asked again it
     /// says the same, until [`Host::forget_volume`]. Where there is nothing it says that nothing was erased.
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence>;

@@ -4,8 +4,8 @@ use crate::{
     commission,
     config::{FabricModel, HostConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Result, Seed, VolumeKind,
-        VolumeState,
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Seed,
+        VolumeKind, VolumeState,
     },
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
@@ -16,7 +16,7 @@ use crate::{
         sysfs::{PciFunction, Sysfs},
     },
     sanitise::{Ground, Sanitisers},
-    storage::{self, Volumes},
+    storage::{self, Grown, Volumes},
     vfio,
 };
 use holm_proto::{
@@ -266,6 +266,34 @@ impl Host for RealHost {
         self.volumes.create(volume, kind, size_gib, key)
     }
 
+    fn image(&self) -> Image {
+        Image {
+            base: self.config.storage.base_image.clone(),
+            format: self.config.storage.base_format,
+            kernel: self.config.guest.kernel.clone(),
+            initrd: self.config.guest.initrd.clone(),
+        }
+    }
+
+    fn grow_volume(
+        &self,
+        slice: SliceId,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> Result<()> {
+        if self.volumes.grow(volume, size_gib, key)? == Grown::TellMachine {
+            self.libvirt.grow(slice, kind, size_gib)?;
+        }
+        // A guest that does not listen makes its file systems larger when it boots.
+        self.channels.ask_to_grow(slice).map(drop)
+    }
+
+    fn change_key(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed> {
+        self.volumes.change_passphrase(volume, old, new)
+    }
+
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         self.volumes.erase(volume)
     }
@@ -299,8 +327,18 @@ impl Host for RealHost {
         let hold = Hold::take(&self.in_hand, &spec.devices)?;
         self.handover.check_start(&spec.devices)?;
         let guest = &self.config.guest;
-        let kernel = self.seeds.own_copy(spec.slice, &guest.kernel, "vmlinuz")?;
-        let initrd = self.seeds.own_copy(spec.slice, &guest.initrd, "initrd.img")?;
+        let image = spec.image.clone().unwrap_or_else(|| self.image());
+        if let Some(gone) =
+            [&image.base, &image.kernel, &image.initrd].into_iter().find(|path| !path.exists())
+        {
+            return Err(EdgeError::new(format!(
+                "`{}` is not there, which the slice was made with: put it back, or stop the slice and start it with \
+                 `--rebuild`",
+                gone.display()
+            )));
+        }
+        let kernel = self.seeds.own_copy(spec.slice, &image.kernel, "vmlinuz")?;
+        let initrd = self.seeds.own_copy(spec.slice, &image.initrd, "initrd.img")?;
         let ground = ground::read(&self.sysfs, &spec.devices)?;
         // Out of hand again where one of them does not open.
         let (opened, hands) = self.open(spec, keys).inspect_err(|_| self.close_idle())?;
@@ -310,8 +348,8 @@ impl Host for RealHost {
             initrd: &initrd,
             volumes: &opened,
             discard: self.config.storage.discard,
-            base: &self.config.storage.base_image,
-            base_format: self.config.storage.base_format,
+            base: &image.base,
+            base_format: image.format,
             seed: &self.seeds.path(spec.slice),
             channel: &self.channels.path(spec.slice),
         };
@@ -525,6 +563,7 @@ mod tests {
                 OtherVolume { volume: scratch, kind: VolumeKind::Scratch, size_gib: 1, used: false },
             ],
             nodes: share.into_iter().collect(),
+            image: None,
             devices: devices.clone(),
         };
         let seed = Seed {

@@ -138,6 +138,10 @@ actions! {
     SliceStop = "slice.stop";
     /// Start a slice that was stopped.
     SliceStart = "slice.start";
+    /// Make a slice's disks larger.
+    SliceGrow = "slice.grow";
+    /// Put a slice's disks under other keys.
+    SliceRekey = "slice.rekey";
     /// Put a project or a slice on hold: nothing of it is destroyed.
     HoldSet = "hold.set";
     /// Lift a hold.

@@ -180,6 +180,38 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     Ok(())
 }
 
+/// A slice's disks grow while it runs; what they hold stays, and their keys change.
+pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
+    let before = site.json(lead, &["slice", "show", slice])?;
+    let gib = |of: &Value, what: &str| of[what].as_u64().ok_or(format!("{slice} has no {what}"));
+    let has_home = gib(&before, "home_gib")? > 0;
+    let (disk, home) =
+        (gib(&before, "disk_gib")? + 1, gib(&before, "home_gib")? + if has_home { 2 } else { 0 });
+    let smaller = site.refused(lead, &["slice", "grow", slice, "--disk", "2G"])?;
+    demand(smaller.contains("never becomes smaller"), format!("it says `{smaller}`"))?;
+    let sizes = ["--disk", &format!("{disk}G"), "--home", &format!("{home}G")];
+    let sizes = if has_home { &sizes[..] } else { &sizes[..2] };
+    site.ok(lead, &[&["slice", "grow", slice], sizes].concat())?;
+    let after = until(site, lead, slice, |s| s["disk_change"].is_null())?;
+    demand(
+        gib(&after, "disk_gib")? == disk && gib(&after, "home_gib")? == home,
+        "its disks have other sizes",
+    )?;
+    demand(text(&after, "reason")?.is_empty(), format!("it says `{}`", after["reason"]))?;
+    if site.ground().machine().is_some() {
+        // The disk is larger in the machine at once; the guest makes its file system so.
+        let least = if has_home { home - 1 } else { disk - 1 } << 20;
+        let grown = format!(
+            "for i in $(seq 600); do [ $(df --output=size /home | tail -1) -gt {least} ] && exec echo grown; \
+             sleep 0.2; done; df /home"
+        );
+        let said = site.ok(lead, &["ssh", slice, "--", &grown])?;
+        demand(said.contains("grown"), format!("/home is not larger: `{said}`"))?;
+    }
+    show::seen("its disks are larger while it runs, and so are its file systems");
+    Ok(())
+}
+
 /// Stopped, a slice gives its GPUs back; started again, it has its disk and its people's files.
 pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     let real = site.ground().machine().is_some();
@@ -189,6 +221,8 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
             format!("echo '{NOTE}' | tee note.txt /project/note.txt /raid/note.txt /var/tmp/note.txt; sync");
         site.ok(lead, &["ssh", slice, "--", &write])?;
     }
+    grows(site, lead, slice)?;
+    site.ok(lead, &["slice", "rekey", slice])?;
     let before = site.json(lead, &["slice", "show", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
     site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
@@ -202,9 +236,11 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     site.ok(lead, &["slice", "start", slice])?;
     site.ok(lead, &["wait", slice, "ready", "--timeout", LIMIT])?;
     let after = site.json(lead, &["slice", "show", slice])?;
-    for same in ["id", "host", "key_fingerprint"] {
+    for same in ["id", "host"] {
         demand(before[same] == after[same], format!("its {same} is another"))?;
     }
+    demand(after["disk_change"].is_null(), format!("its keys are not changed: {}", after["disk_change"]))?;
+    demand(before["key_fingerprint"] != after["key_fingerprint"], "its key is the same")?;
     if real {
         let said =
             site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt /var/tmp/note.txt"])?;
@@ -219,8 +255,27 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
         demand(before["guest"]["ssh_host_key"] == after["guest"]["ssh_host_key"], "its SSH key is another")?;
     }
     show::seen(
-        "started again, it has its disks, its keys and what was written before; /raid is new and empty",
+        "started again, it has its disks, under other keys, and what was written before; /raid is new and empty",
     );
+    rebuilt(site, lead, slice, NOTE)
+}
+
+/// With another root disk it has what is in /home and /project, and nothing else.
+fn rebuilt(site: &Site, lead: &str, slice: &str, note: &str) -> Outcome {
+    let before = site.json(lead, &["slice", "show", slice])?;
+    site.ok(lead, &["slice", "stop", slice])?;
+    site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
+    let asked = site.refused(lead, &["slice", "start", slice, "--rebuild"])?;
+    demand(asked.contains("--yes"), format!("it says `{asked}`"))?;
+    site.ok(lead, &["slice", "start", slice, "--rebuild", "--yes"])?;
+    site.ok(lead, &["wait", slice, "ready", "--timeout", LIMIT])?;
+    let after = site.json(lead, &["slice", "show", slice])?;
+    demand(before["key_fingerprint"] != after["key_fingerprint"], "its root disk's key is the same")?;
+    if site.ground().machine().is_some() {
+        let said = site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt; ls -A /var/tmp"])?;
+        demand(said.matches(note).count() == 2 && !said.contains("note.txt"), format!("there is `{said}`"))?;
+    }
+    show::seen("rebuilt, it has a new root disk and key, and /home and /project as they were");
     Ok(())
 }
 

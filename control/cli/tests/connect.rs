@@ -147,7 +147,13 @@ impl SliceService for Pretended {
     async fn stop_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
-    async fn start_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+    async fn start_slice(&self, _: Request<v1::StartSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn grow_slice(&self, _: Request<v1::GrowSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn rekey_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
     async fn hold_slice(&self, _: Request<HoldSliceRequest>) -> Result<Response<Slice>, Status> {

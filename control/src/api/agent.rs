@@ -15,6 +15,7 @@
 use super::{About, Asked, Scene, commissioning, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
+use crate::domain::disks::Changed;
 use crate::domain::machine::Machine;
 use crate::domain::records::{
     Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState, VolumeEvidence,
@@ -441,9 +442,10 @@ impl Session {
         let (worker, at, wanted) = (Arc::clone(app), host.clone(), request.clone());
         let opened = super::in_turn(&app.turns.agents, move || {
             let may = due(&state, &at, &wanted).ok()?;
-            let open =
-                |(volume, _)| Ok(worker.keys.open_volume_key(may.project, volume)?.map(|key| (volume, key)));
-            Some(may.keyed_volumes().map(open).collect::<Result<Option<Keys>, KeyError>>())
+            let open = |key| Ok(worker.keys.open_volume_key(may.project, key)?.map(|opened| (key, opened)));
+            let next = may.next_keys().iter().map(|next| next.key);
+            let all = may.keyed_volumes().map(|keyed| keyed.key).chain(next);
+            Some(all.map(open).collect::<Result<Option<Opened>, KeyError>>())
         });
         let opened = opened.await?;
         let later = matches!(&opened, Some(Err(failure)) if failure.unreachable);
@@ -457,11 +459,12 @@ impl Session {
         let body = match handed {
             Ok(keys) => {
                 let mut message = v1::VolumeKey { slice_id, generation, ..Default::default() };
-                for (volume, key) in keys.into_inner() {
+                for (volume, (key, next)) in keys.into_inner() {
                     let (id, key) = (volume.into_untyped_uuid().to_string(), key.expose_secret().to_vec());
+                    let next = next.map(|next| next.expose_secret().to_vec()).unwrap_or_default();
                     match id == volume_id {
-                        true => (message.volume_id, message.key) = (id, key),
-                        false => message.others.push(v1::OtherKey { volume_id: id, key }),
+                        true => (message.volume_id, message.key, message.next) = (id, key, next),
+                        false => message.others.push(v1::OtherKey { volume_id: id, key, next }),
                     }
                 }
                 v1::to_agent::Body::VolumeKey(message)
@@ -666,6 +669,7 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
             volume_erased: false,
             volume: None,
             others: Vec::new(),
+            change: None,
         };
         return complete.then_some(absent);
     };
@@ -704,12 +708,22 @@ fn sighting(s: &Slice, report: &Report, complete: bool, now: Timestamp) -> Optio
         guest,
         volume_erased: seen.volume_erased,
         volume: seen.volume.as_ref().and_then(evidence),
-        others: seen.volumes.iter().take(s.others.len()).filter_map(evidence).collect(),
+        others: {
+            let most = s.others.len() + s.retired.len();
+            seen.volumes.iter().take(most).filter_map(evidence).collect()
+        },
+        change: seen.change.as_ref().map(|change| Changed {
+            number: change.number,
+            done: change.done,
+            note: plain(&change.note, LONG),
+        }),
     })
 }
 
-/// The keys of a slice's volumes.
-type Keys = Vec<(VolumeId, Key)>;
+/// Keys of a slice, each by the id that it is kept under.
+type Opened = BTreeMap<VolumeId, Key>;
+/// The keys of a slice's volumes: of each the one that opens it, and the one that is to.
+type Keys = Vec<(VolumeId, (Key, Option<Key>))>;
 
 /// The slice whose key this host may ask for now.
 fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
@@ -719,8 +733,12 @@ fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Ref
         .and_then(|id| state.slices.get(&id))
         .filter(|s| s.placement.as_ref().is_some_and(|p| &p.host == host))
         .ok_or_else(none)?;
-    if !SliceState::STARTING.contains(&s.state) {
-        return Err(no(format!("a slice that is {} gets no key: only one that starts", s.state.text())));
+    let changes = s.due_change().is_some() && matches!(s.state, SliceState::Booting | SliceState::Ready);
+    if !SliceState::STARTING.contains(&s.state) && !changes {
+        return Err(no(format!(
+            "a slice that is {} gets no key: only one that starts, or whose disks are changed",
+            s.state.text()
+        )));
     }
     if wanted.generation != s.generation {
         return Err(no(format!("generation {} is not the current one, {}", wanted.generation, s.generation)));
@@ -738,12 +756,12 @@ fn hand_out(
     host: &Name,
     session: u64,
     wanted: &v1::KeyRequest,
-    opened: Option<Result<Option<Keys>, KeyError>>,
+    opened: Option<Result<Option<Opened>, KeyError>>,
 ) -> Result<Decided<Keys>, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let s = due(scene.state, host, wanted)?;
     let unavailable = |text: String| Refusal::new(RefusalKind::Unavailable, text);
-    let keys = match opened {
+    let mut opened = match opened {
         Some(Ok(Some(keys))) => keys,
         Some(Ok(None)) => return Err(no("its key is gone".to_owned())),
         Some(Err(failure)) if failure.unreachable => return Err(no(reconcile::PROVIDER_AWAY.to_owned())),
@@ -751,10 +769,17 @@ fn hand_out(
         // It became due between the two looks.
         None => return Err(unavailable("ask again: this slice changed meanwhile".to_owned())),
     };
-    let prints: Vec<(VolumeId, String)> = keys.iter().map(|(id, key)| (*id, fingerprint(key))).collect();
-    if !prints.iter().map(|(id, print)| (*id, print.as_str())).eq(s.keyed_volumes()) {
-        return Err(no("its key is not the one that was made for it".to_owned()));
-    }
+    let next = s.next_keys();
+    let mut taken = |key: VolumeId, print: &str| {
+        let key = opened.remove(&key).filter(|key| fingerprint(key) == print);
+        key.ok_or_else(|| no("its key is not the one that was made for it".to_owned()))
+    };
+    let keys = s.keyed_volumes().map(|keyed| {
+        let next = next.iter().find(|next| next.volume == keyed.volume);
+        let next = next.map(|next| taken(next.key, &next.fingerprint)).transpose()?;
+        Ok((keyed.volume, (taken(keyed.key, keyed.fingerprint)?, next)))
+    });
+    let keys = keys.collect::<Result<Keys, Refusal>>()?;
     if scene.app.live.host(host).is_none_or(|l| l.session != session) {
         return Err(unavailable("this session is over".to_owned()));
     }
@@ -770,6 +795,10 @@ fn hand_out(
     if let Some(fields) = detail.as_object_mut().filter(|_| !s.others.is_empty()) {
         fields.insert("others".to_owned(), others(&s));
     }
+    if let Some(fields) = detail.as_object_mut().filter(|_| !next.is_empty()) {
+        let prints: Vec<&str> = next.iter().map(|next| next.fingerprint.as_str()).collect();
+        fields.insert("next".to_owned(), json!(prints));
+    }
     let first = s
         .key_given
         .is_none()
@@ -779,8 +808,8 @@ fn hand_out(
 
 /// Fingerprints of the keys of its other volumes, for the log.
 fn others(s: &Slice) -> serde_json::Value {
-    let others =
-        s.keyed_volumes().skip(1).map(|(id, print)| (id.into_untyped_uuid().to_string(), print.into()));
+    let others = s.keyed_volumes().skip(1);
+    let others = others.map(|k| (k.volume.into_untyped_uuid().to_string(), k.fingerprint.into()));
     serde_json::Value::Object(others.collect())
 }
 

@@ -114,9 +114,8 @@ fn rotate(app: &App, project: Option<ProjectId>) -> Result<(), Refusal> {
 
 fn keys(app: &App) -> Result<v1::Keys, Refusal> {
     let state = app.ledger.state();
-    let of = |volume: VolumeId| {
-        state.slices.values().find(|s| s.keyed_volumes().any(|(id, _)| id == volume)).map(|s| s.project)
-    };
+    let of =
+        |volume: VolumeId| state.slices.values().find(|s| s.all_keys().contains(&volume)).map(|s| s.project);
     let standing = app.keys.standing(&of).map_err(|e| {
         Refusal::new(RefusalKind::State, format!("the keys cannot be read: {}", chain(&e)))
             .hint("holmd check")

@@ -2,6 +2,7 @@
 
 use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, tunnel, view};
 use crate::app::App;
+use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::Decided;
@@ -224,10 +225,52 @@ impl SliceService for Slices {
 
     async fn start_slice(
         &self,
+        request: Request<v1::StartSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = match request.get_ref().rebuild {
+            true => |scene, s, _| slice::start(scene.state, s, Some(VolumeId::new_v4()), scene.now),
+            false => |scene, s, _| slice::start(scene.state, s, None, scene.now),
+        };
+        let request = request.map(|m| v1::DecideSliceRequest {
+            slice: m.slice,
+            dry_run: m.dry_run,
+            ..Default::default()
+        });
+        self.decide(request, Action::SliceStart, decide).await
+    }
+
+    async fn grow_slice(
+        &self,
+        request: Request<v1::GrowSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.unwrap_or_default();
+        let sizes = Sizes { disk: message.disk_gib, home: message.home_gib, scratch: message.scratch_gib };
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceGrow, about(&wanted))?;
+        let again = asked.clone();
+        asked
+            .dry_run(message.dry_run)
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let changes = disks::grow(&slice, &sizes, scene.person()?, scene.now)
+                        .and_then(|changes| has_room(scene, &slice, changes))
+                        .map_err(|refusal| with_hint(scene, &slice, refusal))?;
+                    let mut decided = decided(scene, &again, changes)?;
+                    decided.detail = json!({ "disk_gib": sizes.disk, "home_gib": sizes.home,
+                        "scratch_gib": sizes.scratch });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+
+    async fn rekey_slice(
+        &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, _| slice::start(scene.state, s, scene.now);
-        self.decide(request, Action::SliceStart, decide).await
+        let decide: Decide = |scene, s, _| disks::rekey(s, VolumeId::new_v4, scene.person()?, scene.now);
+        self.decide(request, Action::SliceRekey, decide).await
     }
 
     async fn hold_slice(
@@ -517,7 +560,28 @@ fn wanted(
         used: false,
         worked: false,
         past: Vec::new(),
+        key: None,
+        retired: Vec::new(),
+        change: None,
+        spent: Vec::new(),
     })
+}
+
+/// Refuses what its host has no room for.
+fn has_room(scene: &Scene<'_>, slice: &Slice, changes: Vec<Change>) -> Result<Vec<Change>, Refusal> {
+    let grown = changes.iter().find_map(|change| match change {
+        Change::Put(Record::Slice(s)) => Some(s.disks_gib()),
+        _ => None,
+    });
+    let more = grown.unwrap_or_default().saturating_sub(slice.disks_gib());
+    match reconcile::place::room_gib(scene.state, slice) {
+        Some(room) if more > room => {
+            let text = format!("its host has no room for {more} GiB more: {room} GiB are left");
+            Err(Refusal::new(RefusalKind::State, text)
+                .hint("ask for less, or ask the operators for more disks"))
+        }
+        _ => Ok(changes),
+    }
 }
 
 /// Its disks beside the root disk; 0 is none.
@@ -533,6 +597,7 @@ fn others(message: &v1::RequestSliceRequest, rule: &crate::config::Defaults) -> 
         size_gib,
         key_fingerprint: String::new(),
         evidence: None,
+        key: None,
     };
     sizes.into_iter().filter(|(_, size)| *size > 0).map(volume).collect()
 }

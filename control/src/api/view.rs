@@ -4,7 +4,8 @@ use super::machine;
 use crate::app::App;
 use crate::domain::State;
 use crate::domain::records::{
-    Device, DeviceState, Evidence, Hold, Host, Maintenance, Person, Project, Slice, SliceState, VolumeKind,
+    Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project, Slice,
+    SliceState, VolumeKind,
 };
 use crate::live::{Live, Moment};
 use crate::reconcile::place;
@@ -103,6 +104,21 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             .map(|(h, of_project)| hold(h, of_project)),
         closed: s.closed_at.map(time),
         keep_until: s.keep_until.map(time),
+        disk_change: s.change.as_ref().map(disk_change),
+    }
+}
+
+fn disk_change(change: &DiskChange) -> v1::DiskChangeWanted {
+    let (disk_gib, home_gib) = match change.what {
+        NewDisks::Larger { disk_gib, home_gib } => (disk_gib, home_gib),
+        NewDisks::Rekeyed { .. } => (0, 0),
+    };
+    v1::DiskChangeWanted {
+        disk_gib,
+        home_gib,
+        by: change.by.to_string(),
+        at: Some(time(change.at)),
+        note: change.note.clone(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod device;
+pub mod disks;
 pub mod machine;
 pub mod maintenance;
 pub mod people;

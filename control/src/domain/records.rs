@@ -361,6 +361,65 @@ pub struct Slice {
     /// When it had devices before it was started again, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub past: Vec<Span>,
+    /// Under which id its disk's key is kept; absent: the disk's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<VolumeId>,
+    /// Root disks that it had before it was rebuilt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<OtherVolume>,
+    /// A change of its disks that is not through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<DiskChange>,
+    /// Keys that open nothing of it any more, and are to be destroyed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spent: Vec<VolumeKey>,
+}
+
+/// A change of a slice's disks; the diagram is in `domain::disks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskChange {
+    /// The agent names it by this.
+    pub number: u64,
+    /// What is to become of them.
+    pub what: NewDisks,
+    /// Who asked.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// What it waits for, as its host says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// What is to become of a slice's disks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NewDisks {
+    /// They get these sizes.
+    Larger {
+        /// The root disk, GiB.
+        disk_gib: u64,
+        /// The disk for data, GiB; 0: there is none.
+        home_gib: u64,
+    },
+    /// They get these keys.
+    Rekeyed {
+        /// One for each.
+        keys: Vec<VolumeKey>,
+    },
+}
+
+/// A key of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeKey {
+    /// The disk.
+    pub volume: VolumeId,
+    /// Under which id the key is kept.
+    pub key: VolumeId,
+    /// SHA-256 of the key, first 16 hex digits; empty before it is made.
+    pub fingerprint: String,
 }
 
 /// What a disk beside the root disk is for.
@@ -371,6 +430,8 @@ pub enum VolumeKind {
     Data,
     /// `/raid`: made at each start, erased at each stop. Its key only its host ever has.
     Scratch,
+    /// The root disk that it had before it was rebuilt: to be erased.
+    Root,
 }
 
 /// A disk beside the root disk.
@@ -389,6 +450,9 @@ pub struct OtherVolume {
     /// What was done to it when it was erased last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<VolumeEvidence>,
+    /// Under which id its key is kept; absent: its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<VolumeId>,
 }
 
 impl OtherVolume {

@@ -48,7 +48,7 @@ use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState, Span,
     VolumeEvidence, VolumeKind,
 };
-use super::{Refusal, RefusalKind, State, device};
+use super::{Refusal, RefusalKind, State, device, disks};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,18 +121,6 @@ impl Slice {
         self.detached.is_none() && self.released.is_none()
     }
 
-    /// Its volumes that have a key at holmd, with its fingerprint.
-    pub fn keyed_volumes(&self) -> impl Iterator<Item = (VolumeId, &str)> {
-        let others = self.others.iter().filter(|other| other.kind == VolumeKind::Data);
-        let others = others.map(|other| (other.id, other.key_fingerprint.as_str()));
-        std::iter::once((self.volume, self.key_fingerprint.as_str())).chain(others)
-    }
-
-    /// GiB of all its disks.
-    pub fn disks_gib(&self) -> u64 {
-        self.others.iter().map(|other| other.size_gib).fold(self.disk_gib, u64::saturating_add)
-    }
-
     /// It was stopped and is to be started again, where its disk is.
     pub fn home(&self) -> Option<&Name> {
         self.placement.as_ref().filter(|_| self.state == SliceState::Approved).map(|p| &p.host)
@@ -156,6 +144,7 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
     ];
     let others = slice.others.iter().map(|other| {
         let what = match other.kind {
+            VolumeKind::Root => "disk in GiB",
             VolumeKind::Data => "home in GiB",
             VolumeKind::Scratch => "scratch in GiB",
         };
@@ -295,8 +284,10 @@ pub struct Sighting {
     pub volume_erased: bool,
     /// What was done to it.
     pub volume: Option<VolumeEvidence>,
-    /// What was done to its other disks.
+    /// What was done to its other disks, and to root disks that it had.
     pub others: Vec<VolumeEvidence>,
+    /// What became of a change of its disks.
+    pub change: Option<disks::Changed>,
 }
 
 /// As `holm.v1.Phase`, without the unspecified.
@@ -322,6 +313,10 @@ pub fn observe(
 ) -> Option<Vec<Change>> {
     if seen.generation != slice.generation {
         return None;
+    }
+    if let Some(changes) = seen.change.as_ref().and_then(|told| disks::changed(slice, told)) {
+        // What else it says it says again.
+        return Some(changes);
     }
     let mut next = slice.clone();
     match (slice.state, seen.phase) {
@@ -364,6 +359,7 @@ pub fn observe(
     let mut changes = Vec::new();
     if matches!(next.state, SliceState::Booting | SliceState::Ready) {
         next.used = true;
+        disks::told_of_retired(&mut next, &seen.others);
         changes.extend(devices(state, slice).filter_map(device::assign));
     }
     changes.extend(put(next));
@@ -425,8 +421,14 @@ pub fn stop(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Ref
     Ok(put(next))
 }
 
-/// Start it again: it waits for devices on the host where its disk is.
-pub fn start(state: &State, slice: &Slice, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+/// Start it again: it waits for devices on the host where its disk is. With `rebuild` its root disk is made anew then,
+/// under this id, and the one that it has is destroyed.
+pub fn start(
+    state: &State,
+    slice: &Slice,
+    rebuild: Option<VolumeId>,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Stopped], "started")?;
     if let Some((hold, of_project)) = held(state, slice) {
         let whose = if of_project { "its project is" } else { "it is" };
@@ -434,6 +436,9 @@ pub fn start(state: &State, slice: &Slice, now: Timestamp) -> Result<Vec<Change>
         return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
     }
     let mut next = slice.clone();
+    if let Some(volume) = rebuild {
+        disks::rebuild(&mut next, volume)?;
+    }
     step(&mut next, SliceState::Approved, String::new(), now);
     Ok(put(next))
 }
@@ -547,6 +552,7 @@ fn release(
     // The rest stays: what a host says of its end now is not believed later.
     let scratch = next.others.iter_mut().filter(|other| other.kind == VolumeKind::Scratch);
     scratch.for_each(|other| other.told(&seen.others));
+    disks::told_of_retired(&mut next, &seen.others);
     let to = if slice.state == SliceState::Stopping { SliceState::Stopped } else { SliceState::Kept };
     step(&mut next, to, slice.reason.clone(), now);
     // What was released before may be another slice's by now.
@@ -570,6 +576,9 @@ fn loosen(state: &State, slice: &Slice) -> Vec<Change> {
 pub fn key_destroyed(slice: &Slice, now: Timestamp) -> Vec<Change> {
     let mut next = slice.clone();
     next.key_destroyed = Some(now);
+    // All of them.
+    next.spent.clear();
+    next.change = None;
     put(next)
 }
 
@@ -651,7 +660,8 @@ fn detach(
     }
     let mut next = slice.clone();
     next.others.iter_mut().for_each(|other| other.told(&seen.others));
-    if next.others.iter().any(|other| other.evidence.is_none()) {
+    disks::told_of_retired(&mut next, &seen.others);
+    if next.others.iter().chain(&next.retired).any(|other| other.evidence.is_none()) {
         return None;
     }
     next.volume_evidence = Some(volume.clone());
@@ -681,7 +691,7 @@ fn devices<'a>(state: &'a State, slice: &'a Slice) -> impl Iterator<Item = &'a D
         .filter(|d| d.slice == Some(slice.id))
 }
 
-fn demand(slice: &Slice, states: &[SliceState], what: &str) -> Result<(), Refusal> {
+pub(super) fn demand(slice: &Slice, states: &[SliceState], what: &str) -> Result<(), Refusal> {
     if states.contains(&slice.state) {
         return Ok(());
     }

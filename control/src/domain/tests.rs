@@ -107,6 +107,10 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         used: false,
         worked: false,
         past: Vec::new(),
+        key: None,
+        retired: Vec::new(),
+        change: None,
+        spent: Vec::new(),
     }
 }
 
@@ -118,6 +122,7 @@ fn others(n: u8) -> Vec<OtherVolume> {
         size_gib: 1,
         key_fingerprint: String::new(),
         evidence: None,
+        key: None,
     };
     match n % 2 {
         0 => vec![other(VolumeKind::Data, 1 << 32), other(VolumeKind::Scratch, 1 << 33)],
@@ -340,6 +345,7 @@ impl World {
                     volume_erased: *erased,
                     volume: Some(erasure(slice.volume, *gpus > 0, now)),
                     others: slice.others.iter().map(|o| erasure(o.id, *gpus > 0, now)).collect(),
+                    change: None,
                 };
                 slice::observe(state, slice, &sighting, &addresses(*attached), now).unwrap_or_default()
             }
@@ -355,7 +361,7 @@ impl World {
             }
             Op::Lift(n) => slice(n).and_then(|s| slice::lift(s).ok()).unwrap_or_default(),
             Op::Stop(n) => slice(n).and_then(|s| slice::stop(s, &name("ada"), now).ok()).unwrap_or_default(),
-            Op::Start(n) => slice(n).and_then(|s| slice::start(state, s, now).ok()).unwrap_or_default(),
+            Op::Start(n) => slice(n).and_then(|s| slice::start(state, s, None, now).ok()).unwrap_or_default(),
             Op::EndKeeping(n) => {
                 let done = |s: &&Slice| {
                     SliceState::KEPT.contains(&s.state) && slice::kept_by(state, s, now).is_none()
@@ -382,6 +388,7 @@ impl World {
                     volume_erased: false,
                     volume: None,
                     others: Vec::new(),
+                    change: None,
                 };
                 slice::take_back(state, slice, &sighting, false, &notes(*marks), now).unwrap_or_default()
             }
@@ -413,6 +420,7 @@ impl World {
                 volume_erased: true,
                 volume: Some(erasure(s.volume, true, now)),
                 others: s.others.iter().map(|o| erasure(o.id, true, now)).collect(),
+                change: None,
             };
             slice::observe(state, s, &sighting, &BTreeSet::new(), now).unwrap_or_default()
         };
@@ -437,7 +445,7 @@ impl World {
             }
             SliceState::Placed if s.key_fingerprint.is_empty() => slice::keyed(
                 s,
-                &s.keyed_volumes().map(|(id, _)| (id, "0123456789abcdef".to_owned())).collect(),
+                &s.keyed_volumes().map(|k| (k.volume, "0123456789abcdef".to_owned())).collect(),
             ),
             SliceState::Placed => agent(Phase::Preparing),
             SliceState::Preparing => agent(Phase::Booting),
@@ -842,7 +850,7 @@ fn what_was_stopped_is_started_where_its_disk_is_and_keeps_its_key() {
     let apply =
         |world: &mut World, changes: Result<Vec<Change>, Refusal>| world.state.apply(&changes.unwrap());
     let stop = |world: &World| slice::stop(&slice(world), &name("ada"), now(world.second));
-    let start = |world: &World| slice::start(&world.state, &slice(world), now(world.second));
+    let start = |world: &World| slice::start(&world.state, &slice(world), None, now(world.second));
     assert!(start(&world).unwrap_err().to_string().contains("cannot be started"));
     let changes = stop(&world);
     apply(&mut world, changes);
@@ -904,7 +912,7 @@ fn stopping_often_fills_no_record_and_forgets_no_use() {
         let stopped = slice(&world);
         used += stopped.released.unwrap().duration_since(stopped.placed.unwrap());
         assert!(stopped.others.iter().all(|o| o.erased() == (o.kind == VolumeKind::Scratch)));
-        let changes = slice::start(&world.state, &stopped, now(world.second)).unwrap();
+        let changes = slice::start(&world.state, &stopped, None, now(world.second)).unwrap();
         world.state.apply(&changes);
         settle(&mut world, 0, SliceState::Ready);
         assert!(slice(&world).others.iter().all(|o| o.evidence.is_none()), "scratch is another by then");
@@ -938,6 +946,7 @@ fn a_device_lost_between_two_starts_has_no_evidence() {
                 volume_erased: false,
                 volume: None,
                 others: Vec::new(),
+                change: None,
             };
             let s = slice(&world);
             let changes = slice::observe(&world.state, &s, &sighting, &BTreeSet::new(), now(world.second));
@@ -954,7 +963,7 @@ fn a_device_lost_between_two_starts_has_no_evidence() {
                 world.state.apply(&changes);
             }
         }
-        let changes = slice::start(&world.state, &slice(&world), now(world.second)).unwrap();
+        let changes = slice::start(&world.state, &slice(&world), None, now(world.second)).unwrap();
         world.state.apply(&changes);
         settle(&mut world, 0, SliceState::Ready);
     }

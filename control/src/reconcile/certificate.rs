@@ -56,7 +56,7 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
             "header_and_key_slots_overwritten": volume_erased(slice),
             "evidence": slice.volume_evidence,
         },
-        "other_volumes": slice.others.iter().map(other).collect::<Vec<_>>(),
+        "other_volumes": slice.others.iter().chain(&slice.retired).map(other).collect::<Vec<_>>(),
         "detached": slice.detached,
         "devices": slice.evidence,
         "devices_without_evidence": lost,

@@ -1,7 +1,7 @@
 //! What holmd wants of one host, as a whole, each time.
 
 use crate::domain::State;
-use crate::domain::records::{OtherVolume, Slice, SliceState, VolumeKind};
+use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
@@ -25,7 +25,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 level_name: s.level_name.clone(),
                 vcpus: s.vcpus,
                 memory_mib: s.memory_mib,
-                disk_gib: s.disk_gib,
+                disk_gib: s.wanted_gib().0,
                 devices: placement.devices.iter().filter(|_| has).map(ToString::to_string).collect(),
                 partition: placement.partition,
                 volume_id: s.volume.into_untyped_uuid().to_string(),
@@ -33,6 +33,11 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: ssh_ca.to_owned(),
+                change: s.due_change().map(|change| v1::DiskChange {
+                    number: change.number,
+                    rekey: matches!(change.what, NewDisks::Rekeyed { .. }),
+                }),
+                retired: s.retired.iter().map(|old| old.id.into_untyped_uuid().to_string()).collect(),
                 nodes: placement
                     .nodes
                     .iter()
@@ -58,11 +63,13 @@ fn volume(slice: &Slice, other: &OtherVolume) -> v1::IntendedVolume {
     let kind = match other.kind {
         VolumeKind::Data => v1::VolumeKind::Data,
         VolumeKind::Scratch => v1::VolumeKind::Scratch,
+        VolumeKind::Root => v1::VolumeKind::Unspecified,
     };
+    let size_gib = if other.kind == VolumeKind::Data { slice.wanted_gib().1 } else { other.size_gib };
     v1::IntendedVolume {
         volume_id: other.id.into_untyped_uuid().to_string(),
         kind: kind.into(),
-        size_gib: other.size_gib,
+        size_gib,
         used: slice.worked && other.kind == VolumeKind::Data,
     }
 }

@@ -81,7 +81,7 @@ pub fn finish(app: &App) -> Result<(), String> {
     let state = app.ledger.state();
     let volumes = |project: ProjectId| {
         // Of the state now: a slice has its volume's id before the volume has a key.
-        let of = |s: &Slice| s.keyed_volumes().map(|(id, _)| id).collect::<Vec<_>>();
+        let of = |s: &Slice| s.all_keys();
         app.ledger.state().slices.values().filter(|s| s.project == project).flat_map(of).collect()
     };
     let mut unlogged: Option<Refusal> = None;

@@ -11,7 +11,8 @@ mod tests;
 pub use intended::intended;
 
 use crate::app::App;
-use crate::domain::records::{Slice, SliceState};
+use crate::domain::disks::{self, Keyed};
+use crate::domain::records::{NewDisks, Slice, SliceState, VolumeKey};
 use crate::domain::{Refusal, RefusalKind, device, slice};
 use crate::keys::KeyError;
 use crate::ledger::{Call, Decided};
@@ -75,6 +76,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
             }
             _ => Ok(()),
         })?;
+        passed(spend(app, s))?;
     }
     // One a round, which brings the next: a provider that is slow holds up what else there is to do by one key.
     let keyless = |s: &&Slice| s.state == SliceState::Placed && s.key_fingerprint.is_empty();
@@ -84,6 +86,9 @@ pub fn round(app: &App) -> Result<(), Refusal> {
             break;
         }
         passed(made.map(drop))?;
+    }
+    for s in state.slices.values().filter(|s| s.change.is_some() && s.due_change().is_none()) {
+        passed(make_next(app, s))?;
     }
     failed.map_or(Ok(()), Err)
 }
@@ -113,7 +118,7 @@ fn devices(app: &App, host: &Name, live: &HostLive) -> Result<(), Refusal> {
 
 /// Makes the keys of a slice's volumes. False where it could not be done.
 fn make_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
-    let make = |(volume, _)| Ok((volume, app.keys.volume_key(s.project, volume)?.1));
+    let make = |keyed: Keyed<'_>| Ok((keyed.volume, app.keys.volume_key(s.project, keyed.key)?.1));
     let made: Result<BTreeMap<VolumeId, String>, KeyError> = s.keyed_volumes().map(make).collect();
     let id = s.id;
     let resource = format!("volume/{}", s.volume.into_untyped_uuid());
@@ -132,6 +137,49 @@ fn make_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     Ok(made.is_ok())
 }
 
+/// Makes the keys that a slice's disks are to get.
+fn make_next(app: &App, s: &Slice) -> Result<(), Refusal> {
+    let id = s.id;
+    let Some(NewDisks::Rekeyed { keys }) = s.change.as_ref().map(|change| &change.what) else {
+        return Ok(());
+    };
+    let make = |next: &VolumeKey| Ok((next.key, app.keys.volume_key(s.project, next.key)?.1));
+    let made: Result<BTreeMap<VolumeId, String>, KeyError> = keys.iter().map(make).collect();
+    let made = made.map_err(|failure| {
+        Refusal::new(RefusalKind::State, format!("no key can be made: {}", crate::ledger::chain(&failure)))
+    })?;
+    let resource = format!("volume/{}", s.volume.into_untyped_uuid());
+    app.ledger.commit_if(&Call::own("key.make", resource), |state, _| {
+        let mut decided = Decided::new(disks::made(state.slices.get(&id)?, &made)?, ());
+        decided.detail = serde_json::json!({ "fingerprints": made.values().collect::<Vec<_>>() });
+        Some(decided)
+    })?;
+    Ok(())
+}
+
+/// Destroys the keys that open nothing of a slice any more.
+fn spend(app: &App, s: &Slice) -> Result<(), Refusal> {
+    if s.spent.is_empty() {
+        return Ok(());
+    }
+    let (id, spent) = (s.id, s.spent.clone());
+    for key in &spent {
+        app.keys.destroy(s.project, key.key, false).map_err(|failure| {
+            let text = format!("a spent key cannot be destroyed: {}", crate::ledger::chain(&failure));
+            Refusal::new(RefusalKind::State, text)
+        })?;
+    }
+    let resource = format!("volume/{}", s.volume.into_untyped_uuid());
+    app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
+        let s = state.slices.get(&id).filter(|s| spent.iter().all(|key| s.spent.contains(key)))?;
+        let mut decided = Decided::new(disks::spent(s, &spent), ());
+        let prints: Vec<&str> = spent.iter().map(|key| key.fingerprint.as_str()).collect();
+        decided.detail = serde_json::json!({ "spent": prints });
+        Some(decided)
+    })?;
+    Ok(())
+}
+
 /// Destroys the key of a slice. False where it could not be done.
 fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     let id = s.id;
@@ -142,8 +190,9 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     });
     let resource = format!("volume/{}", s.volume.into_untyped_uuid());
     // The project's, where it is the last, with the last of them.
-    let others = s.keyed_volumes().skip(1).map(|(volume, _)| (volume, false));
-    let mut all = others.chain([(s.volume, last)]);
+    let mut keys = s.all_keys();
+    let root = keys.remove(0);
+    let mut all = keys.into_iter().map(|key| (key, false)).chain([(root, last)]);
     if let Err(failure) = all.try_for_each(|(volume, last)| app.keys.destroy(s.project, volume, last)) {
         let text = format!("its key cannot be destroyed: {}", crate::ledger::chain(&failure));
         app.ledger.commit_if(&Call::own("key.destroy", resource), |state, _| {
@@ -154,7 +203,8 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
     app.ledger.commit_if(&Call::own("key.destroy", resource), |state, now| {
         let s = state.slices.get(&id).filter(|s| s.key_destroyed.is_none())?;
         let mut decided = Decided::new(slice::key_destroyed(s, now), ());
-        let prints: Vec<&str> = s.keyed_volumes().map(|(_, print)| print).collect();
+        let spent = s.next_keys().iter().chain(&s.spent).map(|key| key.fingerprint.as_str());
+        let prints: Vec<&str> = s.keyed_volumes().map(|keyed| keyed.fingerprint).chain(spent).collect();
         decided.detail =
             serde_json::json!({ "fingerprint": s.key_fingerprint, "all": prints, "project_key": last });
         Some(decided)

@@ -206,6 +206,16 @@ pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
     queue::reservable(&hosts, &known, &Reserved { request: request(new), from, until: new.until })
 }
 
+/// GiB that are promised to nobody on the host where a slice's disks are. `None`: its host does not say how many it
+/// has.
+pub fn room_gib(state: &State, slice: &Slice) -> Option<u64> {
+    let host = &slice.placement.as_ref()?.host;
+    let all = state.hosts.get(host).map(|host| host.volumes_gib).filter(|gib| *gib > 0)?;
+    let here = |s: &&Slice| s.detached.is_none() && s.placement.as_ref().is_some_and(|p| &p.host == host);
+    let promised = state.slices.values().filter(here).map(Slice::disks_gib).fold(0, u64::saturating_add);
+    Some(all.saturating_sub(promised))
+}
+
 fn rules(config: &config::Placement) -> Rules {
     let days = |n: u32| SignedDuration::from_hours(i64::from(n) * 24);
     Rules {

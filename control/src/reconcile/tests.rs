@@ -144,6 +144,10 @@ impl Ground {
             used: false,
             worked: false,
             past: Vec::new(),
+            key: None,
+            retired: Vec::new(),
+            change: None,
+            spent: Vec::new(),
         })))]);
         id
     }
@@ -169,6 +173,7 @@ impl Ground {
             reason: String::new(),
             guest: None,
             others: Vec::new(),
+            change: None,
             volume_erased: phase == Phase::Absent,
             volume: Some(VolumeEvidence {
                 volume: self.slice(id).volume,

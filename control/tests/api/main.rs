@@ -13,6 +13,7 @@ mod attacks;
 mod certificates;
 mod commissioning;
 mod devices;
+mod disks;
 mod enrolment;
 mod holds;
 mod keys;

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 42] = [
+const CALLS: [&str; 44] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -50,6 +50,8 @@ const CALLS: [&str; 42] = [
     "SliceService/CloseSlice",
     "SliceService/StopSlice",
     "SliceService/StartSlice",
+    "SliceService/GrowSlice",
+    "SliceService/RekeySlice",
     "SliceService/HoldSlice",
     "SliceService/ReleaseSlice",
     "SliceService/WatchSlice",
@@ -144,7 +146,17 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
         "SliceService/StopSlice" => drop(slices.stop_slice(dry("heart/main")).await?),
-        "SliceService/StartSlice" => drop(slices.start_slice(dry("heart/main")).await?),
+        "SliceService/StartSlice" => {
+            let request = v1::StartSliceRequest { slice: Some(main()), dry_run: true, ..Default::default() };
+            drop(slices.start_slice(request).await?);
+        }
+        "SliceService/GrowSlice" => {
+            let slice = Some(main());
+            let request =
+                v1::GrowSliceRequest { slice, home_gib: Some(500), dry_run: true, ..Default::default() };
+            drop(slices.grow_slice(request).await?);
+        }
+        "SliceService/RekeySlice" => drop(slices.rekey_slice(dry("heart/main")).await?),
         "SliceService/CloseSlice" => drop(slices.close_slice(dry("heart/main")).await?),
         "SliceService/HoldSlice" => {
             let request = v1::HoldSliceRequest {

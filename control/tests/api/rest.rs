@@ -9,7 +9,9 @@ async fn stop(world: &World, who: &str, slice: &str) -> Result<v1::Slice, tonic:
 }
 
 async fn start(world: &World, who: &str, slice: &str) -> Result<v1::Slice, tonic::Status> {
-    world.slices(who).start_slice(decide(slice, "")).await.map(tonic::Response::into_inner)
+    let slice = Some(crate::world::reference(slice));
+    let request = v1::StartSliceRequest { slice, ..Default::default() };
+    world.slices(who).start_slice(request).await.map(tonic::Response::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -273,11 +273,15 @@ impl World {
 
     /// Watch it until it is in this state.
     pub async fn until(&self, who: &str, slice: &str, state: v1::SliceState) -> v1::Slice {
+        self.until_it(who, slice, |now| now.state() == state).await
+    }
+
+    pub async fn until_it(&self, who: &str, slice: &str, is: impl Fn(&v1::Slice) -> bool) -> v1::Slice {
         let mut watched = self.slices(who).watch_slice(reference(slice)).await.unwrap().into_inner();
         let mut last = None;
         let wait = async {
             while let Some(Ok(now)) = watched.next().await {
-                if now.state() == state {
+                if is(&now) {
                     return now;
                 }
                 last = Some(now);

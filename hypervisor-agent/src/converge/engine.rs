@@ -7,10 +7,10 @@ use super::{
     next::{Disks, Effect, Machine, Next, next, wants_key},
     record::{Kept, Loaded, Point, Record, RecordError},
     runs::Run,
-    slice::{Brought, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
+    slice::{Brought, Held, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
     state::State,
 };
-use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, VolumeState};
+use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, VolumeState};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
@@ -283,10 +283,12 @@ impl Engine {
 
     /// A key came. One that nobody waits for is dropped.
     pub fn take_key(&self, mut message: v1::VolumeKey) {
-        let mut keys = Keys::new();
-        keys.extend(take(&message.volume_id, &mut message.key));
+        let mut keys = Held::default();
+        keys.now.extend(take(&message.volume_id, &mut message.key));
+        keys.next.extend(take(&message.volume_id, &mut message.next));
         for other in &mut message.others {
-            keys.extend(take(&other.volume_id, &mut other.key));
+            keys.now.extend(take(&other.volume_id, &mut other.key));
+            keys.next.extend(take(&other.volume_id, &mut other.next));
         }
         let mut state = self.lock();
         let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
@@ -295,12 +297,12 @@ impl Engine {
                 kept.generation == message.generation
                     && kept.volume.to_string() == message.volume_id
                     && !kept.is_undoing()
-                    && kept.point <= Point::Starting
+                    && (kept.point <= Point::Starting || kept.change.as_ref().is_some_and(|c| !c.done))
             })
         });
         match slice {
             Some(slice)
-                if slice.kept.iter().flat_map(Kept::lasting).all(|(id, ..)| keys.contains_key(&id)) =>
+                if slice.kept.iter().flat_map(Kept::lasting).all(|(id, ..)| keys.now.contains_key(&id)) =>
             {
                 slice.key = HeldKey::Held(Arc::new(keys));
                 self.bump(&mut state);
@@ -557,7 +559,7 @@ impl Engine {
         };
         match decision {
             Next::Do(effect) => {
-                let job = slice.begin(effect, now);
+                let job = slice.begin(effect, &self.host.image(), now);
                 if let Some(job) = job {
                     if effect != Effect::Hear {
                         self.bump(&mut state);
@@ -677,9 +679,14 @@ impl Engine {
             Effect::Bind => kept.devices.iter().try_for_each(|device| host.bind(*device))?,
             Effect::Activate => host.activate_partition(kept.partition)?,
             Effect::LookAtVolume => return self.disks(kept).map(Brought::Disks),
-            Effect::MakeVolume => self.make_volumes(kept, spec()?, keys()?)?,
+            Effect::MakeVolume => {
+                let erased = self.erase(kept.to_retire())?;
+                self.make_volumes(kept, spec()?, &keys()?.now)?;
+                return Ok(erased);
+            }
+            Effect::Change => return self.change(kept, spec()?, keys()?),
             Effect::WriteSeed => host.write_seed(&seed(kept, spec()?))?,
-            Effect::Start => host.start_domain(&domain(kept, spec()?), keys()?)?,
+            Effect::Start => host.start_domain(&domain(kept, spec()?), &keys()?.now)?,
             // An agent that ended while it started the machine left them.
             Effect::Adopt => {
                 if let Err(error) = host.take_back_keys(kept.slice) {
@@ -694,7 +701,9 @@ impl Engine {
                 return self.erase(kept.scratch());
             }
             Effect::Deactivate => host.deactivate_partition(kept.partition)?,
-            Effect::Erase => return self.erase(kept.lasting().map(|(volume, ..)| volume)),
+            Effect::Erase => {
+                return self.erase(kept.lasting().map(|(volume, ..)| volume).chain(kept.to_retire()));
+            }
             Effect::RemoveSeed => host.remove_seed(kept.slice)?,
             Effect::Release => return self.released(kept).map(Brought::Attached),
         }
@@ -702,8 +711,54 @@ impl Engine {
     }
 
     fn disks(&self, kept: &Kept) -> crate::edge::Result<Disks> {
-        let look = |(volume, _, used)| Ok((volume, self.host.volume(volume)?, used));
-        Ok(Disks::of(kept.lasting().map(look).collect::<crate::edge::Result<Vec<_>>>()?))
+        let look = |(volume, kind, used)| Ok((volume, kind, self.host.volume(volume)?, used));
+        let disks = Disks::of(kept.lasting().map(look).collect::<crate::edge::Result<Vec<_>>>()?);
+        // What it was rebuilt without is erased in the same step.
+        let retires = disks == Disks::Whole && kept.to_retire().next().is_some();
+        Ok(if retires { Disks::ToMake { root: false } } else { disks })
+    }
+
+    /// Makes its volumes larger, or puts them under other keys. What does not work on a machine that runs is told, and
+    /// not tried again: the machine goes on as before. Before a start it has to work, for whoever was cut off while it
+    /// changed a key does not know which one opens the disk; but for a size, which can wait.
+    fn change(&self, kept: &Kept, spec: &Spec, keys: &Held) -> crate::edge::Result<Brought> {
+        let Some(change) = &kept.change else { return Ok(Brought::Nothing) };
+        let runs = matches!(kept.point, Point::Booting | Point::Ready);
+        let outcome = if change.rekey { self.rekey(kept, keys) } else { self.grow(kept, spec, &keys.now) };
+        match outcome {
+            Ok(Rekeyed::Done) => Ok(Brought::Changed(true, String::new())),
+            Ok(Rekeyed::AtRest) => {
+                let note = "its disks are files that its machine has open: at its next start";
+                Ok(Brought::Changed(false, note.to_owned()))
+            }
+            Err(error) if runs || !change.rekey => {
+                tracing::error!(slice = %kept.slice, "its disks are not changed: {}", error.chain());
+                Ok(Brought::Changed(!change.rekey, brief(&error.chain())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn grow(&self, kept: &Kept, spec: &Spec, keys: &Keys) -> crate::edge::Result<Rekeyed> {
+        let others = spec.others.iter().map(|other| (other.volume, other.size_gib));
+        let sizes: BTreeMap<VolumeId, u64> = others.chain([(kept.volume, spec.disk_gib)]).collect();
+        for (volume, kind, _) in kept.lasting() {
+            let nothing = || EdgeError::new(format!("size or key of volume `{volume}` is not known"));
+            let (size, key) = sizes.get(&volume).zip(keys.get(&volume)).ok_or_else(nothing)?;
+            self.host.grow_volume(kept.slice, volume, kind, *size, key)?;
+        }
+        Ok(Rekeyed::Done)
+    }
+
+    fn rekey(&self, kept: &Kept, keys: &Held) -> crate::edge::Result<Rekeyed> {
+        for (volume, ..) in kept.lasting() {
+            let nothing = || EdgeError::new(format!("no other key of volume `{volume}` came"));
+            let (old, new) = keys.now.get(&volume).zip(keys.next.get(&volume)).ok_or_else(nothing)?;
+            if self.host.change_key(volume, old, new)? == Rekeyed::AtRest {
+                return Ok(Rekeyed::AtRest);
+            }
+        }
+        Ok(Rekeyed::Done)
     }
 
     fn make_volumes(&self, kept: &Kept, spec: &Spec, keys: &Keys) -> crate::edge::Result<()> {
@@ -739,6 +794,8 @@ impl Engine {
             true => kept.lasting().map(|(volume, ..)| volume).chain(kept.scratch()).collect(),
             false => kept.scratch().into_iter().collect(),
         };
+        let retired = kept.retired.iter().filter(|old| old.erasure.is_some()).map(|old| old.volume);
+        let gone: Vec<VolumeId> = gone.into_iter().chain(retired).collect();
         for volume in &gone {
             if self.host.volume(*volume)? != VolumeState::Absent {
                 return Err(EdgeError::new(format!("its volume `{volume}` is still there")));

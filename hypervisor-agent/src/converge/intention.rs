@@ -12,6 +12,9 @@ const MAX_DEVICES: usize = 64;
 /// More nodes no host has.
 const MAX_NODES: usize = 64;
 
+/// More volumes that it had are not remembered.
+const MAX_RETIRED: usize = 64;
+
 /// The whole of it, checked.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Intention {
@@ -63,6 +66,10 @@ pub struct Spec {
     pub used: bool,
     /// Its other disks, at most one of each kind.
     pub others: Vec<OtherVolume>,
+    /// Root disks that it had before.
+    pub retired: Vec<VolumeId>,
+    /// Its disks are to be changed: the number of the change, and whether to another key.
+    pub change: Option<(u64, bool)>,
     /// Its accounts.
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
@@ -128,6 +135,8 @@ impl Spec {
         Ok(Self {
             nodes: nodes(&slice)?,
             others: others(&slice)?,
+            retired: retired(&slice)?,
+            change: slice.change.map(|change| (change.number, change.rekey)),
             devices: if released { Vec::new() } else { devices(&slice.devices)? },
             volume: slice
                 .volume_id
@@ -168,6 +177,19 @@ fn others(slice: &v1::IntendedSlice) -> Result<Vec<OtherVolume>, String> {
         Ok(OtherVolume { volume, kind, size_gib: one.size_gib, used: one.used })
     };
     slice.volumes.iter().map(read).collect()
+}
+
+/// Checks the root volumes it had before: none of them is one that it has.
+fn retired(slice: &v1::IntendedSlice) -> Result<Vec<VolumeId>, String> {
+    if slice.retired.len() > MAX_RETIRED {
+        return Err(format!("it names {} volumes that it had", slice.retired.len()));
+    }
+    let has = |id: &String| *id == slice.volume_id || slice.volumes.iter().any(|one| one.volume_id == *id);
+    let read = |id: &String| match id.parse() {
+        Ok(volume) if !has(id) => Ok(volume),
+        _ => Err(format!("a volume that it had has the id `{}`", brief(id))),
+    };
+    slice.retired.iter().map(read).collect()
 }
 
 fn devices(texts: &[String]) -> Result<Vec<PciAddress>, String> {

@@ -6,6 +6,8 @@
 //!                  │                                                                        │
 //!                 New                                  its machine runs already ────────▶ Adopt
 //!
+//!  its disks to be larger, or under another key: Change, before WriteSeed, or between two Hears
+//!
 //!  to be gone:    Stop ─▶ Deactivate ─▶ Erase ─▶ RemoveSeed ─▶ Release ─▶ Absent
 //!                  ▲        after a restart it begins at Stop; what is gone already is no work
 //!                  │
@@ -27,11 +29,12 @@
 //! * What failed is not tried again under the same generation.
 //! * A volume is erased only where holmd wants the slice destroyed, never because it is taken apart; but for scratch,
 //!   which goes with its machine: a part of Stop.
+//! * What it was rebuilt without, an earlier root volume, is erased where its volumes are made.
 //! * What was released is let go: from then on its partition and devices may be another slice's, and are not
 //!   touched again for this one.
 
 use super::record::{Kept, Point};
-use crate::edge::VolumeState;
+use crate::edge::{VolumeKind, VolumeState};
 use holm_proto::ids::{PciAddress, SliceId, VolumeId};
 
 /// Something that changes the machine, or asks it.
@@ -53,6 +56,8 @@ pub enum Effect {
     Adopt,
     /// What does its guest say?
     Hear,
+    /// Its volumes made larger, or put under other keys.
+    Change,
     /// Its machine stopped, its process gone.
     Stop,
     /// Its fabric partition down.
@@ -79,7 +84,7 @@ impl Effect {
             Self::Erase => Some(Point::Erasing),
             Self::RemoveSeed => Some(Point::RemovingSeed),
             Self::Release => Some(Point::Releasing),
-            Self::LookAtVolume | Self::Adopt | Self::Hear => None,
+            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Change => None,
         }
     }
 
@@ -96,7 +101,7 @@ impl Effect {
             Self::Erase => Some("erase volume"),
             Self::RemoveSeed => Some("remove seed"),
             Self::Release => Some("release devices"),
-            Self::LookAtVolume | Self::Adopt | Self::Hear => None,
+            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Change => None,
         }
     }
 
@@ -144,21 +149,27 @@ pub enum Holder {
 pub enum Disks {
     /// Each is there.
     Whole,
-    /// Some are still to be made, and never held anything.
-    ToMake,
+    /// Some are still to be made, and never held anything; the root volume among them, or not.
+    ToMake {
+        /// The root volume is.
+        root: bool,
+    },
     /// This one held data, and is not there or not whole.
     Lost(VolumeId),
 }
 
 impl Disks {
     /// From how far each has come, and whether it holds data.
-    pub fn of(volumes: impl IntoIterator<Item = (VolumeId, VolumeState, bool)>) -> Self {
+    pub fn of(volumes: impl IntoIterator<Item = (VolumeId, VolumeKind, VolumeState, bool)>) -> Self {
         let mut all = Self::Whole;
-        for (volume, state, used) in volumes {
+        for (volume, kind, state, used) in volumes {
             match state {
                 VolumeState::Complete => {}
                 VolumeState::Absent | VolumeState::Partial if used => return Self::Lost(volume),
-                VolumeState::Absent | VolumeState::Partial => all = Self::ToMake,
+                VolumeState::Absent | VolumeState::Partial => {
+                    all =
+                        Self::ToMake { root: kind == VolumeKind::Root || all == Self::ToMake { root: true } };
+                }
             }
         }
         all
@@ -178,6 +189,8 @@ pub struct Facts {
     pub disks: Option<Disks>,
     /// Its key.
     pub key: KeyFact,
+    /// Its disks are to be changed, and it was not tried in vain since its machine started.
+    pub change: bool,
     /// A device of it that is in other hands.
     pub busy: Option<(PciAddress, Holder)>,
     /// A processor of it that another slice has.
@@ -194,6 +207,7 @@ impl Facts {
         done: None,
         disks: None,
         key: KeyFact::None,
+        change: false,
         busy: None,
         crowded: None,
         unclean: None,
@@ -275,23 +289,32 @@ pub fn next(kept: &Kept, facts: &Facts) -> Next {
 
 /// Whether the volume's key is needed, so that it is asked for while the rest is prepared.
 pub fn wants_key(kept: &Kept, facts: &Facts) -> bool {
-    facts.current
+    let starts = facts.machine == Machine::Still && kept.point <= Point::Starting
         // holmd may take it back until it has given the key.
-        && facts.unclean.is_none()
+        && facts.unclean.is_none();
+    let changes = facts.machine == Machine::Running && is_started(kept) && facts.change;
+    facts.current
         && facts.key == KeyFact::None
-        && facts.machine == Machine::Still
         && kept.failed.is_none()
         && !kept.is_undoing()
-        && kept.point <= Point::Starting
+        && (starts || changes)
+}
+
+/// Its machine was started, and what its guest said since was heard, or is about to be.
+fn is_started(kept: &Kept) -> bool {
+    matches!(kept.point, Point::Booting | Point::Ready)
 }
 
 fn run(kept: &Kept, facts: &Facts) -> Next {
     if kept.failed.is_some() {
         return Next::Rest;
     }
-    let started = matches!(kept.point, Point::Booting | Point::Ready);
+    let started = is_started(kept);
     match facts.machine {
         Machine::Unknown => Next::Wait(Why::Machines),
+        Machine::Running if started && facts.current && facts.change && facts.key == KeyFact::Held => {
+            Next::Do(Effect::Change)
+        }
         Machine::Running if started => Next::Do(Effect::Hear),
         Machine::Running => Next::Do(Effect::Adopt),
         Machine::Still if started => {
@@ -323,7 +346,8 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
     match facts.done {
         Some(Effect::Bind) => Next::Do(Effect::Activate),
         Some(Effect::Activate | Effect::LookAtVolume) => volumes(facts),
-        Some(Effect::MakeVolume) => Next::Do(Effect::WriteSeed),
+        Some(Effect::MakeVolume) => changed(facts),
+        Some(Effect::Change) => Next::Do(Effect::WriteSeed),
         Some(Effect::WriteSeed) => with_key(facts, Effect::Start),
         // Also after a machine that ended under this process, or one that was undone.
         None | Some(_) => Next::Do(Effect::Bind),
@@ -333,12 +357,16 @@ fn prepare(kept: &Kept, facts: &Facts) -> Next {
 fn volumes(facts: &Facts) -> Next {
     match facts.disks {
         None => Next::Do(Effect::LookAtVolume),
-        Some(Disks::Whole) => Next::Do(Effect::WriteSeed),
+        Some(Disks::Whole) => changed(facts),
         Some(Disks::Lost(volume)) => Next::Fail(format!(
             "its volume `{volume}` was in use and is not there: none is made in its place"
         )),
-        Some(Disks::ToMake) => with_key(facts, Effect::MakeVolume),
+        Some(Disks::ToMake { .. }) => with_key(facts, Effect::MakeVolume),
     }
+}
+
+fn changed(facts: &Facts) -> Next {
+    if facts.change { with_key(facts, Effect::Change) } else { Next::Do(Effect::WriteSeed) }
 }
 
 fn with_key(facts: &Facts, effect: Effect) -> Next {
@@ -391,7 +419,7 @@ mod tests {
         Point::Kept,
         Point::Absent,
     ];
-    const EFFECTS: [Effect; 13] = [
+    const EFFECTS: [Effect; 14] = [
         Effect::Bind,
         Effect::Activate,
         Effect::LookAtVolume,
@@ -400,6 +428,7 @@ mod tests {
         Effect::Start,
         Effect::Adopt,
         Effect::Hear,
+        Effect::Change,
         Effect::Stop,
         Effect::Deactivate,
         Effect::Erase,
@@ -412,7 +441,8 @@ mod tests {
         let device: PciAddress = "0000:34:00.0".parse().unwrap();
         let dones = || std::iter::once(None).chain(EFFECTS.map(Some));
         let lost = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".parse().unwrap();
-        let volumes = [None, Some(Disks::ToMake), Some(Disks::Lost(lost)), Some(Disks::Whole)];
+        let to_make = Disks::ToMake { root: true };
+        let volumes = [None, Some(to_make), Some(Disks::Lost(lost)), Some(Disks::Whole)];
         let keys = [KeyFact::None, KeyFact::Held, KeyFact::Refused("no".to_owned()), KeyFact::Later];
         for point in POINTS {
             for bits in 0u16..512 {
@@ -434,6 +464,9 @@ mod tests {
                     guest: None,
                     nodes: Vec::new(),
                     erasure: None,
+                    image: None,
+                    retired: Vec::new(),
+                    change: None,
                 };
                 for machine in [Machine::Unknown, Machine::Still, Machine::Running] {
                     for done in dones() {
@@ -445,6 +478,8 @@ mod tests {
                                     done,
                                     disks,
                                     key: key.clone(),
+                                    // Whether its volume was used is no business of this.
+                                    change: bit(1),
                                     busy: bit(4).then_some((device, Holder::Cleaning)),
                                     crowded: bit(5).then_some((3, kept.slice)),
                                     unclean: bit(6).then(|| (device, "dirty".to_owned())),
@@ -464,6 +499,7 @@ mod tests {
             if let Next::Do(effect) = next
                 && !effect.is_undoing()
                 && !matches!(effect, Effect::Hear | Effect::Adopt)
+                && !(*effect == Effect::Change && facts.machine == Machine::Running)
             {
                 assert!(
                     facts.current && facts.busy.is_none() && facts.crowded.is_none(),
@@ -494,7 +530,7 @@ mod tests {
     fn a_volume_that_was_used_is_never_made() {
         all(|_, facts, next| {
             if *next == Next::Do(Effect::MakeVolume) {
-                assert!(facts.key == KeyFact::Held && facts.disks == Some(Disks::ToMake));
+                assert!(facts.key == KeyFact::Held && facts.disks == Some(Disks::ToMake { root: true }));
             }
         });
         let id = |n: u128| VolumeId::from_untyped_uuid(uuid::Uuid::from_u128(n));
@@ -506,11 +542,35 @@ mod tests {
                     () if root_used && !whole(root) => Disks::Lost(id(1)),
                     () if data_used && !whole(data) => Disks::Lost(id(2)),
                     () if whole(root) && whole(data) => Disks::Whole,
-                    () => Disks::ToMake,
+                    () => Disks::ToMake { root: !whole(root) },
                 };
-                assert_eq!(Disks::of([(id(1), root, root_used), (id(2), data, data_used)]), expected);
+                let (kind, beside) = (VolumeKind::Root, VolumeKind::Data);
+                let both = [(id(1), kind, root, root_used), (id(2), beside, data, data_used)];
+                assert_eq!(Disks::of(both), expected);
+                // Of two that are lost either is named.
+                let lost = matches!(expected, Disks::Lost(_));
+                assert!(lost || Disks::of([both[1], both[0]]) == expected);
             }
         }
+    }
+
+    #[test]
+    fn disks_are_changed_with_the_key_alone_and_by_a_machine_that_runs_or_before_it_starts() {
+        let mut seen = [0; 2];
+        all(|kept, facts, next| {
+            if *next == Next::Do(Effect::Change) {
+                assert!(facts.current && facts.change && facts.key == KeyFact::Held);
+                assert!(kept.failed.is_none() && !kept.is_undoing());
+                let runs = facts.machine == Machine::Running;
+                let whole = facts.disks == Some(Disks::Whole) || facts.done == Some(Effect::MakeVolume);
+                assert!(if runs { is_started(kept) } else { whole });
+                seen[usize::from(runs)] += 1;
+            }
+            // And no machine starts past one that is due.
+            let starts = *next == Next::Do(Effect::WriteSeed) && facts.change;
+            assert!(!starts || facts.done == Some(Effect::Change), "{kept:?} {facts:?}");
+        });
+        assert!(seen.iter().all(|times| *times > 0));
     }
 
     #[test]
@@ -594,7 +654,10 @@ mod tests {
     fn a_machine_that_runs_is_never_started_again() {
         all(|kept, facts, next| {
             if facts.machine == Machine::Running && !kept.is_undoing() && !kept.point.is_tombstone() {
-                assert!(matches!(next, Next::Do(Effect::Hear | Effect::Adopt) | Next::Rest), "{next:?}");
+                assert!(
+                    matches!(next, Next::Do(Effect::Hear | Effect::Adopt | Effect::Change) | Next::Rest),
+                    "{next:?}"
+                );
             }
         });
     }
@@ -603,7 +666,9 @@ mod tests {
     fn a_key_is_asked_for_only_where_it_opens_something() {
         all(|kept, facts, next| {
             if wants_key(kept, facts) {
-                assert!(!matches!(next, Next::Do(Effect::Hear | Effect::Adopt | Effect::Stop)), "{next:?}");
+                let hears = is_started(kept) && facts.change;
+                let idle = matches!(next, Next::Do(Effect::Hear | Effect::Adopt | Effect::Stop));
+                assert!(!idle || hears && *next == Next::Do(Effect::Hear), "{next:?}");
                 assert_ne!(*next, Next::Rest);
             }
             if *next == Next::Wait(Why::Key) {

@@ -13,7 +13,7 @@
 //! is not whole all the same is never believed.
 
 use super::devices::Notes;
-use crate::edge::{NumaShare, VolumeKind};
+use crate::edge::{Image, NumaShare, VolumeKind};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::{
@@ -212,6 +212,29 @@ pub struct Kept {
     /// What was done to its volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erasure: Option<KeptErasure>,
+    /// What its root volume was made over; `None`: what the host has for new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// The root volumes that it had before it was rebuilt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<KeptVolume>,
+    /// The change of its disks that holmd wants, or wanted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<KeptChange>,
+}
+
+/// A change of a slice's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptChange {
+    /// As holmd counts them.
+    pub number: u64,
+    /// To another key; otherwise to another size.
+    pub rekey: bool,
+    /// Nothing more is tried.
+    pub done: bool,
+    /// Why it was not made, or what it waits for.
+    pub note: String,
 }
 
 impl Kept {
@@ -227,6 +250,31 @@ impl Kept {
         std::iter::once((self.volume, VolumeKind::Root, self.used)).chain(others)
     }
 
+    /// Its root volumes of before, of which it is not known that they are gone.
+    pub fn to_retire(&self) -> impl Iterator<Item = VolumeId> {
+        self.retired.iter().filter(|old| old.erasure.is_none()).map(|old| old.volume)
+    }
+
+    /// Its root volume is another from now on, where it was rebuilt.
+    pub fn rebuild(&mut self, volume: VolumeId, retired: &[VolumeId]) {
+        let mut old = retired.to_vec();
+        if self.volume != volume && retired.contains(&self.volume) {
+            self.volume = volume;
+            self.used = false;
+            self.image = None;
+        }
+        old.retain(|old| *old != self.volume && self.retired.iter().all(|known| known.volume != *old));
+        let kind = VolumeKind::Root;
+        self.retired.extend(old.into_iter().map(|volume| KeptVolume {
+            volume,
+            kind,
+            used: true,
+            erasure: None,
+        }));
+        // Of what holmd names no more it has the evidence.
+        self.retired.retain(|known| retired.contains(&known.volume));
+    }
+
     /// Its volume that does not.
     pub fn scratch(&self) -> Option<VolumeId> {
         self.others.iter().find(|other| other.kind == VolumeKind::Scratch).map(|other| other.volume)
@@ -234,7 +282,8 @@ impl Kept {
 
     /// What was done to a volume. One that is gone was erased by an earlier try, which is the one that knows.
     pub fn erased(&mut self, told: v1::VolumeEvidence) {
-        let other = self.others.iter_mut().find(|other| other.volume.to_string() == told.volume_id);
+        let mut beside = self.others.iter_mut().chain(&mut self.retired);
+        let other = beside.find(|other| other.volume.to_string() == told.volume_id);
         let place = match other {
             Some(other) => &mut other.erasure,
             None if self.volume.to_string() == told.volume_id => &mut self.erasure,
@@ -258,6 +307,10 @@ impl Kept {
         self.steps.clear();
         self.guest = None;
         self.others.iter_mut().for_each(|other| other.erasure = None);
+        if let Some(change) = self.change.as_mut().filter(|change| !change.done) {
+            // What kept it from being made may have ended with the machine.
+            change.note.clear();
+        }
     }
 
     /// Its devices, processors and partition are its own no more.
@@ -531,6 +584,9 @@ mod tests {
             guest: Some(KeptGuest { ssh_host_key: "k".to_owned(), gpus: 2, slurm: "24.11".to_owned() }),
             nodes: vec![NumaShare { node: 1, cpus: vec![24, 72], memory_mib: 92_160 }],
             erasure: None,
+            image: None,
+            retired: Vec::new(),
+            change: None,
         }
     }
 

@@ -4,13 +4,14 @@ use super::{
     engine::{Limits, Now, Turn},
     intention::{Spec, Want},
     next::{Disks, Effect, Machine, Why},
-    record::{Kept, KeptGuest, KeptStep, KeptVolume, Point},
+    record::{Kept, KeptChange, KeptGuest, KeptStep, KeptVolume, Point},
 };
-use crate::edge::{DomainSpec, GuestEvent, Keys, OtherVolume, Seed, VolumeKind};
+use crate::edge::{DomainSpec, GuestEvent, Image, Key, Keys, OtherVolume, Seed, VolumeKind};
 use holm_proto::{
-    ids::{PciAddress, SliceId},
+    ids::{PciAddress, SliceId, VolumeId},
     v1,
 };
+use secrecy::ExposeSecret as _;
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 /// The step between a machine's start and the first word of its guest.
@@ -42,10 +43,29 @@ pub(super) struct Slice {
 pub(super) enum HeldKey {
     #[default]
     None,
-    Held(Arc<Keys>),
+    Held(Arc<Held>),
     Refused(String),
     /// holmd sends it when it can open it.
     Later,
+}
+
+/// Keys in memory.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Of its volumes.
+    pub(super) now: Keys,
+    /// Those that they are to get.
+    pub(super) next: Keys,
+}
+
+impl Held {
+    /// After the change that `next` was for.
+    pub(super) fn changed(&self) -> Arc<Self> {
+        let copy = |(volume, key): (&VolumeId, &Key)| (*volume, Key::new(Box::new(*key.expose_secret())));
+        let mut now: Keys = self.now.iter().map(copy).collect();
+        now.extend(self.next.iter().map(copy));
+        Arc::new(Self { now, next: Keys::new() })
+    }
 }
 
 /// A step that did not work.
@@ -72,6 +92,8 @@ pub(super) enum Brought {
     Events(Vec<GuestEvent>),
     Erased(Vec<v1::VolumeEvidence>),
     Attached(BTreeSet<PciAddress>),
+    /// What became of a change of its disks: through or not, and a note where there is something to say.
+    Changed(bool, String),
 }
 
 /// Everything a step needs, taken out of the state so that it is not locked meanwhile.
@@ -82,7 +104,7 @@ pub(super) struct Job {
     pub(super) before: Kept,
     pub(super) save: bool,
     pub(super) spec: Option<Spec>,
-    pub(super) keys: Option<Arc<Keys>>,
+    pub(super) keys: Option<Arc<Held>>,
 }
 
 pub(super) enum Waiting {
@@ -130,7 +152,13 @@ impl Slice {
                 guest: None,
                 nodes: spec.nodes.clone(),
                 erasure: None,
+                image: None,
+                retired: Vec::new(),
+                change: None,
             });
+            if let Some(kept) = self.kept.as_mut() {
+                kept.follow(spec);
+            }
             return true;
         };
         if want.generation <= kept.generation {
@@ -162,6 +190,11 @@ impl Slice {
         if want.is_released() {
             kept.let_go();
         }
+        if let Ok(spec) = &want.spec
+            && want.is_undoing()
+        {
+            kept.follow(spec);
+        }
         if want.destroyed {
             kept.destroyed = true;
             return true;
@@ -177,7 +210,7 @@ impl Slice {
             Ok(spec) if !same_volumes(kept, spec) => {
                 Some("holmd names other volumes for it than it has".to_owned())
             }
-            Ok(spec) if spec.volume != kept.volume => {
+            Ok(spec) if spec.volume != kept.volume && !(again && spec.retired.contains(&kept.volume)) => {
                 Some(format!("it has the volume `{}`, and holmd names `{}`", kept.volume, spec.volume))
             }
             Ok(spec) if started && spec.devices != kept.devices => {
@@ -187,6 +220,7 @@ impl Slice {
                 if again {
                     kept.begin_again();
                 }
+                kept.follow(spec);
                 // It may know better than a record that was lost.
                 kept.used |= spec.used;
                 for (other, named) in kept.others.iter_mut().zip(&spec.others) {
@@ -238,7 +272,7 @@ impl Slice {
     }
 
     /// Notes what is about to happen, and takes out what it needs.
-    pub(super) fn begin(&mut self, effect: Effect, now: Now) -> Option<Job> {
+    pub(super) fn begin(&mut self, effect: Effect, image: &Image, now: Now) -> Option<Job> {
         let kept = self.kept.as_mut()?;
         let before = kept.clone();
         if let Some(point) = effect.point() {
@@ -250,6 +284,9 @@ impl Slice {
         if effect == Effect::Start {
             kept.used = true;
             kept.again = false;
+        }
+        if effect == Effect::MakeVolume && self.disks == Some(Disks::ToMake { root: true }) {
+            kept.image = Some(image.clone());
         }
         if effect == Effect::Hear && self.boots.is_none() {
             self.boots = Some(now.instant);
@@ -369,12 +406,34 @@ impl Slice {
             }),
             volume_erased: phase == v1::Phase::Absent,
             volume: kept.erasure.as_ref().map(|erasure| erasure.told(kept.volume)),
-            volumes: kept.others.iter().filter_map(|o| Some(o.erasure.as_ref()?.told(o.volume))).collect(),
+            volumes: {
+                let beside = kept.others.iter().chain(&kept.retired);
+                beside.filter_map(|other| Some(other.erasure.as_ref()?.told(other.volume))).collect()
+            },
+            change: kept.change.as_ref().map(|change| v1::DiskChanged {
+                number: change.number,
+                done: change.done,
+                note: change.note.clone(),
+            }),
         })
     }
 }
 
 impl Kept {
+    /// Takes up what holmd wants of its disks.
+    fn follow(&mut self, spec: &Spec) {
+        self.rebuild(spec.volume, &spec.retired);
+        let known = self.change.as_ref().map(|change| change.number);
+        match spec.change {
+            Some((number, rekey)) if known < Some(number) => {
+                self.change = Some(KeptChange { number, rekey, done: false, note: String::new() });
+            }
+            Some(_) => {}
+            // It has heard what became of the last one.
+            None => self.change = None,
+        }
+    }
+
     /// It must be stored. A slice for which nothing was done is learnt from holmd again, and the times of its
     /// steps are stored with the next thing that matters.
     pub(super) fn is_news_to(&self, stored: Option<&Self>) -> bool {
@@ -500,6 +559,7 @@ pub(super) fn domain(kept: &Kept, spec: &Spec) -> DomainSpec {
         others: others(kept, spec),
         devices: kept.devices.clone(),
         nodes: kept.nodes.clone(),
+        image: kept.image.clone(),
     }
 }
 

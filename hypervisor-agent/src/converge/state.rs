@@ -71,6 +71,7 @@ impl State {
                 HeldKey::Refused(why) => KeyFact::Refused(why.clone()),
                 HeldKey::Later => KeyFact::Later,
             },
+            change: kept.change.as_ref().is_some_and(|change| !change.done && change.note.is_empty()),
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),
             unclean: self.notes.unclean(&kept.devices, id),
@@ -218,7 +219,23 @@ impl State {
             slice.done = Some(effect);
         }
         match (effect, brought) {
-            (Effect::MakeVolume, _) => slice.disks = Some(Disks::Whole),
+            (Effect::MakeVolume, Brought::Erased(all)) => {
+                all.into_iter().for_each(|evidence| kept.erased(evidence));
+                slice.disks = Some(Disks::Whole);
+            }
+            (Effect::Change, Brought::Changed(done, note)) => {
+                if let Some(change) = kept.change.as_mut() {
+                    (change.done, change.note) = (done, note);
+                }
+                // Where a machine is about to start it is needed still, and the new one is what opens its disks.
+                if matches!(kept.point, Point::Booting | Point::Ready) {
+                    slice.key = HeldKey::None;
+                } else if let HeldKey::Held(held) = &slice.key
+                    && done
+                {
+                    slice.key = HeldKey::Held(held.changed());
+                }
+            }
             (Effect::LookAtVolume, Brought::Disks(disks)) => slice.disks = Some(disks),
             (Effect::Start | Effect::Adopt, _) => {
                 kept.used = true;

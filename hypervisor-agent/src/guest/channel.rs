@@ -27,6 +27,8 @@ const MAX_EVENTS: usize = 64;
 const ASK: &[u8] = b"status\n";
 /// Asks it to write down what it holds and to switch itself off.
 const STOP: &[u8] = b"stop\n";
+/// What has a guest make its file systems as large as its disks.
+const GROW: &[u8] = b"grow\n";
 
 /// The ports of all slices.
 #[derive(Debug)]
@@ -76,6 +78,15 @@ impl Channels {
 
     /// Asks the guest to stop; false where nobody listens, or takes nothing more now.
     pub fn ask_to_stop(&self, slice: SliceId) -> Result<bool> {
+        self.ask(slice, STOP)
+    }
+
+    /// Tells the guest that its disks are larger; false where nobody listens, or takes nothing more now.
+    pub fn ask_to_grow(&self, slice: SliceId) -> Result<bool> {
+        self.ask(slice, GROW)
+    }
+
+    fn ask(&self, slice: SliceId, what: &[u8]) -> Result<bool> {
         let failed = |error| EdgeError::because(format!("cannot ask the guest of slice `{slice}`"), error);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut channel = match open.remove(&slice) {
@@ -85,10 +96,10 @@ impl Channels {
                 None => return Ok(false),
             },
         };
-        match channel.stream.write(STOP) {
+        match channel.stream.write(what) {
             Ok(written) => {
                 open.insert(slice, channel);
-                Ok(written == STOP.len())
+                Ok(written == what.len())
             }
             Err(error) if ended(&error) => Ok(false),
             Err(error) => Err(failed(error)),
@@ -237,16 +248,16 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_asked_to_stop() {
+    fn a_guest_is_asked_to_grow_and_to_stop() {
         let Fixture { channels, slice, _directory } = fixture();
         assert!(!channels.ask_to_stop(slice).unwrap(), "nobody listens");
         let guest = UnixListener::bind(channels.path(slice)).unwrap();
-        assert!(channels.ask_to_stop(slice).unwrap());
+        assert!(channels.ask_to_grow(slice).unwrap());
         assert!(channels.ask_to_stop(slice).unwrap());
         let (mut port, _) = guest.accept().unwrap();
-        let mut asked = [0; ASK.len() + 2 * STOP.len()];
+        let mut asked = [0; ASK.len() + GROW.len() + STOP.len()];
         port.read_exact(&mut asked).unwrap();
-        assert_eq!(asked, [ASK, STOP, STOP].concat()[..]);
+        assert_eq!(asked, [ASK, GROW, STOP].concat()[..]);
         drop(port);
         assert!(!channels.ask_to_stop(slice).unwrap(), "it has gone");
     }

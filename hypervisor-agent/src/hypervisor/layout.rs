@@ -494,6 +494,7 @@ pub mod fixture {
             others: Vec::new(),
             devices: gpus.iter().map(|number| gpu(*number)).collect(),
             nodes,
+            image: None,
         }
     }
 

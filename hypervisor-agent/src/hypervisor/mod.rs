@@ -19,7 +19,7 @@ pub use self::{
 
 use crate::{
     config::{LibvirtConfig, MachinesConfig},
-    edge::{DomainSpec, EdgeError, Result},
+    edge::{DomainSpec, EdgeError, Result, VolumeKind},
     inventory::ground::Ground,
     storage::Disk,
 };
@@ -133,6 +133,18 @@ impl Libvirt {
                 start.run(libvirt)
             },
         )
+    }
+
+    /// Tells a machine that a disk of it has this size now.
+    pub fn grow(&self, slice: SliceId, kind: VolumeKind, size_gib: u64) -> Result<()> {
+        let bytes = size_gib.saturating_mul(1 << 30);
+        self.call(&format!("grow a disk of slice `{slice}`"), ASK_LIMIT, Some(slice), move |libvirt| {
+            let gone = || EdgeError::new("its machine is not there");
+            let domain = find(libvirt, slice)?.ok_or_else(gone)?;
+            domain
+                .block_resize(xml::target(kind), bytes, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                .map_err(failed("grow the disk"))
+        })
     }
 
     /// Takes the keys of a machine's disks back, where it is defined.

@@ -61,11 +61,21 @@ pub struct Opened {
 impl Opened {
     /// Where it is in the machine: its name, the bus, and the serial number by which the guest knows it.
     fn place(&self) -> (&'static str, Bus, Option<&'static str>) {
-        match self.kind {
-            VolumeKind::Root => ("vda", Bus(1), None),
-            VolumeKind::Data => ("vdc", Bus(5), Some(DATA_SERIAL)),
-            VolumeKind::Scratch => ("vdd", Bus(6), Some(SCRATCH_SERIAL)),
-        }
+        let (bus, serial) = match self.kind {
+            VolumeKind::Root => (Bus(1), None),
+            VolumeKind::Data => (Bus(5), Some(DATA_SERIAL)),
+            VolumeKind::Scratch => (Bus(6), Some(SCRATCH_SERIAL)),
+        };
+        (target(self.kind), bus, serial)
+    }
+}
+
+/// What a machine's disk is called there, and in libvirt.
+pub fn target(kind: VolumeKind) -> &'static str {
+    match kind {
+        VolumeKind::Root => "vda",
+        VolumeKind::Data => "vdc",
+        VolumeKind::Scratch => "vdd",
     }
 }
 

@@ -314,6 +314,7 @@ fn key() -> to_agent::Body {
         generation: 1,
         key: vec![7; 32],
         others: Vec::new(),
+        next: Vec::new(),
     })
 }
 

@@ -16,10 +16,10 @@ pub use self::{
 };
 
 use crate::{
-    config::SimulateConfig,
+    config::{ImageFormat, SimulateConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Result, Seed, VolumeKind,
-        VolumeState,
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Seed,
+        VolumeKind, VolumeState,
     },
     fabric::Fabric as _,
 };
@@ -276,6 +276,50 @@ impl Host for SimulatedHost {
         })
     }
 
+    fn image(&self) -> Image {
+        Image {
+            base: "simulated".into(),
+            format: ImageFormat::Raw,
+            kernel: "simulated".into(),
+            initrd: "simulated".into(),
+        }
+    }
+
+    fn grow_volume(
+        &self,
+        _: SliceId,
+        volume: VolumeId,
+        _: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> Result<()> {
+        self.call("grow_volume", self.config.volume_ms, |machine| {
+            let there = complete(machine, volume)?;
+            if there.key != fingerprint(key) {
+                return Err(EdgeError::new(format!("the key does not open volume `{volume}`")));
+            }
+            if there.size_gib > size_gib {
+                return Err(EdgeError::new(format!(
+                    "volume `{volume}` has {} GiB and would have {size_gib}: a volume never becomes smaller",
+                    there.size_gib
+                )));
+            }
+            there.size_gib = size_gib;
+            Ok(())
+        })
+    }
+
+    fn change_key(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed> {
+        self.call("change_key", self.config.volume_ms, |machine| {
+            let there = complete(machine, volume)?;
+            if ![fingerprint(old), fingerprint(new)].contains(&there.key) {
+                return Err(EdgeError::new(format!("the key does not open volume `{volume}`")));
+            }
+            there.key = fingerprint(new);
+            Ok(Rekeyed::Done)
+        })
+    }
+
     fn erase_volume(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         self.call("erase_volume", 0, |machine| {
             if let Some(gone) = machine.volumes.remove(&volume) {
@@ -408,6 +452,11 @@ impl Host for SimulatedHost {
             .map_err(failed)?;
         Ok(ours.into())
     }
+}
+
+fn complete(machine: &mut Machine, volume: VolumeId) -> Result<&mut Volume> {
+    let there = machine.volumes.get_mut(&volume).filter(|volume| volume.complete);
+    there.ok_or_else(|| EdgeError::new(format!("there is no volume `{volume}`")))
 }
 
 fn start(machine: &mut Machine, spec: &DomainSpec, keys: &Keys) -> Result<()> {
@@ -551,6 +600,7 @@ mod tests {
             others: Vec::new(),
             devices: devices.to_vec(),
             nodes: Vec::new(),
+            image: None,
         }
     }
 

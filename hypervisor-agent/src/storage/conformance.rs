@@ -1,7 +1,7 @@
 //! What every back end must do. Each runs all of it on its own ground; `suite!` makes the tests.
 
 use super::{Backend, Disk, GIB, Grown, Kind, passphrase};
-use crate::edge::{Key, VolumeState};
+use crate::edge::{Key, Rekeyed, VolumeState};
 use holm_proto::{ids::VolumeId, v1};
 use std::{
     cell::Cell,
@@ -256,7 +256,7 @@ pub(super) fn a_damaged_header_is_an_error_and_nothing_is_made_anew(ground: &dyn
             backend.state(id()).map(drop),
             backend.open(id(), &key(7)).map(drop),
             backend.grow(id(), 2, &key(7)).map(drop),
-            backend.change_passphrase(id(), &key(7), &key(8)),
+            backend.change_passphrase(id(), &key(7), &key(8)).map(drop),
         ];
         for error in errors {
             let said = error.unwrap_err().chain();
@@ -310,7 +310,9 @@ pub(super) fn after_a_change_the_new_key_opens_it_and_the_old_does_not(ground: &
     backend.change_passphrase(id(), &key(7), &key(7)).unwrap();
     assert_eq!(has_mark(&*backend, 7), Some(true));
     // Said again it is done already.
-    (0..2).for_each(|_| backend.change_passphrase(id(), &key(7), &key(8)).unwrap());
+    for _ in 0..2 {
+        assert_eq!(backend.change_passphrase(id(), &key(7), &key(8)).unwrap(), Rekeyed::Done);
+    }
     assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
     assert_eq!(has_mark(&*backend, 8), Some(true));
     assert_eq!(has_mark(&*backend, 7), None);
@@ -403,8 +405,10 @@ pub(super) fn a_kill_while_its_key_is_changed(ground: &dyn Ground) {
     let mut old = 1;
     each_kill(3, |steps| {
         let new = old + 1;
-        let killed =
-            killed_after(steps, || ground.backend().change_passphrase(id(), &key(old), &key(new)).unwrap());
+        let killed = killed_after(steps, || {
+            let changed = ground.backend().change_passphrase(id(), &key(old), &key(new));
+            assert_eq!(changed.unwrap(), Rekeyed::Done);
+        });
         let backend = ground.backend();
         assert_eq!(backend.state(id()).unwrap(), VolumeState::Complete);
         let opened = has_mark(&*backend, old).or_else(|| has_mark(&*backend, new));

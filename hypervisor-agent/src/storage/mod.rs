@@ -28,7 +28,7 @@ pub use self::tool::passphrase;
 use self::{elsewhere::Elsewhere, lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
 use crate::{
     config::{ImageFormat, StorageBackend, StorageConfig},
-    edge::{EdgeError, Key, Result, VolumeKind as Kind, VolumeState},
+    edge::{EdgeError, Key, Rekeyed, Result, VolumeKind as Kind, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
 use secrecy::ExposeSecretMut as _;
@@ -79,7 +79,7 @@ pub trait Backend: Debug + Send + Sync {
     /// Makes a volume larger, open or not. A smaller size is refused; the one it has is no error.
     fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown>;
     /// Afterwards `new` opens it and `old` does not. Cut off, it is opened by one of them or both: ask again.
-    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()>;
+    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed>;
     /// Overwrites header and key slots, gives the area back, removes the volume, and says what was done; the same
     /// when it is asked again. Where there is nothing, nothing was erased.
     ///
@@ -146,7 +146,7 @@ impl Volumes {
     }
 
     /// See [`Backend::change_passphrase`].
-    pub fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()> {
+    pub fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed> {
         let _hand = self.take(volume)?;
         self.backend.change_passphrase(volume, old, new)
     }

@@ -19,12 +19,12 @@ use super::{
     Backend, Disk, GIB, Grown, Kind, bytes_of, erase,
     evidence::{Remembered, evidence},
     exists, failed, qcow2,
-    qemu_img::{self, Resized},
+    qemu_img::{self, Changed},
     step, wrong_key,
 };
 use crate::{
     config::StorageConfig,
-    edge::{EdgeError, Key, Result, VolumeState},
+    edge::{EdgeError, Key, Rekeyed, Result, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
 use std::{
@@ -155,14 +155,14 @@ impl Backend for Qcow2Luks {
         }
         step();
         let grown = match qemu_img::resize(&self.config, &path, bytes, Some(key)).map_err(failed)? {
-            Resized::Done => Grown::Done,
-            Resized::InUse => Grown::TellMachine,
+            Changed::Done => Grown::Done,
+            Changed::InUse => Grown::TellMachine,
         };
         step();
         Ok(grown)
     }
 
-    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()> {
+    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed> {
         let path = self.complete(volume)?;
         let failed = |error| failed("change the passphrase of", volume, error);
         let opens = |key| qemu_img::opens(&self.config, &path, key).map_err(failed);
@@ -171,7 +171,9 @@ impl Backend for Qcow2Luks {
             if !opens(old)? {
                 return Err(wrong_key(volume));
             }
-            qemu_img::add_key(&self.config, &path, old, new).map_err(failed)?;
+            if qemu_img::add_key(&self.config, &path, old, new).map_err(failed)? == Changed::InUse {
+                return Ok(Rekeyed::AtRest);
+            }
             sync()?;
             step();
             if !opens(new)? {
@@ -182,14 +184,16 @@ impl Backend for Qcow2Luks {
         }
         step();
         if super::passphrase(old) != super::passphrase(new) && opens(old)? {
-            qemu_img::remove_key(&self.config, &path, old, new).map_err(failed)?;
+            if qemu_img::remove_key(&self.config, &path, old, new).map_err(failed)? == Changed::InUse {
+                return Ok(Rekeyed::AtRest);
+            }
             sync()?;
             step();
             if opens(old)? {
                 return Err(EdgeError::new(format!("the old key still opens volume `{volume}`: ask again")));
             }
         }
-        Ok(())
+        Ok(Rekeyed::Done)
     }
 
     fn erase(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
@@ -428,7 +432,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(grown.unwrap(), Grown::TellMachine);
-        assert!(changed.unwrap_err().chain().contains("another process"));
+        assert_eq!(changed.unwrap(), Rekeyed::AtRest);
     }
 
     #[test]

@@ -47,29 +47,34 @@ pub fn create(
         .map_err(|cause| EdgeError::because(format!("cannot make the volume `{}`", path.display()), cause))
 }
 
-/// What became of a wish to resize.
+/// What became of a wish to change an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resized {
-    /// It has the size.
+pub enum Changed {
+    /// It is so.
     Done,
     /// A machine has it open, and only that machine can.
     InUse,
 }
 
+impl Changed {
+    fn from(ended: Ended) -> io::Result<Self> {
+        // It has no exit status of its own for this.
+        if ended.code() == Some(1) && ended.complaint().contains("Is another process using the image") {
+            return Ok(Self::InUse);
+        }
+        ended.done().map(|()| Self::Done)
+    }
+}
+
 /// Makes an image larger. It never becomes smaller: `qemu-img` refuses that.
-pub fn resize(config: &StorageConfig, path: &Path, bytes: u64, key: Option<&Key>) -> io::Result<Resized> {
+pub fn resize(config: &StorageConfig, path: &Path, bytes: u64, key: Option<&Key>) -> io::Result<Changed> {
     let mut command = Command::new(&config.qemu_img);
     command.args(["resize", "-q"]);
     match key {
         Some(_) => command.args(["--object", KEY, "--image-opts"]).arg(image(path)),
         None => command.args(["-f", "qcow2"]).arg(path),
     };
-    let ended = tool::run(command.arg(bytes.to_string()), key)?;
-    // It has no exit status of its own for this.
-    if ended.code() == Some(1) && ended.complaint().contains("Is another process using the image") {
-        return Ok(Resized::InUse);
-    }
-    ended.done().map(|()| Resized::Done)
+    Changed::from(tool::run(command.arg(bytes.to_string()), key)?)
 }
 
 /// Whether a key opens an image with LUKS inside.
@@ -85,24 +90,24 @@ pub fn opens(config: &StorageConfig, path: &Path, key: &Key) -> io::Result<bool>
 }
 
 /// Gives an image that `old` opens a slot for `new` as well.
-pub fn add_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<()> {
+pub fn add_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<Changed> {
     let what = format!("encrypt.state=active,encrypt.new-secret=lent,{LEAST_STRETCHING}");
     amend(config, path, old, new, &what)
 }
 
 /// Takes the slot of `old` away from an image that `new` opens.
-pub fn remove_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<()> {
+pub fn remove_key(config: &StorageConfig, path: &Path, old: &Key, new: &Key) -> io::Result<Changed> {
     amend(config, path, new, old, "encrypt.state=inactive,encrypt.old-secret=lent")
 }
 
-fn amend(config: &StorageConfig, path: &Path, key: &Key, lent: &Key, what: &str) -> io::Result<()> {
+fn amend(config: &StorageConfig, path: &Path, key: &Key, lent: &Key, what: &str) -> io::Result<Changed> {
     let lent = Lent::new(lent)?;
     let mut second = OsString::from("secret,id=lent,file=");
     second.push(lent.path());
     let mut command = Command::new(&config.qemu_img);
     command.args(["amend", "-q", "--object", KEY, "--object"]).arg(second);
     command.args(["-o", what, "--image-opts"]).arg(image(path));
-    tool::run(&mut command, Some(key))?.done()
+    Changed::from(tool::run(&mut command, Some(key))?)
 }
 
 /// An image as `--image-opts` names it: commas in a path are doubled.

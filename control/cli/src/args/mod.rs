@@ -6,7 +6,7 @@ mod slice;
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
 };
-pub use slice::{Copy, InProject, Request, SliceVerb, Ssh, Target};
+pub use slice::{Copy, InProject, Request, Sizes, SliceVerb, Ssh, Target};
 
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};

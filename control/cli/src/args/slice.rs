@@ -68,7 +68,44 @@ pub enum SliceVerb {
         dry_run: bool,
     },
     /// Start one that was stopped: it waits for GPUs on the host where its disk is
+    #[command(
+        after_help = "With --rebuild its root disk is made anew over the host's newest image, and the one that it has is \
+        destroyed with its key: what was installed there is gone. /home and /project stay; a slice that has them on its \
+        root disk is not rebuilt."
+    )]
     Start {
+        #[command(flatten)]
+        target: Target,
+        /// With a new root disk: the system as it is installed today
+        #[arg(long)]
+        rebuild: bool,
+        /// Do not ask
+        #[arg(long, requires = "rebuild")]
+        yes: bool,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make its disks larger, while it runs; they never become smaller
+    #[command(
+        after_help = "The file systems grow with their disks. One that is stopped has the new sizes when it is started, and \
+        /raid from the next start on.\n\n  holm slice grow heart-study/main --home 500G"
+    )]
+    Grow {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        sizes: Sizes,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Put its disks under other keys, and destroy those that they have
+    #[command(
+        after_help = "While it runs, where its host keeps disks on LVM; where they are files, when it is started next. What \
+        was copied of the disks before still opens with the keys of before, which are destroyed, and with no other."
+    )]
+    Rekey {
         #[command(flatten)]
         target: Target,
         /// Say what would happen, change nothing
@@ -131,6 +168,21 @@ pub enum SliceVerb {
     Tunnel(Target),
     /// Copy files to a slice or back, with scp
     Copy(Copy),
+}
+
+/// New sizes of a slice's disks.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = true)]
+pub struct Sizes {
+    /// Root disk, as in 100G
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
+    pub disk: Option<u64>,
+    /// Disk of /home and /project
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
+    pub home: Option<u64>,
+    /// Disk of /raid
+    #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
+    pub scratch: Option<u64>,
 }
 
 /// Which slice.

@@ -3,15 +3,15 @@
 use super::pin::alarm;
 use super::project::afterwards;
 use super::{Session, copy, ssh, tunnel, watch};
-use crate::args::{Request, SliceVerb, Target};
+use crate::args::{Request, Sizes, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::text::parse_when;
 use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{
-    DecideSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice,
-    SliceState,
+    DecideSliceRequest, GrowSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest,
+    RequestSliceRequest, Slice, SliceState, StartSliceRequest,
 };
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -38,15 +38,35 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         SliceVerb::Close { target, yes, dry_run } => {
             if !yes && !dry_run {
                 let wanted = session.slice(&target.slice, &target.project)?;
-                confirm(&format!("{}/{}", wanted.project, wanted.name))?;
+                let label = format!("{}/{}", wanted.project, wanted.name);
+                let gone = format!("Everything in {label} will be gone for good");
+                confirm(&label, &gone, "close it", &format!("holm slice close {label} --yes"))?;
             }
             decide(session, Verb::Close, &target, String::new(), dry_run).await?;
         }
         SliceVerb::Stop { target, dry_run } => {
             decide(session, Verb::Stop, &target, String::new(), dry_run).await?;
         }
-        SliceVerb::Start { target, dry_run } => {
-            decide(session, Verb::Start, &target, String::new(), dry_run).await?;
+        SliceVerb::Start { target, rebuild, yes, dry_run } => {
+            let wanted = session.slice(&target.slice, &target.project)?;
+            if rebuild && !yes && !dry_run {
+                let label = format!("{}/{}", wanted.project, wanted.name);
+                let gone = format!(
+                    "What is on the root disk of {label} will be gone for good, /home and /project stay"
+                );
+                confirm(&label, &gone, "rebuild it", &format!("holm slice start {label} --rebuild --yes"))?;
+            }
+            let mut client = session.slices().await?;
+            let request = StartSliceRequest { slice: Some(wanted), rebuild, dry_run };
+            let slice = session.ask(client.start_slice(request)).await?;
+            let (label, host) = (view::label(&slice), &slice.host);
+            let with = if rebuild { ", and gets a new root disk there" } else { "" };
+            let sentence = format!("{label} waits for GPUs on {host}, where its disk is{with}");
+            told(session, &slice, sentence, dry_run)?;
+        }
+        SliceVerb::Grow { target, sizes, dry_run } => grow(session, &target, &sizes, dry_run).await?,
+        SliceVerb::Rekey { target, dry_run } => {
+            decide(session, Verb::Rekey, &target, String::new(), dry_run).await?;
         }
         SliceVerb::Hold { target, reason, freeze, dry_run } => {
             let wanted = session.slice(&target.slice, &target.project)?;
@@ -141,7 +161,7 @@ enum Verb {
     Withdraw,
     Close,
     Stop,
-    Start,
+    Rekey,
     Release,
 }
 
@@ -173,14 +193,40 @@ async fn decide(
         Verb::Stop => {
             format!("{label} is {word}: its machine goes, its devices are cleaned, its key and disk stay")
         }
-        Verb::Start => format!("{label} waits for GPUs on {}, where its disk is", slice.host),
+        Verb::Rekey => format!("the disks of {label} get other keys, and those that they have are destroyed"),
         Verb::Release if slice.closed.is_some() => {
             format!("{label} is on hold no more: its key and disk go, unless something else keeps them")
         }
         Verb::Release => format!("{label} is on hold no more"),
     };
+    told(session, &slice, sentence, dry_run)
+}
+
+/// What was done, and what comes next.
+fn told(session: &Session, slice: &Slice, sentence: String, dry_run: bool) -> Result<(), Failure> {
+    session.output.done(&afterwards(dry_run, sentence), &view::slice_json(slice))?;
+    if dry_run { Ok(()) } else { next(session, slice) }
+}
+
+async fn grow(session: &Session, target: &Target, sizes: &Sizes, dry_run: bool) -> Result<(), Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let request = GrowSliceRequest {
+        slice: Some(wanted),
+        disk_gib: sizes.disk,
+        home_gib: sizes.home,
+        scratch_gib: sizes.scratch,
+        dry_run,
+    };
+    let slice = session.ask(client.grow_slice(request)).await?;
+    let label = view::label(&slice);
+    let sentence = match (view::state(&slice), &slice.disk_change) {
+        (SliceState::Stopped, _) => format!("the disks of {label} are larger when it is started"),
+        (_, Some(_)) => format!("the disks of {label} become larger while it runs"),
+        (_, None) => format!("/raid of {label} is larger from its next start on"),
+    };
     session.output.done(&afterwards(dry_run, sentence), &view::slice_json(&slice))?;
-    if dry_run { Ok(()) } else { next(session, &slice) }
+    if dry_run { Ok(()) } else { session.output.next(&format!("holm slice show {label}")) }
 }
 
 async fn call(
@@ -194,7 +240,7 @@ async fn call(
         Verb::Withdraw => client.withdraw_slice(request).await,
         Verb::Close => client.close_slice(request).await,
         Verb::Stop => client.stop_slice(request).await,
-        Verb::Start => client.start_slice(request).await,
+        Verb::Rekey => client.rekey_slice(request).await,
         Verb::Release => client.release_slice(request).await,
     }
 }
@@ -203,21 +249,19 @@ fn next(session: &Session, slice: &Slice) -> Result<(), Failure> {
     view::next_command(slice).map_or(Ok(()), |next| session.output.next(&next))
 }
 
-/// Nothing of a closed slice comes back, so its name is typed, or `--yes` is.
-fn confirm(label: &str) -> Result<(), Failure> {
+/// What is gone then does not come back, so the slice's name is typed, or `--yes` is.
+fn confirm(label: &str, gone: &str, to: &str, without: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("nothing of `{label}` can be brought back once it is closed"))
-            .hint(format!("holm slice close {label} --yes")));
+        return Err(Failure::usage(format!("{}: nobody is here to be asked", crate::text::plain(gone)))
+            .hint(without.to_owned()));
     }
     let failed = |e: std::io::Error| Failure::new(format!("cannot ask: {e}"));
     let mut typed = String::new();
     let mut err = std::io::stderr().lock();
-    let label_shown = crate::text::plain(label);
-    write!(err, "Everything in {label_shown} will be gone for good. Type its name to close it: ")
-        .map_err(failed)?;
+    write!(err, "{}. Type its name to {to}: ", crate::text::plain(gone)).map_err(failed)?;
     err.flush().map_err(failed)?;
     std::io::stdin().lock().read_line(&mut typed).map_err(failed)?;
-    if typed.trim() == label { Ok(()) } else { Err(Failure::new("not closed: that is another name")) }
+    if typed.trim() == label { Ok(()) } else { Err(Failure::new("nothing was done: that is another name")) }
 }
 
 async fn certificate(

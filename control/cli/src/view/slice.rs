@@ -3,7 +3,7 @@
 use super::{plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
-use holm_proto::v1::{Hold, Slice, SliceState, Step};
+use holm_proto::v1::{DiskChangeWanted, Hold, Slice, SliceState, Step};
 use serde_json::{Value, json};
 
 /// PROJECT/NAME.
@@ -116,6 +116,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("disk", format!("{} GiB, encrypted under a key of its own", s.disk_gib))
         .line("home", disk(s.home_gib, "stays through stops"))
         .line("scratch", disk(s.scratch_gib, "/raid, gone at each stop"))
+        .line("disks", s.disk_change.as_ref().map(|change| disk_change(change, clock)).unwrap_or_default())
         .line("requested by", s.requested_by.as_str())
         .line("department", s.department.as_str())
         .line("requested", when_full(s.requested.as_ref(), clock))
@@ -143,6 +144,18 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
     steps(&mut sheet, s);
     sheet.line("id", s.id.as_str());
     sheet
+}
+
+/// `to become 100 GiB, home 500 GiB, by dina, 2026-11-03 14:02:11`.
+fn disk_change(change: &DiskChangeWanted, clock: &Clock) -> String {
+    let what = match (change.disk_gib, change.home_gib) {
+        (0, 0) => "to get other keys".to_owned(),
+        (disk, 0) => format!("to become {disk} GiB"),
+        (disk, home) => format!("to become {disk} GiB, home {home} GiB"),
+    };
+    let at = instant(change.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+    let note = if change.note.is_empty() { String::new() } else { format!(": {}", change.note) };
+    format!("{what}, by {}{at}{note}", change.by)
 }
 
 /// `100 GiB, stays through stops`; nothing where there is none.
@@ -334,6 +347,16 @@ fn prefixed(prefix: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{prefix}{text}") }
 }
 
+fn disk_change_json(change: &DiskChangeWanted) -> Value {
+    json!({
+        "disk_gib": change.disk_gib,
+        "home_gib": change.home_gib,
+        "by": change.by,
+        "at": time_json(change.at.as_ref()),
+        "note": change.note,
+    })
+}
+
 /// As `holm.v1.Slice` has it.
 pub fn slice_json(s: &Slice) -> Value {
     json!({
@@ -385,5 +408,6 @@ pub fn slice_json(s: &Slice) -> Value {
         "hold": s.hold.as_ref().map(hold_json),
         "closed": time_json(s.closed.as_ref()),
         "keep_until": time_json(s.keep_until.as_ref()),
+        "disk_change": s.disk_change.as_ref().map(disk_change_json),
     })
 }

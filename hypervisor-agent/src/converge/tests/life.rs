@@ -22,9 +22,11 @@ use crate::{
     session::what_matters,
     simulate::SimulatedHost,
 };
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use holm_control::{
     domain::{
-        Change, Record as Stored, State, device, people,
+        Change, Record as Stored, State, device, disks, people,
         records::{self, Device, DeviceState, Evidence, Guest, Hold, Slice, SliceState, VolumeEvidence},
         slice::{self, Phase, Sighting},
     },
@@ -73,6 +75,21 @@ fn known() -> State {
         state.apply(&[Change::Put(Stored::Host(records::Host { simulated: true, ..host }))]);
     }
     state
+}
+
+/// What a key is in these tests.
+fn key_of(key: VolumeId) -> Vec<u8> {
+    vec![key.as_bytes()[15]; 32]
+}
+
+fn next_of(s: &Slice, volume: VolumeId) -> Vec<u8> {
+    let next = s.next_keys().iter().find(|next| next.volume == volume);
+    next.map(|next| key_of(next.key)).unwrap_or_default()
+}
+
+/// As the simulated host has it of a volume.
+fn fingerprint(key: VolumeId) -> String {
+    HEXLOWER.encode(digest(&SHA256, &key_of(key)).as_ref())
 }
 
 /// As holmd reads it.
@@ -174,6 +191,22 @@ impl Host for Watched {
         key: &Key,
     ) -> edge::Result<()> {
         self.call(|host| host.create_volume(volume, kind, size_gib, key))
+    }
+    fn image(&self) -> edge::Image {
+        self.inner.image()
+    }
+    fn grow_volume(
+        &self,
+        slice: SliceId,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> edge::Result<()> {
+        self.call(|host| host.grow_volume(slice, volume, kind, size_gib, key))
+    }
+    fn change_key(&self, volume: VolumeId, old: &Key, new: &Key) -> edge::Result<edge::Rekeyed> {
+        self.call(|host| host.change_key(volume, old, new))
     }
     fn erase_volume(&self, volume: VolumeId) -> edge::Result<v1::VolumeEvidence> {
         self.call(|host| host.erase_volume(volume))
@@ -517,6 +550,7 @@ impl Life {
                     volume_erased: false,
                     volume: None,
                     others: Vec::new(),
+                    change: None,
                 },
                 Some(seen) => Sighting {
                     generation: seen.generation,
@@ -539,6 +573,11 @@ impl Life {
                     volume_erased: seen.volume_erased,
                     volume: seen.volume.as_ref().map(|told| volume_evidence(told, self.at())),
                     others: seen.volumes.iter().map(|told| volume_evidence(told, self.at())).collect(),
+                    change: seen.change.as_ref().map(|told| disks::Changed {
+                        number: told.number,
+                        done: told.done,
+                        note: told.note.clone(),
+                    }),
                 },
             };
             let begun = seen.is_none_or(|seen| !seen.steps.is_empty());
@@ -553,7 +592,8 @@ impl Life {
         let id: SliceId = typed(&request.slice_id);
         let s = &self.state.slices[&id];
         let talk = self.talk.as_mut().unwrap();
-        let may = SliceState::STARTING.contains(&s.state)
+        let changes = s.due_change().is_some() && matches!(s.state, SliceState::Booting | SliceState::Ready);
+        let may = (SliceState::STARTING.contains(&s.state) || changes)
             && s.generation == request.generation
             && talk.keyed.insert((id, request.generation));
         talk.down.push_back(if may {
@@ -561,13 +601,15 @@ impl Life {
                 slice_id: request.slice_id,
                 volume_id: request.volume_id,
                 generation: request.generation,
-                key: vec![id.as_bytes()[15]; 32],
+                key: key_of(s.keyed_volumes().next().unwrap().key),
+                next: next_of(s, s.volume),
                 others: s
                     .keyed_volumes()
                     .skip(1)
-                    .map(|(id, _)| v1::OtherKey {
-                        volume_id: id.to_string(),
-                        key: vec![id.as_bytes()[15]; 32],
+                    .map(|keyed| v1::OtherKey {
+                        volume_id: keyed.volume.to_string(),
+                        key: key_of(keyed.key),
+                        next: next_of(s, keyed.volume),
                     })
                     .collect(),
             })
@@ -641,7 +683,8 @@ impl Life {
                     placement.map(|placement| slice::place(&self.state, s, placement, at).unwrap())
                 }
                 SliceState::Placed if s.key_fingerprint.is_empty() => {
-                    Some(slice::keyed(s, &s.keyed_volumes().map(|(id, _)| (id, "0123".to_owned())).collect()))
+                    let prints = s.keyed_volumes().map(|keyed| (keyed.volume, "0123".to_owned()));
+                    Some(slice::keyed(s, &prints.collect()))
                 }
                 SliceState::Keeping | SliceState::Kept if slice::kept_by(&self.state, s, at).is_none() => {
                     Some(slice::end_keeping(s, at))
@@ -656,6 +699,14 @@ impl Life {
                 _ => None,
             };
             self.commit(changes.unwrap_or_default());
+            let s = &self.state.slices[&id];
+            let prints = s.all_keys().into_iter().map(|key| (key, "4567".to_owned())).collect();
+            let made = (s.due_change().is_none()).then(|| disks::made(s, &prints)).flatten();
+            self.commit(made.unwrap_or_default());
+            let s = &self.state.slices[&id];
+            if !s.spent.is_empty() {
+                self.commit(disks::spent(s, &s.spent.clone()));
+            }
         }
     }
 
@@ -689,6 +740,7 @@ impl Life {
             size_gib: 1,
             key_fingerprint: String::new(),
             evidence: None,
+            key: None,
         };
         let others = match self.ids % 3 {
             0 => Vec::new(),
@@ -752,6 +804,10 @@ impl Life {
             used: false,
             worked: false,
             past: Vec::new(),
+            key: None,
+            retired: Vec::new(),
+            change: None,
+            spent: Vec::new(),
         }))));
         self.commit(changes);
     }
@@ -786,10 +842,31 @@ impl Life {
         self.commit(changes);
     }
 
-    fn start(&mut self, number: usize) {
+    fn start(&mut self, number: usize, rebuild: bool) {
+        let volume = self.id();
         let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
-        let changes = slice::start(&self.state, s, self.at()).unwrap_or_default();
+        let changes = slice::start(&self.state, s, rebuild.then_some(volume), self.at()).unwrap_or_default();
         self.commit(changes);
+    }
+
+    fn grow(&mut self, number: usize) {
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let home = s.others.iter().find(|other| other.kind == records::VolumeKind::Data);
+        let sizes = disks::Sizes {
+            disk: Some(s.disk_gib + 1),
+            home: home.map(|home| home.size_gib + 1),
+            scratch: None,
+        };
+        let changes = disks::grow(s, &sizes, &"dina".parse().unwrap(), self.at()).unwrap_or_default();
+        self.commit(changes);
+    }
+
+    fn rekey(&mut self, number: usize) {
+        let fresh: Vec<VolumeId> = (0..2).map(|_| self.id()).collect();
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let mut fresh = fresh.into_iter();
+        let changes = disks::rekey(s, || fresh.next().unwrap(), &"dina".parse().unwrap(), self.at());
+        self.commit(changes.unwrap_or_default());
     }
 
     fn release(&mut self, device: PciAddress) {
@@ -815,7 +892,9 @@ impl Life {
             Event::Hold(number, freeze) => self.hold(*number, *freeze),
             Event::Lift(number) => self.lift(*number),
             Event::Stop(number) => self.stop(*number),
-            Event::Start(number) => self.start(*number),
+            Event::Start(number, rebuild) => self.start(*number, *rebuild),
+            Event::Grow(number) => self.grow(*number),
+            Event::Rekey(number) => self.rekey(*number),
             Event::Release(number) => self.release(gpu(*number)),
             Event::Round => self.round(),
             Event::Work(number, turns) => self.work(*number, *turns),
@@ -974,6 +1053,14 @@ impl Life {
             if !goes && self.disks.contains(&s.volume) {
                 assert!(machine.volumes.contains_key(&s.volume), "{} is without its disk", s.name);
             }
+            // And what opens a disk holmd has, whoever was killed while it was changed.
+            for keyed in s.keyed_volumes().filter(|_| !goes && s.key_destroyed.is_none()) {
+                let Some(disk) = machine.volumes.get(&keyed.volume) else { continue };
+                let next = s.next_keys().iter().filter(|next| next.volume == keyed.volume);
+                let mut keys = next.map(|next| next.key).chain([keyed.key]);
+                assert!(keys.any(|key| fingerprint(key) == disk.key), "{}: nothing opens {disk:?}", s.name);
+            }
+            assert!(s.retired.iter().all(|old| old.id != s.volume), "{}", s.name);
         }
         for (device, note) in self.engine().lock().notes.iter() {
             if matches!(note.mark, Mark::Clean { .. }) {
@@ -1051,6 +1138,7 @@ impl Life {
         }
         let machine = self.host.machine();
         assert!(machine.domains.is_empty() && machine.partitions.is_empty() && machine.seeds.is_empty());
+        assert!(machine.volumes.is_empty(), "{:?}", machine.volumes);
         assert!((0..BUSES.len()).all(|number| !machine.memory.contains_key(&gpu(number))));
     }
 }
@@ -1062,7 +1150,9 @@ enum Event {
     Hold(usize, bool),
     Lift(usize),
     Stop(usize),
-    Start(usize),
+    Start(usize, bool),
+    Grow(usize),
+    Rekey(usize),
     Release(usize),
     Round,
     Work(usize, usize),
@@ -1114,7 +1204,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..MOST_SLICES, any::<bool>()).prop_map(|(n, freeze)| Event::Hold(n, freeze)),
         1 => (0..MOST_SLICES).prop_map(Event::Lift),
         3 => (0..MOST_SLICES).prop_map(Event::Stop),
-        5 => (0..MOST_SLICES).prop_map(Event::Start),
+        5 => (0..MOST_SLICES, any::<bool>()).prop_map(|(n, rebuild)| Event::Start(n, rebuild)),
+        2 => (0..MOST_SLICES).prop_map(Event::Grow),
+        2 => (0..MOST_SLICES).prop_map(Event::Rekey),
         1 => (0..BUSES.len()).prop_map(Event::Release),
         6 => Just(Event::Round),
         6 => (0..MOST_SLICES, prop::sample::select(vec![1, 3, 50])).prop_map(|(n, turns)| Event::Work(n, turns)),

@@ -738,6 +738,7 @@ fn slices_come_up_side_by_side() {
                 generation: 1,
                 key: vec![7; 32],
                 others: Vec::new(),
+                next: Vec::new(),
             });
         }
         let observed = engine.observed().unwrap_or_default();

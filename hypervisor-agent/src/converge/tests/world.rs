@@ -167,6 +167,22 @@ impl Host for TestHost {
             Err(error)
         })
     }
+    fn image(&self) -> edge::Image {
+        self.inner.image()
+    }
+    fn grow_volume(
+        &self,
+        slice: SliceId,
+        volume: VolumeId,
+        kind: VolumeKind,
+        size_gib: u64,
+        key: &Key,
+    ) -> edge::Result<()> {
+        self.call(|host| host.grow_volume(slice, volume, kind, size_gib, key))
+    }
+    fn change_key(&self, volume: VolumeId, old: &Key, new: &Key) -> edge::Result<edge::Rekeyed> {
+        self.call(|host| host.change_key(volume, old, new))
+    }
     fn erase_volume(&self, volume: VolumeId) -> edge::Result<v1::VolumeEvidence> {
         self.call(|host| host.erase_volume(volume))
     }
@@ -486,7 +502,9 @@ impl World {
                     others: vec![v1::OtherKey {
                         volume_id: data(wanted.slice).to_string(),
                         key: vec![wanted.slice.as_bytes()[1]; 32],
+                        next: Vec::new(),
                     }],
+                    next: Vec::new(),
                 });
             } else if !once {
                 self.engine().refuse_key(&v1::KeyRefused {

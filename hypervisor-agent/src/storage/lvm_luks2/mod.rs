@@ -37,14 +37,14 @@ use super::{
     evidence::{Remembered, evidence},
     exists, failed,
     qcow2_luks::smaller,
-    qemu_img::{self, Resized},
+    qemu_img::{self, Changed},
     step,
     tool::{self, Copy, passphrase},
     wrong_key,
 };
 use crate::{
     config::StorageConfig,
-    edge::{EdgeError, Key, Result, VolumeState},
+    edge::{EdgeError, Key, Rekeyed, Result, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
 use std::{
@@ -348,10 +348,10 @@ impl Backend for LvmLuks2 {
         if before.is_none() {
             self.close(volume)?;
         }
-        Ok(if resized? == Resized::InUse { Grown::TellMachine } else { Grown::Done })
+        Ok(if resized? == Changed::InUse { Grown::TellMachine } else { Grown::Done })
     }
 
-    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<()> {
+    fn change_passphrase(&self, volume: VolumeId, old: &Key, new: &Key) -> Result<Rekeyed> {
         let found = self.complete(volume)?;
         let device = self.group.path(volume);
         let failed = |error| failed("change the passphrase of", volume, error);
@@ -389,7 +389,7 @@ impl Backend for LvmLuks2 {
         File::open(&device).and_then(|file| file.sync_all()).map_err(failed)?;
         self.group.tag(volume, &[], &[CHANGING]).map_err(failed)?;
         step();
-        Ok(())
+        Ok(Rekeyed::Done)
     }
 
     fn erase(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {

@@ -351,7 +351,7 @@ fn what_a_tenant_writes_is_no_file_system_or_volume_group_of_the_hosts() {
     let backend = ground.real();
     backend.create(id(), Kind::Data, 1, &key(7)).unwrap();
     let other = format!("/dev/{}/other", ground.group);
-    let within = "devices { filter = [ \"a|/other$|\", \"r|.*|\" ] }";
+    let within = "devices { scan_lvs = 1 filter = [ \"a|/other$|\", \"r|.*|\" ] }";
     let makers: [(&str, &[&str], &str); 2] = [
         ("mkfs.ext4", &["-q", "-F"], "ext4"),
         ("vgcreate", &["--config", within, "--yes", "holmtenant"], "LVM2_member"),
