@@ -25,17 +25,51 @@ const TENANTS: [(&str, &str, &[u32]); 3] = [
 
 /// All of it, on a site that has just been opened.
 pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
+    stages.time("the host keeps its volumes on LVM", || on_lvm(site))?;
     stages.time("every GPU is cleaned before anyone gets it", || site.all_clean(OPERATOR))?;
     stages.time("the same by a scrubbing machine", || scrubbed(site))?;
     let [first, second, third] = TENANTS;
     stages.time("8 + 4 + 2 + 1 + 1 GPUs at once", || mix(site, first))?;
     stages.time("all closed", || all_closed(site, first))?;
     stages.time("16 GPUs", || mix(site, second))?;
+    stages.time("its disk grows and gets another key while it runs", || changes(site, second))?;
     stages.time("closed", || all_closed(site, second))?;
     stages.time("the agent and libvirtd are killed between Claimed and Free", || killed(site, second))?;
     stages.time("4 + 4 + 8 GPUs at once", || mix(site, third))?;
     stages.time("a GPU is pulled out of a running slice", || pulled(site, third))?;
     stages.time("the officer verifies the log", || site.ok(OFFICERS[0], &["audit", "verify"]).map(drop))
+}
+
+/// A volume group on a disk of its own: from here on slices start from logical volumes, opened by the kernel.
+fn on_lvm(site: &Site) -> Outcome {
+    let machine = site.ground().machine().ok_or("there is no LVM on a simulated host")?;
+    site.kill(Daemon::Agent)?;
+    site.host(&format!(
+        "{} /dev/vdb
+         sed -i 's/^\\[host.storage\\]$/&\\nbackend = \"lvm-luks2\"\\nvolume_group = \"holm\"/' /var/lib/holm/agent.toml
+         grep -q lvm-luks2 /var/lib/holm/agent.toml",
+        machine.tool("lvm").display()
+    ))?;
+    site.start(Daemon::Agent)
+}
+
+/// What is open is changed as it is: the machine goes on, nobody logs in anew.
+fn changes(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, ..) = tenant;
+    let names = slices(tenant);
+    let slice = names.first().ok_or("a tenant without slices")?;
+    crate::faults::grows(site, lead, slice)?;
+    let before = site.json(lead, &["slice", "show", slice])?;
+    site.ok(lead, &["slice", "rekey", slice])?;
+    let after = until(site, lead, slice, |s| s["disk_change"].is_null())?;
+    let [old, new] = [&before, &after].map(|slice| text(slice, "key_fingerprint"));
+    demand(old? != new?, "its disk has the key that it had")?;
+    demand(text(&after, "state")? == "ready", "it did not stay ready")?;
+    let slots =
+        site.host("for v in /dev/holm/holm-*; do cryptsetup luksDump $v | grep -c '^  [0-9]: luks2'; done")?;
+    demand(slots.lines().all(|slots| slots.trim() == "1"), format!("its header has key slots: {slots}"))?;
+    show::seen("its disk opens with another key, and with that alone; the slice ran on");
+    Ok(())
 }
 
 /// The agent cleans by a small machine of its own: one run, all GPUs, evidence for each. Then as before.

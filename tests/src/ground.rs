@@ -26,12 +26,15 @@ pub struct Machine {
 impl Machine {
     /// Boots it; its files lie in `dir`. What happens is printed as it happens. Unless it is to be kept it ends
     /// with this process, however that one ends.
-    pub fn boot(repository: &Path, dir: &Path, keep: bool) -> Outcome<Self> {
+    pub fn boot(repository: &Path, dir: &Path, keep: bool, spare: bool) -> Outcome<Self> {
         let script = repository.join("tests/virtual-dgx2/machine");
         let machine = Self { script, dir: dir.to_owned(), keep };
         let mut up = machine.command("up");
         if !keep {
             up.args(["--with", &std::process::id().to_string()]);
+        }
+        if spare {
+            up.env("HOLM_SPARE_GIB", "256");
         }
         let status = up.status()?;
         demand(status.success(), "the virtual DGX-2 did not come up; see its console above")?;

@@ -45,8 +45,9 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
     let dir = scratch.path().join("machine");
     let home = scratch.path().join("people");
     std::fs::create_dir_all(&home)?;
-    let machine =
-        stages.time("a virtual DGX-2 boots", || Machine::boot(&options.repository, &dir, options.keep))?;
+    let machine = stages.time("a virtual DGX-2 boots", || {
+        Machine::boot(&options.repository, &dir, options.keep, options.devices)
+    })?;
     let ports = machine.ports()?;
     let binaries = std::env::current_exe()?.parent().ok_or("the demo lies nowhere")?.to_owned();
     let plan = Plan {
