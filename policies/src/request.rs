@@ -138,6 +138,8 @@ actions! {
     SliceStop = "slice.stop";
     /// Start a slice that was stopped.
     SliceStart = "slice.start";
+    /// Start a slice with a new root disk; the one that it has is destroyed.
+    SliceRebuild = "slice.rebuild";
     /// Make a slice's disks larger.
     SliceGrow = "slice.grow";
     /// Put a slice's disks under other keys.

@@ -231,12 +231,13 @@ impl SliceService for Slices {
             true => |scene, s, _| slice::start(scene.state, s, Some(VolumeId::new_v4()), scene.now),
             false => |scene, s, _| slice::start(scene.state, s, None, scene.now),
         };
+        let action = if request.get_ref().rebuild { Action::SliceRebuild } else { Action::SliceStart };
         let request = request.map(|m| v1::DecideSliceRequest {
             slice: m.slice,
             dry_run: m.dry_run,
             ..Default::default()
         });
-        self.decide(request, Action::SliceStart, decide).await
+        self.decide(request, action, decide).await
     }
 
     async fn grow_slice(

@@ -195,8 +195,14 @@ async fn a_rebuilt_slice_has_another_root_disk_and_the_one_before_is_destroyed()
     let running = rebuild(&world, "dina").await.unwrap_err();
     assert_eq!(running.code(), Code::FailedPrecondition, "{running}");
     stopped(&world, &mut agent).await;
-    assert_eq!(rebuild(&world, "olga").await.unwrap_err().code(), Code::PermissionDenied);
-    rebuild(&world, "rosa").await.unwrap();
+    for (who, code) in
+        [("rosa", Code::PermissionDenied), ("olga", Code::PermissionDenied), ("anna", Code::NotFound)]
+    {
+        assert_eq!(rebuild(&world, who).await.unwrap_err().code(), code, "{who}");
+        let entry = world.logged(|e| e.action == "slice.rebuild" && e.actor == format!("person/{who}")).await;
+        assert_eq!(entry.outcome, "refused");
+    }
+    rebuild(&world, "dina").await.unwrap();
     // The key of the old one goes at once.
     let entry = world.logged(|e| e.action == "key.destroy" && e.detail["spent"].is_array()).await;
     assert_eq!(entry.detail["spent"][0], before.key_fingerprint);

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 44] = [
+const CALLS: [&str; 45] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -50,6 +50,7 @@ const CALLS: [&str; 44] = [
     "SliceService/CloseSlice",
     "SliceService/StopSlice",
     "SliceService/StartSlice",
+    "SliceService/StartSlice rebuild",
     "SliceService/GrowSlice",
     "SliceService/RekeySlice",
     "SliceService/HoldSlice",
@@ -148,6 +149,10 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "SliceService/StopSlice" => drop(slices.stop_slice(dry("heart/main")).await?),
         "SliceService/StartSlice" => {
             let request = v1::StartSliceRequest { slice: Some(main()), dry_run: true, ..Default::default() };
+            drop(slices.start_slice(request).await?);
+        }
+        "SliceService/StartSlice rebuild" => {
+            let request = v1::StartSliceRequest { slice: Some(main()), dry_run: true, rebuild: true };
             drop(slices.start_slice(request).await?);
         }
         "SliceService/GrowSlice" => {

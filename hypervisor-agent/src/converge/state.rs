@@ -71,7 +71,12 @@ impl State {
                 HeldKey::Refused(why) => KeyFact::Refused(why.clone()),
                 HeldKey::Later => KeyFact::Later,
             },
-            change: kept.change.as_ref().is_some_and(|change| !change.done && change.note.is_empty()),
+            // holmd may have heard what became of it from an agent that ended before it had stored that.
+            change: kept.change.as_ref().is_some_and(|change| {
+                let wanted = slice.want.as_ref().and_then(|want| want.spec.as_ref().ok()?.change);
+                let wanted = wanted.is_some_and(|(number, _)| number == change.number);
+                wanted && !change.done && change.note.is_empty()
+            }),
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),
             unclean: self.notes.unclean(&kept.devices, id),
