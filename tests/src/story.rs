@@ -240,7 +240,11 @@ fn job(site: &Site, team: &Team, script: &str) -> Outcome<String> {
         team.gpus
     );
     let said = site.typed(team.researcher, &line, true)?;
-    demand(said.contains("JobState=COMPLETED"), "the job did not complete")?;
+    // `--wait` ends with the job's own exit status when the job has ended: its epilog may still clean up after it.
+    demand(
+        said.contains("JobState=COMPLETED") || said.contains("JobState=COMPLETING"),
+        "the job did not complete",
+    )?;
     demand(
         said.contains(&format!("TresPerNode=gres/gpu:{}", team.gpus)),
         "its record does not name its GPUs",

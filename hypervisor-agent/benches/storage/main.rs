@@ -2,8 +2,7 @@
 //! DGX-2. That is an emulated processor, so what counts are ratios, and there encryption costs more beside the disk
 //! than on a real host. It judges nothing. Everything on `HOLM_BENCH_DISK` is lost.
 //!
-//! `fio` reads and writes past the page cache. What a slice would see of a volume it reads through QEMU: an NBD server
-//! (`qemu-storage-daemon`) in the place of a machine, so QEMU's qcow2 and LUKS are in it and a guest's virtio is not.
+//! `fio` reads and writes past the page cache, in a machine that has all of the disks as slices have theirs (`slice`).
 
 #![allow(
     clippy::unwrap_used,
@@ -13,21 +12,22 @@
 )]
 
 mod plot;
+mod slice;
 
+use self::slice::Target;
 use holm_agent::{
     config::{ImageFormat, LvmName, StorageBackend, StorageConfig},
     edge::{Key, VolumeKind as Kind},
-    storage::{Disk, Hand, Volumes, passphrase},
+    storage::{Disk, Hand, Volumes},
 };
 use holm_proto::ids::VolumeId;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
+    time::Instant,
 };
 
 /// What is read and written of each volume, MiB: written once before, so that nothing of it is a hole.
@@ -55,27 +55,13 @@ const LOADS: [Load; 4] = [
     Load { name: "random write, 4 KiB", pattern: "randwrite", block: 4096, depth: 16 },
 ];
 
-/// Something to read and write: as many of a kind as are used at once.
-struct Target {
-    name: &'static str,
-    /// What `fio` is told of each.
-    each: Vec<Vec<String>>,
-}
-
 const RAW: &str = "raw disk";
 /// Opened by hand, with the options that volumes are opened with.
 const PLAIN: &str = "dm-crypt by hand";
 /// As `cryptsetup` does it by itself: with work queues.
 const QUEUES: &str = "dm-crypt, queues";
 const LVM: &str = "lvm-luks2";
-const RAW_QEMU: &str = "raw disk, QEMU";
-const LVM_QEMU: &str = "lvm-luks2, QEMU";
-const QCOW2_QEMU: &str = "qcow2-luks, QEMU";
-
-/// What a target is measured by: nothing encrypted, reached in the same way.
-fn raw_of(target: &str) -> &'static str {
-    if [RAW_QEMU, LVM_QEMU, QCOW2_QEMU].contains(&target) { RAW_QEMU } else { RAW }
-}
+const QCOW2: &str = "qcow2-luks";
 
 fn main() {
     let Ok(disk) = std::env::var("HOLM_BENCH_DISK") else {
@@ -87,9 +73,8 @@ fn main() {
     let ground = Ground::new(&disk, directory.path());
 
     let times = provisioning(&ground, rounds);
-    let (targets, held) = ground.targets();
-    let figures = throughput(&targets, rounds);
-    drop(held);
+    let (targets, _hands) = ground.targets();
+    let figures = slice::throughput(ground.directory, &targets, rounds);
 
     println!("\n{}\n{}", throughput_table(&targets, &figures), provisioning_table(&times));
     println!("{}", verdict(&figures, &times));
@@ -100,13 +85,12 @@ fn main() {
 
 /// Where volumes are made.
 struct Ground<'a> {
-    disk: &'a str,
     directory: &'a Path,
     files: PathBuf,
 }
 
 impl<'a> Ground<'a> {
-    fn new(disk: &'a str, directory: &'a Path) -> Self {
+    fn new(disk: &str, directory: &'a Path) -> Self {
         run("vgcreate", &["--quiet", "--yes", GROUP, disk]);
         for at in 0..VOLUMES {
             make_lv(&format!("raw{at}"), &["--size", "1g"]);
@@ -124,7 +108,7 @@ impl<'a> Ground<'a> {
         fs::create_dir(&files).unwrap();
         run("mount", &[&device, files.to_str().unwrap()]);
         fs::write(directory.join("base.raw"), vec![0; 1 << 20]).unwrap();
-        Self { disk, directory, files }
+        Self { directory, files }
     }
 
     fn volumes(&self, backend: StorageBackend, pool: Option<&str>) -> Volumes {
@@ -142,78 +126,45 @@ impl<'a> Ground<'a> {
         .unwrap()
     }
 
-    /// All that is compared, written over once; and what holds it open.
-    fn targets(&self) -> (Vec<Target>, Held) {
+    /// All that is compared, and what holds it open.
+    fn targets(&self) -> (Vec<Target>, Vec<Hand>) {
         let mut hands = Vec::new();
         // No volume is kept by both: that would be refused.
-        let mut open = |backend, first| -> Vec<String> {
+        let mut open = |backend, first| -> Vec<Disk> {
             let volumes = self.volumes(backend, None);
             let one = |at| {
                 volumes.create(id(at), Kind::Data, 1, &key()).unwrap();
-                let (Disk::File(path) | Disk::Block(path), hand) = volumes.open(id(at), &key()).unwrap();
+                let (disk, hand) = volumes.open(id(at), &key()).unwrap();
                 hands.push(hand);
-                path.to_str().unwrap().to_owned()
+                disk
             };
             (first..first + VOLUMES).map(one).collect()
         };
         let lvm = open(StorageBackend::LvmLuks2, 0);
         let qcow2 = open(StorageBackend::Qcow2Luks, VOLUMES);
         let without = ["--perf-no_read_workqueue", "--perf-no_write_workqueue"];
-        let plain: Vec<String> = (0..VOLUMES).map(|at| crypt("plain", at, &without)).collect();
-        let queues: Vec<String> = (0..VOLUMES).map(|at| crypt("queues", at, &[])).collect();
-
-        let kernel = |path: &str| vec!["--ioengine=libaio".to_owned(), format!("--filename={path}")];
-        let raw_disk = |at| {
-            let start = start_of(&format!("raw{at}"));
-            [kernel(self.disk), vec![format!("--offset={start}")]].concat()
+        let device = |path: String| format!("driver=host_device,filename={path},cache.direct=on,aio=native");
+        // As the agent has libvirt do it.
+        let volume = |disk: &Disk| match disk {
+            Disk::Block(path) => format!(
+                "driver=qcow2,file.driver=host_device,file.filename={},file.cache.direct=on,file.aio=native",
+                path.display()
+            ),
+            Disk::File(path) => format!(
+                "driver=qcow2,encrypt.format=luks,encrypt.key-secret=key,file.driver=file,file.filename={}",
+                path.display()
+            ),
         };
-        let socket = self.directory.join("nbd");
-        let mut served = Vec::new();
-        let mut qemu = |name: &str, image: &dyn Fn(usize) -> String| {
-            let one = |at| {
-                let name = format!("{name}{at}");
-                served.push((name.clone(), image(at)));
-                let uri = format!("--uri=nbd+unix:///{name}?socket={}", socket.display());
-                vec!["--ioengine=nbd".to_owned(), uri]
-            };
-            (0..VOLUMES).map(one).collect()
-        };
-        let device = |path: &str| format!("driver=host_device,filename={path},cache.direct=on,aio=native");
-        let image = |path: &str| {
-            format!(
-                "driver=qcow2,encrypt.format=luks,encrypt.key-secret=key,file.driver=file,file.filename={path},\
-                 cache.direct=on,file.aio=native"
-            )
-        };
+        let each = |make: &dyn Fn(usize) -> String| (0..VOLUMES).map(make).collect();
         let target = |name, each| Target { name, each };
         let targets = vec![
-            target(RAW, (0..VOLUMES).map(raw_disk).collect()),
-            target(PLAIN, plain.iter().map(|path| kernel(path)).collect()),
-            target(QUEUES, queues.iter().map(|path| kernel(path)).collect()),
-            target(LVM, lvm.iter().map(|path| kernel(path)).collect()),
-            target(RAW_QEMU, qemu("raw", &|at| device(&format!("/dev/{GROUP}/raw{at}")))),
-            target(LVM_QEMU, qemu("lvm", &|at| device(&lvm[at]))),
-            target(QCOW2_QEMU, qemu("qcow2", &|at| image(&qcow2[at]))),
+            target(RAW, each(&|at| device(format!("/dev/{GROUP}/raw{at}")))),
+            target(PLAIN, each(&|at| device(crypt("plain", at, &without)))),
+            target(QUEUES, each(&|at| device(crypt("queues", at, &[])))),
+            target(LVM, lvm.iter().map(volume).collect()),
+            target(QCOW2, qcow2.iter().map(volume).collect()),
         ];
-        let held = Held { server: serve(&socket, &served), _hands: hands };
-        for target in &targets {
-            println!("writing {AREA_MIB} MiB of each: {}", target.name);
-            fio(LOADS[1], &target.each, None);
-        }
-        (targets, held)
-    }
-}
-
-/// What keeps volumes open until all is measured.
-struct Held {
-    server: PathBuf,
-    _hands: Vec<Hand>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let pid = fs::read_to_string(&self.server).unwrap();
-        run("kill", &[pid.trim()]);
+        (targets, hands)
     }
 }
 
@@ -230,13 +181,6 @@ fn make_lv(name: &str, what: &[&str]) {
     run("lvcreate", &[&words[..], what, &[GROUP]].concat());
 }
 
-/// Where a logical volume of one piece begins on its disk, bytes.
-fn start_of(name: &str) -> u64 {
-    let table = run("dmsetup", &["table", &format!("{GROUP}-{name}")]);
-    assert_eq!(table.lines().count(), 1, "{table}");
-    table.split_whitespace().last().unwrap().parse::<u64>().unwrap() * 512
-}
-
 /// A logical volume opened with the cipher and the sectors that volumes have, and with these options.
 fn crypt(lv: &str, at: usize, options: &[&str]) -> String {
     let (name, device) = (format!("{GROUP}-{lv}-open{at}"), format!("/dev/{GROUP}/{lv}{at}"));
@@ -244,25 +188,6 @@ fn crypt(lv: &str, at: usize, options: &[&str]) -> String {
     let like = ["--cipher", "aes-xts-plain64", "--key-size", "512", "--sector-size", "4096"];
     run("cryptsetup", &[&words[..], &like, options, &[&device, &name]].concat());
     format!("/dev/mapper/{name}")
-}
-
-/// Serves volumes over NBD. The file where the server's process id is.
-fn serve(socket: &Path, volumes: &[(String, String)]) -> PathBuf {
-    let pid = socket.with_extension("pid");
-    let mut command = Command::new("/usr/bin/qemu-storage-daemon");
-    // It returns when it serves.
-    command.arg("--daemonize").arg("--pidfile").arg(&pid);
-    command.args(["--object", "secret,id=key,file=/proc/self/fd/0"]);
-    command.arg("--nbd-server").arg(format!("addr.type=unix,addr.path={}", socket.display()));
-    for (name, options) in volumes {
-        command.args(["--blockdev", &format!("node-name={name},{options}")]);
-        command
-            .args(["--export", &format!("type=nbd,id=of-{name},node-name={name},name={name},writable=on")]);
-    }
-    let mut starting = command.stdin(Stdio::piped()).spawn().unwrap();
-    starting.stdin.take().unwrap().write_all(passphrase(&key()).as_bytes()).unwrap();
-    assert!(starting.wait().unwrap().success(), "no server");
-    pid
 }
 
 fn run(program: &str, words: &[&str]) -> String {
@@ -276,50 +201,8 @@ fn run(program: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Bytes a second of all that it is told to do at once: for so long, or once over the area.
-fn fio(load: Load, each: &[Vec<String>], time: Option<Duration>) -> f64 {
-    let mut words =
-        ["--output-format=json", "--group_reporting", "--thread", "--direct=1"].map(str::to_owned).to_vec();
-    words.push(format!("--rw={}", load.pattern));
-    words.push(format!("--bs={}", load.block));
-    words.push(format!("--iodepth={}", load.depth));
-    words.push(format!("--size={AREA_MIB}M"));
-    if let Some(time) = time {
-        words.extend(["--time_based".to_owned(), format!("--runtime={}ms", time.as_millis())]);
-        words.push("--ramp_time=300ms".to_owned());
-    }
-    for (at, one) in each.iter().enumerate() {
-        words.push(format!("--name=job{at}"));
-        words.extend(one.iter().cloned());
-    }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let said = run("fio", &words);
-    let report = said.find('{').map(|at| &said[at..]).unwrap();
-    let report: serde_json::Value = serde_json::from_str(report).unwrap();
-    let side = if load.pattern.ends_with("read") { "read" } else { "write" };
-    let jobs = report["jobs"].as_array().unwrap();
-    jobs.iter().map(|job| job[side]["bw_bytes"].as_f64().unwrap()).sum()
-}
-
 /// Bytes a second: the median of some rounds, by load, volumes at once and target.
 type Figures = BTreeMap<(usize, usize, &'static str), f64>;
-
-/// Each target in turn, again and again: what else the machine does meets all alike.
-fn throughput(targets: &[Target], rounds: usize) -> Figures {
-    let mut all: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-    for round in 1..=rounds {
-        println!("reading and writing, round {round} of {rounds}");
-        for (at, load) in LOADS.iter().enumerate() {
-            for at_once in [1, VOLUMES] {
-                for target in targets {
-                    let found = fio(*load, &target.each[..at_once], Some(Duration::from_secs(1)));
-                    all.entry((at, at_once, target.name)).or_default().push(found);
-                }
-            }
-        }
-    }
-    all.into_iter().map(|(key, found)| (key, median(found))).collect()
-}
 
 fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
@@ -368,13 +251,13 @@ fn throughput_table(targets: &[Target], figures: &Figures) -> String {
             for target in targets {
                 let of = |name| figures[&(at, at_once, name)];
                 let found = of(target.name);
-                let plain = if [LVM, QUEUES].contains(&target.name) {
+                let plain = if target.name != RAW && target.name != PLAIN {
                     format!("{:.2}", found / of(PLAIN))
                 } else {
                     String::new()
                 };
                 let (mib, iops) = (found / f64::from(1 << 20), found / f64::from(load.block));
-                let raw = found / of(raw_of(target.name));
+                let raw = found / of(RAW);
                 let row = format!(
                     "{:<24} {at_once:>7}  {:<17} {mib:>8.1} {iops:>8.0} {raw:>7.2} {plain:>12}",
                     load.name, target.name
@@ -383,7 +266,7 @@ fn throughput_table(targets: &[Target], figures: &Figures) -> String {
             }
         }
     }
-    table + "QEMU: over NBD, and beside the raw disk over NBD\n"
+    table
 }
 
 fn provisioning_table(times: &Times) -> String {
@@ -422,17 +305,17 @@ fn verdict(figures: &Figures, times: &Times) -> String {
 }
 
 fn plot(figures: &Figures) -> String {
-    let series = [PLAIN, LVM, LVM_QEMU, QCOW2_QEMU];
+    let series = [PLAIN, LVM, QCOW2];
     let mut groups = Vec::new();
     for (at, load) in LOADS.iter().enumerate() {
         for at_once in [1, VOLUMES] {
             let of = |name| figures[&(at, at_once, name)];
-            let ratios = series.iter().map(|name| of(name) / of(raw_of(name))).collect();
+            let ratios = series.iter().map(|name| of(name) / of(RAW)).collect();
             groups.push((format!("{}, {at_once} at once", load.name), ratios));
         }
     }
     plot::bars(
-        "Throughput beside the raw disk's, on the virtual DGX-2 (emulated processor)",
+        "Throughput in a slice beside the raw disk's, on the virtual DGX-2 (emulated processor)",
         &series,
         &groups,
     )
