@@ -33,7 +33,7 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("all closed", || all_closed(site, first))?;
     stages.time("16 GPUs", || mix(site, second))?;
     stages.time("its disk grows and gets another key while it runs", || changes(site, second))?;
-    stages.time("closed", || all_closed(site, second))?;
+    stages.time("closed", || all_closed(site, second).and_then(|()| shredded(site)))?;
     stages.time("the agent and libvirtd are killed between Claimed and Free", || killed(site, second))?;
     stages.time("4 + 4 + 8 GPUs at once", || mix(site, third))?;
     stages.time("a GPU is pulled out of a running slice", || pulled(site, third))?;
@@ -69,6 +69,30 @@ fn changes(site: &Site, tenant: Tenant) -> Outcome {
         site.host("for v in /dev/holm/holm-*; do cryptsetup luksDump $v | grep -c '^  [0-9]: luks2'; done")?;
     demand(slots.lines().all(|slots| slots.trim() == "1"), format!("its header has key slots: {slots}"))?;
     show::seen("its disk opens with another key, and with that alone; the slice ran on");
+    // What a thief would copy: header, key slots and how the data begins.
+    site.host(&format!("dd if=/dev/holm/holm-* of={STOLEN} bs=1M count=24 status=none"))?;
+    demand(tried(site)?, "the copy of its disk does not open with the keys that there are")
+}
+
+/// Where a copy of a disk lies.
+const STOLEN: &str = "/var/lib/holm/stolen.luks";
+
+/// Whether the copy opens with any key that holmd has.
+fn tried(site: &Site) -> Outcome<bool> {
+    let (root, binaries) = (site.root().display(), site.binaries().display());
+    let said = site
+        .ground()
+        .attempt(&format!("cd {root}/holmd && {binaries}/holmd keys try --config holmd.toml {STOLEN}"))?;
+    let words = [said.stdout, said.stderr].concat();
+    let words = String::from_utf8_lossy(&words);
+    demand(words.contains("opened") || words.contains("refused"), format!("nothing was tried: {words}"))?;
+    Ok(said.status.success())
+}
+
+/// Closed, its disk opens with none of the keys that are left.
+fn shredded(site: &Site) -> Outcome {
+    demand(!tried(site)?, "a copy of the disk opens after the slice was destroyed")?;
+    show::seen("a copy of its disk, taken before, opens with no key that is left");
     Ok(())
 }
 

@@ -25,6 +25,7 @@ pub fn on_the_machine(site: &Site, known: &mut Known) -> Outcome {
     killed_all_along(site, "dina", "stroke-ward/killed")?;
     rests(site, "bo", "gait-lab/main")?;
     known.learn(site)?;
+    known.written(NOTE);
     known.are_nowhere(site)
 }
 
@@ -180,6 +181,9 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     Ok(())
 }
 
+/// What a tenant writes on disks of hers.
+const NOTE: &str = "patient 4711 came back on Thursday";
+
 /// A slice's disks grow while it runs; what they hold stays, and their keys change.
 pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
     let before = site.json(lead, &["slice", "show", slice])?;
@@ -215,7 +219,6 @@ pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
 /// Stopped, a slice gives its GPUs back; started again, it has its disk and its people's files.
 pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     let real = site.ground().machine().is_some();
-    const NOTE: &str = "what I was doing";
     if real {
         let write =
             format!("echo '{NOTE}' | tee note.txt /project/note.txt /raid/note.txt /var/tmp/note.txt; sync");
@@ -257,11 +260,11 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     show::seen(
         "started again, it has its disks, under other keys, and what was written before; /raid is new and empty",
     );
-    rebuilt(site, lead, slice, NOTE)
+    rebuilt(site, lead, slice)
 }
 
 /// With another root disk it has what is in /home and /project, and nothing else.
-fn rebuilt(site: &Site, lead: &str, slice: &str, note: &str) -> Outcome {
+fn rebuilt(site: &Site, lead: &str, slice: &str) -> Outcome {
     let before = site.json(lead, &["slice", "show", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
     site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
@@ -273,7 +276,7 @@ fn rebuilt(site: &Site, lead: &str, slice: &str, note: &str) -> Outcome {
     demand(before["key_fingerprint"] != after["key_fingerprint"], "its root disk's key is the same")?;
     if site.ground().machine().is_some() {
         let said = site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt; ls -A /var/tmp"])?;
-        demand(said.matches(note).count() == 2 && !said.contains("note.txt"), format!("there is `{said}`"))?;
+        demand(said.matches(NOTE).count() == 2 && !said.contains("note.txt"), format!("there is `{said}`"))?;
     }
     show::seen("rebuilt, it has a new root disk and key, and /home and /project as they were");
     Ok(())

@@ -18,9 +18,14 @@ const PART: usize = 15;
 /// Read at a time.
 const PIECE: usize = 4 << 20;
 
-/// Keys that there were, by their names in holmd's directory.
+/// What must be nowhere.
 #[derive(Debug, Default)]
-pub struct Known(Vec<(String, SecretBox<[u8; 32]>)>);
+pub struct Known {
+    /// Keys that there were, by their names in holmd's directory.
+    keys: Vec<(String, SecretBox<[u8; 32]>)>,
+    /// What tenants wrote on their disks.
+    texts: Vec<&'static str>,
+}
 
 impl Known {
     /// Take in those that there are now. Only the test can: it reads holmd's directory, and its provider is a file.
@@ -34,26 +39,35 @@ impl Known {
         demand(tar.wait()?.success(), "holmd's keys cannot be unpacked")?;
         let ring = Keyring::load(copy.path(), &ProviderConfig::default(), None)?;
         for (name, key) in ring.all()? {
-            if !self.0.iter().any(|(_, known)| known.expose_secret() == key.expose_secret()) {
-                self.0.push((name, key));
+            if !self.keys.iter().any(|(_, known)| known.expose_secret() == key.expose_secret()) {
+                self.keys.push((name, key));
             }
         }
         Ok(())
+    }
+
+    /// A tenant wrote this on a disk of hers.
+    pub fn written(&mut self, text: &'static str) {
+        self.texts.push(text);
     }
 
     /// None of them is anywhere, and libvirt holds none: but for the key-encryption key, which lies in a file here, and must be found, or this
     /// search finds nothing.
     pub fn are_nowhere(&self, site: &Site) -> Outcome {
         let machine = site.ground().machine().ok_or("there is no disk to search")?;
-        let patterns: Vec<Vec<u8>> = self.0.iter().flat_map(|(_, key)| forms(key.expose_secret())).collect();
+        let keys = self.keys.iter().flat_map(|(_, key)| forms(key.expose_secret()));
+        let patterns: Vec<Vec<u8>> =
+            keys.chain(self.texts.iter().map(|text| text.as_bytes().to_vec())).collect();
         let search = AhoCorasick::new(&patterns)?;
-        let name = |pattern: usize| self.0.get(pattern / FORMS).map_or("?", |(name, _)| name.as_str());
+        let name = |pattern: usize| {
+            self.keys.get(pattern / FORMS).map_or("a text of a tenant's/", |(name, _)| name.as_str())
+        };
         let is_kek = |pattern: usize| !name(pattern).contains('/');
         site.host("sync")?;
         let (searched, found) = disk(&machine.disk(), &search)?;
         let (kek, left): (Vec<usize>, Vec<usize>) = found.into_iter().partition(|pattern| is_kek(*pattern));
         demand(!kek.is_empty(), "the search does not find the key-encryption key, which lies in a file")?;
-        let canary = self.0.iter().find(|(name, _)| !name.contains('/')).ok_or("holmd has no keys")?;
+        let canary = self.keys.iter().find(|(name, _)| !name.contains('/')).ok_or("holmd has no keys")?;
         let canary = HEXLOWER.encode(canary.1.expose_secret());
         let memory = site.ground().attempt(&format!(
             "echo {canary} >/dev/shm/canary; echo {canary} >/run/canary
@@ -76,11 +90,11 @@ impl Known {
         let secrets = site.host("virsh -q -c qemu:///system secret-list")?;
         demand(secrets.trim().is_empty(), format!("libvirt holds secrets while machines run: {secrets}"))?;
         let left: std::collections::BTreeSet<&str> = left.into_iter().chain(held).map(name).collect();
-        demand(left.is_empty(), format!("these keys are left on the host: {left:?}"))?;
+        demand(left.is_empty(), format!("these are left on the host: {left:?}"))?;
         show::seen(&format!(
-            "none of {} keys is in {} MiB of the host's disk, in its processes' arguments and environment, memory file \
+            "none of {} keys and nothing that a tenant wrote is in {} MiB of the host's disk, in its processes' arguments and environment, memory file \
              systems, logs, libvirt's files; what was planted there is found, and the key-encryption key on the disk",
-            self.0.len() - 1,
+            self.keys.len() - 1,
             searched >> 20
         ));
         Ok(())
