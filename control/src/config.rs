@@ -149,6 +149,8 @@ pub struct Defaults {
     pub home_gib: u64,
     /// `/raid`, gone at each stop, per GPU, GiB; 0: none.
     pub scratch_gib_per_gpu: u64,
+    /// Of all disks that the slices of a project have together, GiB, where nobody set another quota; 0: no limit.
+    pub project_disk_gib: u64,
 }
 
 impl Default for Defaults {
@@ -160,6 +162,7 @@ impl Default for Defaults {
             disk_gib: 50,
             home_gib: 100,
             scratch_gib_per_gpu: 100,
+            project_disk_gib: 0,
         }
     }
 }

@@ -183,7 +183,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 24] = [
+const SAID: [(&str, &str); 25] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -197,6 +197,10 @@ const SAID: [(&str, &str); 24] = [
     ("disk_gib =", "GiB of root disk, whatever its GPUs."),
     ("home_gib =", "GiB of /home and /project, which stay through stops; 0: on the root disk."),
     ("scratch_gib_per_gpu =", "GiB of /raid, gone at each stop; 0: none."),
+    (
+        "project_disk_gib =",
+        "GiB of disks that all slices of a project may have together, unless an operator says otherwise; 0: no limit.",
+    ),
     ("[placement]", "How slices are placed, and in which order they get their turn."),
     (
         "cpus =",

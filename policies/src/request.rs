@@ -122,6 +122,8 @@ actions! {
     ProjectRead = "project.read";
     /// Add a person to a project.
     ProjectAddMember = "project.add-member";
+    /// Say how much disk a project's slices may have together.
+    ProjectQuota = "project.quota";
     /// Ask for a slice; the resource is the **project**.
     SliceRequest = "slice.request";
     /// See that a slice exists, and its state.

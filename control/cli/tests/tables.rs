@@ -6,8 +6,8 @@ use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
     Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Explanation, Guest, Hold, Host,
-    HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Slice, SliceState,
-    Step, Verdict,
+    HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Quota, Slice,
+    SliceState, Step, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -405,6 +405,12 @@ fn people_and_projects() {
         pack: "aau-2018/1".to_owned(),
         department: "health".to_owned(),
         hold: Some(hold(false)),
+        quota: Some(Quota {
+            project: "heart-study".to_owned(),
+            disk_gib: 500,
+            used_gib: 300,
+            of_site: false,
+        }),
     };
     insta::assert_snapshot!(
         "person_list",
@@ -418,6 +424,8 @@ fn people_and_projects() {
     );
     insta::assert_snapshot!("project_show", view::project(&project, &clock()).text(false));
     insta::assert_json_snapshot!("project_json", view::project_json(&project));
+    let none = Quota { disk_gib: 0, of_site: true, ..project.quota.unwrap() };
+    assert_eq!(view::quota(&none), "300 GiB, no limit, as for every project here");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{About, Asked, Scene, parsed, slice, view};
 use crate::app::App;
 use crate::domain::records::{Change, Hold, Project, Record};
-use crate::domain::{Refusal, RefusalKind, State, project};
+use crate::domain::{Refusal, RefusalKind, State, project, quota};
 use crate::identity::Caller;
 use crate::ledger::Decided;
 use holm_policies::{Action, Resource};
@@ -65,8 +65,9 @@ impl ProjectService for Projects {
                         pack: scene.app.pack.id().to_owned(),
                         department,
                         hold: None,
+                        disk_gib: None,
                     };
-                    decided(project::create(scene.state, made)?)
+                    decided(scene, project::create(scene.state, made)?)
                 },
             )
             .await
@@ -78,7 +79,10 @@ impl ProjectService for Projects {
     ) -> Result<Response<v1::Project>, Status> {
         let name = request.get_ref().name.clone();
         Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::project(&name))?
-            .read(move |state| find(state, &name), |_, project| Ok(view::project(&project)))
+            .read(
+                move |state| find(state, &name),
+                |scene, project| Ok(view::project(scene.app, scene.state, &project)),
+            )
             .await
     }
 
@@ -95,7 +99,8 @@ impl ProjectService for Projects {
                     .filter(|p| may(Action::ProjectRead, view::project_resource(p)))
                     .collect();
                 seen.sort_by(|a, b| a.name.cmp(&b.name));
-                Ok(v1::ListProjectsResponse { projects: seen.into_iter().map(view::project).collect() })
+                let shown = |p| view::project(scene.app, scene.state, p);
+                Ok(v1::ListProjectsResponse { projects: seen.into_iter().map(shown).collect() })
             })
             .await
     }
@@ -113,7 +118,7 @@ impl ProjectService for Projects {
                     Ok(found.map(|(resource, project)| (resource, (project, person))))
                 },
                 |scene, (project, person)| {
-                    let mut decided = decided(project::add_member(scene.state, &project, &person)?)?;
+                    let mut decided = decided(scene, project::add_member(scene.state, &project, &person)?)?;
                     decided.detail = serde_json::json!({ "person": person });
                     Ok(decided)
                 },
@@ -138,6 +143,23 @@ impl ProjectService for Projects {
     ) -> Result<Response<v1::Project>, Status> {
         self.decide(request, Action::HoldLift, |_, project, _| project::lift(project)).await
     }
+
+    async fn set_quota(&self, request: Request<v1::SetQuotaRequest>) -> Result<Response<v1::Quota>, Status> {
+        let v1::SetQuotaRequest { project: name, disk_gib, dry_run } = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::ProjectQuota, About::project(&name))?
+            .dry_run(dry_run)
+            .change(
+                move |state| find(state, &name),
+                move |scene, project| {
+                    let changes = quota::set(&project, disk_gib)?;
+                    let next = Project { disk_gib, ..project };
+                    let value = view::quota(scene.app, scene.state, &next);
+                    let detail = serde_json::json!({ "disk_gib": disk_gib });
+                    Ok(Decided { detail, ..Decided::new(changes, value) })
+                },
+            )
+            .await
+    }
 }
 
 impl Projects {
@@ -158,7 +180,7 @@ impl Projects {
                     Ok(found.map(|(resource, project)| (resource, (project, reason))))
                 },
                 move |scene, (project, reason)| {
-                    let mut decided = decided(decide(scene, &project, &reason)?)?;
+                    let mut decided = decided(scene, decide(scene, &project, &reason)?)?;
                     decided.detail = serde_json::json!({ "reason": reason });
                     Ok(decided)
                 },
@@ -190,9 +212,9 @@ fn department(listed: &[String], named: &str) -> Result<String, Refusal> {
     Err(Refusal::new(RefusalKind::Invalid, text).hint(format!("{next}; {ask}")))
 }
 
-fn decided(changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
+fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
-        Change::Put(Record::Project(p)) => Some(view::project(p)),
+        Change::Put(Record::Project(p)) => Some(view::project(scene.app, scene.state, p)),
         _ => None,
     });
     let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no project was written"))?;

@@ -4,7 +4,7 @@ use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, 
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, slice};
+use crate::domain::{Refusal, RefusalKind, State, quota, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Pack, Resource};
@@ -90,6 +90,8 @@ impl SliceService for Slices {
                 },
                 move |scene, (project, name, message)| {
                     let slice = wanted(scene, &project, name, &message)?;
+                    let site_gib = scene.app.config.defaults.project_disk_gib;
+                    quota::demand(scene.state, &project, site_gib, slice.disks_gib())?;
                     if !reconcile::place::reservable(scene.app, scene.state, &slice) {
                         // Whether others have that time is not hers to know.
                         return Err(Refusal::new(RefusalKind::State, "it cannot be promised for that time")

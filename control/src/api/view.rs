@@ -3,6 +3,7 @@
 use super::machine;
 use crate::app::App;
 use crate::domain::State;
+use crate::domain::quota::{self, Quota};
 use crate::domain::records::{
     Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project, Slice,
     SliceState, VolumeKind,
@@ -27,7 +28,7 @@ pub(super) fn person(p: &Person) -> v1::Person {
     }
 }
 
-pub(super) fn project(p: &Project) -> v1::Project {
+pub(super) fn project(app: &App, state: &State, p: &Project) -> v1::Project {
     v1::Project {
         id: p.id.into_untyped_uuid().to_string(),
         name: p.name.to_string(),
@@ -40,7 +41,13 @@ pub(super) fn project(p: &Project) -> v1::Project {
         pack: p.pack.clone(),
         department: p.department.clone(),
         hold: p.hold.as_ref().map(|h| hold(h, false)),
+        quota: Some(quota(app, state, p)),
     }
+}
+
+pub(super) fn quota(app: &App, state: &State, p: &Project) -> v1::Quota {
+    let Quota { disk_gib, used_gib, of_site } = quota::quota(state, p, app.config.defaults.project_disk_gib);
+    v1::Quota { project: p.name.to_string(), disk_gib, used_gib, of_site }
 }
 
 fn hold(h: &Hold, of_project: bool) -> v1::Hold {

@@ -10,6 +10,7 @@ pub mod machine;
 pub mod maintenance;
 pub mod people;
 pub mod project;
+pub mod quota;
 pub mod records;
 pub mod slice;
 pub mod state;

@@ -126,6 +126,9 @@ pub struct Project {
     /// Nothing of its slices is destroyed; absent: it is not on hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// GiB of disks that its slices may have together, 0: no limit; absent: as the site says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_gib: Option<u64>,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.

@@ -1084,6 +1084,7 @@ fn only_those_who_work_with_data_join_a_project() {
         pack: "aau-2018/1".to_owned(),
         department: String::new(),
         hold: None,
+        disk_gib: None,
     };
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);

@@ -57,6 +57,7 @@ impl Ground {
             pack: "aau-2018/1".to_owned(),
             department: String::new(),
             hold: None,
+            disk_gib: None,
         }))];
         let host =
             people::invite_host(&crate::domain::State::default(), &ground.host, String::new(), "olga", at(0));

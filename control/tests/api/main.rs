@@ -20,6 +20,7 @@ mod keys;
 mod machine;
 mod matrix;
 mod people;
+mod quota;
 mod rest;
 mod slices;
 mod vault;

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 45] = [
+const CALLS: [&str; 46] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -39,6 +39,7 @@ const CALLS: [&str; 45] = [
     "ProjectService/AddMember",
     "ProjectService/HoldProject",
     "ProjectService/ReleaseProject",
+    "ProjectService/SetQuota",
     "SliceService/RequestSlice",
     "SliceService/GetSlice",
     "SliceService/ListSlices",
@@ -123,6 +124,11 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         }
         "ProjectService/HoldProject" => drop(projects.hold_project(hold_project()).await?),
         "ProjectService/ReleaseProject" => drop(projects.release_project(hold_project()).await?),
+        "ProjectService/SetQuota" => {
+            let request =
+                v1::SetQuotaRequest { project: "heart".to_owned(), disk_gib: Some(5), dry_run: true };
+            drop(projects.set_quota(request).await?);
+        }
         "SliceService/RequestSlice" => {
             let request = v1::RequestSliceRequest {
                 project: "heart".to_owned(),

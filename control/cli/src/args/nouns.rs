@@ -172,6 +172,25 @@ pub enum ProjectVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Say how much disk its slices may have together, for an operator
+    #[command(
+        group = clap::ArgGroup::new("much").required(true),
+        after_help = "Every disk counts of every slice that is asked for or not yet taken apart, also while it is stopped. \
+        A quota below what is used takes nothing away; nothing more can be asked for then."
+    )]
+    Quota {
+        /// The project's name
+        project: String,
+        /// GiB of all disks together; 0 is no limit
+        #[arg(long, value_name = "N", group = "much")]
+        disk_gib: Option<u64>,
+        /// What holds for every project of which nothing else was said
+        #[arg(long, group = "much")]
+        default: bool,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Make a project the current one: then NAME alone names its slices
     Switch {
         /// The project's name

@@ -5,6 +5,7 @@ use crate::args::ProjectVerb;
 use crate::{Failure, view};
 use holm_proto::v1::{
     AddMemberRequest, CreateProjectRequest, GetProjectRequest, HoldProjectRequest, ListProjectsRequest,
+    SetQuotaRequest,
 };
 use serde_json::json;
 
@@ -54,6 +55,11 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             let project = session.ask(client.release_project(request)).await?;
             let sentence = format!("{} is on hold no more: what is closed is destroyed", project.name);
             output.done(&afterwards(dry_run, sentence), &view::project_json(&project))
+        }
+        ProjectVerb::Quota { project, disk_gib, default: _, dry_run } => {
+            let quota = session.ask(client.set_quota(SetQuotaRequest { project, disk_gib, dry_run })).await?;
+            let sentence = format!("disks of {}: {}", quota.project, view::quota(&quota));
+            output.done(&afterwards(dry_run, sentence), &view::quota_json(&quota))
         }
         ProjectVerb::Switch { name } => {
             // One that is not there, or not to be seen, is not remembered.

@@ -4,6 +4,7 @@
 
 mod alert;
 mod certificate;
+mod fullness;
 mod host;
 mod keys;
 mod queue;
@@ -14,6 +15,7 @@ mod topology;
 
 pub use alert::{alerts, checks, commissioning_json};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
+pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
 pub use keys::{keys, keys_json, project_keys};
 pub use queue::{explained, explained_json, queue, queue_json};

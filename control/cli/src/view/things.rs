@@ -74,6 +74,7 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("lead", p.lead.as_str())
         .line("department", p.department.as_str())
         .line("members", p.members.join(", "))
+        .line("disks", p.quota.as_ref().map(super::quota).unwrap_or_default())
         .line("on hold", p.hold.as_ref().map(|h| super::slice::hold(h, clock)).unwrap_or_default())
         .line("registered", when_full(p.created.as_ref(), clock))
         .line("rules", p.pack.as_str())
@@ -95,6 +96,7 @@ pub fn project_json(p: &Project) -> Value {
         "pack": p.pack,
         "department": p.department,
         "hold": p.hold.as_ref().map(super::slice::hold_json),
+        "quota": p.quota.as_ref().map(super::quota_json),
     })
 }
 

@@ -763,6 +763,7 @@ impl Life {
             pack: String::new(),
             department: String::new(),
             hold: None,
+            disk_gib: None,
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
             id,
