@@ -1,7 +1,9 @@
 //! What is known of hosts right now and forgotten with the process: sessions, last reports, progress.
 //! Nothing here decides what is true; it decides whom to tell.
 
+use crate::domain::alert::Heard;
 use crate::domain::device::Notes;
+use crate::domain::fullness::Told;
 use holm_proto::ids::{Name, PciAddress, SliceId, TunnelId};
 use holm_proto::v1;
 use jiff::{SignedDuration, Timestamp};
@@ -42,6 +44,8 @@ pub struct HostLive {
     pub notes: Option<Notes>,
     /// Slices by the last report.
     pub slices: BTreeMap<SliceId, v1::ObservedSlice>,
+    /// How full that is which volumes share, by the last report.
+    pub volumes: Option<v1::VolumesUse>,
     /// Generations for which a key was delivered in this session.
     pub keyed: BTreeSet<(SliceId, u64)>,
     /// Devices as they were when the session began.
@@ -113,6 +117,8 @@ pub struct Live {
     tunnels: Mutex<BTreeMap<TunnelId, (Name, oneshot::Sender<TunnelEnd>)>>,
     /// Of every host that spoke since holmd started; sessions come and go.
     allowances: Mutex<BTreeMap<Name, Allowance>>,
+    /// What the log has of each slice's disks: also of one whose host comes and goes.
+    told: Mutex<BTreeMap<SliceId, Told>>,
     changed: watch::Sender<u64>,
 }
 
@@ -122,6 +128,7 @@ impl Default for Live {
             hosts: Mutex::default(),
             tunnels: Mutex::default(),
             allowances: Mutex::default(),
+            told: Mutex::default(),
             changed: watch::channel(0).0,
         }
     }
@@ -149,6 +156,7 @@ impl Live {
             attached: BTreeSet::new(),
             notes: None,
             slices: BTreeMap::new(),
+            volumes: None,
             keyed: BTreeSet::new(),
             moments: BTreeMap::new(),
             outbound,
@@ -208,6 +216,36 @@ impl Live {
         live.notes = notes;
         drop(hosts);
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Note how full that is which volumes share, before the report that it comes with.
+    pub fn volumes(&self, host: &Name, session: u64, volumes: Option<v1::VolumesUse>) {
+        if let Some(live) = self.hosts().get_mut(host).filter(|h| h.session == session) {
+            live.volumes = volumes;
+        }
+    }
+
+    /// What a host says now that alerts go by.
+    pub fn heard(&self, host: &Name) -> Heard {
+        let hosts = self.hosts();
+        let Some(live) = hosts.get(host) else { return Heard::default() };
+        Heard {
+            reported: live.reported,
+            volumes: live.volumes.map(|volumes| (volumes.bytes, volumes.free)),
+            paused: live.slices.values().filter(|slice| slice.paused).count(),
+        }
+    }
+
+    /// What the log has of a slice's disks.
+    pub fn told<T>(&self, slice: SliceId, ask: impl FnOnce(&mut Told) -> T) -> T {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(told.entry(slice).or_default())
+    }
+
+    /// Of other slices nothing need be remembered any more.
+    pub fn keep_told(&self, lives: impl Fn(SliceId) -> bool) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|slice, _| lives(*slice));
     }
 
     /// True the first time a key is asked for in this session and generation.

@@ -3,6 +3,10 @@
 //!
 //! `holm-agent.example.toml` beside this crate's manifest is the documentation of the file.
 
+mod overcommit;
+
+pub use self::overcommit::Overcommit;
+
 use crate::commission::judge::{LEAST_KERNEL, LEAST_QEMU};
 use holm_proto::{gpu::GpuKind, ids::PciAddress};
 use serde::{Deserialize, Serialize};
@@ -395,6 +399,9 @@ pub struct StorageConfig {
     /// The thin pool in it that they come from; not said, each has its room for itself. Of `lvm-luks2` only.
     #[serde(default)]
     pub thin_pool: Option<LvmName>,
+    /// So many times what there is may be promised to volumes together. Of files and thin pools.
+    #[serde(default)]
+    pub overcommit: Overcommit,
     /// What a guest discards is given back to what lies below. It shows there which parts of a disk are in use.
     #[serde(default)]
     pub discard: bool,
@@ -420,6 +427,11 @@ impl StorageConfig {
             (StorageBackend::Qcow2Luks, Some((field, _))) => Err(format!(
                 "`{field}` in `[host.storage]` is for `backend = \"lvm-luks2\"`: say that too, or leave it out"
             )),
+            (StorageBackend::LvmLuks2, _) if self.thin_pool.is_none() && !self.overcommit.is_one() => Err(
+                "`overcommit` in `[host.storage]` is for files and thin pools: without `thin_pool` each volume has its \
+                 room for itself, so leave it out"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
@@ -692,6 +704,7 @@ mod tests {
             (SMALLEST.replace("[storage]", "[storage]\nvolume_group = \"a/b\""), "`a/b` is not a name"),
             (SMALLEST.replace("[storage]", "[storage]\nthin_pool = \"-p\""), "`-p` is not a name"),
             (SMALLEST.replace("[storage]", "[storage]\nvolume_group = \"\""), "`` is not a name"),
+            (SMALLEST.replace("[storage]", "[storage]\novercommit = 0.0"), "0.1 to 10"),
             (SMALLEST.replace("[guest]", "[commission]\nminimum_qemu = \"10\"\n[guest]"), "not a version"),
         ] {
             let error = toml::from_str::<HostConfig>(&bad).unwrap_err().to_string();
@@ -713,6 +726,10 @@ mod tests {
         assert!(check(lvm).unwrap_err().contains("no `volume_group`"));
         assert!(check(group).unwrap_err().contains("`volume_group` in"));
         assert!(check("thin_pool = \"pool\"").unwrap_err().contains("`thin_pool` in"));
+        let twice = "overcommit = 2.0";
+        assert_eq!(check(twice), Ok(()));
+        assert_eq!(check(&format!("{lvm}\n{group}\nthin_pool = \"pool\"\n{twice}")), Ok(()));
+        assert!(check(&format!("{lvm}\n{group}\n{twice}")).unwrap_err().contains("`overcommit` in"));
     }
 
     #[test]

@@ -121,6 +121,22 @@ pub enum Rekeyed {
     AtRest,
 }
 
+/// How full the file system or thin pool is that volumes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// All that volumes may have.
+    pub bytes: u64,
+    /// What nobody has yet.
+    pub free: u64,
+}
+
+impl Room {
+    /// Rounded down, so that only what is full is 100.
+    pub fn used_percent(self) -> u64 {
+        holm_proto::fullness::percent(self.bytes, self.free)
+    }
+}
+
 /// A slice's virtual machine as the hypervisor knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainStatus {
@@ -128,6 +144,8 @@ pub struct DomainStatus {
     pub slice: SliceId,
     /// Its process runs.
     pub running: bool,
+    /// It runs and stands still: there was no room for what it wrote.
+    pub paused: bool,
     /// The devices that it is defined with.
     pub devices: Vec<PciAddress>,
 }
@@ -198,6 +216,8 @@ pub enum GuestEvent {
     Ready(v1::Guest),
     /// The guest gave up.
     Failed(String),
+    /// How full its disks are: each at most once, none with more free than it has.
+    Disks(Vec<v1::DiskUse>),
 }
 
 /// All that an agent can do to a machine.
@@ -261,6 +281,9 @@ pub trait Host: Send + Sync + 'static {
     /// Let go of what is remembered of a volume's erasure: its evidence is stored elsewhere.
     fn forget_volume(&self, volume: VolumeId) -> Result<()>;
 
+    /// How full that is which volumes share; `None` where each has its room for itself.
+    fn room(&self) -> Result<Option<Room>>;
+
     /// Write the first-boot seed, replacing one that is there.
     fn write_seed(&self, seed: &Seed) -> Result<()>;
     /// Remove it. Nothing happens where there is none.
@@ -275,6 +298,9 @@ pub trait Host: Send + Sync + 'static {
     fn take_back_keys(&self, _: SliceId) -> Result<()> {
         Ok(())
     }
+    /// Let a machine go on that was paused because there was no room for what it wrote: it writes that again. Nothing
+    /// happens to one that runs, or that was paused by somebody.
+    fn resume_domain(&self, slice: SliceId) -> Result<()>;
     /// Ask the guest to stop and give it `grace` to do so, then stop it, undefine it with its TPM state and
     /// secret; returns when the process is gone. Nothing happens where there is none.
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()>;

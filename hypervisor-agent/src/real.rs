@@ -4,7 +4,7 @@ use crate::{
     commission,
     config::{FabricModel, HostConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Seed,
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Room, Seed,
         VolumeKind, VolumeState,
     },
     fabric::{self, Fabric},
@@ -138,7 +138,7 @@ impl RealHost {
     /// What sysfs does not say. A GPU that is pulled out while a machine has it stays on the bus until the machine
     /// lets go of it, and vfio-pci has let go of it already.
     fn completed(&self, mut inventory: v1::Inventory) -> v1::Inventory {
-        inventory.volumes_gib = self.volumes.capacity_gib();
+        inventory.volumes_gib = self.volumes.promises_gib();
         let loose = |device: &&mut v1::PciDevice| {
             device.kind() == v1::DeviceKind::Gpu && device.driver != vfio::DRIVER && device.problem.is_empty()
         };
@@ -302,6 +302,10 @@ impl Host for RealHost {
         self.volumes.forget(volume)
     }
 
+    fn room(&self) -> Result<Option<Room>> {
+        self.volumes.room()
+    }
+
     fn write_seed(&self, seed: &Seed) -> Result<()> {
         self.seeds.write(seed)
     }
@@ -317,6 +321,7 @@ impl Host for RealHost {
             .map(|machine| DomainStatus {
                 slice: machine.slice,
                 running: machine.running,
+                paused: machine.paused,
                 devices: machine.devices.into_iter().collect(),
             })
             .collect())
@@ -362,6 +367,10 @@ impl Host for RealHost {
 
     fn take_back_keys(&self, slice: SliceId) -> Result<()> {
         self.libvirt.take_back_keys(slice)
+    }
+
+    fn resume_domain(&self, slice: SliceId) -> Result<()> {
+        self.libvirt.resume(slice)
     }
 
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> Result<()> {

@@ -4,6 +4,7 @@
 //! The `.proto` files under `proto/holm/v1` are the documentation of the messages.
 
 pub mod commission;
+pub mod fullness;
 pub mod gpu;
 pub mod ids;
 pub mod platform;

@@ -5,9 +5,9 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, Explanation, Guest, Hold, Host,
-    HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Quota, Slice,
-    SliceState, Step, Verdict,
+    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Explanation, Guest,
+    Hold, Host, HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Quota,
+    Slice, SliceState, Step, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -426,6 +426,34 @@ fn people_and_projects() {
     insta::assert_json_snapshot!("project_json", view::project_json(&project));
     let none = Quota { disk_gib: 0, of_site: true, ..project.quota.unwrap() };
     assert_eq!(view::quota(&none), "300 GiB, no limit, as for every project here");
+}
+
+#[test]
+fn full_disks() {
+    let disk = |name: &str, gib: u64, free: u64, files_free| DiskUse {
+        name: name.to_owned(),
+        bytes: gib << 30,
+        free: free << 30,
+        files: 1000,
+        files_free,
+    };
+    let slice = Slice {
+        home_gib: 100,
+        scratch_gib: 200,
+        disks: vec![disk("root", 200, 150, 900), disk("data", 100, 8, 900), disk("scratch", 200, 190, 150)],
+        warnings: vec![
+            "/home and /project are 92 % full: delete what is not needed".to_owned(),
+            "/raid is 85 % full of files: delete what is not needed".to_owned(),
+        ],
+        ..ready()
+    };
+    let paused = Slice { paused: true, ..slice.clone() };
+    insta::assert_snapshot!("slice_full_show", view::slice(&slice, &clock()).text(false));
+    let full = Slice { warnings: Vec::new(), disks: vec![disk("scratch", 10, 2, 900)], ..slice.clone() };
+    let list = [ready(), full, slice.clone(), paused];
+    insta::assert_snapshot!("slice_full_list", view::slices(&list, &clock()).text(false, None));
+    let json = view::slice_json(&slice);
+    insta::assert_json_snapshot!("slice_full_json", [&json["disks"], &json["warnings"], &json["paused"]]);
 }
 
 #[test]

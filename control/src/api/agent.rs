@@ -12,7 +12,7 @@
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, Scene, commissioning, machine, plain, status, tunnel};
+use super::{About, Asked, Scene, claims, commissioning, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
@@ -29,8 +29,8 @@ use crate::live::{Admitted, BURST, TunnelEnd};
 use crate::reconcile;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId, VolumeId};
-use holm_proto::v1;
 use holm_proto::v1::agent_service_server::AgentService;
+use holm_proto::{fullness, v1};
 use jiff::Timestamp;
 use newtype_uuid::{GenericUuid, TypedUuid, TypedUuidKind};
 use secrecy::ExposeSecret;
@@ -411,6 +411,7 @@ impl Session {
         let report = Report::new(observed)?;
         let now = app.ledger.now();
         app.live.note(&self.host, self.id, report.notes.clone());
+        app.live.volumes(&self.host, self.id, report.volumes);
         if !app.live.report(&self.host, self.id, now, report.attached.clone(), report.slices.clone()) {
             return self.superseded(app);
         }
@@ -421,6 +422,7 @@ impl Session {
         let found = self.call("observe.disagreement", format!("host/{host}"));
         let done = super::blocking(move || {
             disagreements(&worker, &host, &found, &report)?;
+            claims::note(&worker, &host, &found, &report.slices)?;
             observe(&worker, &host, &call, &report, complete)
         });
         done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
@@ -543,6 +545,7 @@ struct Report {
     notes: Notes,
     disagreements: Vec<v1::Disagreement>,
     slices: BTreeMap<SliceId, v1::ObservedSlice>,
+    volumes: Option<v1::VolumesUse>,
 }
 
 impl Report {
@@ -564,6 +567,7 @@ impl Report {
                 step.name = plain(&step.name, SHORT);
             }
             s.guest = s.guest.take().and_then(guest);
+            s.disks = fullness::plausible(std::mem::take(&mut s.disks)).unwrap_or_default();
             slices.insert(id, s);
         }
         let notes = observed.devices.iter().map(|d| Some((d.address.parse().ok()?, note(d)?)));
@@ -576,7 +580,8 @@ impl Report {
             done: plain(&d.done, LONG),
         });
         let disagreements = disagreements.filter(|d| !d.id.is_empty()).collect();
-        Ok(Self { generation: observed.generation, attached, notes, disagreements, slices })
+        let volumes = observed.volumes.filter(|v| v.bytes > 0 && v.free <= v.bytes);
+        Ok(Self { generation: observed.generation, attached, notes, disagreements, slices, volumes })
     }
 }
 

@@ -206,8 +206,7 @@ pub(super) fn commissioning(kept: &Commissioning) -> v1::Commissioning {
 
 /// What is not as it should be with a host now, as people get it.
 pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
-    let reported = app.live.host(&host.name).and_then(|live| live.reported);
-    let mut all = alert::alerts(state, host, &app.bill, reported, app.ledger.now());
+    let mut all = alert::alerts(state, host, &app.bill, &app.live.heard(&host.name), app.ledger.now());
     // Not the host's own, and yet what keeps slices from starting there.
     all.extend(app.keys.health().borrow().down.as_ref().map(|(since, why)| Alert {
         code: "key-provider-down",

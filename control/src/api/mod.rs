@@ -12,6 +12,7 @@
 
 mod agent;
 mod audit;
+mod claims;
 mod commissioning;
 mod enrolment;
 mod host;

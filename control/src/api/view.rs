@@ -1,8 +1,9 @@
 //! Records as they cross the wire.
 
-use super::machine;
+use super::{claims, machine};
 use crate::app::App;
 use crate::domain::State;
+use crate::domain::fullness;
 use crate::domain::quota::{self, Quota};
 use crate::domain::records::{
     Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project, Slice,
@@ -62,6 +63,9 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         .filter(|_| !s.state.is_final())
         .and_then(|p| app.live.host(&p.host)?.slices.get(&s.id).cloned())
         .filter(|r| r.generation == s.generation);
+    let disks = report.as_ref().map(|r| claims::claimed(s, r)).unwrap_or_default();
+    let paused = report.as_ref().is_some_and(|r| r.paused);
+    let warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
     let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
     let known = s.guest.as_ref().map(|g| v1::Guest {
         ssh_host_key: g.ssh_host_key.clone(),
@@ -111,6 +115,9 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             .map(|(h, of_project)| hold(h, of_project)),
         closed: s.closed_at.map(time),
         keep_until: s.keep_until.map(time),
+        disks,
+        warnings,
+        paused,
         disk_change: s.change.as_ref().map(disk_change),
     }
 }
@@ -178,6 +185,7 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
     if let Some(known) = &h.machine {
         machine::show(known, &mut inventory);
     }
+    let volumes = session.as_ref().and_then(|s| s.volumes);
     v1::Host {
         name: h.name.to_string(),
         online: session.is_some(),
@@ -188,6 +196,7 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         devices,
         last_report: session.and_then(|s| s.reported).map(time),
         maintenance: h.maintenance.as_ref().map(maintenance),
+        volumes,
         ..Default::default()
     }
 }

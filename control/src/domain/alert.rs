@@ -16,6 +16,7 @@ use super::State;
 use super::machine::HealthState;
 use super::records::{Commissioning, Device, DeviceState, FailedCheck, Host};
 use holm_proto::commission::{self, CHECKS};
+use holm_proto::fullness;
 use holm_proto::ids::PciAddress;
 use holm_proto::platform::Bill;
 use jiff::{SignedDuration, Timestamp};
@@ -76,17 +77,22 @@ pub struct Blocked {
     pub devices: BTreeMap<PciAddress, String>,
 }
 
-/// Everything that is not as it should be with this host. `reported` is when the last report of the session that it
-/// has now came; `None` where it has none.
-pub fn alerts(
-    state: &State,
-    host: &Host,
-    bill: &Bill,
-    reported: Option<Timestamp>,
-    now: Timestamp,
-) -> Vec<Alert> {
+/// What a host says now, in the session that it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// When its last report came; `None` where it has no session.
+    pub reported: Option<Timestamp>,
+    /// Bytes of what its volumes share, and those that are free.
+    pub volumes: Option<(u64, u64)>,
+    /// Machines that are paused because there is no room for their disks.
+    pub paused: usize,
+}
+
+/// Everything that is not as it should be with this host.
+pub fn alerts(state: &State, host: &Host, bill: &Bill, heard: &Heard, now: Timestamp) -> Vec<Alert> {
     let mut all = Vec::new();
-    all.extend(stale(host, reported, now));
+    all.extend(stale(host, heard.reported, now));
+    crowded(host, heard, &mut all);
     // Nothing is real there: there is nothing to check and nothing was bought. Of one that was never heard of,
     // nothing is missing but its agent.
     if !host.simulated && !host.agent_version.is_empty() {
@@ -139,6 +145,33 @@ fn stale(host: &Host, reported: Option<Timestamp>, now: Timestamp) -> Option<Ale
         },
         prevents: vec![Prevents::Allocation, Prevents::Change, Prevents::Closing],
     })
+}
+
+/// No room, or soon none, for what its slices write.
+fn crowded(host: &Host, heard: &Heard, all: &mut Vec<Alert>) {
+    let mend = || {
+        format!(
+            "on {}: make room where its volumes lie (`lvextend` of a thin pool, other files of a file system), or stop or \
+             close slices; a slice's own user frees room only where the host has `discard`",
+            host.name
+        )
+    };
+    if heard.paused > 0 {
+        let machines = if heard.paused == 1 { "machine is" } else { "machines are" };
+        let text = format!("{} {machines} paused: there is no room for what they write", heard.paused);
+        // They go on by themselves when there is. Whoever came now would be the next.
+        all.push(allocation("slices-paused", Scope::Host, text, mend()));
+    }
+    let Some((bytes, free)) = heard.volumes else { return };
+    let used = fullness::percent(bytes, free);
+    let code = match used {
+        fullness::FULL.. => "volumes-full",
+        fullness::NEARLY_FULL.. => "volumes-nearly-full",
+        _ => return,
+    };
+    let text = format!("{used} % of the room for volumes is used, {} GiB are left", free >> 30);
+    // What was promised is kept within what there is, or what its operator has said: it blocks nothing by itself.
+    all.push(Alert { code, scope: Scope::Host, text, mend: mend(), prevents: Vec::new() });
 }
 
 fn commissioned(host: &Host, now: Timestamp, all: &mut Vec<Alert>) {

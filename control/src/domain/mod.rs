@@ -6,6 +6,7 @@
 pub mod alert;
 pub mod device;
 pub mod disks;
+pub mod fullness;
 pub mod machine;
 pub mod maintenance;
 pub mod people;

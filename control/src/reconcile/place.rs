@@ -23,8 +23,7 @@ pub fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>
     let said = |m: &records::Maintenance| format!("in maintenance: {}", m.reason);
     let Some(host) = state.hosts.get(name) else { return Blocked::default() };
     let mut blocked = alerted.map_or_else(Blocked::default, |now| {
-        let reported = app.live.host(name).and_then(|live| live.reported);
-        alert::blocked(&alert::alerts(state, host, &app.bill, reported, now))
+        alert::blocked(&alert::alerts(state, host, &app.bill, &app.live.heard(name), now))
     });
     blocked.host = host.maintenance.as_ref().map(said).or(blocked.host);
     let out = state.host_devices(name).filter_map(|d| Some((d.address, said(d.maintenance.as_ref()?))));

@@ -15,6 +15,7 @@ mod commissioning;
 mod devices;
 mod disks;
 mod enrolment;
+mod fullness;
 mod holds;
 mod keys;
 mod machine;

@@ -16,7 +16,7 @@ mod slice;
 
 use self::slice::Target;
 use holm_agent::{
-    config::{ImageFormat, LvmName, StorageBackend, StorageConfig},
+    config::{ImageFormat, LvmName, Overcommit, StorageBackend, StorageConfig},
     edge::{Key, VolumeKind as Kind},
     storage::{Disk, Hand, Volumes},
 };
@@ -119,6 +119,7 @@ impl<'a> Ground<'a> {
             volume_group: (backend == StorageBackend::LvmLuks2).then(|| name(GROUP)),
             thin_pool: pool.map(name),
             discard: false,
+            overcommit: Overcommit::default(),
             base_image: self.directory.join("base.raw"),
             base_format: ImageFormat::Raw,
             qemu_img: "/usr/bin/qemu-img".into(),

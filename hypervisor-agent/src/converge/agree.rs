@@ -278,6 +278,7 @@ mod tests {
                         .filter(|(n, ..)| ids.insert(*n))
                         .map(|(n, running, devices)| DomainStatus {
                             slice: slice(n),
+                            paused: false,
                             running,
                             devices: devices.into_iter().collect(),
                         })
@@ -342,7 +343,12 @@ mod tests {
         world.notes.set(device(1), Mark::Assigned { slice: slice(1) });
         world.attached.insert(device(1));
         world.partitions.insert(17);
-        world.domains.push(DomainStatus { slice: slice(1), running: true, devices: vec![device(1)] });
+        world.domains.push(DomainStatus {
+            slice: slice(1),
+            running: true,
+            paused: false,
+            devices: vec![device(1)],
+        });
         let known = Believed {
             holds: BTreeSet::from([device(1)]),
             partition: Some(17),

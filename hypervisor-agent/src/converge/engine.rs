@@ -10,7 +10,7 @@ use super::{
     slice::{Brought, Held, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
     state::State,
 };
-use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, VolumeState};
+use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, Room, VolumeState};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
@@ -128,6 +128,14 @@ struct Whole {
     attached: BTreeSet<PciAddress>,
     inventory: v1::Inventory,
     partitions: BTreeSet<u32>,
+}
+
+/// What one look at the machine finds.
+struct Look {
+    domains: Vec<DomainStatus>,
+    whole: Option<Whole>,
+    /// `None`: it was not asked.
+    room: Option<Option<Room>>,
 }
 
 /// See the module.
@@ -350,7 +358,7 @@ impl Engine {
             if let Some(kept) = slice.kept.as_ref().filter(|kept| may_run(kept.point)) {
                 attached.extend(&kept.devices);
             }
-            slices.extend(slice.observed(*id, runs));
+            slices.extend(slice.observed(*id, runs, state.stands(*id)));
         }
         let unknown = machines.iter().filter(|id| !state.slices.contains_key(id));
         slices.extend(unknown.map(|id| orphan(*id, 0)));
@@ -361,6 +369,7 @@ impl Engine {
             generation: state.seen,
             devices: state.bus().into_keys().map(|device| message(device, state.notes.get(device))).collect(),
             disagreements: state.told.iter().map(|(disagreement, _)| disagreement.clone()).collect(),
+            volumes: state.room.map(|room| v1::VolumesUse { bytes: room.bytes, free: room.free }),
         })
     }
 
@@ -377,9 +386,14 @@ impl Engine {
     /// Looks at the machine, whole. `holders`: also asks who holds which device, which takes longer. False
     /// where something happened meanwhile and it must be looked again.
     pub fn look(&self, holders: bool) -> bool {
-        let (epoch, cleaning) = {
+        self.look_at(holders, Now::read())
+    }
+
+    /// The same at that time.
+    pub(super) fn look_at(&self, holders: bool, now: Now) -> bool {
+        let (epoch, cleaning, paused) = {
             let state = self.lock();
-            (state.epoch, Run::cleaning(&state.runs))
+            (state.epoch, Run::cleaning(&state.runs), !state.paused.is_empty())
         };
         let looked = self.host.domains().and_then(|domains| {
             let whole = || {
@@ -389,7 +403,17 @@ impl Engine {
                     partitions: self.host.active_partitions()?,
                 })
             };
-            Ok((domains, holders.then(whole).transpose()?))
+            let whole = holders.then(whole).transpose()?;
+            let room = if holders || paused || domains.iter().any(|domain| domain.paused) {
+                // What is not known keeps nobody from looking at the rest.
+                Some(self.host.room().unwrap_or_else(|error| {
+                    tracing::warn!("how much room there is for volumes is not known: {}", error.chain());
+                    None
+                }))
+            } else {
+                None
+            };
+            Ok(Look { domains, whole, room })
         });
         let marking = holders.then(|| self.marking.lock().unwrap_or_else(PoisonError::into_inner));
         let mut state = self.lock();
@@ -404,7 +428,7 @@ impl Engine {
                     state.complaint = Some(text);
                 }
             }
-            Ok((domains, whole)) => {
+            Ok(Look { domains, whole, room }) => {
                 state.complaint = None;
                 let machines = domains.iter().filter(|domain| domain.running);
                 let machines = Some(machines.map(|domain| domain.slice).collect());
@@ -416,6 +440,9 @@ impl Engine {
                 if state.machines != machines || state.attached != attached {
                     state.machines = machines;
                     state.attached = attached;
+                    self.bump(&mut state);
+                }
+                if state.look_at_room(&domains, room, now) {
                     self.bump(&mut state);
                 }
                 state.name_orphans();
@@ -540,10 +567,12 @@ impl Engine {
             return Turn::Until(Some(trouble.until));
         }
         let decision = match next(kept, &facts) {
-            Next::Do(effect) if !effect.is_undoing() => match slice.too_often_or_long(&self.limits, now) {
-                Some(reason) => Next::Fail(reason),
-                None => Next::Do(effect),
-            },
+            Next::Do(effect) if !effect.is_undoing() && effect != Effect::Resume => {
+                match slice.too_often_or_long(&self.limits, now) {
+                    Some(reason) => Next::Fail(reason),
+                    None => Next::Do(effect),
+                }
+            }
             Next::Wait(why) => match slice.wait(why.clone(), &self.limits, now) {
                 Waiting::Begun => {
                     self.bump(&mut state);
@@ -643,7 +672,7 @@ impl Engine {
             slice.stored = Some(job.kept);
         }
         drop(job.keys);
-        if matches!(effect, Effect::Start | Effect::Stop) {
+        if matches!(effect, Effect::Start | Effect::Stop | Effect::Resume) {
             state.epoch += 1;
         }
         let turn = match outcome {
@@ -663,7 +692,8 @@ impl Engine {
             }
         };
         let news = effect != Effect::Hear || turn == Turn::Again;
-        if news {
+        let claims = state.slices.get_mut(&id).is_some_and(|slice| slice.claims.are_news());
+        if news || claims {
             self.bump(&mut state);
         }
         drop(state);
@@ -694,9 +724,14 @@ impl Engine {
                 }
             }
             Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
+            Effect::Resume => {
+                host.resume_domain(kept.slice)?;
+                tracing::info!(slice = %kept.slice, "there is room for its disks: its machine goes on");
+            }
             Effect::Stop => {
-                // One that was never ready has nothing to write down.
-                let grace = if kept.guest.is_some() { self.limits.stop } else { Duration::ZERO };
+                // One that was never ready has nothing to write down, and one that stands still cannot.
+                let stands = self.lock().stands(kept.slice);
+                let grace = if kept.guest.is_some() && !stands { self.limits.stop } else { Duration::ZERO };
                 host.destroy_domain(kept.slice, grace)?;
                 return self.erase(kept.scratch());
             }

@@ -26,11 +26,13 @@
 //!   first of which comes before anything is done (`agree`).
 
 mod agree;
+mod claims;
 mod devices;
 mod driver;
 mod engine;
 mod intention;
 mod next;
+mod paused;
 mod record;
 mod runs;
 mod slice;

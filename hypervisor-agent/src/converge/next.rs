@@ -5,6 +5,7 @@
 //!                  ▲        each may be done again: after a restart it begins at Bind       ▲
 //!                  │                                                                        │
 //!                 New                                  its machine runs already ────────▶ Adopt
+//!                                                      it is paused, and there is room ─▶ Resume
 //!
 //!  its disks to be larger, or under another key: Change, before WriteSeed, or between two Hears
 //!
@@ -56,6 +57,8 @@ pub enum Effect {
     Adopt,
     /// What does its guest say?
     Hear,
+    /// Its machine goes on, which was paused because there was no room for its disks.
+    Resume,
     /// Its volumes made larger, or put under other keys.
     Change,
     /// Its machine stopped, its process gone.
@@ -84,7 +87,7 @@ impl Effect {
             Self::Erase => Some(Point::Erasing),
             Self::RemoveSeed => Some(Point::RemovingSeed),
             Self::Release => Some(Point::Releasing),
-            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Change => None,
+            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Resume | Self::Change => None,
         }
     }
 
@@ -101,7 +104,7 @@ impl Effect {
             Self::Erase => Some("erase volume"),
             Self::RemoveSeed => Some("remove seed"),
             Self::Release => Some("release devices"),
-            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Change => None,
+            Self::LookAtVolume | Self::Adopt | Self::Hear | Self::Resume | Self::Change => None,
         }
     }
 
@@ -197,6 +200,8 @@ pub struct Facts {
     pub crowded: Option<(u32, SliceId)>,
     /// A device of it that this agent does not know as clean or as its own, and how it stands.
     pub unclean: Option<(PciAddress, String)>,
+    /// Its machine is paused, because there was no room for its disks: whether it is to go on now.
+    pub paused: Option<bool>,
 }
 
 impl Facts {
@@ -211,6 +216,7 @@ impl Facts {
         busy: None,
         crowded: None,
         unclean: None,
+        paused: None,
     };
 }
 
@@ -292,7 +298,9 @@ pub fn wants_key(kept: &Kept, facts: &Facts) -> bool {
     let starts = facts.machine == Machine::Still && kept.point <= Point::Starting
         // holmd may take it back until it has given the key.
         && facts.unclean.is_none();
-    let changes = facts.machine == Machine::Running && is_started(kept) && facts.change;
+    // One that is paused is changed when it goes on.
+    let changes =
+        facts.machine == Machine::Running && is_started(kept) && facts.change && facts.paused.is_none();
     facts.current
         && facts.key == KeyFact::None
         && kept.failed.is_none()
@@ -312,10 +320,13 @@ fn run(kept: &Kept, facts: &Facts) -> Next {
     let started = is_started(kept);
     match facts.machine {
         Machine::Unknown => Next::Wait(Why::Machines),
-        Machine::Running if started && facts.current && facts.change && facts.key == KeyFact::Held => {
-            Next::Do(Effect::Change)
-        }
-        Machine::Running if started => Next::Do(Effect::Hear),
+        Machine::Running if started => match facts.paused {
+            None if facts.current && facts.change && facts.key == KeyFact::Held => Next::Do(Effect::Change),
+            None => Next::Do(Effect::Hear),
+            // It says nothing, and takes no longer to boot by that.
+            Some(false) => Next::Rest,
+            Some(true) => Next::Do(Effect::Resume),
+        },
         Machine::Running => Next::Do(Effect::Adopt),
         Machine::Still if started => {
             Next::Fail("its machine has ended: its disk is kept until the slice is closed".to_owned())
@@ -419,7 +430,7 @@ mod tests {
         Point::Kept,
         Point::Absent,
     ];
-    const EFFECTS: [Effect; 14] = [
+    const EFFECTS: [Effect; 15] = [
         Effect::Bind,
         Effect::Activate,
         Effect::LookAtVolume,
@@ -428,6 +439,7 @@ mod tests {
         Effect::Start,
         Effect::Adopt,
         Effect::Hear,
+        Effect::Resume,
         Effect::Change,
         Effect::Stop,
         Effect::Deactivate,
@@ -483,8 +495,17 @@ mod tests {
                                     busy: bit(4).then_some((device, Holder::Cleaning)),
                                     crowded: bit(5).then_some((3, kept.slice)),
                                     unclean: bit(6).then(|| (device, "dirty".to_owned())),
+                                    paused: None,
                                 };
                                 look(&kept, &facts, &next(&kept, &facts));
+                                // Only one that runs is paused, which needs neither key nor disks.
+                                let runs = machine == Machine::Running;
+                                let plain = runs && disks.is_none() && *key == KeyFact::None;
+                                let pauses = [false, true].into_iter().filter(|_| plain);
+                                for paused in pauses {
+                                    let facts = Facts { paused: Some(paused), ..facts.clone() };
+                                    look(&kept, &facts, &next(&kept, &facts));
+                                }
                             }
                         }
                     }
@@ -498,7 +519,7 @@ mod tests {
         all(|kept, facts, next| {
             if let Next::Do(effect) = next
                 && !effect.is_undoing()
-                && !matches!(effect, Effect::Hear | Effect::Adopt)
+                && !matches!(effect, Effect::Hear | Effect::Resume | Effect::Adopt)
                 && !(*effect == Effect::Change && facts.machine == Machine::Running)
             {
                 assert!(
@@ -654,12 +675,33 @@ mod tests {
     fn a_machine_that_runs_is_never_started_again() {
         all(|kept, facts, next| {
             if facts.machine == Machine::Running && !kept.is_undoing() && !kept.point.is_tombstone() {
-                assert!(
-                    matches!(next, Next::Do(Effect::Hear | Effect::Adopt | Effect::Change) | Next::Rest),
-                    "{next:?}"
-                );
+                let fits = |effect: &Effect| {
+                    matches!(effect, Effect::Hear | Effect::Resume | Effect::Adopt | Effect::Change)
+                };
+                assert!(*next == Next::Rest || matches!(next, Next::Do(effect) if fits(effect)), "{next:?}");
             }
         });
+    }
+
+    #[test]
+    fn what_is_paused_goes_on_when_it_may_and_is_stopped_like_any_other() {
+        all(|kept, facts, next| {
+            let Some(may) = facts.paused else {
+                assert_ne!(*next, Next::Do(Effect::Resume));
+                return;
+            };
+            match next {
+                Next::Do(Effect::Resume) => assert!(may && kept.failed.is_none() && !kept.is_undoing()),
+                Next::Do(Effect::Hear) => panic!("it says nothing: {kept:?} {facts:?}"),
+                _ => assert_eq!(*next, super::next(kept, &Facts { paused: None, ..facts.clone() }).or_rest()),
+            }
+        });
+    }
+
+    impl Next {
+        fn or_rest(self) -> Self {
+            if self == Self::Do(Effect::Hear) { Self::Rest } else { self }
+        }
     }
 
     #[test]

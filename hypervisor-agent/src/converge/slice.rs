@@ -1,6 +1,7 @@
 //! One slice in memory: what holmd wants of it, how far it has come, what it waits for.
 
 use super::{
+    claims::Claims,
     engine::{Limits, Now, Turn},
     intention::{Spec, Want},
     next::{Disks, Effect, Machine, Why},
@@ -37,6 +38,8 @@ pub(super) struct Slice {
     pub(super) waits: Option<(Why, Instant)>,
     /// Since when this process has waited for its guest.
     pub(super) boots: Option<Instant>,
+    /// How full its guest says its disks are.
+    pub(super) claims: Claims,
 }
 
 #[derive(Default)]
@@ -344,10 +347,12 @@ impl Slice {
                 (Point::Booting | Point::Ready, GuestEvent::Failed(reason)) => {
                     gave_up = Some(format!("its guest gave up: {reason}"));
                 }
+                (Point::Booting | Point::Ready, GuestEvent::Disks(disks)) => self.claims.hear(disks),
                 // A guest that says what does not fit is not believed; it may well be hostile.
-                (_, GuestEvent::Boot | GuestEvent::Ready(_) | GuestEvent::Failed(_)) => {}
+                (_, _) => {}
             }
         }
+        self.claims.turn(now.instant);
         let often = if kept.point == Point::Ready { limits.hear_ready } else { limits.hear_booting };
         if let Some(reason) = gave_up {
             self.fail(&reason);
@@ -365,7 +370,8 @@ impl Slice {
         }
     }
 
-    pub(super) fn observed(&self, id: SliceId, runs: bool) -> Option<v1::ObservedSlice> {
+    /// `paused`: its machine stands still, for want of room.
+    pub(super) fn observed(&self, id: SliceId, runs: bool, paused: bool) -> Option<v1::ObservedSlice> {
         let Some(want) = &self.want else {
             let generation = self.kept.as_ref().map_or(0, |kept| kept.generation);
             return runs.then(|| orphan(id, generation));
@@ -415,6 +421,8 @@ impl Slice {
                 done: change.done,
                 note: change.note.clone(),
             }),
+            disks: if phase == v1::Phase::Ready { self.claims.shown().to_vec() } else { Vec::new() },
+            paused,
         })
     }
 }

@@ -2,13 +2,16 @@
 
 use super::{
     agree::{Believed, Finding},
+    claims::Claims,
     devices::Notes,
     engine::{Limits, Now, Turn},
     next::{Disks, Effect, Facts, Holder, KeyFact, Machine},
+    paused::Paused,
     record::{Kept, Point},
     runs::Run,
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
 };
+use crate::edge::Room;
 use holm_proto::{
     ids::{PciAddress, RunId, SliceId},
     v1,
@@ -29,6 +32,10 @@ pub(super) struct State {
     pub(super) runs: BTreeMap<RunId, Run>,
     /// Slices whose machines run; `None` until it was looked.
     pub(super) machines: Option<BTreeSet<SliceId>>,
+    /// Machines that stand still, or did lately, because there was no room for their disks.
+    pub(super) paused: BTreeMap<SliceId, Paused>,
+    /// How full that is which volumes share, when it was looked last.
+    pub(super) room: Option<Room>,
     /// Devices that something held when it was looked last.
     pub(super) attached: Option<BTreeSet<PciAddress>>,
     /// Changes with each event that makes a look that is under way worthless.
@@ -80,7 +87,13 @@ impl State {
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),
             unclean: self.notes.unclean(&kept.devices, id),
+            paused: self.paused.get(&id).filter(|paused| paused.stands()).map(Paused::is_due),
         }
+    }
+
+    /// Its machine stands still for want of room.
+    pub(super) fn stands(&self, id: SliceId) -> bool {
+        self.paused.get(&id).is_some_and(Paused::stands)
     }
 
     pub(super) fn slice_and_facts(&mut self, id: SliceId) -> Option<(&mut Slice, Facts)> {
@@ -213,6 +226,15 @@ impl State {
                 _ => {}
             }
         }
+        match effect {
+            Effect::Stop => drop(self.paused.remove(&id)),
+            Effect::Resume => {
+                if let Some(paused) = self.paused.get_mut(&id) {
+                    paused.resumed(now.instant);
+                }
+            }
+            _ => {}
+        }
         let Some(slice) = self.slices.get_mut(&id) else { return Turn::Gone };
         let Some(kept) = slice.kept.as_mut() else { return Turn::Until(None) };
         slice.trouble = None;
@@ -251,7 +273,10 @@ impl State {
                 kept.begin_step(STEP_BOOT, now);
                 slice.key = HeldKey::None;
                 slice.boots = Some(now.instant);
+                slice.claims = Claims::default();
             }
+            // What it stood still does not count.
+            (Effect::Resume, _) => slice.boots = None,
             (Effect::Hear, Brought::Events(events)) => return slice.hear(events, now, limits),
             (Effect::Stop | Effect::Erase, Brought::Erased(all)) => {
                 all.into_iter().for_each(|evidence| kept.erased(evidence));

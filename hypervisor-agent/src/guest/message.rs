@@ -3,7 +3,7 @@
 
 use super::key;
 use crate::edge::GuestEvent;
-use holm_proto::v1;
+use holm_proto::{fullness, v1};
 use serde::Deserialize;
 
 /// The longest line that is looked at. A longer one is dropped whole.
@@ -52,20 +52,44 @@ struct Message {
     gpus: Option<u32>,
     slurm: Option<String>,
     reason: Option<String>,
+    disks: Option<Vec<Disk>>,
+}
+
+/// A disk of [`GuestEvent::Disks`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disk {
+    name: String,
+    bytes: u64,
+    free: u64,
+    files: u64,
+    files_free: u64,
 }
 
 /// Reads one line; `None` for all that is no event.
 pub fn parse(line: &[u8]) -> Option<GuestEvent> {
-    let Message { event, ssh_host_key, gpus, slurm, reason } = serde_json::from_slice(line).ok()?;
-    match (event.as_str(), ssh_host_key, gpus, slurm, reason) {
-        ("boot", None, None, None, None) => Some(GuestEvent::Boot),
-        ("ready", Some(host_key), Some(gpus), Some(slurm), None) => Some(GuestEvent::Ready(v1::Guest {
-            ssh_host_key: key::plain(&host_key)?,
-            gpus: (gpus <= MAX_GPUS).then_some(gpus)?,
-            slurm: printable(&slurm, MAX_SLURM_CHARS),
-        })),
-        ("failed", None, None, None, Some(reason)) => {
+    let Message { event, ssh_host_key, gpus, slurm, reason, disks } = serde_json::from_slice(line).ok()?;
+    match (event.as_str(), ssh_host_key, gpus, slurm, reason, disks) {
+        ("boot", None, None, None, None, None) => Some(GuestEvent::Boot),
+        ("ready", Some(host_key), Some(gpus), Some(slurm), None, None) => {
+            Some(GuestEvent::Ready(v1::Guest {
+                ssh_host_key: key::plain(&host_key)?,
+                gpus: (gpus <= MAX_GPUS).then_some(gpus)?,
+                slurm: printable(&slurm, MAX_SLURM_CHARS),
+            }))
+        }
+        ("failed", None, None, None, Some(reason), None) => {
             Some(GuestEvent::Failed(printable(&reason, MAX_REASON_CHARS)))
+        }
+        ("disks", None, None, None, None, Some(disks)) => {
+            let disks = disks.into_iter().map(|Disk { name, bytes, free, files, files_free }| v1::DiskUse {
+                name,
+                bytes,
+                free,
+                files,
+                files_free,
+            });
+            fullness::plausible(disks.collect()).map(GuestEvent::Disks)
         }
         _ => None,
     }
@@ -99,6 +123,51 @@ mod tests {
         );
         let guest = v1::Guest { ssh_host_key: KEY.to_owned(), gpus: 2, slurm: "22.05.8".to_owned() };
         assert_eq!(ready(KEY, "2", "22.05.8"), Some(GuestEvent::Ready(guest)));
+    }
+
+    #[test]
+    fn how_full_its_disks_are() {
+        let disk = |name: &str, bytes: &str, free: &str| {
+            format!(r#"{{"name":"{name}","bytes":{bytes},"free":{free},"files":10,"files_free":9}}"#)
+        };
+        let say = |disks: &[String]| {
+            parse(format!(r#"{{"event":"disks","disks":[{}]}}"#, disks.join(",")).as_bytes())
+        };
+        let all = [disk("root", "100", "20"), disk("data", "7", "7"), disk("scratch", "1", "0")];
+        let Some(GuestEvent::Disks(heard)) = say(&all) else { panic!("no event") };
+        let names: Vec<&str> = heard.iter().map(|disk| disk.name.as_str()).collect();
+        assert_eq!(names, ["root", "data", "scratch"]);
+        assert_eq!((heard[0].bytes, heard[0].free, heard[0].files, heard[0].files_free), (100, 20, 10, 9));
+        for bad in [
+            vec![],
+            vec![disk("raid", "1", "1")],
+            vec![disk("root", "1", "2")],
+            vec![disk("root", "0", "0")],
+            vec![disk("root", "-1", "0")],
+            vec![disk("root", "1.5", "0")],
+            vec![disk("root", "18446744073709551616", "0")],
+            vec![disk("root", "18446744073709551615", "0")],
+            vec![disk("root", "2", "1"), disk("root", "2", "1")],
+            vec![disk("root", "2", "1").replace("files_free\":9", "files_free\":11")],
+            vec![disk("root", "2", "1").replace(",\"files\":10", "")],
+            vec![disk("root", "2", "1").replace("}", ",\"at\":\"/\"}")],
+        ] {
+            assert_eq!(say(&bad), None, "{bad:?}");
+        }
+        assert_eq!(parse(br#"{"event":"disks"}"#), None);
+        assert_eq!(parse(br#"{"event":"boot","disks":[]}"#), None);
+    }
+
+    #[test]
+    fn what_the_guest_program_says_of_disks_is_understood() {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/guest-image/files/usr/lib/holm/guest");
+        let run = "import sys; text = open(sys.argv[1]).read(); exec(text[:text.rindex('main()')]); \
+            print(json.dumps({'event': 'disks', 'disks': [fullness('root', '/'), fullness('data', '/')]}))";
+        let ran = std::process::Command::new("python3").args(["-IS", "-c", run, program]).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let Some(GuestEvent::Disks(disks)) = parse(ran.stdout.trim_ascii_end()) else { panic!("{ran:?}") };
+        let names: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+        assert!(names == ["root", "data"] && disks[0].bytes > 0, "{disks:?}");
     }
 
     #[test]

@@ -287,7 +287,7 @@ pub struct Disk {
     pub address: GuestAddress,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Driver {
     #[serde(rename = "@name")]
     pub name: &'static str,
@@ -301,6 +301,10 @@ pub struct Driver {
     pub iothread: Option<u32>,
     #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
     pub discard: Option<&'static str>,
+    #[serde(rename = "@error_policy", skip_serializing_if = "Option::is_none")]
+    pub error_policy: Option<&'static str>,
+    #[serde(rename = "@rerror_policy", skip_serializing_if = "Option::is_none")]
+    pub rerror_policy: Option<&'static str>,
 }
 
 #[derive(Serialize)]

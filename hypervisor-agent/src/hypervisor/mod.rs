@@ -30,7 +30,14 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use virt::{connect::Connect, domain::Domain, error::ErrorNumber, secret::Secret, sys};
+use virt::{
+    connect::Connect,
+    domain::{Domain, DomainPausedReason, DomainPausedReasonEnum, DomainStateReason, DomainStateReasonEnum},
+    enumutil::Enum,
+    error::ErrorNumber,
+    secret::Secret,
+    sys,
+};
 use zeroize::Zeroizing;
 
 /// To answer a question; a libvirt that has just started looks at QEMU first, 70 s in an emulated machine.
@@ -66,6 +73,8 @@ pub struct Machine {
     pub slice: SliceId,
     /// Its process runs.
     pub running: bool,
+    /// It stands still: a write found no room.
+    pub paused: bool,
     /// The host's devices that it holds, or would hold if it ran.
     pub devices: BTreeSet<PciAddress>,
     /// Its address on vsock while it runs.
@@ -174,6 +183,18 @@ impl Libvirt {
     pub fn destroy(&self, slice: SliceId) -> Result<()> {
         self.call(&format!("stop the machine of slice `{slice}`"), STOP_LIMIT, Some(slice), move |libvirt| {
             destroy(libvirt, slice)
+        })
+    }
+
+    /// Lets a machine go on that was paused because a write found no room. One that runs, is gone, or was paused by
+    /// somebody is left as it is.
+    pub fn resume(&self, slice: SliceId) -> Result<()> {
+        self.call(&format!("resume the machine of slice `{slice}`"), ASK_LIMIT, Some(slice), move |libvirt| {
+            let Some(domain) = find(libvirt, slice)? else { return Ok(()) };
+            if !is_paused(&domain).map_err(failed("ask why the machine is paused"))? {
+                return Ok(());
+            }
+            domain.resume().map_err(failed("resume the machine"))
         })
     }
 
@@ -354,7 +375,14 @@ fn machine(domain: &Domain) -> std::result::Result<Option<Machine>, Ask> {
     let seen = seen::read(&domain.xml_desc(0)?).map_err(|error| {
         Ask::Failed(EdgeError::because(format!("cannot read the machine of slice `{slice}`"), error))
     })?;
-    Ok(Some(Machine { slice, running, devices: seen.devices, cid: seen.cid.filter(|_| running) }))
+    let paused = running && is_paused(domain)?;
+    Ok(Some(Machine { slice, running, paused, devices: seen.devices, cid: seen.cid.filter(|_| running) }))
+}
+
+/// It stands still because of an error of a disk. Of those only a lack of room pauses it: see `xml`.
+fn is_paused(domain: &Domain) -> std::result::Result<bool, virt::error::Error> {
+    let reason: DomainPausedReasonEnum = Enum::Known(DomainPausedReason::IOError);
+    Ok(domain.state()?.1 == DomainStateReasonEnum::Known(DomainStateReason::Paused(reason)))
 }
 
 fn destroy(libvirt: &Connect, slice: SliceId) -> Result<()> {
@@ -538,6 +566,25 @@ mod tests {
             let slip = text.replace("on_crash", "on_crashh");
             assert!(connection.define_domain_xml_flags(&slip, sys::VIR_DOMAIN_DEFINE_VALIDATE).is_err());
         }
+    }
+
+    #[test]
+    fn a_machine_that_somebody_paused_stays_paused() {
+        let StandIn { connection, uri, .. } = &stand_in();
+        let text = domain(&[1], true, "host-passthrough").replace("type=\"kvm\"", "type=\"test\"");
+        let defined = connection.define_domain_xml_flags(&text, sys::VIR_DOMAIN_DEFINE_VALIDATE).unwrap();
+        let paused = || machines(connection).unwrap()[0].paused;
+        assert!(!paused());
+        defined.create().unwrap();
+        assert!(!paused(), "it runs");
+        defined.suspend().unwrap();
+        assert!(!paused(), "by hand is not for want of room");
+        libvirt(uri).resume(slice()).unwrap();
+        assert!(!defined.state().unwrap().1.to_string().contains("Running"));
+        // And one that is not there is nothing to resume.
+        defined.destroy().unwrap();
+        defined.undefine().unwrap();
+        libvirt(uri).resume(slice()).unwrap();
     }
 
     #[test]

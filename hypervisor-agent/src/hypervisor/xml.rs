@@ -104,7 +104,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
     disks.push(Disk {
         kind: "file",
         device: "disk",
-        driver: Driver { name: "qemu", format: "raw", cache: None, io: None, iothread: None, discard: None },
+        driver: Driver { name: "qemu", format: "raw", ..Driver::default() },
         source: file(parts.seed),
         backing: None,
         target: Target { dev: "vdb", bus: "virtio" },
@@ -184,6 +184,11 @@ fn volume(opened: &Opened, layout: &Layout, parts: &Parts<'_>) -> Disk {
             io: is_block.then_some("native"),
             iothread: layout.io_thread.then_some(1),
             discard: parts.discard.then_some("unmap"),
+            // Without room the machine stands still, and writes again what it could not write when it is let go on:
+            // its file systems hear of nothing. An error that no room mends is the guest's own affair, as it would be
+            // on a machine of its own.
+            error_policy: Some("enospace"),
+            rerror_policy: Some("report"),
         },
         source,
         // Nothing that a disk says of itself is believed: what lies below it is said here.

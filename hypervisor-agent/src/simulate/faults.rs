@@ -11,6 +11,8 @@
 //!   used:ADDRESS                the same, and it writes to the device's memory
 //!   absent:ADDRESS              the device is not on the bus: it was pulled out
 //!   gone:SLICE-ID               the slice's machine has ended by itself; done once
+//!   room:PERCENT                so much of the room for volumes is used; at 100 every machine is paused
+//!   disk:SLICE-ID:NAME:PERCENT  a slice's guest says that so much of its disk `root`, `data` or `scratch` is used
 //!   fabric:restarted            the fabric's manager is restarted; done once
 //!   guest:silent                guests say nothing
 //!   guest:fails                 guests give up
@@ -112,6 +114,23 @@ impl Faults {
         self.take("gone", &slice.to_string())
     }
 
+    /// How much of the room for volumes is used, in per cent.
+    pub fn room_percent(&self) -> u64 {
+        self.percent("room").unwrap_or(5)
+    }
+
+    /// How much of a slice's disk its guest says is used, in per cent.
+    pub fn disk_percent(&self, slice: SliceId, disk: &str) -> Option<u64> {
+        self.percent(&format!("disk:{slice}:{disk}"))
+    }
+
+    fn percent(&self, of: &str) -> Option<u64> {
+        let text = self.text();
+        let mut all =
+            text.lines().filter_map(|line| line.trim().strip_prefix(of)?.strip_prefix(':')?.parse().ok());
+        all.next().filter(|percent| *percent <= 100)
+    }
+
     /// How guests behave.
     pub fn guests(&self) -> Guests {
         if self.has("guest", "silent") {
@@ -171,6 +190,16 @@ mod tests {
             assert_eq!(faults.guests(), Guests::Silent);
         }
         assert!(faults.ends(slice.parse().unwrap()) && !faults.ends(slice.parse().unwrap()));
+    }
+
+    #[test]
+    fn disks_fill_up() {
+        let (one, other) = ("0190163d-8694-739b-aea5-966c26f8ad91", "0190163d-8694-739b-aea5-966c26f8ad92");
+        let (_directory, faults) =
+            faults(&format!("room:100\ndisk:{one}:data:91\ndisk:{one}:root:101\ndisk:{other}:data:x\n"));
+        assert_eq!(faults.room_percent(), 100);
+        let told = |slice: &str, disk| faults.disk_percent(slice.parse().unwrap(), disk);
+        assert_eq!((told(one, "data"), told(one, "root"), told(other, "data")), (Some(91), None, None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a simulated machine remembers: all that a real one would after its agent was killed.
 
 use super::topology;
-use crate::edge::{EdgeError, Result};
+use crate::edge::{EdgeError, Result, VolumeKind};
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
@@ -86,6 +86,12 @@ pub struct Domain {
     pub devices: Vec<PciAddress>,
     /// Its disk.
     pub volume: VolumeId,
+    /// Its other disks, GiB.
+    #[serde(default)]
+    pub others: Vec<(VolumeKind, u64)>,
+    /// It stands still, because there was no room for what it wrote.
+    #[serde(default)]
+    pub paused: bool,
     /// The host's processors that it has for itself.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,

@@ -18,7 +18,7 @@ pub use self::{
 use crate::{
     config::{ImageFormat, SimulateConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Seed,
+        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Room, Seed,
         VolumeKind, VolumeState,
     },
     fabric::Fabric as _,
@@ -63,6 +63,8 @@ pub struct SimulatedHost {
     config: SimulateConfig,
     faults: Faults,
     machine: Mutex<Machine>,
+    /// How full its disks are, as each guest has said to this agent.
+    said: Mutex<BTreeMap<SliceId, Vec<v1::DiskUse>>>,
     /// What each guest has said to this agent: like a real one, it says its state again to a new one.
     told: Mutex<BTreeMap<SliceId, Told>>,
     connections: Arc<AtomicUsize>,
@@ -88,6 +90,7 @@ impl SimulatedHost {
             file,
             config,
             faults: Faults::new(directory),
+            said: Mutex::default(),
             told: Mutex::default(),
             connections: Arc::default(),
         })
@@ -114,8 +117,11 @@ impl SimulatedHost {
         pause(Duration::from_millis(self.config.call_ms + more_ms + self.faults.slow_ms(method)));
         let mut machine = self.lock();
         let mut after = machine.clone();
+        let full = self.faults.room_percent() == 100;
         for (slice, domain) in &mut after.domains {
             domain.running &= !self.faults.ends(*slice);
+            // Each of them writes all the time.
+            domain.paused |= full;
         }
         for gpu in self.faults.devices("used") {
             after.memory.entry(gpu).or_insert(Written { by: None, bytes: 1 });
@@ -164,6 +170,29 @@ impl SimulatedHost {
                 ..Default::default()
             })
         })
+    }
+
+    /// A twentieth of each disk is used, unless somebody says otherwise.
+    fn disks(&self, slice: SliceId, domain: &Domain) -> Vec<v1::DiskUse> {
+        let disk = |(name, gib): (&str, u64)| {
+            let used = self.faults.disk_percent(slice, name).unwrap_or(5);
+            let left = |all: u64| all / 100 * (100 - used);
+            let (bytes, files) = (gib.saturating_mul(1 << 30), gib.saturating_mul(16_384));
+            v1::DiskUse {
+                name: name.to_owned(),
+                bytes,
+                free: left(bytes),
+                files,
+                files_free: files / 100 * 98,
+            }
+        };
+        let others = domain.others.iter().map(|(kind, gib)| match kind {
+            VolumeKind::Root => ("root", *gib),
+            VolumeKind::Data => ("data", *gib),
+            VolumeKind::Scratch => ("scratch", *gib),
+        });
+        let root = self.lock().volumes.get(&domain.volume).map_or(1, |volume| volume.size_gib);
+        std::iter::once(("root", root)).chain(others).map(disk).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -350,6 +379,14 @@ impl Host for SimulatedHost {
         })
     }
 
+    fn room(&self) -> Result<Option<Room>> {
+        self.call("room", 0, |machine| {
+            let bytes = machine.inventory().volumes_gib.saturating_mul(1 << 30);
+            let free = bytes / 100 * (100 - self.faults.room_percent());
+            Ok(Some(Room { bytes, free }))
+        })
+    }
+
     fn write_seed(&self, seed: &Seed) -> Result<()> {
         self.call("write_seed", 0, |machine| {
             machine.seeds.insert(seed.slice);
@@ -369,6 +406,7 @@ impl Host for SimulatedHost {
             let status = |(slice, domain): (&SliceId, &Domain)| DomainStatus {
                 slice: *slice,
                 running: domain.running,
+                paused: domain.running && domain.paused,
                 devices: domain.devices.clone(),
             };
             Ok(machine.domains.iter().map(status).collect())
@@ -377,11 +415,21 @@ impl Host for SimulatedHost {
 
     fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
         self.call("start_domain", self.config.start_ms, |machine| {
             if let Some(device) = spec.devices.iter().find(|device| self.faults.is_absent(**device)) {
                 return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
             }
             start(machine, spec, keys)
+        })
+    }
+
+    fn resume_domain(&self, slice: SliceId) -> Result<()> {
+        self.call("resume_domain", 0, |machine| {
+            if let Some(domain) = machine.domains.get_mut(&slice) {
+                domain.paused = false;
+            }
+            Ok(())
         })
     }
 
@@ -401,7 +449,8 @@ impl Host for SimulatedHost {
     }
 
     fn guest_events(&self, slice: SliceId) -> Result<Vec<GuestEvent>> {
-        let domain = self.lock().domains.get(&slice).filter(|domain| domain.running).cloned();
+        let domain =
+            self.lock().domains.get(&slice).filter(|domain| domain.running && !domain.paused).cloned();
         let Some(domain) = domain else { return Ok(Vec::new()) };
         let age = now_ms().saturating_sub(domain.started_ms);
         let guests = self.faults.guests();
@@ -427,6 +476,16 @@ impl Host for SimulatedHost {
                 }),
             },
         );
+        if told.get(&slice) == Some(&Told::End) && guests == Guests::Well {
+            drop(told);
+            let disks = self.disks(slice, &domain);
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            // Like a real one it says what is another than it said.
+            if said.get(&slice) != Some(&disks) {
+                said.insert(slice, disks.clone());
+                events.push(GuestEvent::Disks(disks));
+            }
+        }
         Ok(events)
     }
 
@@ -508,6 +567,8 @@ fn start(machine: &mut Machine, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         running: true,
         devices: spec.devices.clone(),
         volume: spec.volume,
+        others: spec.others.iter().map(|other| (other.kind, other.size_gib)).collect(),
+        paused: false,
         cpus,
         started_ms: now_ms(),
     };
@@ -650,14 +711,14 @@ mod tests {
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(evidence.cleaned && evidence.bytes_dirty_before > 0, "what is delivered is dirty");
         up(&host, '1', gpu(0x34)).unwrap();
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 2);
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 3);
         assert_eq!(host.guest_events(slice('1')).unwrap(), []);
         let before = host.machine();
         drop(host);
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         assert_eq!(host.machine(), before);
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 2, "a new agent is told again");
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 3, "a new agent is told again");
         assert!(host.bind(gpu(0x34)).is_err() && host.sanitise_one(gpu(0x34)).is_err());
         host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();

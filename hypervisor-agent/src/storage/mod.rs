@@ -27,8 +27,8 @@ pub use self::tool::passphrase;
 
 use self::{elsewhere::Elsewhere, lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
 use crate::{
-    config::{ImageFormat, StorageBackend, StorageConfig},
-    edge::{EdgeError, Key, Rekeyed, Result, VolumeKind as Kind, VolumeState},
+    config::{ImageFormat, Overcommit, StorageBackend, StorageConfig},
+    edge::{EdgeError, Key, Rekeyed, Result, Room, VolumeKind as Kind, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
 use secrecy::ExposeSecretMut as _;
@@ -90,6 +90,8 @@ pub trait Backend: Debug + Send + Sync {
     fn forget(&self, volume: VolumeId) -> Result<()>;
     /// Room for volumes, used or not, GiB.
     fn capacity_gib(&self) -> Result<u64>;
+    /// How full that is which volumes share; `None` where each has its room for itself.
+    fn room(&self) -> Result<Option<Room>>;
     /// What keeps this host from keeping volumes: programs, groups, modules that are not there.
     fn lacks(&self) -> Vec<String>;
 }
@@ -98,6 +100,7 @@ pub trait Backend: Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Volumes {
     backend: Arc<dyn Backend>,
+    overcommit: Overcommit,
     elsewhere: Arc<Elsewhere>,
     in_hand: Arc<Mutex<BTreeSet<VolumeId>>>,
 }
@@ -107,11 +110,12 @@ impl Volumes {
     pub fn new(config: StorageConfig) -> Result<Self> {
         config.check().map_err(EdgeError::new)?;
         let elsewhere = Arc::new(Elsewhere::new(&config));
+        let overcommit = config.overcommit;
         let backend: Arc<dyn Backend> = match config.backend {
             StorageBackend::Qcow2Luks => Arc::new(Qcow2Luks::new(config)),
             StorageBackend::LvmLuks2 => Arc::new(LvmLuks2::new(config)?),
         };
-        Ok(Self { backend, elsewhere, in_hand: Arc::default() })
+        Ok(Self { backend, overcommit, elsewhere, in_hand: Arc::default() })
     }
 
     /// See [`Backend::state`]. One that the other back end keeps is an error, here and wherever it is worked on.
@@ -162,9 +166,14 @@ impl Volumes {
         self.backend.forget(volume)
     }
 
-    /// See [`Backend::capacity_gib`]; 0 where it cannot be said.
-    pub fn capacity_gib(&self) -> u64 {
-        self.backend.capacity_gib().unwrap_or_else(|error| {
+    /// See [`Backend::room`].
+    pub fn room(&self) -> Result<Option<Room>> {
+        self.backend.room()
+    }
+
+    /// What may be promised to volumes together, GiB; 0 where it cannot be said.
+    pub fn promises_gib(&self) -> u64 {
+        self.backend.capacity_gib().map(|gib| self.overcommit.of(gib)).unwrap_or_else(|error| {
             tracing::error!("no room for volumes: {}", error.chain());
             0
         })
@@ -235,6 +244,30 @@ fn base_bytes(config: &StorageConfig) -> Result<u64> {
         ImageFormat::Raw => Ok(fs::metadata(path).map_err(failed)?.len()),
         ImageFormat::Qcow2 => Ok(qcow2::read(path).map_err(failed)?.bytes),
     }
+}
+
+/// Refuses what would be promised beyond what there is. `what`: that which volumes share, and how it is made larger.
+fn refuse_promise(
+    what: (&str, &str),
+    room: u64,
+    overcommit: Overcommit,
+    promised: u64,
+    more: u64,
+) -> io::Result<()> {
+    let most = overcommit.of(room);
+    if promised.saturating_add(more) <= most {
+        return Ok(());
+    }
+    let times = if overcommit.is_one() { String::new() } else { format!(" and may promise {}", most / GIB) };
+    Err(io::Error::other(format!(
+        "{} has {} GiB{times}, {} of them promised to volumes: there is no room for {} more; make it larger{}, or \
+         destroy a slice that is not needed",
+        what.0,
+        room / GIB,
+        promised.div_ceil(GIB),
+        more.div_ceil(GIB),
+        what.1
+    )))
 }
 
 fn exists(volume: VolumeId) -> EdgeError {

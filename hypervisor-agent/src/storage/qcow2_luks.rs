@@ -20,19 +20,21 @@ use super::{
     evidence::{Remembered, evidence},
     exists, failed, qcow2,
     qemu_img::{self, Changed},
-    step, wrong_key,
+    refuse_promise, step, wrong_key,
 };
 use crate::{
     config::StorageConfig,
-    edge::{EdgeError, Key, Rekeyed, Result, VolumeState},
+    edge::{EdgeError, Key, Rekeyed, Result, Room, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
+use rustix::fs::StatVfs;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, Permissions},
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -41,12 +43,43 @@ use std::{
 pub struct Qcow2Luks {
     config: StorageConfig,
     remembered: Remembered,
+    /// Bytes of volumes that are being made or grown: two are not promised the same room.
+    promising: Mutex<BTreeMap<VolumeId, u64>>,
 }
 
 impl Qcow2Luks {
     /// Those that the configuration names. Nothing is touched.
     pub fn new(config: StorageConfig) -> Self {
-        Self { remembered: Remembered::new(config.volumes.clone()), config }
+        Self { remembered: Remembered::new(config.volumes.clone()), config, promising: Mutex::default() }
+    }
+
+    /// Promises a volume so much, until what is returned is dropped: by then it has it.
+    fn promise(&self, volume: VolumeId, bytes: u64) -> io::Result<Promise<'_>> {
+        let mut promising = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut promised: BTreeMap<VolumeId, u64> = BTreeMap::new();
+        for file in fs::read_dir(&self.config.volumes)? {
+            let name = file?.file_name();
+            // What is half made or half erased is made again or goes.
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that was erased meanwhile has nothing; one that is damaged is another's trouble.
+            promised.extend(qcow2::read(&self.path(id)).ok().map(|header| (id, header.bytes)));
+        }
+        promised.extend(promising.iter().map(|(id, bytes)| (*id, *bytes)));
+        promised.remove(&volume);
+        let promised = promised.values().copied().fold(0, u64::saturating_add);
+        let what = format!("the file system of `{}`", self.config.volumes.display());
+        let room = all_bytes(&self.system()?);
+        refuse_promise((&what, ""), room, self.config.overcommit, promised, bytes)?;
+        promising.insert(volume, bytes);
+        Ok(Promise { of: &self.promising, volume })
+    }
+
+    /// The file system that holds the volumes.
+    fn system(&self) -> io::Result<StatVfs> {
+        // Before the first volume there may be no directory yet: then what is above it.
+        let there = self.config.volumes.ancestors().find(|path| path.exists());
+        let there = there.ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
+        Ok(rustix::fs::statvfs(there)?)
     }
 
     /// Where a complete volume lies.
@@ -84,9 +117,29 @@ impl Qcow2Luks {
         finish().map_err(|error| failed("finish", volume, error))
     }
 
+    fn unseen(&self, error: io::Error) -> EdgeError {
+        EdgeError::because(format!("cannot look at `{}`", self.config.volumes.display()), error)
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.config.volumes)?.sync_all()
     }
+}
+
+/// Room that a volume is promised and may not have yet.
+struct Promise<'a> {
+    of: &'a Mutex<BTreeMap<VolumeId, u64>>,
+    volume: VolumeId,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
+    }
+}
+
+fn all_bytes(system: &StatVfs) -> u64 {
+    system.f_blocks.saturating_mul(system.f_frsize)
 }
 
 impl Backend for Qcow2Luks {
@@ -117,6 +170,7 @@ impl Backend for Qcow2Luks {
                 .map_err(|error| failed("clear what is left of", volume, error))?;
         }
         step();
+        let _promise = self.promise(volume, bytes).map_err(|error| failed("make", volume, error))?;
         let made = self.make(volume, kind, bytes, key);
         if made.is_err()
             && let Err(error) = erase::erase(&making, |_| Ok(()))
@@ -153,6 +207,7 @@ impl Backend for Qcow2Luks {
         if bytes == has {
             return Ok(Grown::Done);
         }
+        let _promise = self.promise(volume, bytes).map_err(failed)?;
         step();
         let grown = match qemu_img::resize(&self.config, &path, bytes, Some(key)).map_err(failed)? {
             Changed::Done => Grown::Done,
@@ -224,13 +279,16 @@ impl Backend for Qcow2Luks {
 
     /// All of the file system that holds the volumes.
     fn capacity_gib(&self) -> Result<u64> {
-        // Before the first volume there may be no directory yet: then what is above it.
-        let volumes = &self.config.volumes;
-        let there = volumes.ancestors().find(|path| path.exists());
-        let unseen = |error| EdgeError::because(format!("cannot look at `{}`", volumes.display()), error);
-        let there = there.ok_or_else(|| unseen(io::Error::from(ErrorKind::NotFound)))?;
-        let system = rustix::fs::statvfs(there).map_err(|error| unseen(error.into()))?;
-        Ok(system.f_blocks.saturating_mul(system.f_frsize) / GIB)
+        Ok(all_bytes(&self.system().map_err(|error| self.unseen(error))?) / GIB)
+    }
+
+    /// As QEMU's user finds it, without what is kept for root.
+    fn room(&self) -> Result<Option<Room>> {
+        let system = self.system().map_err(|error| self.unseen(error))?;
+        let of = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+        let used = of(system.f_blocks.saturating_sub(system.f_bfree));
+        let free = of(system.f_bavail);
+        Ok(Some(Room { bytes: used.saturating_add(free), free }))
     }
 
     fn lacks(&self) -> Vec<String> {
@@ -265,7 +323,7 @@ fn is_there(path: &Path) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::{
-        config::{ImageFormat, StorageBackend},
+        config::{ImageFormat, Overcommit, StorageBackend},
         storage::conformance::{self, Ground, id, key},
     };
 
@@ -287,6 +345,8 @@ mod tests {
             volume_group: None,
             thin_pool: None,
             discard: false,
+            // What disks are tested that no test machine has room for.
+            overcommit: Overcommit::try_from(10.0).unwrap(),
             base_image: base,
             base_format: ImageFormat::Raw,
             qemu_img: "/usr/bin/qemu-img".into(),
@@ -381,6 +441,30 @@ mod tests {
         assert!(error.chain().contains("ask for 4 GiB"), "{}", error.chain());
         assert_eq!(volumes.state(id()).unwrap(), VolumeState::Absent);
         volumes.create(id(), Kind::Data, 3, &key(7)).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_promised_than_may_be() {
+        let mut fixture = fixture();
+        fixture.config.overcommit = Overcommit::try_from(0.1).unwrap();
+        let volumes = fixture.volumes();
+        let most = fixture.config.overcommit.of(volumes.capacity_gib().unwrap());
+        let other: VolumeId = "6f9619ff-8b86-4d01-b42d-00cf4fc964fe".parse().unwrap();
+        volumes.create(id(), Kind::Data, most - 1, &key(7)).unwrap();
+        let error = volumes.create(other, Kind::Data, 2, &key(8)).unwrap_err().chain();
+        assert!(error.contains("may promise") && error.contains("no room for 2 more"), "{error}");
+        assert_eq!(volumes.state(other).unwrap(), VolumeState::Absent);
+        volumes.create(other, Kind::Data, 1, &key(8)).unwrap();
+        assert!(volumes.grow(other, 3, &key(8)).unwrap_err().chain().contains("may promise"));
+        assert_eq!(volumes.grow(other, 1, &key(8)).unwrap(), Grown::Done);
+        // What is being made counts, and what is gone does not.
+        volumes.erase(id()).unwrap();
+        let made = volumes.promise(id(), (most - 2) * GIB).unwrap();
+        assert!(volumes.promise(other, 3 * GIB).is_err());
+        drop(made);
+        assert_eq!(volumes.grow(other, 3, &key(8)).unwrap(), Grown::Done);
+        let room = volumes.room().unwrap().unwrap();
+        assert!(room.free <= room.bytes && room.bytes > 0, "{room:?}");
     }
 
     #[test]

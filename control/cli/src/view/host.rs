@@ -4,6 +4,7 @@ use super::topology::health_word;
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, bytes, instant, mib};
+use holm_proto::fullness;
 use holm_proto::ids::{PciAddress, TypedPciAddress};
 use holm_proto::v1::{
     BridgeKind, Device, DeviceKind, DeviceState, Drive, Evidence, Health, Host, Inventory, Link, Maintenance,
@@ -102,9 +103,14 @@ pub fn host(h: &Host, clock: &Clock) -> (Sheet, Table) {
             sheet.line("disks", format!("{}, {} together", i.drives.len(), bytes(total)));
         }
         if i.volumes_gib > 0 {
-            sheet
-                .line("for volumes", Cell::both(format!("{} GiB", i.volumes_gib), i.volumes_gib.to_string()));
+            let text = format!("{} GiB to be promised", i.volumes_gib);
+            sheet.line("for volumes", Cell::both(text, i.volumes_gib.to_string()));
         }
+    }
+    if let Some(v) = &h.volumes {
+        let used = fullness::percent(v.bytes, v.free);
+        let text = format!("{used} % of {} used, {} left", bytes(v.bytes), bytes(v.free));
+        sheet.line("", Cell::both(text, used.to_string()));
     }
     sheet.line("checked", super::alert::summary(h, clock));
     let mut devices: Vec<&Device> = h.devices.iter().collect();

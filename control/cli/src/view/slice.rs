@@ -1,6 +1,6 @@
 //! Slices.
 
-use super::{plural, time_json, when, when_full};
+use super::{fullness, plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
 use holm_proto::v1::{DiskChangeWanted, Hold, Slice, SliceState, Step};
@@ -62,7 +62,10 @@ pub fn state_tone(state: SliceState) -> Tone {
 fn state_cell(s: &Slice) -> Cell {
     let word = word(state(s));
     let shown = if s.hold.is_some() { format!("{word}, on hold") } else { word.to_owned() };
-    Cell::both(shown, word).tone(state_tone(state(s)))
+    match fullness::beside(s) {
+        Some((beside, tone)) => Cell::both(format!("{shown}, {beside}"), word).tone(tone),
+        None => Cell::both(shown, word).tone(state_tone(state(s))),
+    }
 }
 
 /// `frida, 2026-11-03 14:02:11: a complaint`.
@@ -107,8 +110,9 @@ pub fn slices(all: &[Slice], clock: &Clock) -> Table {
 /// One slice, with all there is.
 pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(label(s)).state(state_cell(s));
+    sheet.line("reason", s.reason.as_str());
+    fullness::warn(&mut sheet, s);
     sheet
-        .line("reason", s.reason.as_str())
         .line("level", Cell::both(level(s), &s.level))
         .line("gpus", s.gpus.to_string())
         .line("vcpus", s.vcpus.to_string())
@@ -141,6 +145,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         sheet.line("guest", format!("says: {}, Slurm {}", plural(guest.gpus.into(), "GPU"), guest.slurm));
         sheet.line("ssh host key", guest.ssh_host_key.as_str());
     }
+    fullness::disks(&mut sheet, s);
     steps(&mut sheet, s);
     sheet.line("id", s.id.as_str());
     sheet
@@ -189,6 +194,7 @@ const ON_A_LINE: usize = 4;
 pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(label(s)).state(state_cell(s));
     sheet.line("since", when_full(s.changed.as_ref(), clock)).line("because", s.reason.as_str());
+    fullness::warn(&mut sheet, s);
     keeps(&mut sheet, s, clock);
     sheet.line("waits for", waits_for(s, clock));
     if s.approvals_needed > 0 {
@@ -409,5 +415,8 @@ pub fn slice_json(s: &Slice) -> Value {
         "closed": time_json(s.closed.as_ref()),
         "keep_until": time_json(s.keep_until.as_ref()),
         "disk_change": s.disk_change.as_ref().map(disk_change_json),
+        "disks": s.disks.iter().map(fullness::disk_json).collect::<Vec<_>>(),
+        "warnings": s.warnings,
+        "paused": s.paused,
     })
 }

@@ -66,7 +66,7 @@ struct Ground {
     state: State,
     host: Host,
     bill: Bill,
-    reported: Option<Timestamp>,
+    heard: Heard,
     now: Timestamp,
 }
 
@@ -82,7 +82,13 @@ impl Ground {
         host.present = (1..=28).map(address).collect();
         host.commissioning = Some(report());
         host.agent_version = "0.1.0".to_owned();
-        Self { state, host, bill: Bill::dgx2(), reported: Some(at(5)), now: at(6) }
+        Self {
+            state,
+            host,
+            bill: Bill::dgx2(),
+            heard: Heard { reported: Some(at(5)), ..Heard::default() },
+            now: at(6),
+        }
     }
 
     fn device(&mut self, n: u8) -> &mut Device {
@@ -90,7 +96,7 @@ impl Ground {
     }
 
     fn alerts(&self) -> Vec<Alert> {
-        alerts(&self.state, &self.host, &self.bill, self.reported, self.now)
+        alerts(&self.state, &self.host, &self.bill, &self.heard, self.now)
     }
 }
 
@@ -131,15 +137,20 @@ const THIRD: (bool, bool, &[u8]) = (false, false, &[3]);
 
 const CASES: &[Case] = &[
     (&[], NOTHING, |_| {}),
-    (&["report-stale"], HOST, |g| g.reported = None),
+    (&["report-stale"], HOST, |g| g.heard.reported = None),
     (&["report-stale"], HOST, |g| {
         g.now = at(5).checked_add(STALE_REPORT).unwrap().checked_add(SignedDuration::from_secs(1)).unwrap();
     }),
     (&[], NOTHING, |g| g.now = at(5).checked_add(STALE_REPORT).unwrap()),
+    (&[], NOTHING, |g| g.heard.volumes = Some((1000, 201))),
+    (&["volumes-nearly-full"], NOTHING, |g| g.heard.volumes = Some((1000, 200))),
+    (&["volumes-full"], NOTHING, |g| g.heard.volumes = Some((1000, 100))),
+    (&["slices-paused"], HOST, |g| g.heard.paused = 1),
+    (&["slices-paused", "volumes-full"], HOST, |g| (g.heard.paused, g.heard.volumes) = (2, Some((1000, 0)))),
     (&["not-commissioned"], HOST, |g| g.host.commissioning = None),
     (&["commissioning-stale"], HOST, |g| {
         g.now = at(1).checked_add(STALE_COMMISSIONING).unwrap();
-        g.reported = Some(g.now);
+        g.heard.reported = Some(g.now);
     }),
     (&["commissioning-failed"], HOST, |g| fails(g, "swap-off", true)),
     // Whether it must is holmd's to say.
@@ -185,7 +196,7 @@ const CASES: &[Case] = &[
         g.host.simulated = true;
         g.host.commissioning = None;
         g.host.present.clear();
-        g.reported = None;
+        g.heard.reported = None;
     }),
 ];
 

@@ -17,7 +17,8 @@
 use super::{super::*, world, world::Fuse};
 use crate::{
     edge::{
-        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Seed, VolumeKind, VolumeState,
+        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Room, Seed, VolumeKind,
+        VolumeState,
     },
     session::what_matters,
     simulate::SimulatedHost,
@@ -214,6 +215,10 @@ impl Host for Watched {
     fn forget_volume(&self, volume: VolumeId) -> edge::Result<()> {
         self.call(|host| host.forget_volume(volume))
     }
+    fn room(&self) -> edge::Result<Option<Room>> {
+        Fuse::burn(Some(&self.fuse))?;
+        self.inner.room()
+    }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))
     }
@@ -229,6 +234,9 @@ impl Host for Watched {
             assert_eq!(mark, Mark::Assigned { slice: spec.slice }, "{device} at the start of {}", spec.slice);
         }
         self.call(|host| host.start_domain(spec, keys))
+    }
+    fn resume_domain(&self, slice: SliceId) -> edge::Result<()> {
+        self.call(|host| host.resume_domain(slice))
     }
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
         self.call(|host| host.destroy_domain(slice, grace))
@@ -900,7 +908,7 @@ impl Life {
             Event::Round => self.round(),
             Event::Work(number, turns) => self.work(*number, *turns),
             Event::Clean => drop(self.engine().clean(self.now)),
-            Event::Look => drop(self.engine().look(true)),
+            Event::Look => drop(self.engine().look_at(true, self.now)),
             Event::Meet => self.meet(),
             Event::Part => self.part(),
             Event::Say => self.say(),
@@ -981,7 +989,7 @@ impl Life {
     /// Everything once.
     fn all(&mut self) {
         self.meet();
-        self.engine().look(true);
+        self.engine().look_at(true, self.now);
         self.say();
         while self.commits > 0 && self.talk.as_ref().is_some_and(|talk| !talk.up.is_empty()) {
             self.listen();
@@ -1113,7 +1121,7 @@ impl Life {
         self.fuse.left.store(i64::MAX, Ordering::Relaxed);
         self.commits = i64::MAX;
         while self.stranger.is_some() {
-            self.engine().look(true);
+            self.engine().look_at(true, self.now);
             self.leave();
         }
         self.settle();
@@ -1322,7 +1330,7 @@ fn where_the_record_of_devices_is_damaged_all_are_dirty_and_it_is_said_aloud() {
     life.happen(&Event::Damage);
     let notes = life.engine().lock().notes.clone();
     assert_eq!(notes, Notes::default());
-    life.engine().look(true);
+    life.engine().look_at(true, life.now);
     let notes = life.engine().lock().notes.clone();
     let machines = life.host.machine();
     for number in 0..BUSES.len() {

@@ -2,6 +2,7 @@
 //! holmd. A killed agent is one whose every later call and writing has no effect; the next one starts from
 //! what is on the disk.
 
+mod full;
 mod life;
 mod world;
 
@@ -176,6 +177,10 @@ fn event() -> impl Strategy<Value = Event> {
         "fail-after:deactivate_partition",
         "stuck:0000:34:00.0",
         "held:0000:36:00.0",
+        "room:100",
+        "room:95",
+        "fail:room",
+        "fail:resume_domain",
     ]);
     prop_oneof![
         12 => (A..=C).prop_map(Event::Advance),
@@ -198,7 +203,7 @@ impl World {
         match event {
             Event::Advance(number) => self.advance(slice(*number)),
             Event::Clean => drop(self.engine().clean(self.now)),
-            Event::Look => drop(self.engine().look(true)),
+            Event::Look => drop(self.engine().look_at(true, self.now)),
             Event::Exchange => {
                 self.exchange();
                 old.get_or_insert(self.intended());
@@ -234,6 +239,8 @@ proptest! {
         }
         // Then all is well again: what was wanted is so.
         fs::write(world.directory.path().join("host/faults"), "").unwrap();
+        // As long as it may take until a machine that was paused is tried again.
+        world.now.instant += Duration::from_secs(601);
         world.settle();
         [A, B, C].iter().for_each(|number| world.lift(*number));
         world.settle();
@@ -255,6 +262,7 @@ proptest! {
             prop_assert!(fine || waits, "{number} is {stands:?}: {:#?}", world.holmd.said);
         }
         let machine = world.host.machine();
+        prop_assert!(machine.domains.values().all(|domain| !domain.paused), "it was paused, and there is room");
         let ready: Vec<SliceId> = world.holmd.slices.iter()
             .filter(|(_, (stands, ..))| *stands == Stands::Ready).map(|(id, _)| *id).collect();
         prop_assert!(machine.domains.keys().copied().eq(ready.iter().copied()));
@@ -288,7 +296,7 @@ fn a_stranger_who_comes_before_anything_is_begun_has_the_slice_placed_again() {
     // Until B's GPU is clean and its own; then, between two looks, somebody takes it.
     for _ in 0..10 {
         if world.stands(B) != Stands::Starting {
-            world.engine().look(true);
+            world.engine().look_at(true, world.now);
             world.engine().clean(world.now);
             world.exchange();
         }
@@ -396,7 +404,7 @@ fn without_holmd_what_runs_runs_and_nothing_starts() {
     world.begin(i64::MAX);
     // A new agent without a session, and with a slice of which it would know what to do.
     for _ in 0..5 {
-        world.engine().look(true);
+        world.engine().look_at(true, world.now);
         for id in world.engine().slices() {
             world.advance(id);
         }
@@ -407,7 +415,7 @@ fn without_holmd_what_runs_runs_and_nothing_starts() {
     let mut world = limited(3);
     for _ in 0..50 {
         world.exchange();
-        world.engine().look(true);
+        world.engine().look_at(true, world.now);
         world.engine().clean(world.now);
         if !world.engine().keys_wanted().is_empty() || world.stands(A) == Stands::Starting {
             break;
@@ -431,7 +439,7 @@ fn a_key_that_does_not_come_is_waited_for_only_so_long() {
     let mut intended = None;
     for _ in 0..40 {
         world.exchange();
-        world.engine().look(true);
+        world.engine().look_at(true, world.now);
         world.engine().clean(world.now);
         if world.stands(A) == Stands::Starting {
             intended = Some(world.intended());
@@ -440,7 +448,7 @@ fn a_key_that_does_not_come_is_waited_for_only_so_long() {
     }
     world.disconnect();
     world.engine().intend(intended.unwrap()).unwrap();
-    world.engine().look(true);
+    world.engine().look_at(true, world.now);
     world.advance(slice(A));
     assert_eq!(seen(&world, A).reason, "waits for its volume's key");
     let wanted = world.engine().keys_wanted().into_iter().find(|key| key.slice == slice(A)).unwrap();
@@ -498,7 +506,7 @@ fn an_orphan_is_kept_and_named() {
             fs::remove_dir_all(world.directory.path().join("record")).unwrap();
         }
         world.begin(i64::MAX);
-        world.engine().look(true);
+        world.engine().look_at(true, world.now);
         world.engine().intend(world.intended()).unwrap();
         for slice in world.engine().slices() {
             world.advance(slice);
@@ -552,7 +560,7 @@ fn older_and_contradicting_wishes_are_refused() {
         message.slices[0].goal = goal.into();
         world.engine().intend(message).unwrap();
         for _ in 0..3 {
-            world.engine().look(true);
+            world.engine().look_at(true, world.now);
             world.advance(slice(A));
         }
     };
@@ -585,7 +593,7 @@ fn a_volume_that_was_in_use_and_is_gone_is_not_made_again() {
     message.generation += 1;
     message.slices[0].generation += 1;
     world.engine().intend(message).unwrap();
-    world.engine().look(true);
+    world.engine().look_at(true, world.now);
     world.advance(slice(A));
     let failed = seen(&world, A);
     assert!(failed.phase() == v1::Phase::Failed && failed.reason.contains("is not there"), "{failed:?}");
@@ -679,7 +687,7 @@ fn the_erasure_of_a_volume_is_told_until_holmd_has_heard_of_it() {
     assert!(world.host.machine().erased.is_empty(), "the machine need not remember what the record has");
     world.begin(i64::MAX);
     world.engine().intend(world.intended()).unwrap();
-    world.engine().look(true);
+    world.engine().look_at(true, world.now);
     world.advance(slice(A));
     assert_eq!(seen(&world, A).volume, told.volume);
 }

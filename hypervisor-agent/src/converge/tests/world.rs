@@ -4,7 +4,8 @@ use super::super::{Engine, Limits, Now, Record, RecordError, Turn};
 use crate::{
     config::SimulateConfig,
     edge::{
-        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Seed, VolumeKind, VolumeState,
+        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Room, Seed, VolumeKind,
+        VolumeState,
     },
     simulate::{Machine, SimulatedHost},
 };
@@ -189,6 +190,10 @@ impl Host for TestHost {
     fn forget_volume(&self, volume: VolumeId) -> edge::Result<()> {
         self.call(|host| host.forget_volume(volume))
     }
+    fn room(&self) -> edge::Result<Option<Room>> {
+        Fuse::burn(Some(&self.fuse))?;
+        self.inner.room()
+    }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))
     }
@@ -206,6 +211,9 @@ impl Host for TestHost {
             assert!(holder.is_none_or(|holder| holder == spec.slice), "{device} is {holder:?}'s");
         }
         self.call(|host| host.start_domain(spec, keys))
+    }
+    fn resume_domain(&self, slice: SliceId) -> edge::Result<()> {
+        self.call(|host| host.resume_domain(slice))
     }
     fn destroy_domain(&self, slice: SliceId, grace: Duration) -> edge::Result<()> {
         self.call(|host| host.destroy_domain(slice, grace))
@@ -687,7 +695,7 @@ impl World {
     /// Everything once, and time passes. An agent that was killed begins anew.
     pub(super) fn round(&mut self) {
         self.exchange();
-        self.engine().look(true);
+        self.engine().look_at(true, self.now);
         for id in self.engine().slices() {
             self.advance(id);
         }

@@ -1,9 +1,10 @@
 //! Logical volumes, by LVM's own program.
 
-use super::super::{GIB, tool};
+use super::super::{refuse_promise, tool};
 use super::crypt;
+use crate::{config::Overcommit, edge::Room};
 use holm_proto::ids::VolumeId;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::BTreeSet,
     io,
@@ -17,6 +18,9 @@ pub const LVM: &str = "/usr/sbin/lvm";
 /// with the name of the host's own would take its place.
 const NOT_TENANTS: &str = r#"devices { global_filter = [ "r|^/dev/mapper/holm-|" ] }"#;
 
+/// What is asked of a thin pool: the fields of [`PoolRow`].
+const POOL_FIELDS: &str = "lv_size,data_percent,metadata_percent,lv_when_full";
+
 /// The volume group that a host keeps volumes in.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -24,6 +28,8 @@ pub struct Group {
     pub name: String,
     /// The thin pool in it that volumes come from; where there is none they are linear.
     pub pool: Option<String>,
+    /// How much of the pool may be promised.
+    pub overcommit: Overcommit,
 }
 
 /// A logical volume that is there.
@@ -124,32 +130,52 @@ impl Group {
         let mut volumes = read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv);
         let promised = volumes
             .try_fold(0_u64, |sum, row| Ok::<_, io::Error>(sum.saturating_add(number(&row.lv_size)?)))?;
-        let capacity = self.capacity()?;
-        if promised.saturating_add(more) <= capacity {
-            return Ok(());
-        }
-        Err(io::Error::other(format!(
-            "thin pool `{}/{pool}` has {} GiB, {} of them promised to volumes: there is no room for {} more; make it \
-             larger (`lvextend`), or destroy a slice that is not needed",
-            self.name,
-            capacity / GIB,
-            promised.div_ceil(GIB),
-            more.div_ceil(GIB)
-        )))
+        let what = format!("thin pool `{}/{pool}`", self.name);
+        refuse_promise((&what, " (`lvextend`)"), self.capacity()?, self.overcommit, promised, more)
+    }
+
+    /// How full its thin pool is: as full as the fuller of its data and of its tables. `None` where there is none.
+    pub fn room(&self) -> io::Result<Option<Room>> {
+        let Some(pool) = &self.pool else { return Ok(None) };
+        let row = self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?;
+        let bytes = number(&row.lv_size)?;
+        let used = hundredths(&row.data_percent)?.max(hundredths(&row.metadata_percent)?).min(10_000);
+        let free = u128::from(bytes) * u128::from(10_000 - used) / 10_000;
+        Ok(Some(Room { bytes, free: u64::try_from(free).unwrap_or(bytes) }))
+    }
+
+    /// Whether who writes to its full thin pool is told at once, rather than kept waiting.
+    pub fn tells_when_full(&self) -> io::Result<bool> {
+        let Some(pool) = &self.pool else { return Ok(true) };
+        let row = self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?;
+        Ok(row.lv_when_full == "error")
+    }
+
+    /// One row about the thin pool.
+    fn ask_pool<T: DeserializeOwned>(&self, pool: &str, options: &str) -> io::Result<T> {
+        let select = format!("lv_name={pool} && segtype=thin-pool");
+        let answer = lvm(&[
+            "lvs",
+            "--reportformat",
+            "json",
+            "--units",
+            "b",
+            "--nosuffix",
+            "--options",
+            options,
+            "--select",
+            &select,
+            &self.name,
+        ])?;
+        let rows = read::<PoolReport<T>>(&answer)?.report.into_iter().flat_map(|report| report.lv);
+        let none = || io::Error::other(format!("`{pool}` is no thin pool of volume group `{}`", self.name));
+        rows.into_iter().next().ok_or_else(none)
     }
 
     /// Room for volumes, used by volumes or by nothing, bytes.
     pub fn capacity(&self) -> io::Result<u64> {
         if let Some(pool) = &self.pool {
-            let select = format!("lv_name={pool} && segtype=thin-pool");
-            let options = ["--units", "b", "--nosuffix", "--options", "lv_name,lv_size,lv_tags,lv_active"];
-            let answer =
-                lvm(&[&["lvs", "--reportformat", "json"][..], &options, &["--select", &select, &self.name]]
-                    .concat())?;
-            let mut rows = read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv);
-            let none =
-                || io::Error::other(format!("`{pool}` is no thin pool of volume group `{}`", self.name));
-            return number(&rows.next().ok_or_else(none)?.lv_size);
+            return number(&self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?.lv_size);
         }
         let units = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options"];
         let answer = lvm(&[&["vgs"][..], &units, &["vg_free", &self.name]].concat())?;
@@ -192,6 +218,24 @@ struct LvRow {
 }
 
 #[derive(Deserialize)]
+struct PoolReport<T> {
+    report: Vec<PoolRows<T>>,
+}
+
+#[derive(Deserialize)]
+struct PoolRows<T> {
+    lv: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct PoolRow {
+    lv_size: String,
+    data_percent: String,
+    metadata_percent: String,
+    lv_when_full: String,
+}
+
+#[derive(Deserialize)]
 struct VgReport {
     report: Vec<VgRows>,
 }
@@ -209,6 +253,17 @@ struct VgRow {
 fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> io::Result<T> {
     serde_json::from_slice(answer)
         .map_err(|error| io::Error::other(format!("LVM's answer is not understood: {error}")))
+}
+
+/// `12.34` per cent as 1234; an empty text, of a pool that is not active, is an error.
+fn hundredths(text: &str) -> io::Result<u64> {
+    let bad = || io::Error::other(format!("LVM gives `{}` as a percentage", text.escape_debug()));
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let part = format!("{part:0<2}");
+    let part: u64 = part.get(..2).and_then(|part| part.parse().ok()).ok_or_else(bad)?;
+    let whole: u64 = whole.parse().map_err(|_| bad())?;
+    // A fraction of a hundredth is used, too.
+    Ok(whole.saturating_mul(100).saturating_add(part))
 }
 
 fn number(text: &str) -> io::Result<u64> {

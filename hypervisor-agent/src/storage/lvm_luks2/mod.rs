@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     config::StorageConfig,
-    edge::{EdgeError, Key, Rekeyed, Result, VolumeState},
+    edge::{EdgeError, Key, Rekeyed, Result, Room, VolumeState},
 };
 use holm_proto::{ids::VolumeId, v1};
 use std::{
@@ -83,7 +83,11 @@ impl LvmLuks2 {
         let group = config.volume_group.clone();
         let name = group.ok_or_else(|| EdgeError::new("`[host.storage]` names no `volume_group`"))?.into();
         Ok(Self {
-            group: Group { name, pool: config.thin_pool.clone().map(Into::into) },
+            group: Group {
+                name,
+                pool: config.thin_pool.clone().map(Into::into),
+                overcommit: config.overcommit,
+            },
             remembered: Remembered::new(config.volumes.clone()),
             config,
             capacity: Mutex::default(),
@@ -425,6 +429,15 @@ impl Backend for LvmLuks2 {
         Ok(gib)
     }
 
+    fn room(&self) -> Result<Option<Room>> {
+        self.group.room().map_err(|error| {
+            EdgeError::because(
+                format!("cannot ask LVM how full volume group `{}` is", self.group.name),
+                error,
+            )
+        })
+    }
+
     fn lacks(&self) -> Vec<String> {
         let programs = [lvm::LVM, crypt::CRYPTSETUP, crypt::DMSETUP, BLKID, BLKDISCARD];
         let missing = programs.into_iter().filter(|program| !Path::new(program).is_file());
@@ -437,7 +450,15 @@ impl Backend for LvmLuks2 {
         let capacity = self.capacity_gib().err();
         let mapper =
             crypt::mappings().err().map(|error| EdgeError::because("the kernel has no device mapper", error));
-        capacity.into_iter().chain(mapper).map(|error| error.chain()).collect()
+        let waits = self.group.tells_when_full().is_ok_and(|tells| !tells).then(|| {
+            EdgeError::new(format!(
+                "a full thin pool keeps who writes waiting, in which no machine can be stopped, rather than telling QEMU, \
+                 which pauses the machine: `lvchange --errorwhenfull y {0}/{1}`",
+                self.group.name,
+                self.group.pool.as_deref().unwrap_or_default()
+            ))
+        });
+        capacity.into_iter().chain(mapper).chain(waits).map(|error| error.chain()).collect()
     }
 }
 

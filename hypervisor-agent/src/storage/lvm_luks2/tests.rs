@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    config::{ImageFormat, LvmName, StorageBackend},
+    config::{ImageFormat, LvmName, Overcommit, StorageBackend},
     storage::{
         Volumes,
         conformance::{self, Ground, has_mark, id, key, machine, write},
@@ -53,6 +53,43 @@ mod thin {
         let evidence = backend.erase(id()).unwrap();
         assert!(evidence.bytes_discarded > GIB && evidence.method.contains("discard"), "{evidence:?}");
     }
+
+    #[test]
+    fn a_full_pool_says_so_at_once_and_takes_more_when_it_is_larger() {
+        let Some(mut ground) = super::thin_ground() else { return };
+        assert!(ground.real().lacks().is_empty(), "{:?}", ground.real().lacks());
+        // Small, so that it is full soon; promised more than it has.
+        said(
+            "lvcreate",
+            &["--quiet", "--yes", "--type", "thin-pool", "--size", "256m", "--name", "small", &ground.group],
+        );
+        ground.config.thin_pool = Some(LvmName::try_from("small".to_owned()).unwrap());
+        assert!(ground.real().lacks().concat().contains("--errorwhenfull y"), "a pool that waits is not fit");
+        let small = format!("{}/small", ground.group);
+        said("lvchange", &["--quiet", "--errorwhenfull", "y", &small]);
+        ground.config.overcommit = Overcommit::try_from(10.0).unwrap();
+        let backend = ground.backend();
+        let empty = backend.room().unwrap().unwrap();
+        assert_eq!(empty.bytes, 256 << 20);
+        assert!(empty.used_percent() < 20, "{empty:?}");
+        assert!(backend.create(id(), Kind::Data, 3, &key(7)).unwrap_err().chain().contains("may promise"));
+        backend.create(id(), Kind::Data, 2, &key(7)).unwrap();
+        let Disk::Block(device) = backend.open(id(), &key(7)).unwrap() else { panic!("no device") };
+        let write = |at: u32| {
+            let (of, seek) = (format!("of={}", device.display()), format!("seek={at}"));
+            ran("dd", &["if=/dev/urandom", &of, "bs=1M", "count=300", "oflag=direct", "conv=notrunc", &seek])
+        };
+        let full = write(0);
+        let told = String::from_utf8_lossy(&full.stderr).into_owned();
+        // What QEMU pauses a machine for, and not an error of any other kind.
+        assert!(!full.status.success() && told.contains("No space left on device"), "{told}");
+        assert_eq!(backend.room().unwrap().unwrap().used_percent(), 100);
+        said("lvextend", &["--quiet", "--size", "1g", &small]);
+        assert!(backend.room().unwrap().unwrap().used_percent() < 60);
+        assert!(write(0).status.success(), "it takes again what it could not take");
+        backend.close(id()).unwrap();
+        backend.erase(id()).unwrap();
+    }
 }
 
 struct Fixture {
@@ -85,6 +122,7 @@ fn ground() -> Option<Fixture> {
         volume_group: Some(LvmName::try_from(group.clone()).unwrap()),
         thin_pool: None,
         discard: false,
+        overcommit: Overcommit::default(),
         base_image: base,
         base_format: ImageFormat::Raw,
         qemu_img: "/usr/bin/qemu-img".into(),
@@ -96,7 +134,19 @@ fn thin_ground() -> Option<Fixture> {
     let mut ground = ground()?;
     said(
         "lvcreate",
-        &["--quiet", "--yes", "--type", "thin-pool", "--size", "8g", "--name", "pool", &ground.group],
+        &[
+            "--quiet",
+            "--yes",
+            "--type",
+            "thin-pool",
+            "--errorwhenfull",
+            "y",
+            "--size",
+            "8g",
+            "--name",
+            "pool",
+            &ground.group,
+        ],
     );
     ground.config.thin_pool = Some(LvmName::try_from("pool".to_owned()).unwrap());
     Some(ground)
@@ -371,7 +421,7 @@ fn what_a_tenant_writes_is_no_file_system_or_volume_group_of_the_hosts() {
         assert_eq!(found_in(&path).unwrap().as_deref(), Some("qcow2"));
         backend.close(id()).unwrap();
     }
-    let tenants = Group { name: "holmtenant".to_owned(), pool: None };
+    let tenants = Group { name: "holmtenant".to_owned(), pool: None, overcommit: Overcommit::default() };
     assert!(tenants.capacity().unwrap_err().to_string().contains("not found"));
     assert_eq!(backend.grow(id(), 2, &key(7)).unwrap(), Grown::Done);
     assert_eq!(backend.capacity_gib().unwrap(), 1023);
@@ -411,5 +461,5 @@ fn a_group_that_is_not_there_or_full_is_said() {
         assert!(said.contains("`nosuchgroup`") && said.contains("not found"), "{said}");
     }
     assert!(backend.lacks().concat().contains("nosuchgroup"));
-    assert_eq!(Volumes::new(ground.config.clone()).unwrap().capacity_gib(), 0);
+    assert_eq!(Volumes::new(ground.config.clone()).unwrap().promises_gib(), 0);
 }
