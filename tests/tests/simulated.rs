@@ -2,7 +2,7 @@
 
 use holm_tests::ground::Ground;
 use holm_tests::site::{Daemon, HOST, OFFICERS, OPERATOR, Plan, Site, list, text};
-use holm_tests::{Outcome, demand, faults};
+use holm_tests::{Outcome, demand, faults, full};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -137,6 +137,13 @@ fn kills_and_cuts() -> Outcome {
     faults::cut_off(&site, "dina", "stroke-ward/main")?;
     faults::killed_all_along(&site, "dina", "stroke-ward/killed")?;
     faults::rests(&site, "dina", "stroke-ward/main")
+}
+
+#[test]
+fn disks_fill_up() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    faults::lead(&site, "dina", "stroke-ward")?;
+    full::run(&site, "dina", "stroke-ward")
 }
 
 #[test]

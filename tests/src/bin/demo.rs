@@ -5,7 +5,7 @@ use holm_tests::ground::{Ground, Machine};
 use holm_tests::search::Known;
 use holm_tests::site::{Plan, Site};
 use holm_tests::stages::Stages;
-use holm_tests::{Outcome, devices, faults, show, story};
+use holm_tests::{Outcome, devices, faults, full, show, story};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,6 +24,9 @@ struct Options {
     /// Instead of the story: mixes of slices that fill the machine, kills between owners, a GPU pulled out.
     #[arg(long, conflicts_with = "suite")]
     devices: bool,
+    /// Instead of the story: a guest that fills what its disk lies in, and goes on when there is room.
+    #[arg(long, conflicts_with_all = ["suite", "devices"])]
+    full: bool,
 }
 
 fn main() -> ExitCode {
@@ -60,9 +63,13 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
     };
     let site = stages.time("holmd and the agent start", || Site::open(plan))?;
     let mut known = Known::default();
-    let told = match options.devices {
-        true => devices::run(&site, stages),
-        false => story::tell(&site, stages, &mut known).and_then(|()| match options.suite {
+    let told = match (options.devices, options.full) {
+        (true, _) => devices::run(&site, stages),
+        (_, true) => stages.time("disks fill up", || {
+            faults::lead(&site, "dina", "stroke-ward")?;
+            full::run(&site, "dina", "stroke-ward")
+        }),
+        _ => story::tell(&site, stages, &mut known).and_then(|()| match options.suite {
             true => stages.time("what goes wrong", || faults::on_the_machine(&site, &mut known)),
             false => Ok(()),
         }),
