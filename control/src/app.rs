@@ -133,6 +133,13 @@ impl App {
         let bill = bill(&config)?;
         let authority = Authority::load(&paths.ca)
             .map_err(|e| Failure::because("the certificate authority cannot be loaded", restore, e))?;
+        crate::api::check_recipients(&config.escrow.recipients)
+            .map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
+        if !(1..=crate::domain::backup::KEEP_MAX).contains(&config.backup.keep) {
+            let most = crate::domain::backup::KEEP_MAX;
+            let text = format!("`keep` in [backup] can be 1 to {most}: `{}` is not", config.backup.keep);
+            return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
+        }
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
         if !paths.store.is_dir() {

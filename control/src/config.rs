@@ -1,6 +1,7 @@
 //! holmd's one configuration file. An unknown field is an error that names the file and the line.
 
 use crate::keys::ProviderConfig;
+use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,12 +36,47 @@ pub struct Config {
     /// How slices are placed.
     #[serde(default)]
     pub placement: Placement,
+    /// Of slices' disks.
+    #[serde(default)]
+    pub backup: BackupConfig,
     /// Who holds the key-encryption key.
     #[serde(default)]
     pub keys: ProviderConfig,
     /// Who held it before: it opens what it wrapped until that is wrapped anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_keys: Option<ProviderConfig>,
+    /// Who may be given a project's keys, beside holmd.
+    #[serde(default, skip_serializing_if = "EscrowConfig::is_empty")]
+    pub escrow: EscrowConfig,
+}
+
+/// Backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// As many whole ones of a slice are kept, 1 to 8; the oldest goes when a new one is whole.
+    pub keep: usize,
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        Self { keep: 3 }
+    }
+}
+
+/// Escrow of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EscrowConfig {
+    /// age recipients, `age1…`, by the names that officers say.
+    pub recipients: BTreeMap<Name, String>,
+}
+
+impl EscrowConfig {
+    /// There is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.recipients.is_empty()
+    }
 }
 
 /// What differs from the platform's bill of materials.
@@ -209,6 +245,10 @@ mod tests {
             placement: Placement::default(),
             keys: ProviderConfig::default(),
             former_keys: None,
+            backup: BackupConfig { keep: 2 },
+            escrow: EscrowConfig {
+                recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
+            },
         }
     }
 

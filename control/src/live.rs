@@ -4,7 +4,7 @@
 use crate::domain::alert::Heard;
 use crate::domain::device::Notes;
 use crate::domain::fullness::Told;
-use holm_proto::ids::{Name, PciAddress, SliceId, TunnelId};
+use holm_proto::ids::{JobId, Name, PciAddress, SliceId, TunnelId};
 use holm_proto::v1;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,10 @@ pub struct HostLive {
     pub slices: BTreeMap<SliceId, v1::ObservedSlice>,
     /// How full that is which volumes share, by the last report.
     pub volumes: Option<v1::VolumesUse>,
+    /// Jobs by the last report.
+    pub jobs: BTreeMap<JobId, v1::ObservedJob>,
+    /// Drills for which keys were delivered in this session.
+    pub drilled: BTreeSet<JobId>,
     /// Generations for which a key was delivered in this session.
     pub keyed: BTreeSet<(SliceId, u64)>,
     /// Devices as they were when the session began.
@@ -157,6 +161,8 @@ impl Live {
             notes: None,
             slices: BTreeMap::new(),
             volumes: None,
+            jobs: BTreeMap::new(),
+            drilled: BTreeSet::new(),
             keyed: BTreeSet::new(),
             moments: BTreeMap::new(),
             outbound,
@@ -246,6 +252,24 @@ impl Live {
     pub fn keep_told(&self, lives: impl Fn(SliceId) -> bool) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|slice, _| lives(*slice));
+    }
+
+    /// True the first time the keys for a drill are asked for in this session.
+    pub fn drill_once(&self, host: &Name, session: u64, job: JobId) -> bool {
+        let mut hosts = self.hosts();
+        hosts.get_mut(host).filter(|h| h.session == session).is_some_and(|h| h.drilled.insert(job))
+    }
+
+    /// Note how far its jobs are.
+    pub fn jobs(&self, host: &Name, session: u64, jobs: BTreeMap<JobId, v1::ObservedJob>) {
+        let mut hosts = self.hosts();
+        let Some(live) = hosts.get_mut(host).filter(|h| h.session == session) else { return };
+        let news = live.jobs != jobs;
+        live.jobs = jobs;
+        drop(hosts);
+        if news {
+            self.changed.send_modify(|n| *n += 1);
+        }
     }
 
     /// True the first time a key is asked for in this session and generation.

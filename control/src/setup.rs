@@ -99,6 +99,8 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         placement: Placement::default(),
         keys: ProviderConfig::default(),
         former_keys: None,
+        backup: Default::default(),
+        escrow: Default::default(),
     };
     app::pack(&config.pack)?;
     app::partitions(&config.platform)?;
@@ -183,7 +185,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 25] = [
+const SAID: [(&str, &str); 27] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -219,6 +221,8 @@ const SAID: [(&str, &str); 25] = [
         "departments =",
         "Among which the use is shared, as in [\"health\", \"arts\"]; a project is of one or of none.",
     ),
+    ("[backup]", "Copies of slices' disks, which their hosts make."),
+    ("keep =", "As many of a slice stay, 1 to 8; the oldest goes when a new one is whole."),
     ("[keys]", "Who holds the key that wraps all others."),
     ("provider =", "\"file\", \"vault\", \"pkcs11\" or \"tpm2\"."),
 ];
@@ -236,6 +240,13 @@ const BILL: &str = "
 #   firmware = { \"10de:1db8\" = \"88.00.51.00.04\" }   # the one VBIOS that it may have
 ";
 
+/// Below the bill.
+const ESCROW: &str = "
+# age recipients that an officer may have keys written for, where a level's pack says `escrow = true`:
+#   [escrow.recipients]
+#   safe = \"age1…\"
+";
+
 /// The configuration with what each key means.
 fn documented(toml: &str) -> String {
     let mut out = "# holmd's configuration. `holmd check` tells what is wrong with it.\n".to_owned();
@@ -246,7 +257,7 @@ fn documented(toml: &str) -> String {
         out.push_str(&format!("{line}\n"));
     }
     // `[keys]` is the last table: what is written below it is in it.
-    out + KEYS_HELP + BILL
+    out + KEYS_HELP + BILL + ESCROW
 }
 
 fn empty(dir: &Path) -> std::io::Result<()> {
@@ -316,6 +327,8 @@ pub(crate) mod tests {
             assert_eq!(lines[at - 1], format!("# {said}"));
         }
         // Its example is one: uncommented, it is a configuration.
+        let (text, escrow) = text.split_once("\n# age recipients").unwrap();
+        assert!(escrow.contains("[escrow.recipients]"));
         let (rest, example) = text.split_once("#   [bill]").unwrap();
         let example = format!("[bill]{}", example.replace("\n#   ", "\n"));
         fs::write(&made.config, format!("{rest}\n{example}")).unwrap();

@@ -158,6 +158,9 @@ pub struct HostConfig {
     pub sanitise: SanitiseConfig,
     /// The encrypted disks.
     pub storage: StorageConfig,
+    /// Where backups of its slices' disks go. Not said, there are none.
+    #[serde(default)]
+    pub backup: Option<BackupConfig>,
     /// What a slice's machine boots.
     pub guest: GuestConfig,
     /// How machines lie on the host.
@@ -415,6 +418,57 @@ pub struct StorageConfig {
     pub qemu_img: PathBuf,
 }
 
+/// Where backups go: `[host.backup]`. One of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// A directory, as of a mounted share, with a file `holm-backups` in it.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// A bucket.
+    #[serde(default)]
+    pub s3: Option<S3Config>,
+}
+
+/// A bucket of an S3-compatible store: `[host.backup.s3]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// `https://HOST[:PORT]`.
+    pub endpoint: String,
+    /// Its name.
+    pub bucket: String,
+    /// As the store wants it signed.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// In front of every name; empty: nothing.
+    #[serde(default)]
+    pub prefix: String,
+    /// A file of root's alone with `access_key_id` and `secret_access_key`.
+    pub credentials: PathBuf,
+    /// Authorities of its certificate beside those that the host trusts, PEM.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+impl BackupConfig {
+    /// What does not go together.
+    pub fn check(&self) -> Result<(), String> {
+        match (&self.directory, &self.s3) {
+            (Some(directory), None) if directory.is_absolute() => Ok(()),
+            (Some(directory), None) => Err(format!("`{}` is no absolute path", directory.display())),
+            (None, Some(s3)) if s3.endpoint.starts_with("https://") => Ok(()),
+            (None, Some(s3)) => {
+                let endpoint = s3.endpoint.escape_debug();
+                Err(format!("`{endpoint}` is no endpoint of `[host.backup.s3]`: say https://HOST:PORT"))
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                Err("`[host.backup]` names one place: a `directory`, or `[host.backup.s3]`".to_owned())
+            }
+        }
+    }
+}
+
 impl StorageConfig {
     /// What does not go together.
     pub fn check(&self) -> Result<(), String> {
@@ -631,6 +685,10 @@ fn default_cpu() -> String {
     "host-passthrough".to_owned()
 }
 
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
 fn default_libvirt_uri() -> String {
     "qemu:///system".to_owned()
 }
@@ -730,6 +788,23 @@ mod tests {
         assert_eq!(check(twice), Ok(()));
         assert_eq!(check(&format!("{lvm}\n{group}\nthin_pool = \"pool\"\n{twice}")), Ok(()));
         assert!(check(&format!("{lvm}\n{group}\n{twice}")).unwrap_err().contains("`overcommit` in"));
+    }
+
+    #[test]
+    fn backups_go_to_one_place() {
+        let check = |text: &str| {
+            let text = format!("{SMALLEST}\n{text}");
+            toml::from_str::<HostConfig>(&text).unwrap().backup.unwrap().check()
+        };
+        let bucket = "[backup.s3]\nendpoint = \"https://s3:9000\"\nbucket = \"holm\"\ncredentials = \"/c\"";
+        assert_eq!(check("[backup]\ndirectory = \"/srv\""), Ok(()));
+        assert_eq!(check(bucket), Ok(()));
+        assert!(check("[backup]").unwrap_err().contains("names one place"));
+        assert!(check(&format!("[backup]\ndirectory = \"/srv\"\n{bucket}")).is_err());
+        assert!(check("[backup]\ndirectory = \"srv\"").unwrap_err().contains("no absolute path"));
+        // Credentials are shown to nobody in the clear.
+        assert!(check(&bucket.replace("https", "http")).unwrap_err().contains("say https://"));
+        assert!(toml::from_str::<HostConfig>(&format!("{SMALLEST}\n[backup]\npath = \"/x\"")).is_err());
     }
 
     #[test]

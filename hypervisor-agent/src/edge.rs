@@ -5,7 +5,7 @@
 //! again after a kill at any point (invariant 6), and reads the machine rather than remembering it.
 
 use crate::config::ImageFormat;
-use holm_proto::ids::{PciAddress, RunId, SliceId, VolumeId};
+use holm_proto::ids::{BackupId, PciAddress, RunId, SliceId, VolumeId};
 use holm_proto::v1;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
@@ -207,6 +207,36 @@ pub struct Seed {
     pub others: Vec<OtherVolume>,
 }
 
+/// A backup of volumes of one slice, as holmd knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Which: its name in the store.
+    pub id: BackupId,
+    /// Whose volumes.
+    pub slice: SliceId,
+    /// SHA-256 of its manifest, hexadecimal; empty of one that is to be made.
+    pub manifest_sha256: String,
+    /// Of which volumes, and which of them is a root volume.
+    pub volumes: Vec<(VolumeId, bool)>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// SHA-256 of its manifest, hexadecimal.
+    pub manifest_sha256: String,
+    /// Of the volumes as they lie.
+    pub bytes: u64,
+    /// What lies in the store of it.
+    pub stored_bytes: u64,
+}
+
+/// Who wants to know how far something is.
+pub trait Watch {
+    /// So many bytes are through, of so many. False: nobody wants it any more, it is to end.
+    fn through(&self, done: u64, total: u64) -> bool;
+}
+
 /// What a guest says of itself. Every byte of it is hostile until parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestEvent {
@@ -283,6 +313,20 @@ pub trait Host: Send + Sync + 'static {
 
     /// How full that is which volumes share; `None` where each has its room for itself.
     fn room(&self) -> Result<Option<Room>>;
+    /// Where backups go, in a word; empty: nowhere.
+    fn backups(&self) -> &'static str {
+        ""
+    }
+    /// Copy volumes that no machine uses to the store. Begun again, what is there already is not copied again.
+    fn back_up(&self, backup: &Backup, watch: &dyn Watch) -> Result<Made>;
+    /// Make volumes that no machine uses what they were, all of them or none; how many bytes they have. What is in the
+    /// store is checked first.
+    fn restore_backup(&self, backup: &Backup, watch: &dyn Watch) -> Result<u64>;
+    /// Fetch volumes to where no machine uses them, check them, open them with their keys and erase them. What was
+    /// looked at, and how many bytes they have.
+    fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)>;
+    /// Remove backups from the store, whole or not. One that is not there is removed.
+    fn remove_backups(&self, backups: &[BackupId]) -> Result<()>;
 
     /// Write the first-boot seed, replacing one that is there.
     fn write_seed(&self, seed: &Seed) -> Result<()>;

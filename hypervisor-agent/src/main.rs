@@ -314,6 +314,9 @@ fn check(place: &Where) -> Result<(), Failure> {
         wrong.extend(missing(real));
         wrong.extend(unlike(real));
         wrong.extend(storage::Volumes::new(real.storage.clone())?.lacks());
+        if let Some(to) = &real.backup {
+            wrong.extend(storage::backup::Backups::new(to.clone(), real.storage.clone())?.lacks());
+        }
     }
     let inventory = host.inventory()?;
     let gpus = || inventory.devices.iter().filter(|device| device.kind() == v1::DeviceKind::Gpu);

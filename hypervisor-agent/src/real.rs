@@ -4,8 +4,8 @@ use crate::{
     commission,
     config::{FabricModel, HostConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Room, Seed,
-        VolumeKind, VolumeState,
+        Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
+        Result, Room, Seed, VolumeKind, VolumeState, Watch,
     },
     fabric::{self, Fabric},
     guest::{self, Channels, Seeds},
@@ -16,11 +16,11 @@ use crate::{
         sysfs::{PciFunction, Sysfs},
     },
     sanitise::{Ground, Sanitisers},
-    storage::{self, Grown, Volumes},
+    storage::{self, Grown, Volumes, backup::Backups},
     vfio,
 };
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId, VolumeId},
+    ids::{BackupId, PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use std::{
@@ -39,6 +39,7 @@ pub struct RealHost {
     config: HostConfig,
     sysfs: Sysfs,
     volumes: Volumes,
+    backups: Option<Backups>,
     seeds: Seeds,
     channels: Channels,
     libvirt: Libvirt,
@@ -89,12 +90,27 @@ impl RealHost {
             scrubs,
             sysfs,
             volumes: Volumes::new(config.storage.clone())?,
+            backups: config.backup.clone().map(|to| Backups::new(to, config.storage.clone())).transpose()?,
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
             libvirt,
             in_hand: Arc::default(),
             fabric,
             config,
+        })
+    }
+
+    /// The store, where no machine of the backup's slice runs.
+    fn store(&self, backup: &Backup) -> Result<&Backups> {
+        if self.libvirt.machines()?.iter().any(|machine| machine.slice == backup.slice && machine.running) {
+            return Err(EdgeError::new("its machine runs: what is copied must not change meanwhile"));
+        }
+        self.any_store()
+    }
+
+    fn any_store(&self) -> Result<&Backups> {
+        self.backups.as_ref().ok_or_else(|| {
+            EdgeError::new("this host has no place for backups: an operator names one in `[host.backup]`")
         })
     }
 
@@ -139,6 +155,7 @@ impl RealHost {
     /// lets go of it, and vfio-pci has let go of it already.
     fn completed(&self, mut inventory: v1::Inventory) -> v1::Inventory {
         inventory.volumes_gib = self.volumes.promises_gib();
+        inventory.backups = Host::backups(self).to_owned();
         let loose = |device: &&mut v1::PciDevice| {
             device.kind() == v1::DeviceKind::Gpu && device.driver != vfio::DRIVER && device.problem.is_empty()
         };
@@ -304,6 +321,25 @@ impl Host for RealHost {
 
     fn room(&self) -> Result<Option<Room>> {
         self.volumes.room()
+    }
+    fn backups(&self) -> &'static str {
+        self.backups.as_ref().map_or("", Backups::place)
+    }
+
+    fn back_up(&self, backup: &Backup, watch: &dyn Watch) -> Result<Made> {
+        self.volumes.back_up(self.store(backup)?, backup, watch)
+    }
+
+    fn restore_backup(&self, backup: &Backup, watch: &dyn Watch) -> Result<u64> {
+        self.volumes.restore(self.store(backup)?, backup, watch)
+    }
+
+    fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)> {
+        self.volumes.drill(self.store(backup)?, backup, keys, watch)
+    }
+
+    fn remove_backups(&self, backups: &[BackupId]) -> Result<()> {
+        if backups.is_empty() { Ok(()) } else { self.any_store()?.remove(backups) }
     }
 
     fn write_seed(&self, seed: &Seed) -> Result<()> {

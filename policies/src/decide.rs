@@ -131,6 +131,7 @@ impl Pack {
             let attributes = [
                 ("runs_here", RestrictedExpression::new_bool(runs_here)),
                 ("approvals", RestrictedExpression::new_long(approvals)),
+                ("escrow", RestrictedExpression::new_bool(known.is_some_and(|l| l.escrow))),
             ];
             entities.push(entity(uid(&names.level, level), attributes)?);
         }

@@ -18,6 +18,10 @@ pub struct Level {
     pub approvals: u32,
     /// Days that key and disk of a closed slice stay before they are destroyed; 0: not at all.
     pub keep_closed_days: u32,
+    /// Days that the last restore drill of a slice may be old when it is started again; 0: none is demanded.
+    pub restore_drill_days: u32,
+    /// Its keys may be given to recipients outside Holm.
+    pub escrow: bool,
     /// What must be true of every slice of this level.
     pub obligations: BTreeSet<Obligation>,
     /// Why it does not run here and where to go; empty where it does.
@@ -67,6 +71,8 @@ struct FileLevel {
     runs_here: bool,
     approvals: Option<Spanned<u32>>,
     keep_closed_days: Option<Spanned<u32>>,
+    restore_drill_days: Option<Spanned<u32>>,
+    escrow: Option<Spanned<bool>>,
     #[serde(default)]
     obligations: Vec<Spanned<Obligation>>,
     refusal: Option<Spanned<String>>,
@@ -136,6 +142,10 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
     if let Some(days) = level.keep_closed_days.as_ref().filter(|_| keep_closed_days > KEEP_MAX) {
         return fail(days.span(), format!("level `{id}` keeps what is closed for {KEEP_MAX} days at most"));
     }
+    let restore_drill_days = level.restore_drill_days.as_ref().map_or(0, |days| *days.as_ref());
+    if let Some(days) = level.restore_drill_days.as_ref().filter(|_| restore_drill_days > KEEP_MAX) {
+        return fail(days.span(), format!("level `{id}` demands a drill in {KEEP_MAX} days at most"));
+    }
     if level.runs_here {
         match &level.approvals {
             Some(n) if *n.as_ref() > 0 => approvals = *n.as_ref(),
@@ -168,6 +178,12 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         if let Some(n) = &level.keep_closed_days {
             return fail(n.span(), format!("level `{id}` does not run here: it has no `keep_closed_days`"));
         }
+        if let Some(n) = &level.restore_drill_days {
+            return fail(n.span(), format!("level `{id}` does not run here: it has no `restore_drill_days`"));
+        }
+        if let Some(flag) = &level.escrow {
+            return fail(flag.span(), format!("level `{id}` does not run here: it has no `escrow`"));
+        }
         if let Some(first) = level.obligations.first() {
             return fail(first.span(), format!("level `{id}` does not run here: it has no `obligations`"));
         }
@@ -178,6 +194,8 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         runs_here: level.runs_here,
         approvals,
         keep_closed_days,
+        restore_drill_days,
+        escrow: level.escrow.as_ref().is_some_and(|flag| *flag.as_ref()),
         obligations,
         refusal,
     })

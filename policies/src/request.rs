@@ -146,6 +146,12 @@ actions! {
     SliceGrow = "slice.grow";
     /// Put a slice's disks under other keys.
     SliceRekey = "slice.rekey";
+    /// Have a slice's disks copied to the store of backups.
+    SliceBackup = "slice.backup";
+    /// Have a slice's disks become what they were.
+    SliceRestore = "slice.restore";
+    /// Have it tried whether a slice's disks could be restored.
+    SliceDrill = "slice.drill";
     /// Put a project or a slice on hold: nothing of it is destroyed.
     HoldSet = "hold.set";
     /// Lift a hold.
@@ -178,6 +184,8 @@ actions! {
     KeysRead = "keys.read";
     /// Rotate a project's key, or the key-encryption key.
     KeysRotate = "keys.rotate";
+    /// Have a project's keys written to recipients outside Holm; the resource is the project.
+    KeysEscrow = "keys.escrow";
     /// An agent's stream.
     AgentSession = "agent.session";
     /// An agent asks for a volume key of a slice on its host.

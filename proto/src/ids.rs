@@ -29,6 +29,10 @@ id_kinds! {
     VolumeKind, VolumeId, "volume";
     /// One run of the sanitiser.
     RunKind, RunId, "run";
+    /// A backup of a slice's volumes.
+    BackupKind, BackupId, "backup";
+    /// Something that is done once with a slice's volumes, or with their backups.
+    JobKind, JobId, "job";
     /// One call to holmd, as it appears in the log.
     RequestKind, RequestId, "request";
     /// One connection carried to a slice.

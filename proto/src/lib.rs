@@ -31,6 +31,7 @@ impl std::fmt::Debug for v1::VolumeKey {
             .field("slice_id", &self.slice_id)
             .field("volume_id", &self.volume_id)
             .field("generation", &self.generation)
+            .field("job_id", &self.job_id)
             .field("key", &"[redacted]")
             .finish()
     }

@@ -5,6 +5,7 @@
 //!   Observed ──▶ live, and what it means for each slice of this host
 //!   KeyRequest ──▶ may it, now, for this generation, the first time? ──▶ the log ──▶ VolumeKey or KeyRefused
 //!              └─▶ the key provider is away: KeyRefused for later, and VolumeKey when it is back
+//!              └─▶ for a drill: the same, of a slice that rests, once a session and job (`jobs`)
 //!   Inventory ──▶ the log, where it is news: a device that is gone is quarantined, and its slice says so
 //!   SanitiseReport ──▶ devices free or quarantined, evidence to their last slice
 //! ```
@@ -12,7 +13,7 @@
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, Scene, claims, commissioning, machine, plain, status, tunnel};
+use super::{About, Asked, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
@@ -42,10 +43,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// No host has more devices, slices or steps than this.
-const MANY: usize = 64;
+pub(super) const MANY: usize = 64;
 /// Characters of a reason, a step's name, a tool's.
-const LONG: usize = 160;
-const SHORT: usize = 48;
+pub(super) const LONG: usize = 160;
+pub(super) const SHORT: usize = 48;
 /// Messages that wait for the agent.
 const AHEAD: usize = 32;
 
@@ -155,7 +156,7 @@ fn find(state: &State, name: &Name) -> Result<Option<(Resource, Option<Host>)>, 
     Ok(Some((Resource::Host { name: name.clone() }, state.hosts.get(name).cloned())))
 }
 
-fn typed<K: TypedUuidKind>(text: &str) -> Option<TypedUuid<K>> {
+pub(super) fn typed<K: TypedUuidKind>(text: &str) -> Option<TypedUuid<K>> {
     uuid::Uuid::parse_str(text).ok().map(TypedUuid::from_untyped_uuid)
 }
 
@@ -215,6 +216,7 @@ fn made_of(host: &Host, inventory: &v1::Inventory, machine: Machine, seen: &[Dev
         machine: Some(machine).filter(|known| *known != Machine::default()),
         present: seen.iter().map(|d| d.address).collect(),
         volumes_gib: inventory.volumes_gib,
+        backups: plain(&inventory.backups, SHORT),
         ..host.clone()
     }
 }
@@ -408,10 +410,12 @@ impl Session {
     }
 
     async fn observed(&self, app: &Arc<App>, observed: v1::Observed) -> Result<(), Status> {
+        let jobs = jobs::read(&observed.jobs)?;
         let report = Report::new(observed)?;
         let now = app.ledger.now();
         app.live.note(&self.host, self.id, report.notes.clone());
         app.live.volumes(&self.host, self.id, report.volumes);
+        app.live.jobs(&self.host, self.id, jobs.clone());
         if !app.live.report(&self.host, self.id, now, report.attached.clone(), report.slices.clone()) {
             return self.superseded(app);
         }
@@ -420,7 +424,9 @@ impl Session {
         let (worker, host) = (Arc::clone(app), self.host.clone());
         let call = self.call("observe.slice", String::new());
         let found = self.call("observe.disagreement", format!("host/{host}"));
+        let ended = self.call("observe.job", String::new());
         let done = super::blocking(move || {
+            jobs::observe(&worker, &host, &ended, &jobs)?;
             disagreements(&worker, &host, &found, &report)?;
             claims::note(&worker, &host, &found, &report.slices)?;
             observe(&worker, &host, &call, &report, complete)
@@ -438,7 +444,7 @@ impl Session {
         asked.call = self.call(Action::AgentKey.text(), resource.unwrap_or_else(|| "slice/?".to_owned()));
         asked.call.project = slice.and_then(|s| state.projects.get(&s.project)).map(|p| p.name.to_string());
         let (host, name, session) = (self.host.clone(), self.host.clone(), self.id);
-        let v1::KeyRequest { slice_id, volume_id, generation } = request.clone();
+        let v1::KeyRequest { slice_id, volume_id, generation, job_id } = request.clone();
         // Opened before it is decided: the provider may take its time, and the ledger waits for nobody. Who may not
         // have it causes no question to the provider.
         let (worker, at, wanted) = (Arc::clone(app), host.clone(), request.clone());
@@ -460,7 +466,7 @@ impl Session {
             .await;
         let body = match handed {
             Ok(keys) => {
-                let mut message = v1::VolumeKey { slice_id, generation, ..Default::default() };
+                let mut message = v1::VolumeKey { slice_id, generation, job_id, ..Default::default() };
                 for (volume, (key, next)) in keys.into_inner() {
                     let (id, key) = (volume.into_untyped_uuid().to_string(), key.expose_secret().to_vec());
                     let next = next.map(|next| next.expose_secret().to_vec()).unwrap_or_default();
@@ -475,10 +481,10 @@ impl Session {
             Err(status) if status.code() == tonic::Code::Unavailable => return Err(status),
             Err(status) => {
                 if later && self.later.len() < MANY {
-                    self.later.insert(slice_id.clone(), request);
+                    self.later.insert(format!("{slice_id} {job_id}"), request);
                 }
                 let reason = status.message().to_owned();
-                v1::to_agent::Body::KeyRefused(v1::KeyRefused { slice_id, generation, reason, later })
+                v1::to_agent::Body::KeyRefused(v1::KeyRefused { slice_id, generation, reason, later, job_id })
             }
         };
         // Nobody there any more: the loop sees it.
@@ -734,6 +740,9 @@ type Keys = Vec<(VolumeId, (Key, Option<Key>))>;
 fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let none = || Refusal::new(RefusalKind::NotFound, "this host has no such slice");
+    if !wanted.job_id.is_empty() {
+        return jobs::due(state, host, wanted);
+    }
     let s: &Slice = typed(&wanted.slice_id)
         .and_then(|id| state.slices.get(&id))
         .filter(|s| s.placement.as_ref().is_some_and(|p| &p.host == host))
@@ -788,7 +797,12 @@ fn hand_out(
     if scene.app.live.host(host).is_none_or(|l| l.session != session) {
         return Err(unavailable("this session is over".to_owned()));
     }
-    if !scene.app.live.key_once(host, session, s.id, s.generation) {
+    let job = s.copies.job.as_ref().filter(|_| !wanted.job_id.is_empty());
+    let once = match job {
+        Some(job) => scene.app.live.drill_once(host, session, job.id),
+        None => scene.app.live.key_once(host, session, s.id, s.generation),
+    };
+    if !once {
         return Err(no("its key was given out in this session already".to_owned()));
     }
     let mut detail = json!({
@@ -803,6 +817,10 @@ fn hand_out(
     if let Some(fields) = detail.as_object_mut().filter(|_| !next.is_empty()) {
         let prints: Vec<&str> = next.iter().map(|next| next.fingerprint.as_str()).collect();
         fields.insert("next".to_owned(), json!(prints));
+    }
+    if let Some((fields, job)) = detail.as_object_mut().zip(job) {
+        fields.insert("drill".to_owned(), job.id.into_untyped_uuid().to_string().into());
+        fields.insert("backup".to_owned(), job.backup.into_untyped_uuid().to_string().into());
     }
     let first = s
         .key_given

@@ -82,6 +82,13 @@ impl KeyService for KeyKeeping {
         let keys = self.shown(id).await?;
         Ok(granted.map(|_| keys))
     }
+
+    async fn escrow_keys(
+        &self,
+        request: Request<v1::EscrowKeysRequest>,
+    ) -> Result<Response<v1::EscrowKeysResponse>, Status> {
+        self.escrow(request).await
+    }
 }
 
 impl KeyKeeping {

@@ -12,10 +12,13 @@
 
 mod agent;
 mod audit;
+mod backup;
 mod claims;
 mod commissioning;
 mod enrolment;
+mod escrow;
 mod host;
+mod jobs;
 mod keys;
 mod machine;
 mod person;
@@ -26,6 +29,7 @@ mod slice;
 mod tunnel;
 mod view;
 
+pub use escrow::check as check_recipients;
 pub use serve::{Running, start};
 
 use crate::app::App;

@@ -3,6 +3,7 @@
 use super::REQUEST;
 use super::agent::Agents;
 use super::audit::Auditing;
+use super::backup::BackupKeeping;
 use super::enrolment::Enrolment;
 use super::host::Hosts;
 use super::keys::KeyKeeping;
@@ -17,6 +18,7 @@ use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
 use holm_proto::v1::audit_service_server::AuditServiceServer;
+use holm_proto::v1::backup_service_server::BackupServiceServer;
 use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
 use holm_proto::v1::key_service_server::KeyServiceServer;
@@ -149,6 +151,7 @@ struct Services {
     audit: AuditServiceServer<Auditing>,
     agents: AgentServiceServer<Agents>,
     keys: KeyServiceServer<KeyKeeping>,
+    backups: BackupServiceServer<BackupKeeping>,
 }
 
 impl Services {
@@ -164,6 +167,7 @@ impl Services {
             audit: AuditServiceServer::new(Auditing(app())).max_decoding_message_size(most),
             agents: AgentServiceServer::new(Agents(app())).max_decoding_message_size(most),
             keys: KeyServiceServer::new(KeyKeeping(app())).max_decoding_message_size(most),
+            backups: BackupServiceServer::new(BackupKeeping(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -194,6 +198,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.audit) => self.audit.call(request),
             s if s == name(&self.agents) => self.agents.call(request),
             s if s == name(&self.keys) => self.keys.call(request),
+            s if s == name(&self.backups) => self.backups.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -4,7 +4,7 @@ use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, 
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, quota, slice};
+use crate::domain::{Refusal, RefusalKind, State, backup, quota, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Pack, Resource};
@@ -229,9 +229,20 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::StartSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
+        fn begin(scene: &Scene<'_>, s: &Slice, rebuild: Option<VolumeId>) -> Result<Vec<Change>, Refusal> {
+            let days = scene.app.pack.level(&s.level).map_or(0, |level| level.restore_drill_days);
+            let changes = slice::start(scene.state, s, rebuild, scene.now)?;
+            let Some(why) = backup::drill_due(s, days, scene.now) else { return Ok(changes) };
+            let label = scene.state.slice_label(s);
+            let next = match s.copies.newest() {
+                Some(_) => format!("holm volume restore-drill {label}"),
+                None => format!("holm slice backup {label}, then: holm volume restore-drill {label}"),
+            };
+            Err(Refusal::new(RefusalKind::State, format!("it is not started: {why}")).hint(next))
+        }
         let decide: Decide = match request.get_ref().rebuild {
-            true => |scene, s, _| slice::start(scene.state, s, Some(VolumeId::new_v4()), scene.now),
-            false => |scene, s, _| slice::start(scene.state, s, None, scene.now),
+            true => |scene, s, _| begin(scene, s, Some(VolumeId::new_v4())),
+            false => |scene, s, _| begin(scene, s, None),
         };
         let action = if request.get_ref().rebuild { Action::SliceRebuild } else { Action::SliceStart };
         let request = request.map(|m| v1::DecideSliceRequest {
@@ -484,7 +495,7 @@ pub(super) fn about(wanted: &v1::SliceRef) -> About {
 }
 
 /// The slice of that name, for the pack and for the handler.
-fn find(state: &State, wanted: &v1::SliceRef) -> Result<Option<(Resource, Slice)>, Refusal> {
+pub(super) fn find(state: &State, wanted: &v1::SliceRef) -> Result<Option<(Resource, Slice)>, Refusal> {
     let (project, name): (Name, Name) = (parsed(&wanted.project)?, parsed(&wanted.name)?);
     let slice = state.project(&project).and_then(|p| state.slice(p.id, &name));
     Ok(slice.and_then(|s| Some((view::slice_resource(state, s)?, s.clone()))))
@@ -567,6 +578,7 @@ fn wanted(
         retired: Vec::new(),
         change: None,
         spent: Vec::new(),
+        copies: Default::default(),
     })
 }
 
@@ -636,7 +648,11 @@ fn may(asked: &Asked, action: Action, state: &State, s: &Slice) -> bool {
     view::slice_resource(state, s).is_some_and(|resource| trying.allowed(state, resource))
 }
 
-fn decided(scene: &Scene<'_>, asked: &Asked, changes: Vec<Change>) -> Result<Decided<v1::Slice>, Refusal> {
+pub(super) fn decided(
+    scene: &Scene<'_>,
+    asked: &Asked,
+    changes: Vec<Change>,
+) -> Result<Decided<v1::Slice>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
         Change::Put(Record::Slice(s)) => Some(asked_for(asked, scene.state, s)),
         _ => None,

@@ -3,6 +3,7 @@
 use super::{claims, machine};
 use crate::app::App;
 use crate::domain::State;
+use crate::domain::backup::Job;
 use crate::domain::fullness;
 use crate::domain::quota::{self, Quota};
 use crate::domain::records::{
@@ -10,7 +11,7 @@ use crate::domain::records::{
     SliceState, VolumeKind,
 };
 use crate::live::{Live, Moment};
-use crate::reconcile::place;
+use crate::reconcile::{jobs, place};
 use holm_policies::Resource;
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -115,6 +116,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             .map(|(h, of_project)| hold(h, of_project)),
         closed: s.closed_at.map(time),
         keep_until: s.keep_until.map(time),
+        job: s.copies.job.as_ref().map(|j| job(app, s, j)),
         disks,
         warnings,
         paused,
@@ -133,6 +135,21 @@ fn disk_change(change: &DiskChange) -> v1::DiskChangeWanted {
         by: change.by.to_string(),
         at: Some(time(change.at)),
         note: change.note.clone(),
+    }
+}
+
+/// With what its host says of it now.
+fn job(app: &App, s: &Slice, j: &Job) -> v1::Job {
+    let host = s.placement.as_ref().and_then(|p| app.live.host(&p.host));
+    let told = host.and_then(|host| host.jobs.get(&j.id).cloned()).unwrap_or_default();
+    v1::Job {
+        kind: jobs::kind(j.kind).into(),
+        backup_id: j.backup.into_untyped_uuid().to_string(),
+        by: j.by.as_ref().map(ToString::to_string).unwrap_or_default(),
+        since: Some(time(j.at)),
+        done_bytes: told.done_bytes,
+        total_bytes: told.total_bytes,
+        reason: told.reason,
     }
 }
 
@@ -179,6 +196,7 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         iommu: h.iommu,
         kernel: h.kernel.clone(),
         volumes_gib: h.volumes_gib,
+        backups: h.backups.clone(),
         devices: devices.iter().filter_map(|d| d.pci.clone()).collect(),
         ..Default::default()
     };

@@ -15,6 +15,7 @@
 //! the new one or both, and both stay until the host says that only the new one is left. The agent makes either while
 //! the machine runs, or, of a slice that is stopped, when it is started.
 
+use super::backup::Backup;
 use super::records::{
     Change, DiskChange, NewDisks, OtherVolume, Record, Slice, SliceState, VolumeEvidence, VolumeKey,
     VolumeKind,
@@ -241,6 +242,23 @@ pub fn changed(slice: &Slice, told: &Changed) -> Option<Vec<Change>> {
     (next != *slice).then(|| put(next))
 }
 
+/// Its disks are what they were when this backup was made: as small as then, and they are to be as large as they were
+/// made since.
+pub(super) fn restored(next: &mut Slice, backup: &Backup, by: &Name, now: Timestamp) {
+    let before = next.wanted_gib();
+    for copied in &backup.volumes {
+        if copied.id == next.volume {
+            next.disk_gib = copied.size_gib;
+        }
+        for other in next.others.iter_mut().filter(|other| other.id == copied.id) {
+            other.size_gib = copied.size_gib;
+        }
+    }
+    if next.wanted_gib() != before {
+        begin(next, NewDisks::Larger { disk_gib: before.0, home_gib: before.1 }, by, now);
+    }
+}
+
 /// Its spent keys were destroyed.
 pub fn spent(slice: &Slice, keys: &[VolumeKey]) -> Vec<Change> {
     let mut next = slice.clone();
@@ -296,6 +314,9 @@ fn begin(next: &mut Slice, what: NewDisks, by: &Name, now: Timestamp) {
 
 fn free_to_change(slice: &Slice) -> Result<(), Refusal> {
     demand(slice, &CHANGEABLE, "changed")?;
+    if let Some(job) = &slice.copies.job {
+        return Err(Refusal::new(RefusalKind::State, format!("{}: one thing at a time", job.kind.text())));
+    }
     if slice.change.is_some() { Err(busy(slice)) } else { Ok(()) }
 }
 

@@ -4,6 +4,7 @@
 //! A change is a list of [`Change`]s computed from a [`State`]; `ledger` makes it durable.
 
 pub mod alert;
+pub mod backup;
 pub mod device;
 pub mod disks;
 pub mod fullness;

@@ -85,6 +85,7 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         commissioning: None,
         volumes_gib: 0,
         maintenance: None,
+        backups: String::new(),
     });
     let mut changes = vec![Change::Put(Record::Host(host))];
     changes.extend(invitation(state, Subject::Host(name.clone()), hash, by, now));

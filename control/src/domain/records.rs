@@ -1,5 +1,6 @@
 //! The records Holm keeps, as they stand in the store and in the log.
 
+use super::backup::Copies;
 use super::machine::{Hardware, Health, Machine};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
@@ -376,6 +377,9 @@ pub struct Slice {
     /// Keys that open nothing of it any more, and are to be destroyed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spent: Vec<VolumeKey>,
+    /// Its backups, and what is done with them.
+    #[serde(default, skip_serializing_if = "Copies::is_empty")]
+    pub copies: Copies,
 }
 
 /// A change of a slice's disks; the diagram is in `domain::disks`.
@@ -541,6 +545,9 @@ pub struct Host {
     /// Nothing new is placed there; absent: in service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
+    /// Where its slices' backups go, in a word, as last reported; empty: nowhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub backups: String,
 }
 
 /// What came of a check of a host. The report as the host signed it is in the log.

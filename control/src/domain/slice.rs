@@ -48,7 +48,7 @@ use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState, Span,
     VolumeEvidence, VolumeKind,
 };
-use super::{Refusal, RefusalKind, State, device, disks};
+use super::{Refusal, RefusalKind, State, backup, device, disks};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -435,6 +435,11 @@ pub fn start(
         let text = format!("{whose} on hold, by {}: {}: what it holds stays as it is", hold.by, hold.reason);
         return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
     }
+    if let Some(job) = &slice.copies.job {
+        let text = format!("{}: it is started when that is over", job.kind.text());
+        let label = state.slice_label(slice);
+        return Err(Refusal::new(RefusalKind::State, text).hint(format!("holm backup list {label}")));
+    }
     let mut next = slice.clone();
     if let Some(volume) = rebuild {
         disks::rebuild(&mut next, volume)?;
@@ -456,6 +461,7 @@ pub fn close(
         demand(slice, &SliceState::OPEN, "closed")?;
     }
     let mut next = slice.clone();
+    backup::end_job(&mut next);
     next.closed_by = Some(by.clone());
     next.closed_at = Some(now);
     next.keep_until = keep.is_positive().then(|| now.checked_add(keep).unwrap_or(Timestamp::MAX));
@@ -512,6 +518,7 @@ pub fn hold(slice: &Slice, hold: Hold, freeze: bool) -> Result<Vec<Change>, Refu
     let now = hold.at;
     let why = format!("frozen by {}: {}", hold.by, hold.reason);
     let mut next = slice.clone();
+    backup::end_job(&mut next);
     next.hold.get_or_insert(hold);
     if stops {
         next.generation += 1;
@@ -601,6 +608,10 @@ pub fn remains(state: &State, slice: &Slice) -> Vec<String> {
     }
     if slice.detached.is_none() {
         waits.push("the host to report machine, disk and devices gone".to_owned());
+    }
+    // One that cannot be removed holds up nothing: it is noise by now, and the certificate says that it may be there.
+    if !slice.copies.backups.is_empty() && slice.copies.removal.is_none() {
+        waits.push("its backups to be removed".to_owned());
     }
     let had = slice.placement.iter().flat_map(|p| &p.devices).filter(|a| !has_evidence(slice, **a)).copied();
     // And those that it had before it was started again, and that nobody has cleaned since.

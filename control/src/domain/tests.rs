@@ -111,6 +111,7 @@ fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         retired: Vec::new(),
         change: None,
         spent: Vec::new(),
+        copies: Default::default(),
     }
 }
 

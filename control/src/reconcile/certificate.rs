@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::audit::note;
 use crate::domain::State;
+use crate::domain::backup::Backup;
 use crate::domain::records::{Certificate, OtherVolume, Slice};
 use crate::domain::slice::volume_erased;
 use newtype_uuid::GenericUuid;
@@ -19,6 +20,35 @@ fn other(volume: &OtherVolume) -> serde_json::Value {
     })
 }
 
+/// A backup: noise since its key is gone, if nobody else has that.
+fn backup(backup: &Backup, removed: bool) -> serde_json::Value {
+    json!({
+        "id": backup.id.into_untyped_uuid(),
+        "made": backup.made.as_ref().map(|made| made.at),
+        "manifest_sha256": backup.made.as_ref().map(|made| &made.sha256),
+        "removed": removed,
+    })
+}
+
+/// What the destruction of this slice's keys and disks does not reach.
+fn not_covered(slice: &Slice) -> Vec<String> {
+    let mut all: Vec<String> = [
+        "backups and copies made outside Holm",
+        "copies of holmd's key directory made elsewhere before the key was destroyed",
+        "what people took with them",
+    ]
+    .map(str::to_owned)
+    .into();
+    if let Some(why) = slice.copies.removal.as_ref().map(|r| &r.failed).filter(|why| !why.is_empty()) {
+        all.push(format!("its backups, whose ciphertext may still be in the store: {why}"));
+    }
+    for escrowed in &slice.copies.escrow {
+        let (to, at) = (&escrowed.to, escrowed.at);
+        all.push(format!("its key, which is also held by {to} since {at:.0}: not destroyed by this"));
+    }
+    all
+}
+
 /// Make and sign it, from what the state says and the log's checkpoint of this moment.
 pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
     let project = state.projects.get(&slice.project);
@@ -33,6 +63,7 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
         .filter_map(|key| state.devices.get(&key))
         .map(|d| (d.address.to_string(), d.id.clone().into()))
         .collect();
+    let removed = slice.copies.removal.as_ref().is_some_and(|removal| removal.failed.is_empty());
     let body = json!({
         "certificate": "holm deletion certificate, version 1",
         "issued": app.ledger.now(),
@@ -61,11 +92,9 @@ pub fn make(app: &App, state: &State, slice: &Slice) -> Certificate {
         "devices": slice.evidence,
         "devices_without_evidence": lost,
         "log_checkpoint": app.ledger.checkpoint(),
-        "not_covered": [
-            "backups and copies made outside Holm",
-            "copies of holmd's key directory made elsewhere before the key was destroyed",
-            "what people took with them"
-        ],
+        "backups": slice.copies.backups.iter().map(|b| backup(b, removed)).collect::<Vec<_>>(),
+        "escrow": slice.copies.escrow,
+        "not_covered": not_covered(slice),
     });
     let body = format!("{body:#}");
     let text = format!("{body}\n");

@@ -56,7 +56,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
             devices: r.devices.iter().map(ToString::to_string).collect(),
         })
         .collect();
-    v1::Intended { generation: 0, slices, runs }
+    v1::Intended { generation: 0, slices, runs, jobs: super::jobs::intended(state, host) }
 }
 
 fn volume(slice: &Slice, other: &OtherVolume) -> v1::IntendedVolume {

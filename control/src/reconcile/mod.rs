@@ -3,6 +3,7 @@
 
 mod certificate;
 mod intended;
+pub mod jobs;
 pub mod keys;
 pub mod place;
 #[cfg(test)]
@@ -236,6 +237,9 @@ fn destroy(app: &App, id: SliceId) -> Result<(), Refusal> {
     if s.key_destroyed.is_none() && !destroy_key(app, s)? {
         return Ok(());
     }
+    let state = app.ledger.state();
+    let Some(s) = state.slices.get(&id) else { return Ok(()) };
+    jobs::remove(app, s)?;
     let state = app.ledger.state();
     let Some(s) = state.slices.get(&id) else { return Ok(()) };
     let remains = slice::remains(&state, s);

@@ -149,6 +149,7 @@ impl Ground {
             retired: Vec::new(),
             change: None,
             spent: Vec::new(),
+            copies: Default::default(),
         })))]);
         id
     }

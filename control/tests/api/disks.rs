@@ -32,6 +32,7 @@ async fn keys(agent: &mut Agent, slice: &v1::IntendedSlice) -> v1::VolumeKey {
             slice_id: slice.slice_id.clone(),
             volume_id: slice.volume_id.clone(),
             generation: slice.generation,
+            job_id: String::new(),
         }))
         .await;
     agent.given().await

@@ -10,6 +10,7 @@
 
 mod agents;
 mod attacks;
+mod backups;
 mod certificates;
 mod commissioning;
 mod devices;

@@ -24,7 +24,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 46] = [
+const CALLS: [&str; 51] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -69,6 +69,11 @@ const CALLS: [&str; 46] = [
     "KeyService/ShowKeys",
     "KeyService/RotateKeys project",
     "KeyService/RotateKeys kek",
+    "KeyService/EscrowKeys",
+    "BackupService/BackUpSlice",
+    "BackupService/RestoreSlice",
+    "BackupService/DrillSlice",
+    "BackupService/ListBackups",
     "AgentService/Session",
     "AgentService/Tunnel",
 ];
@@ -222,6 +227,28 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "KeyService/ShowKeys" => drop(world.keys(who).show_keys(v1::ShowKeysRequest {}).await?),
         "KeyService/RotateKeys project" => drop(world.rotate(who, Some("heart")).await?),
         "KeyService/RotateKeys kek" => drop(world.rotate(who, None).await?),
+        "KeyService/EscrowKeys" => {
+            let request = v1::EscrowKeysRequest { project: "heart".to_owned(), to: vec!["safe".to_owned()] };
+            drop(world.keys(who).escrow_keys(request).await?);
+        }
+        // Of a slice that runs: whether one may is decided first.
+        "BackupService/BackUpSlice" => {
+            let request = v1::BackUpSliceRequest { slice: Some(main()), dry_run: true };
+            drop(world.backups(who).back_up_slice(request).await?);
+        }
+        "BackupService/RestoreSlice" => {
+            let backup_id = "5f0c7c8e-0000-4000-8000-000000000002".to_owned();
+            let request = v1::RestoreSliceRequest { slice: Some(main()), backup_id, dry_run: true };
+            drop(world.backups(who).restore_slice(request).await?);
+        }
+        "BackupService/DrillSlice" => {
+            let request = v1::DrillSliceRequest { slice: Some(main()), dry_run: true, ..Default::default() };
+            drop(world.backups(who).drill_slice(request).await?);
+        }
+        "BackupService/ListBackups" => {
+            let all = world.backups(who).list_backups(v1::ListBackupsRequest::default()).await?.into_inner();
+            return Ok(Some(all.backups.len()));
+        }
         "AgentService/Session" => drop(Agent::dial(world, who, hello(0)).await?),
         "AgentService/Tunnel" => drop(agents.tunnel(one(v1::TunnelFrame::default())).await?),
         _ => panic!("what is {call}?"),
@@ -284,6 +311,7 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/audit.proto"),
         include_str!("../../../proto/proto/holm/v1/agent.proto"),
         include_str!("../../../proto/proto/holm/v1/keys.proto"),
+        include_str!("../../../proto/proto/holm/v1/backup.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

@@ -16,6 +16,7 @@ use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::agent_service_client::AgentServiceClient;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
+use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
@@ -76,14 +77,16 @@ pub fn options(dir: &std::path::Path) -> Options {
 impl World {
     /// olga operates, frida and gustav are officers; everybody else is invited by them.
     pub async fn new() -> Self {
-        Self::with(ProviderConfig::default()).await
+        Self::with(|_| {}).await
     }
 
-    /// With this key provider.
-    async fn with(keys: ProviderConfig) -> Self {
+    /// With what a test has to say of the configuration.
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let made = setup::init(&options(dir.path())).unwrap();
-        let app = Arc::new(App::open(Config { keys, ..Config::load(&made.config).unwrap() }).unwrap());
+        let mut config = Config::load(&made.config).unwrap();
+        change(&mut config);
+        let app = Arc::new(App::open(config).unwrap());
         let running = api::start(Arc::clone(&app)).await.unwrap();
         let mut world = Self { app, running, dir, people: BTreeMap::new() };
         for (name, _, code) in made.invited {
@@ -94,11 +97,15 @@ impl World {
 
     /// The usual: two leads, each with a researcher, an auditor, a lead who is an officer too; a host.
     pub async fn full() -> Self {
-        Self::full_with(ProviderConfig::default()).await
+        Self::full_of(|_| {}).await
     }
 
     pub async fn full_with(keys: ProviderConfig) -> Self {
-        let mut world = Self::with(keys).await;
+        Self::full_of(|config| config.keys = keys).await
+    }
+
+    pub async fn full_of(change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::with(change).await;
         for (name, role) in [
             ("dina", "lead"),
             ("rosa", "researcher"),
@@ -215,6 +222,10 @@ impl World {
 
     pub fn hosts(&self, who: &str) -> HostServiceClient<Channel> {
         HostServiceClient::new(self.of(who))
+    }
+
+    pub fn backups(&self, who: &str) -> BackupServiceClient<Channel> {
+        BackupServiceClient::new(self.of(who))
     }
 
     pub fn keys(&self, who: &str) -> KeyServiceClient<Channel> {
@@ -482,6 +493,7 @@ pub fn hello(seen_generation: u64) -> v1::Hello {
             memory_mib: 1_500_000,
             iommu: true,
             kernel: "6.12".to_owned(),
+            backups: "directory".to_owned(),
             devices,
             ..Default::default()
         }),
@@ -622,6 +634,7 @@ impl Agent {
             slice_id: slice.slice_id.clone(),
             volume_id: slice.volume_id.clone(),
             generation: slice.generation,
+            ..Default::default()
         }))
         .await;
         loop {

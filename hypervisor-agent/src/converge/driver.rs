@@ -1,5 +1,5 @@
 //! The threads that drive the engine: one a slice, so that slices do not wait for each other and what is done
-//! for one is done in order; one for sanitising; one that looks at the machine now and then.
+//! for one is done in order; one for sanitising; one for jobs; one that looks at the machine now and then.
 
 use super::engine::{Engine, Now, Refused, Turn};
 use holm_proto::{ids::SliceId, v1};
@@ -19,6 +19,8 @@ const LOOKS_A_ROUND: u32 = 3;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Small: nothing here recurses.
 const STACK_BYTES: usize = 512 * 1024;
+/// A store that is asked over TLS wants more.
+const JOBS_STACK_BYTES: usize = 4 << 20;
 
 /// A running engine.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ impl Driver {
         let others = vec![
             spawn("look", &engine, look)?,
             spawn("runs", &engine, |engine| drive(engine, |now| engine.clean(now)))?,
+            spawn_with("jobs", JOBS_STACK_BYTES, &engine, |engine| drive(engine, |now| engine.work(now)))?,
         ];
         let driver = Self { engine, workers: Mutex::default(), others: Mutex::new(others) };
         driver.employ();
@@ -95,8 +98,17 @@ fn spawn(
     engine: &Arc<Engine>,
     work: impl FnOnce(&Engine) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
+    spawn_with(name, STACK_BYTES, engine, work)
+}
+
+fn spawn_with(
+    name: &str,
+    stack: usize,
+    engine: &Arc<Engine>,
+    work: impl FnOnce(&Engine) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let engine = Arc::clone(engine);
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(move || work(&engine))
+    thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(move || work(&engine))
 }
 
 fn drive(engine: &Engine, mut turn: impl FnMut(Now) -> Turn) {

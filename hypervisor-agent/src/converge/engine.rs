@@ -4,6 +4,7 @@ use super::{
     agree::{Agreed, Finding, View, agree},
     devices::{Mark, Notes, message},
     intention::{Intention, Spec},
+    jobs::Job as VolumeJob,
     next::{Disks, Effect, Machine, Next, next, wants_key},
     record::{Kept, Loaded, Point, Record, RecordError},
     runs::Run,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, Room, VolumeState};
 use holm_proto::{
-    ids::{PciAddress, SliceId, VolumeId},
+    ids::{JobId, PciAddress, SliceId, VolumeId},
     v1,
 };
 use secrecy::ExposeSecretMut as _;
@@ -121,6 +122,8 @@ pub struct KeyWanted {
     pub volume: VolumeId,
     /// Under this generation.
     pub generation: u64,
+    /// For this drill, and not for the slice.
+    pub job: Option<JobId>,
 }
 
 /// What a whole look finds, besides machines.
@@ -172,8 +175,14 @@ impl Engine {
             (id, slice)
         });
         let runs = loaded.runs.into_iter().map(|(id, evidence)| (id, Run::done(evidence)));
-        let mut state =
-            State { seen: loaded.seen, slices: slices.collect(), runs: runs.collect(), ..State::default() };
+        let jobs = loaded.jobs.into_iter().map(|(id, told)| (id, VolumeJob::done(told)));
+        let mut state = State {
+            seen: loaded.seen,
+            slices: slices.collect(),
+            runs: runs.collect(),
+            jobs: jobs.collect(),
+            ..State::default()
+        };
         let run: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
         match loaded.devices {
             Ok(notes) => {
@@ -248,11 +257,17 @@ impl Engine {
             state.slices.entry(id).or_default().offer(id, want);
         }
         let forgotten = Run::list(&mut state.runs, intention.runs);
+        let ended = VolumeJob::list(&mut state.jobs, intention.jobs);
         self.bump(&mut state);
         drop(state);
         for run in forgotten {
             if let Err(error) = self.record.forget_run(run) {
                 tracing::warn!(%run, %error, "evidence that holmd has judged stays for now");
+            }
+        }
+        for job in ended {
+            if let Err(error) = self.record.forget_job(job) {
+                tracing::warn!(%job, %error, "the end of a job that holmd has heard stays for now");
             }
         }
         Ok(())
@@ -267,6 +282,7 @@ impl Engine {
         for slice in state.slices.values_mut() {
             slice.key = HeldKey::None;
         }
+        state.jobs.values_mut().for_each(VolumeJob::forget_key);
         self.bump(&mut state);
     }
 
@@ -284,9 +300,10 @@ impl Engine {
                 slice: *id,
                 volume: kept.volume,
                 generation: kept.generation,
+                job: None,
             })
         });
-        wanted.collect()
+        wanted.chain(state.job_keys_wanted()).collect()
     }
 
     /// A key came. One that nobody waits for is dropped.
@@ -299,6 +316,15 @@ impl Engine {
             keys.next.extend(take(&other.volume_id, &mut other.next));
         }
         let mut state = self.lock();
+        if !message.job_id.is_empty() {
+            let taken = message.job_id.parse().is_ok_and(|job| state.take_job_key(job, keys.now));
+            if taken {
+                self.bump(&mut state);
+            } else {
+                tracing::warn!(job = %brief(&message.job_id), "keys that no drill waits for are dropped");
+            }
+            return;
+        }
         let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
         let slice = slice.filter(|slice| {
             slice.kept.as_ref().is_some_and(|kept| {
@@ -322,6 +348,11 @@ impl Engine {
     /// A key does not come in this session, or comes later in it.
     pub fn refuse_key(&self, message: &v1::KeyRefused) {
         let mut state = self.lock();
+        if let Ok(job) = message.job_id.parse() {
+            state.refuse_job_key(job, &message.reason, message.later);
+            self.bump(&mut state);
+            return;
+        }
         let slice = message.slice_id.parse().ok().and_then(|id: SliceId| state.slices.get_mut(&id));
         let waiting = slice.filter(|slice| {
             matches!(slice.key, HeldKey::None | HeldKey::Later)
@@ -370,6 +401,7 @@ impl Engine {
             devices: state.bus().into_keys().map(|device| message(device, state.notes.get(device))).collect(),
             disagreements: state.told.iter().map(|(disagreement, _)| disagreement.clone()).collect(),
             volumes: state.room.map(|room| v1::VolumesUse { bytes: room.bytes, free: room.free }),
+            jobs: state.observed_jobs(),
         })
     }
 
@@ -918,7 +950,7 @@ fn take(volume: &str, bytes: &mut Vec<u8>) -> Option<(VolumeId, Key)> {
 
 impl Now {
     /// The time now, on the clock that `earlier` was read from: where a test made it up, it stands still.
-    fn read_like(earlier: Self) -> Self {
+    pub(super) fn read_like(earlier: Self) -> Self {
         let now = Self::read();
         if earlier.instant > now.instant { earlier } else { now }
     }

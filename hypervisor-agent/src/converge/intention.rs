@@ -1,8 +1,9 @@
 //! What holmd wants, checked once where it comes in.
 
+use super::jobs::WantedJob;
 use crate::edge::{NumaShare, OtherVolume, VolumeKind};
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId, VolumeId},
+    ids::{JobId, PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,8 @@ pub struct Intention {
     pub slices: BTreeMap<SliceId, Want>,
     /// Devices to be cleaned.
     pub runs: BTreeMap<RunId, Vec<PciAddress>>,
+    /// What is to be done with volumes, and their backups.
+    pub jobs: BTreeMap<JobId, WantedJob>,
 }
 
 /// What is wanted of one slice.
@@ -93,6 +96,14 @@ impl Intention {
                 // Without a report of it holmd takes every device of it for not cleaned.
                 (_, Err(why)) => unread.push(format!("the run `{}`: {why}", brief(&run.run_id))),
                 (Err(_), _) => unread.push(format!("a run with the id `{}`", brief(&run.run_id))),
+            }
+        }
+        for job in message.jobs {
+            let id = brief(&job.job_id);
+            match (job.job_id.parse(), WantedJob::read(job)) {
+                (Ok(id), Ok(want)) => drop(intention.jobs.insert(id, want)),
+                (_, Err(why)) => unread.push(format!("the job `{id}`: {why}")),
+                (Err(_), _) => unread.push(format!("a job with the id `{id}`")),
             }
         }
         (intention, unread)
@@ -364,6 +375,7 @@ mod tests {
                 v1::SanitiseRun { run_id: "x".to_owned(), devices: vec!["0000:34:00.0".to_owned()] },
                 v1::SanitiseRun { run_id: slice().slice_id, devices: Vec::new() },
             ],
+            ..Default::default()
         };
         let (intention, unread) = Intention::read(message);
         assert_eq!((intention.slices.len(), intention.runs.len(), unread.len()), (1, 0, 3));
@@ -376,7 +388,8 @@ mod tests {
                 slice_id: id.clone(), devices: vec![device.clone()], volume_id: volume, goal, ..slice()
             };
             let run = v1::SanitiseRun { run_id: id, devices: vec![device] };
-            let message = v1::Intended { generation: 1, slices: vec![slice], runs: vec![run] };
+            let message =
+                v1::Intended { generation: 1, slices: vec![slice], runs: vec![run], ..Default::default() };
             let (_, unread) = Intention::read(message);
             prop_assert!(unread.iter().all(|text| text.len() < 800));
         }

@@ -8,8 +8,8 @@
 //!   ┌─ Engine ──────────────────────────────────────────────────────────────────────┐
 //!   │  what is wanted │ what is remembered (Record) │ what was seen of the machine   │
 //!   └──────┬─────────────────────┬────────────────────────────────┬─────────────────┘
-//!          │ advance(slice)      │ clean()                        │ look()
-//!   a thread a slice       one thread for runs              one thread that looks
+//!          │ advance(slice)      │ clean(), work()                │ look()
+//!   a thread a slice       a thread for runs, one for jobs  one thread that looks
 //!          │                     │                                │
 //!          └─────────────────────┴─────────── Host ───────────────┘
 //! ```
@@ -31,6 +31,7 @@ mod devices;
 mod driver;
 mod engine;
 mod intention;
+mod jobs;
 mod next;
 mod paused;
 mod record;
@@ -46,6 +47,7 @@ pub use self::{
     driver::Driver,
     engine::{Engine, KeyWanted, Limits, Now, Refused, Turn},
     intention::{Intention, Spec, Want},
+    jobs::{JobKind, WantedJob},
     next::{Effect, Facts, Holder, KeyFact, Machine, Next, Why, next, wants_key},
     record::{Kept, KeptErasure, KeptGuest, KeptStep, Loaded, Point, Record, RecordError},
 };

@@ -198,6 +198,8 @@ pub struct Facts {
     pub busy: Option<(PciAddress, Holder)>,
     /// A processor of it that another slice has.
     pub crowded: Option<(u32, SliceId)>,
+    /// A job uses its volumes.
+    pub at_work: bool,
     /// A device of it that this agent does not know as clean or as its own, and how it stands.
     pub unclean: Option<(PciAddress, String)>,
     /// Its machine is paused, because there was no room for its disks: whether it is to go on now.
@@ -215,6 +217,7 @@ impl Facts {
         change: false,
         busy: None,
         crowded: None,
+        at_work: false,
         unclean: None,
         paused: None,
     };
@@ -231,6 +234,8 @@ pub enum Why {
     Busy(PciAddress, Holder),
     /// A processor is another slice's.
     Crowded(u32, SliceId),
+    /// A backup of its volumes is made, tried or restored.
+    AtWork,
     /// This agent does not know a device as clean: holmd may be mistaken, or restored from an old copy.
     NotClean(PciAddress, String),
     /// The key was asked for.
@@ -253,6 +258,7 @@ impl Why {
             Self::Crowded(cpu, _) => {
                 format!("waits for processor `{cpu}`, which another slice has: no two slices share one")
             }
+            Self::AtWork => "waits until the work on its disks, for a backup, is through".to_owned(),
             Self::NotClean(device, why) => {
                 format!("waits for `{device}` to be cleaned: this host has it as {why}")
             }
@@ -270,7 +276,7 @@ impl Why {
     pub fn is_limited(&self) -> bool {
         match self {
             Self::Busy(..) | Self::NotClean(..) | Self::Crowded(..) | Self::Key | Self::KeyRefused(_) => true,
-            Self::Machines | Self::Holmd | Self::KeyLater => false,
+            Self::Machines | Self::Holmd | Self::KeyLater | Self::AtWork => false,
         }
     }
 }
@@ -338,6 +344,9 @@ fn run(kept: &Kept, facts: &Facts) -> Next {
 fn prepare(kept: &Kept, facts: &Facts) -> Next {
     if !facts.current {
         return Next::Wait(Why::Holmd);
+    }
+    if facts.at_work {
+        return Next::Wait(Why::AtWork);
     }
     if let Some((device, holder)) = &facts.busy {
         return Next::Wait(Why::Busy(*device, holder.clone()));
@@ -494,6 +503,7 @@ mod tests {
                                     change: bit(1),
                                     busy: bit(4).then_some((device, Holder::Cleaning)),
                                     crowded: bit(5).then_some((3, kept.slice)),
+                                    at_work: false,
                                     unclean: bit(6).then(|| (device, "dirty".to_owned())),
                                     paused: None,
                                 };

@@ -5,6 +5,7 @@
 //!   seen            the highest Intended.generation ever seen
 //!   slices/ID       a slice: the generation acted upon, how far it has come, what it holds
 //!   runs/ID         evidence of a sanitising run, until holmd no longer lists the run
+//!   jobs/ID         the end of a job, until holmd no longer lists it
 //!   devices         how each device stands (`devices`); damaged, it is a host on which every device is dirty
 //! ```
 //!
@@ -17,7 +18,7 @@ use crate::edge::{Image, NumaShare, VolumeKind};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId, VolumeId},
+    ids::{JobId, PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use prost::Message as _;
@@ -36,6 +37,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const SEEN: &str = "seen";
 const SLICES: &str = "slices";
 const RUNS: &str = "runs";
+const JOBS: &str = "jobs";
 const DEVICES: &str = "devices";
 
 /// How far a slice has come: what is about to happen, stored before it does.
@@ -360,6 +362,8 @@ pub struct Loaded {
     pub slices: BTreeMap<SliceId, Result<Kept, RecordError>>,
     /// Evidence of every run that came to its end.
     pub runs: BTreeMap<RunId, Vec<v1::Evidence>>,
+    /// Every job that came to its end.
+    pub jobs: BTreeMap<JobId, v1::ObservedJob>,
     /// How devices stand; where it cannot be read, every one is dirty.
     pub devices: Result<Notes, RecordError>,
 }
@@ -367,7 +371,9 @@ pub struct Loaded {
 impl Record {
     /// Opens the record, making the directory where there is none, and reads what is in it.
     pub fn open(directory: &Path) -> Result<(Self, Loaded), RecordError> {
-        for directory in [directory.to_owned(), directory.join(SLICES), directory.join(RUNS)] {
+        for directory in
+            [directory.to_owned(), directory.join(SLICES), directory.join(RUNS), directory.join(JOBS)]
+        {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -425,6 +431,16 @@ impl Record {
         self.remove(&self.path(RUNS, run))
     }
 
+    /// Stores the end of a job.
+    pub fn save_job(&self, job: JobId, told: &v1::ObservedJob) -> Result<(), RecordError> {
+        self.write(&self.path(JOBS, job), &told.encode_to_vec())
+    }
+
+    /// Forgets a job whose end holmd has heard.
+    pub fn forget_job(&self, job: JobId) -> Result<(), RecordError> {
+        self.remove(&self.path(JOBS, job))
+    }
+
     /// Stores how devices stand.
     pub fn save_devices(&self, notes: &Notes) -> Result<(), RecordError> {
         let path = self.directory.join(DEVICES);
@@ -460,7 +476,15 @@ impl Record {
                 Err(error) => tracing::warn!(%run, %error, "evidence of a run is not used"),
             }
         }
-        Ok(Loaded { seen, slices, runs, devices: self.devices() })
+        let mut jobs = BTreeMap::new();
+        for job in self.ids::<JobId>(JOBS)? {
+            match self.job(job) {
+                Ok(told) => drop(jobs.insert(job, told)),
+                // It is done again, which changes nothing.
+                Err(error) => tracing::warn!(%job, %error, "the end of a job is not used"),
+            }
+        }
+        Ok(Loaded { seen, slices, runs, jobs, devices: self.devices() })
     }
 
     fn slice(&self, slice: SliceId) -> Result<Kept, RecordError> {
@@ -479,6 +503,14 @@ impl Record {
         let whole = report.run_id == run.to_string()
             && report.evidence.iter().all(|evidence| evidence.run_id == report.run_id);
         if whole { Ok(report.evidence) } else { Err(damaged("it is another run's")) }
+    }
+
+    fn job(&self, job: JobId) -> Result<v1::ObservedJob, RecordError> {
+        let path = self.path(JOBS, job);
+        let damaged = |why| RecordError::Damaged { path: path.clone(), why };
+        let body = read(&path)?.ok_or_else(|| damaged("it is gone"))?;
+        let told = v1::ObservedJob::decode(body.as_slice()).map_err(|_| damaged("it is no job"))?;
+        if told.job_id == job.to_string() { Ok(told) } else { Err(damaged("it is another job's")) }
     }
 
     fn ids<Id: std::str::FromStr>(&self, below: &str) -> Result<Vec<Id>, RecordError> {

@@ -5,6 +5,7 @@ use super::{
     claims::Claims,
     devices::Notes,
     engine::{Limits, Now, Turn},
+    jobs::Job,
     next::{Disks, Effect, Facts, Holder, KeyFact, Machine},
     paused::Paused,
     record::{Kept, Point},
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::edge::Room;
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId},
+    ids::{JobId, PciAddress, RunId, SliceId},
     v1,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ pub(super) struct State {
     pub(super) seen: u64,
     pub(super) slices: BTreeMap<SliceId, Slice>,
     pub(super) runs: BTreeMap<RunId, Run>,
+    pub(super) jobs: BTreeMap<JobId, Job>,
     /// Slices whose machines run; `None` until it was looked.
     pub(super) machines: Option<BTreeSet<SliceId>>,
     /// Machines that stand still, or did lately, because there was no room for their disks.
@@ -86,6 +88,7 @@ impl State {
             }),
             busy: kept.devices.iter().find_map(|device| Some((*device, self.holder(*device, Some(id))?))),
             crowded: self.crowded(id, kept),
+            at_work: self.is_at_work(id),
             unclean: self.notes.unclean(&kept.devices, id),
             paused: self.paused.get(&id).filter(|paused| paused.stands()).map(Paused::is_due),
         }

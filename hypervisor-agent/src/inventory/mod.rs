@@ -108,8 +108,9 @@ fn look(
         nodes,
         product: sysfs.label(&sysfs.path("class/dmi/id/product_name"))?,
         firmware: sysfs.label(&sysfs.path("class/dmi/id/bios_version"))?,
-        // Where volumes lie is not sysfs's to know.
+        // Where volumes and their backups lie is not sysfs's to know.
         volumes_gib: 0,
+        backups: String::new(),
     })
 }
 

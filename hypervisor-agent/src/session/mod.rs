@@ -293,6 +293,7 @@ impl Session {
                     slice_id: wanted.slice.to_string(),
                     volume_id: wanted.volume.to_string(),
                     generation: wanted.generation,
+                    job_id: wanted.job.map(|job| job.to_string()).unwrap_or_default(),
                 };
                 say(send, from_agent::Body::KeyRequest(request)).await?;
             }

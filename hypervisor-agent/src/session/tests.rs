@@ -304,6 +304,7 @@ fn intended(generation: u64, slice: Option<(u64, v1::Goal)>, run: bool) -> to_ag
         generation,
         slices: slice.into_iter().collect(),
         runs: run.into_iter().collect(),
+        ..Default::default()
     })
 }
 
@@ -314,7 +315,7 @@ fn key() -> to_agent::Body {
         generation: 1,
         key: vec![7; 32],
         others: Vec::new(),
-        next: Vec::new(),
+        ..Default::default()
     })
 }
 

@@ -3,7 +3,7 @@
 use super::topology;
 use crate::edge::{EdgeError, Result, VolumeKind};
 use holm_proto::{
-    ids::{PciAddress, SliceId, VolumeId},
+    ids::{BackupId, PciAddress, SliceId, VolumeId},
     v1,
 };
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,9 @@ pub struct Machine {
     /// Slices whose machine had to be cut off: its guest did not stop.
     #[serde(default)]
     pub cut: BTreeSet<SliceId>,
+    /// What lies in the store of backups.
+    #[serde(default)]
+    pub backups: BTreeMap<BackupId, BTreeMap<VolumeId, Volume>>,
     /// Secrets of one slice that another could have read: what must never happen.
     pub leaks: Vec<String>,
 }
@@ -74,6 +77,9 @@ pub struct Volume {
     pub key: String,
     /// The slice that has data on it.
     pub data_of: Option<SliceId>,
+    /// How often a machine was started on it: what it holds.
+    #[serde(default)]
+    pub written: u64,
 }
 
 /// A virtual machine.
@@ -175,6 +181,7 @@ impl Machine {
             iommu: true,
             kernel: "simulated".to_owned(),
             volumes_gib: 27_000,
+            backups: "simulated".to_owned(),
             devices,
             bridges: topology::bridges(),
             nodes: topology::nodes(),

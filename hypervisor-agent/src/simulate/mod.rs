@@ -5,6 +5,7 @@
 //! that run on, disks half made, device memory that remembers who wrote to it. Its guests answer a connection
 //! with an echo: there is no SSH server and no Slurm in them.
 
+mod backup;
 mod fabric;
 mod faults;
 mod machine;
@@ -18,15 +19,15 @@ pub use self::{
 use crate::{
     config::{ImageFormat, SimulateConfig},
     edge::{
-        DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Rekeyed, Result, Room, Seed,
-        VolumeKind, VolumeState,
+        Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
+        Result, Room, Seed, VolumeKind, VolumeState, Watch,
     },
     fabric::Fabric as _,
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId, VolumeId},
+    ids::{BackupId, PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use secrecy::ExposeSecret as _;
@@ -293,7 +294,7 @@ impl Host for SimulatedHost {
                 }
                 _ => {}
             }
-            let made = Volume { complete: false, size_gib, key: fingerprint(key), data_of: None };
+            let made = Volume { complete: false, size_gib, key: fingerprint(key), data_of: None, written: 0 };
             machine.volumes.insert(volume, made);
             Ok(())
         })?;
@@ -384,6 +385,28 @@ impl Host for SimulatedHost {
             let bytes = machine.inventory().volumes_gib.saturating_mul(1 << 30);
             let free = bytes / 100 * (100 - self.faults.room_percent());
             Ok(Some(Room { bytes, free }))
+        })
+    }
+    fn backups(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn back_up(&self, backup: &Backup, watch: &dyn Watch) -> Result<Made> {
+        self.copy_to_store(backup, watch)
+    }
+
+    fn restore_backup(&self, backup: &Backup, watch: &dyn Watch) -> Result<u64> {
+        self.copy_back(backup, watch)
+    }
+
+    fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)> {
+        self.try_copy(backup, keys, watch)
+    }
+
+    fn remove_backups(&self, backups: &[BackupId]) -> Result<()> {
+        self.call("remove_backups", 0, |machine| {
+            machine.backups.retain(|id, _| !backups.contains(id));
+            Ok(())
         })
     }
 
@@ -542,7 +565,13 @@ fn start(machine: &mut Machine, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         return Err(EdgeError::new(format!("slice `{slice}` has no seed")));
     }
     for scratch in spec.others.iter().filter(|other| other.kind == VolumeKind::Scratch) {
-        let made = Volume { complete: true, size_gib: scratch.size_gib, key: String::new(), data_of: None };
+        let made = Volume {
+            complete: true,
+            size_gib: scratch.size_gib,
+            key: String::new(),
+            data_of: None,
+            written: 0,
+        };
         machine.volumes.insert(scratch.volume, made);
     }
     let others = spec.others.iter().map(|other| (other.volume, other.kind));
@@ -552,6 +581,7 @@ fn start(machine: &mut Machine, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         if kind != VolumeKind::Scratch && keys.get(&id).map(fingerprint).as_ref() != Some(&volume.key) {
             return Err(EdgeError::new(format!("the key does not open volume `{id}`")));
         }
+        volume.written += 1;
         if let Some(other) = volume.data_of.replace(slice).filter(|other| *other != slice) {
             machine.leaks.push(format!("{slice} has the disk of {other}"));
         }

@@ -1,7 +1,10 @@
 //! What every back end must do. Each runs all of it on its own ground; `suite!` makes the tests.
 
 use super::{Backend, Disk, GIB, Grown, Kind, passphrase};
-use crate::edge::{Key, Rekeyed, VolumeState};
+use crate::{
+    config::StorageConfig,
+    edge::{Key, Rekeyed, VolumeState},
+};
 use holm_proto::{ids::VolumeId, v1};
 use std::{
     cell::Cell,
@@ -40,13 +43,28 @@ macro_rules! suite {
             a_kill_while_it_is_made_and_while_it_is_erased
             a_kill_while_it_grows
             a_kill_while_its_key_is_changed
+            a_volume_becomes_what_it_was
+            nothing_in_a_store_tells_what_it_is
+            what_a_store_changes_is_found
+            a_drill_opens_it_and_leaves_nothing
+            a_damaged_volume_is_not_backed_up
+            what_nobody_wants_any_more_ends
+            a_kill_while_it_is_backed_up
+            a_kill_while_it_is_restored_and_while_it_is_tried
         }
     };
 }
+pub(super) use super::backup::tests::{
+    a_damaged_volume_is_not_backed_up, a_drill_opens_it_and_leaves_nothing, a_kill_while_it_is_backed_up,
+    a_kill_while_it_is_restored_and_while_it_is_tried, a_volume_becomes_what_it_was,
+    nothing_in_a_store_tells_what_it_is, what_a_store_changes_is_found, what_nobody_wants_any_more_ends,
+};
 pub(super) use suite;
 
 /// What a back end stands on in tests.
 pub(super) trait Ground {
+    /// What it was made of.
+    fn config(&self) -> StorageConfig;
     /// The back end, as an agent that has just started has it.
     fn backend(&self) -> Box<dyn Backend>;
     /// Where the copies of a volume's header begin: a byte flipped in any of them is damage.
@@ -144,7 +162,7 @@ pub(super) fn has_mark(backend: &dyn Backend, byte: u8) -> Option<bool> {
     look(backend, byte).map(|look| look.mark)
 }
 
-fn flip(path: &Path, at: u64) {
+pub(super) fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
@@ -171,7 +189,7 @@ pub(super) fn step() {
 }
 
 /// Runs an operation and ends it after so many steps; true where it was.
-fn killed_after(steps: usize, operation: impl FnOnce()) -> bool {
+pub(super) fn killed_after(steps: usize, operation: impl FnOnce()) -> bool {
     STEPS_LEFT.set(Some(steps));
     let outcome = catch_unwind(AssertUnwindSafe(operation));
     STEPS_LEFT.set(None);
@@ -184,7 +202,7 @@ fn killed_after(steps: usize, operation: impl FnOnce()) -> bool {
 
 /// Does an operation again and again, killed after one step more each time, until one comes to its end: at least
 /// `least` were killed.
-fn each_kill(least: usize, mut once: impl FnMut(usize) -> bool) {
+pub(super) fn each_kill(least: usize, mut once: impl FnMut(usize) -> bool) {
     let kills = (0..100).take_while(|steps| once(*steps)).count();
     assert!((least..100).contains(&kills), "{kills} kills");
 }

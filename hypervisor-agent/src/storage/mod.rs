@@ -11,6 +11,7 @@
 //! Either way a volume's name is its id and nothing else, what it is becoming is read without its key, and how long
 //! it takes to make one does not depend on its size.
 
+pub mod backup;
 mod elsewhere;
 mod erase;
 mod evidence;
@@ -25,10 +26,17 @@ mod conformance;
 
 pub use self::tool::passphrase;
 
-use self::{elsewhere::Elsewhere, lvm_luks2::LvmLuks2, qcow2_luks::Qcow2Luks};
+use self::{
+    backup::{Backups, Staging},
+    elsewhere::Elsewhere,
+    lvm_luks2::LvmLuks2,
+    qcow2_luks::Qcow2Luks,
+};
 use crate::{
     config::{ImageFormat, Overcommit, StorageBackend, StorageConfig},
-    edge::{EdgeError, Key, Rekeyed, Result, Room, VolumeKind as Kind, VolumeState},
+    edge::{
+        Backup, EdgeError, Key, Keys, Made, Rekeyed, Result, Room, VolumeKind as Kind, VolumeState, Watch,
+    },
 };
 use holm_proto::{ids::VolumeId, v1};
 use secrecy::ExposeSecretMut as _;
@@ -62,7 +70,7 @@ pub enum Grown {
 
 /// A way to keep volumes. Each call blocks, has a limit, and ends the same when it is begun again after a kill at
 /// any point. Two calls for one volume at once are kept apart by [`Volumes`].
-pub trait Backend: Debug + Send + Sync {
+pub trait Backend: Staging + Debug + Send + Sync {
     /// How far a volume has come; needs no key. One whose header is damaged is an error: it may hold data.
     fn state(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Makes a volume of `size_gib` GiB that only `key` opens. One that exists is refused, and so is an area that
@@ -155,9 +163,34 @@ impl Volumes {
         self.backend.change_passphrase(volume, old, new)
     }
 
-    /// See [`Backend::erase`].
+    /// See [`Backups::make`]. Nothing else is done to any of them meanwhile; so of those that follow.
+    pub fn back_up(&self, to: &Backups, wanted: &Backup, watch: &dyn Watch) -> Result<Made> {
+        let _hands = self.take_all(wanted)?;
+        to.make(&*self.backend, wanted, watch)
+    }
+
+    /// See [`Backups::restore`].
+    pub fn restore(&self, from: &Backups, wanted: &Backup, watch: &dyn Watch) -> Result<u64> {
+        let _hands = self.take_all(wanted)?;
+        from.restore(&*self.backend, wanted, watch)
+    }
+
+    /// See [`Backups::drill`].
+    pub fn drill(
+        &self,
+        from: &Backups,
+        wanted: &Backup,
+        keys: &Keys,
+        watch: &dyn Watch,
+    ) -> Result<(&'static str, u64)> {
+        let _hands = self.take_all(wanted)?;
+        from.drill(&*self.backend, wanted, keys, watch)
+    }
+
+    /// See [`Backend::erase`]. A copy that was fetched goes first.
     pub fn erase(&self, volume: VolumeId) -> Result<v1::VolumeEvidence> {
         let _hand = self.take(volume)?;
+        self.backend.drop_staged(volume)?;
         self.backend.erase(volume)
     }
 
@@ -182,6 +215,10 @@ impl Volumes {
     /// See [`Backend::lacks`].
     pub fn lacks(&self) -> Vec<String> {
         self.backend.lacks()
+    }
+
+    fn take_all(&self, wanted: &Backup) -> Result<Vec<Hand>> {
+        wanted.volumes.iter().map(|(volume, _)| self.take(*volume)).collect()
     }
 
     fn take(&self, volume: VolumeId) -> Result<Hand> {

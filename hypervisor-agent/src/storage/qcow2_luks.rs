@@ -82,8 +82,12 @@ impl Qcow2Luks {
         Ok(rustix::fs::statvfs(there)?)
     }
 
+    pub(super) fn config(&self) -> &StorageConfig {
+        &self.config
+    }
+
     /// Where a complete volume lies.
-    fn path(&self, volume: VolumeId) -> PathBuf {
+    pub(super) fn path(&self, volume: VolumeId) -> PathBuf {
         self.config.volumes.join(volume.to_string())
     }
 
@@ -93,7 +97,7 @@ impl Qcow2Luks {
     }
 
     /// Where a volume lies that must be complete.
-    fn complete(&self, volume: VolumeId) -> Result<PathBuf> {
+    pub(super) fn complete(&self, volume: VolumeId) -> Result<PathBuf> {
         match self.state(volume)? {
             VolumeState::Complete => Ok(self.path(volume)),
             _ => Err(EdgeError::new(format!("there is no complete volume `{volume}`"))),
@@ -121,7 +125,7 @@ impl Qcow2Luks {
         EdgeError::because(format!("cannot look at `{}`", self.config.volumes.display()), error)
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
+    pub(super) fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.config.volumes)?.sync_all()
     }
 }
@@ -304,7 +308,7 @@ pub(super) fn smaller(volume: VolumeId, size_gib: u64, has: u64) -> EdgeError {
 }
 
 /// Refuses a file that is no qcow2 with a LUKS header in its place.
-fn check(path: &Path) -> Result<()> {
+pub(super) fn check(path: &Path) -> Result<()> {
     let not = |error| EdgeError::because(format!("`{}` is no encrypted volume", path.display()), error);
     let header = qcow2::read(path).map_err(not)?;
     let area = header.luks.ok_or_else(|| not(io::Error::other("its header names no LUKS header")))?;
@@ -365,6 +369,10 @@ mod tests {
     }
 
     impl Ground for Fixture {
+        fn config(&self) -> StorageConfig {
+            self.config.clone()
+        }
+
         fn backend(&self) -> Box<dyn Backend> {
             Box::new(self.volumes())
         }

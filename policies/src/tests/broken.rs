@@ -12,10 +12,14 @@ const FILES: [(&str, &str); 3] = [
 
 /// Load the built-in pack with one file changed.
 pub(super) fn with(file: &str, change: impl Fn(&str) -> String) -> Result<Pack, PackError> {
+    with_each(|name, text| if name == file { change(text) } else { text.to_owned() })
+}
+
+/// Load the built-in pack with any of its files changed.
+pub(super) fn with_each(change: impl Fn(&str, &str) -> String) -> Result<Pack, PackError> {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in FILES {
-        let text = if name == file { change(text) } else { text.to_owned() };
-        fs::write(directory.path().join(name), text).unwrap();
+        fs::write(directory.path().join(name), change(name, text)).unwrap();
     }
     Pack::load(directory.path())
 }
@@ -65,6 +69,14 @@ fn a_manifest_is_read_strictly() {
     breaks(f, "approvals = 1", "approvals = 1\nrefusal = \"no\"", &["has no `refusal`"]);
     breaks(f, "runs_here = false", "runs_here = true", &["`approvals`"]);
     breaks(f, "keep_closed_days = 0", "keep_closed_days = 3654", &["3653 days at most"]);
+    breaks(f, "restore_drill_days = 0", "restore_drill_days = 3654", &["3653 days at most"]);
+    breaks(
+        f,
+        "runs_here = false",
+        "runs_here = false\nrestore_drill_days = 0",
+        &["has no `restore_drill_days`"],
+    );
+    breaks(f, "runs_here = false", "runs_here = false\nescrow = false", &["has no `escrow`"]);
     breaks(f, "keep_closed_days = 0", "keep_closed_days = -1", &["invalid value"]);
     breaks(f, "runs_here = false", "runs_here = false\nkeep_closed_days = 0", &["has no `keep_closed_days`"]);
     breaks(f, "runs_here = false", "runs_here = false\napprovals = 1", &["has no `approvals`"]);

@@ -17,8 +17,8 @@
 use super::{super::*, world, world::Fuse};
 use crate::{
     edge::{
-        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Room, Seed, VolumeKind,
-        VolumeState,
+        self, Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Made, Room, Seed,
+        VolumeKind, VolumeState, Watch,
     },
     session::what_matters,
     simulate::SimulatedHost,
@@ -27,7 +27,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_control::{
     domain::{
-        Change, Record as Stored, State, device, disks, people,
+        Change, Record as Stored, State, backup, device, disks, people,
         records::{self, Device, DeviceState, Evidence, Guest, Hold, Slice, SliceState, VolumeEvidence},
         slice::{self, Phase, Sighting},
     },
@@ -35,7 +35,7 @@ use holm_control::{
     reconcile,
 };
 use holm_proto::{
-    ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId},
+    ids::{BackupId, JobId, Name, PciAddress, ProjectId, RunId, SliceId, VolumeId},
     v1,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -219,6 +219,26 @@ impl Host for Watched {
         Fuse::burn(Some(&self.fuse))?;
         self.inner.room()
     }
+    fn backups(&self) -> &'static str {
+        self.inner.backups()
+    }
+    fn back_up(&self, backup: &Backup, watch: &dyn Watch) -> edge::Result<Made> {
+        self.call(|host| host.back_up(backup, watch))
+    }
+    fn restore_backup(&self, backup: &Backup, watch: &dyn Watch) -> edge::Result<u64> {
+        self.call(|host| host.restore_backup(backup, watch))
+    }
+    fn drill_backup(
+        &self,
+        backup: &Backup,
+        keys: &Keys,
+        watch: &dyn Watch,
+    ) -> edge::Result<(&'static str, u64)> {
+        self.call(|host| host.drill_backup(backup, keys, watch))
+    }
+    fn remove_backups(&self, backups: &[BackupId]) -> edge::Result<()> {
+        self.call(|host| host.remove_backups(backups))
+    }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))
     }
@@ -396,6 +416,7 @@ impl Life {
                         slice_id: wanted.slice.to_string(),
                         volume_id: wanted.volume.to_string(),
                         generation: wanted.generation,
+                        job_id: wanted.job.map(|job| job.to_string()).unwrap_or_default(),
                     }));
                 }
             }
@@ -447,7 +468,8 @@ impl Life {
         let seen = self.devices(&inventory);
         let mut changes = device::inventory(&self.state, &self.name, &seen, watch == host.watch);
         changes.extend(device::bereft(&self.state, &changes));
-        changes.push(Change::Put(Stored::Host(records::Host { watch, ..host })));
+        let backups = inventory.backups.clone();
+        changes.push(Change::Put(Stored::Host(records::Host { watch, backups, ..host })));
         if self.commit(changes) {
             talk.told = None;
             self.talk = Some(talk);
@@ -541,6 +563,7 @@ impl Life {
         let complete = talk.first.is_some_and(|first| observed.generation >= first);
         talk.attached = Some(attached.clone());
         talk.notes = Some(notes.clone());
+        self.ended(&observed.jobs);
         let ids: Vec<SliceId> = self.state.slices.keys().copied().collect();
         for id in ids {
             let s = &self.state.slices[&id];
@@ -601,9 +624,14 @@ impl Life {
         let s = &self.state.slices[&id];
         let talk = self.talk.as_mut().unwrap();
         let changes = s.due_change().is_some() && matches!(s.state, SliceState::Booting | SliceState::Ready);
-        let may = (SliceState::STARTING.contains(&s.state) || changes)
-            && s.generation == request.generation
-            && talk.keyed.insert((id, request.generation));
+        let may = if request.job_id.is_empty() {
+            (SliceState::STARTING.contains(&s.state) || changes)
+                && s.generation == request.generation
+                && talk.keyed.insert((id, request.generation))
+        } else {
+            let drilled = s.copies.job.as_ref().filter(|job| job.kind == backup::JobKind::Drill);
+            drilled.is_some_and(|job| job.id.to_string() == request.job_id)
+        };
         talk.down.push_back(if may {
             Down::Key(v1::VolumeKey {
                 slice_id: request.slice_id,
@@ -620,6 +648,7 @@ impl Life {
                         next: next_of(s, keyed.volume),
                     })
                     .collect(),
+                job_id: request.job_id,
             })
         } else {
             Down::Refused(v1::KeyRefused {
@@ -627,6 +656,7 @@ impl Life {
                 generation: request.generation,
                 reason: "no".to_owned(),
                 later: false,
+                job_id: request.job_id,
             })
         });
     }
@@ -684,6 +714,7 @@ impl Life {
         }
         let ids: Vec<SliceId> = self.state.slices.keys().copied().collect();
         for id in ids {
+            let job: JobId = self.id();
             let (s, at) = (&self.state.slices[&id], self.at());
             let changes = match s.state {
                 SliceState::Approved if reported.is_some() => {
@@ -699,6 +730,13 @@ impl Life {
                 }
                 SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
                     Some(slice::key_destroyed(s, at))
+                }
+                SliceState::Closing | SliceState::Destroying
+                    if !s.copies.backups.is_empty()
+                        && s.copies.removal.is_none()
+                        && s.copies.job.is_none() =>
+                {
+                    backup::remove(s, job, at)
                 }
                 SliceState::Destroying if slice::remains(&self.state, s).is_empty() => {
                     let certificate = records::Certificate { body: String::new(), note: String::new() };
@@ -817,6 +855,7 @@ impl Life {
             retired: Vec::new(),
             change: None,
             spent: Vec::new(),
+            copies: Default::default(),
         }))));
         self.commit(changes);
     }
@@ -878,6 +917,46 @@ impl Life {
         self.commit(changes.unwrap_or_default());
     }
 
+    /// Something is begun with its backups: made, tried or restored.
+    fn copy(&mut self, number: usize, kind: backup::JobKind) {
+        let (id, job) = (self.id(), self.id());
+        let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
+        let wish = backup::Wish { job, by: "dina".parse().unwrap(), now: self.at() };
+        let changes = match kind {
+            backup::JobKind::Backup => backup::back_up(&self.state, s, id, 2, &wish),
+            backup::JobKind::Drill => backup::drill(&self.state, s, None, &wish),
+            backup::JobKind::Restore | backup::JobKind::Remove => {
+                let newest = s.copies.newest().map_or(id, |newest| newest.id);
+                backup::restore(&self.state, s, newest, &wish)
+            }
+        };
+        self.commit(changes.unwrap_or_default());
+    }
+
+    /// As `api::jobs`.
+    fn ended(&mut self, jobs: &[v1::ObservedJob]) {
+        for job in jobs {
+            let id: JobId = typed(&job.job_id);
+            let failed = match job.phase() {
+                v1::JobPhase::Done => None,
+                v1::JobPhase::Failed => Some(job.reason.clone()),
+                v1::JobPhase::Running | v1::JobPhase::Unspecified => continue,
+            };
+            let told = backup::Told {
+                job: id,
+                failed,
+                sha256: job.manifest_sha256.clone(),
+                bytes: job.total_bytes,
+                stored_bytes: job.stored_bytes,
+                method: job.method.clone(),
+                removed: job.removed.iter().map(|id| typed(id)).collect(),
+            };
+            let at = self.at();
+            let changes = self.state.slices.values().find_map(|s| backup::told(s, &told, at));
+            self.commit(changes.unwrap_or_default());
+        }
+    }
+
     fn release(&mut self, device: PciAddress) {
         let device = self.state.devices.get(&(self.name.clone(), device));
         let released = device.and_then(|d| device::release(d, &"olga".parse().unwrap(), "looked at").ok());
@@ -904,6 +983,8 @@ impl Life {
             Event::Start(number, rebuild) => self.start(*number, *rebuild),
             Event::Grow(number) => self.grow(*number),
             Event::Rekey(number) => self.rekey(*number),
+            Event::Copy(number, kind) => self.copy(*number, *kind),
+            Event::Job => drop(self.engine().work(self.now)),
             Event::Release(number) => self.release(gpu(*number)),
             Event::Round => self.round(),
             Event::Work(number, turns) => self.work(*number, *turns),
@@ -1003,6 +1084,7 @@ impl Life {
             self.work(number, 50);
         }
         self.engine().clean(self.now);
+        self.engine().work(self.now);
     }
 
     fn revive(&mut self) {
@@ -1146,6 +1228,12 @@ impl Life {
             assert_eq!(device.state, DeviceState::Free, "{device:#?}");
         }
         let machine = self.host.machine();
+        for s in self.state.slices.values() {
+            let failed = s.copies.removal.as_ref().is_some_and(|removal| !removal.failed.is_empty());
+            let left = s.copies.backups.iter().any(|backup| machine.backups.contains_key(&backup.id));
+            assert!(failed || !left, "a backup outlives its slice, and nobody says so: {s:#?}");
+            assert!(s.copies.job.is_none(), "{s:#?}");
+        }
         assert!(machine.domains.is_empty() && machine.partitions.is_empty() && machine.seeds.is_empty());
         assert!(machine.volumes.is_empty(), "{:?}", machine.volumes);
         assert!((0..BUSES.len()).all(|number| !machine.memory.contains_key(&gpu(number))));
@@ -1162,6 +1250,8 @@ enum Event {
     Start(usize, bool),
     Grow(usize),
     Rekey(usize),
+    Copy(usize, backup::JobKind),
+    Job,
     Release(usize),
     Round,
     Work(usize, usize),
@@ -1216,6 +1306,12 @@ fn event() -> impl Strategy<Value = Event> {
         5 => (0..MOST_SLICES, any::<bool>()).prop_map(|(n, rebuild)| Event::Start(n, rebuild)),
         2 => (0..MOST_SLICES).prop_map(Event::Grow),
         2 => (0..MOST_SLICES).prop_map(Event::Rekey),
+        4 => ((0..MOST_SLICES), prop_oneof![
+            3 => Just(backup::JobKind::Backup),
+            1 => Just(backup::JobKind::Drill),
+            1 => Just(backup::JobKind::Restore),
+        ]).prop_map(|(number, kind)| Event::Copy(number, kind)),
+        4 => Just(Event::Job),
         1 => (0..BUSES.len()).prop_map(Event::Release),
         6 => Just(Event::Round),
         6 => (0..MOST_SLICES, prop::sample::select(vec![1, 3, 50])).prop_map(|(n, turns)| Event::Work(n, turns)),

@@ -3,6 +3,7 @@
 //! what is on the disk.
 
 mod full;
+mod jobs;
 mod life;
 mod world;
 
@@ -457,6 +458,7 @@ fn a_key_that_does_not_come_is_waited_for_only_so_long() {
         generation: wanted.generation,
         reason: "no\u{1b}[2J".to_owned(),
         later: false,
+        ..Default::default()
     };
     world.engine().refuse_key(&v1::KeyRefused { generation: 99, ..refused.clone() });
     world.engine().refuse_key(&refused);
@@ -727,15 +729,21 @@ fn slices_come_up_side_by_side() {
         run_id: uuid::Uuid::from_bytes([9; 16]).to_string(),
         devices: gpus(&[0x34, 0x36]).iter().map(ToString::to_string).collect(),
     };
-    driver.intend(v1::Intended { generation: 1, slices: Vec::new(), runs: vec![run] }).unwrap();
+    driver
+        .intend(v1::Intended { generation: 1, slices: Vec::new(), runs: vec![run], ..Default::default() })
+        .unwrap();
     let engine = driver.engine();
     let end = Instant::now() + Duration::from_secs(60);
     while engine.reports().is_empty() {
         assert!(Instant::now() < end, "they are not cleaned");
         engine.wait(engine.version(), Some(Instant::now() + Duration::from_millis(10)));
     }
-    let message =
-        v1::Intended { generation: 2, slices: vec![wanted(A, 0x34), wanted(B, 0x36)], runs: Vec::new() };
+    let message = v1::Intended {
+        generation: 2,
+        slices: vec![wanted(A, 0x34), wanted(B, 0x36)],
+        runs: Vec::new(),
+        ..Default::default()
+    };
     driver.intend(message).unwrap();
     loop {
         let version = engine.version();
@@ -746,7 +754,7 @@ fn slices_come_up_side_by_side() {
                 generation: 1,
                 key: vec![7; 32],
                 others: Vec::new(),
-                next: Vec::new(),
+                ..Default::default()
             });
         }
         let observed = engine.observed().unwrap_or_default();

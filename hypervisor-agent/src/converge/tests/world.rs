@@ -4,13 +4,13 @@ use super::super::{Engine, Limits, Now, Record, RecordError, Turn};
 use crate::{
     config::SimulateConfig,
     edge::{
-        self, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Room, Seed, VolumeKind,
-        VolumeState,
+        self, Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Key, Keys, Made, Room, Seed,
+        VolumeKind, VolumeState, Watch,
     },
     simulate::{Machine, SimulatedHost},
 };
 use holm_proto::{
-    ids::{PciAddress, RunId, SliceId, VolumeId},
+    ids::{BackupId, PciAddress, RunId, SliceId, VolumeId},
     v1,
 };
 use newtype_uuid::GenericUuid as _;
@@ -194,6 +194,26 @@ impl Host for TestHost {
         Fuse::burn(Some(&self.fuse))?;
         self.inner.room()
     }
+    fn backups(&self) -> &'static str {
+        self.inner.backups()
+    }
+    fn back_up(&self, backup: &Backup, watch: &dyn Watch) -> edge::Result<Made> {
+        self.call(|host| host.back_up(backup, watch))
+    }
+    fn restore_backup(&self, backup: &Backup, watch: &dyn Watch) -> edge::Result<u64> {
+        self.call(|host| host.restore_backup(backup, watch))
+    }
+    fn drill_backup(
+        &self,
+        backup: &Backup,
+        keys: &Keys,
+        watch: &dyn Watch,
+    ) -> edge::Result<(&'static str, u64)> {
+        self.call(|host| host.drill_backup(backup, keys, watch))
+    }
+    fn remove_backups(&self, backups: &[BackupId]) -> edge::Result<()> {
+        self.call(|host| host.remove_backups(backups))
+    }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))
     }
@@ -284,6 +304,8 @@ pub(super) struct World {
     pub(super) now: Now,
     pub(super) holmd: Holmd,
     pub(super) limits: Limits,
+    /// What holmd wants done with disks and backups.
+    pub(super) jobs: Vec<v1::IntendedJob>,
 }
 
 pub(super) fn slice(number: u8) -> SliceId {
@@ -355,6 +377,7 @@ impl World {
             now: Now { instant: Instant::now() + Duration::from_secs(1 << 20), wall_ms: 1 },
             holmd,
             limits,
+            jobs: Vec::new(),
         };
         world.begin(i64::MAX);
         world
@@ -457,6 +480,7 @@ impl World {
                     devices: devices.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
+            jobs: self.jobs.clone(),
         }
     }
 
@@ -498,6 +522,21 @@ impl World {
             return;
         }
         for wanted in self.engine().keys_wanted() {
+            if let Some(job) = wanted.job {
+                self.engine().take_key(v1::VolumeKey {
+                    slice_id: wanted.slice.to_string(),
+                    volume_id: wanted.volume.to_string(),
+                    key: vec![wanted.slice.as_bytes()[0]; 32],
+                    others: vec![v1::OtherKey {
+                        volume_id: data(wanted.slice).to_string(),
+                        key: vec![wanted.slice.as_bytes()[1]; 32],
+                        next: Vec::new(),
+                    }],
+                    job_id: job.to_string(),
+                    ..Default::default()
+                });
+                continue;
+            }
             let (stands, generation, _) = &self.holmd.slices[&wanted.slice];
             let once = self.holmd.asked.insert((wanted.slice, wanted.generation));
             if once && *generation == wanted.generation && *stands == Stands::Starting {
@@ -512,7 +551,7 @@ impl World {
                         key: vec![wanted.slice.as_bytes()[1]; 32],
                         next: Vec::new(),
                     }],
-                    next: Vec::new(),
+                    ..Default::default()
                 });
             } else if !once {
                 self.engine().refuse_key(&v1::KeyRefused {
@@ -520,6 +559,7 @@ impl World {
                     generation: wanted.generation,
                     reason: "it was given in this session".to_owned(),
                     later: false,
+                    ..Default::default()
                 });
             }
         }
@@ -700,6 +740,7 @@ impl World {
             self.advance(id);
         }
         self.engine().clean(self.now);
+        self.engine().work(self.now);
         self.now.instant += Duration::from_secs(30);
         self.now.wall_ms += 30_000;
         self.revive();

@@ -113,6 +113,11 @@ impl Group {
         lvm(&["lvextend", "--quiet", "--size", &format!("{bytes}b"), &self.full(volume)]).map(drop)
     }
 
+    /// Gives it another name.
+    pub fn rename(&self, volume: VolumeId, to: VolumeId) -> io::Result<()> {
+        lvm(&["lvrename", "--quiet", &self.name, &crypt::name(volume), &crypt::name(to)]).map(drop)
+    }
+
     /// Removes it.
     pub fn remove(&self, volume: VolumeId) -> io::Result<()> {
         lvm(&["lvremove", "--yes", "--quiet", &self.full(volume)]).map(drop)

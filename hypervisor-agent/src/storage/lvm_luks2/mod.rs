@@ -20,8 +20,8 @@
 //! root volume is a thin layer over the base image that way; the others lie in the order of their disk, each place
 //! known from the start.
 
-mod crypt;
-mod header;
+pub(super) mod crypt;
+pub(super) mod header;
 mod lvm;
 #[cfg(test)]
 mod tests;
@@ -57,7 +57,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const MAKING: &str = "holm.making";
+pub(super) const MAKING: &str = "holm.making";
 const FORMATTING: &str = "holm.formatting";
 const ERASING: &str = "holm.erasing";
 const CHANGING: &str = "holm.changing";
@@ -70,11 +70,11 @@ const CAPACITY_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct LvmLuks2 {
     config: StorageConfig,
-    group: Group,
+    pub(super) group: Group,
     remembered: Remembered,
     capacity: Mutex<Option<(Instant, u64)>>,
     /// Two volumes are not promised the same room.
-    promising: Mutex<()>,
+    pub(super) promising: Mutex<()>,
 }
 
 impl LvmLuks2 {
@@ -95,7 +95,7 @@ impl LvmLuks2 {
         })
     }
 
-    fn find(&self, volume: VolumeId) -> Result<Option<Found>> {
+    pub(super) fn find(&self, volume: VolumeId) -> Result<Option<Found>> {
         self.group.find(volume).map_err(|error| {
             EdgeError::because(format!("cannot ask LVM about volume group `{}`", self.group.name), error)
         })
@@ -110,7 +110,7 @@ impl LvmLuks2 {
     }
 
     /// A volume that must be complete, its header whole. One that a change of key tore is mended.
-    fn complete(&self, volume: VolumeId) -> Result<Found> {
+    pub(super) fn complete(&self, volume: VolumeId) -> Result<Found> {
         let found = self.find(volume)?.filter(|found| !is_partial(found));
         let found = found.ok_or_else(|| EdgeError::new(format!("there is no complete volume `{volume}`")))?;
         if self.header(volume, &found)? == Err(Fault::Torn) && found.tags.contains(CHANGING) {
@@ -129,7 +129,7 @@ impl LvmLuks2 {
     }
 
     /// How a volume is open, if it is. A device of its name that is another's is an error.
-    fn mapping(&self, volume: VolumeId) -> Result<Option<Mapping>> {
+    pub(super) fn mapping(&self, volume: VolumeId) -> Result<Option<Mapping>> {
         let all = crypt::mappings().map_err(|error| failed("look whether the kernel has", volume, error))?;
         let mapping = all.into_iter().find(|mapping| mapping.volume == volume);
         if mapping.as_ref().is_some_and(|mapping| !mapping.ours) {
@@ -181,7 +181,7 @@ impl LvmLuks2 {
     }
 
     /// Takes a volume away, and what opened it first. `None` where nothing was ever written to it.
-    fn wipe(
+    pub(super) fn wipe(
         &self,
         volume: VolumeId,
         found: &Found,
@@ -466,7 +466,7 @@ fn is_partial(found: &Found) -> bool {
     [MAKING, FORMATTING, ERASING].iter().any(|tag| found.tags.contains(*tag))
 }
 
-fn tag(kind: Kind) -> &'static str {
+pub(super) fn tag(kind: Kind) -> &'static str {
     match kind {
         Kind::Root => "holm.root",
         Kind::Data => "holm.data",
@@ -480,7 +480,7 @@ fn around(bytes: u64) -> u64 {
     header::DATA_OFFSET + bytes / 4096 + (32 << 20) + bytes
 }
 
-fn damaged(volume: VolumeId, fault: Fault) -> EdgeError {
+pub(super) fn damaged(volume: VolumeId, fault: Fault) -> EdgeError {
     EdgeError::because(format!("volume `{volume}` cannot be used"), fault)
 }
 
@@ -505,7 +505,7 @@ fn found_in(device: &Path) -> io::Result<Option<String>> {
     Ok(Some(kind.unwrap_or("something").escape_debug().to_string()))
 }
 
-fn read_head(device: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_head(device: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     File::open(device)?.take(bytes).read_to_end(&mut head)?;
     Ok(head)

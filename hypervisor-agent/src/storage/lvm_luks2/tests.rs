@@ -203,6 +203,10 @@ impl Fixture {
 }
 
 impl Ground for Fixture {
+    fn config(&self) -> StorageConfig {
+        self.config.clone()
+    }
+
     fn backend(&self) -> Box<dyn Backend> {
         Box::new(self.real())
     }

@@ -1,0 +1,483 @@
+//! Backups of a slice's disks, and what is done with them.
+//!
+//! ```text
+//!                    ┌── back up ──▶ made, or failed and begun again under its name
+//!   at rest ── job ──┼── drill   ──▶ passed or not, with its date       one job at a time, and only of a slice
+//!   (Stopped)        └── restore ──▶ its disks are what they were       that is stopped; started again when it is over
+//!
+//!   Closing, Destroying ── job: remove ──▶ gone from the store, or not: the certificate says which
+//! ```
+//!
+//! A job is holmd's wish; its host does it, and says how it ended under the job's own id. Closing and holding end what
+//! was wished: what is half made lies in the store under the backup's id and goes with the slice. On hold nothing is
+//! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise.
+
+use super::records::{Change, Record, Slice, SliceState};
+use super::{Refusal, RefusalKind, State, disks, slice};
+use holm_proto::ids::{BackupId, JobId, Name, VolumeId};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// As many whole backups a slice may have: its record holds them.
+pub const KEEP_MAX: usize = 8;
+
+/// What there is of a slice besides its disks and its keys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copies {
+    /// What is being done; at most one thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
+    /// The newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<Backup>,
+    /// What came of removing them when the slice was destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal: Option<Removal>,
+    /// Who else has its keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub escrow: Vec<Escrowed>,
+}
+
+/// What its host is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Once only.
+    pub id: JobId,
+    /// What.
+    pub kind: JobKind,
+    /// Which backup is made, tried or restored; of a removal the newest.
+    pub backup: BackupId,
+    /// Who asked; holmd itself where it is nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Name>,
+    /// When.
+    pub at: Timestamp,
+    /// Backups that go with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<BackupId>,
+}
+
+/// What can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the diagram says what each is")]
+pub enum JobKind {
+    Backup,
+    Restore,
+    Drill,
+    Remove,
+}
+
+impl JobKind {
+    /// As people read it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Backup => "a backup of it is being made",
+            Self::Restore => "it is being restored",
+            Self::Drill => "a restore drill of it is under way",
+            Self::Remove => "its backups are being removed",
+        }
+    }
+}
+
+/// A copy of a slice's disks, as they lay on its host: encrypted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// Its name in the store.
+    pub id: BackupId,
+    /// Which host made it, and can restore it.
+    pub host: Name,
+    /// Who asked.
+    pub by: Name,
+    /// When.
+    pub begun: Timestamp,
+    /// Absent: it is being made, or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+    /// Why it failed last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failed: String,
+    /// The last drill with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
+    /// Of which disks, with the keys that open them.
+    pub volumes: Vec<Copied>,
+}
+
+/// A disk that a backup is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copied {
+    /// Which.
+    pub id: VolumeId,
+    /// Of the key it had then.
+    pub key_fingerprint: String,
+    /// As large it was, GiB.
+    pub size_gib: u64,
+}
+
+/// A backup that is whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// When its host said so.
+    pub at: Timestamp,
+    /// Of its manifest, hexadecimal: it knows the backup's every byte.
+    pub sha256: String,
+    /// Of the disks.
+    pub bytes: u64,
+    /// What lies in the store.
+    pub stored_bytes: u64,
+}
+
+/// Could it be restored?
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drill {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Who asked.
+    pub by: Option<Name>,
+    /// It could.
+    pub passed: bool,
+    /// What was looked at, or why it could not.
+    pub detail: String,
+}
+
+/// What came of removing all backups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// When.
+    pub at: Timestamp,
+    /// Why some may still be there; empty: none is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failed: String,
+}
+
+/// A key that somebody else has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escrowed {
+    /// The recipient, as the configuration names it.
+    pub to: String,
+    /// When last.
+    pub at: Timestamp,
+    /// The officer.
+    pub by: Name,
+    /// Of the keys.
+    pub key_fingerprints: Vec<String>,
+}
+
+impl Copies {
+    /// There is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The newest that is whole.
+    pub fn newest(&self) -> Option<&Backup> {
+        self.backups.iter().rev().find(|backup| backup.made.is_some())
+    }
+}
+
+impl Backup {
+    /// The disks still have the keys that they had when it was made.
+    pub fn opens(&self, slice: &Slice) -> bool {
+        let has = slice.keyed_volumes().map(|keyed| (keyed.volume, keyed.fingerprint));
+        self.volumes.iter().map(|v| (v.id, v.key_fingerprint.as_str())).eq(has)
+    }
+
+    /// Why it cannot be restored; `None`: it can.
+    pub fn lacks(&self, slice: &Slice) -> Option<String> {
+        if self.made.is_none() {
+            let why = if self.failed.is_empty() { "it was not finished" } else { &self.failed };
+            return Some(format!("not whole: {why}"));
+        }
+        let moved = slice.placement.as_ref().is_none_or(|p| p.host != self.host);
+        if moved {
+            return Some(format!("it is of host `{}`, and the slice is not there", self.host));
+        }
+        (!self.opens(slice)).then(|| {
+            "the keys of its disks were changed since, or its root disk was made anew: it opens no more"
+                .to_owned()
+        })
+    }
+}
+
+/// What an agent says of the end of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Which.
+    pub job: JobId,
+    /// Why it failed; `None`: it was done.
+    pub failed: Option<String>,
+    /// Of a backup's manifest.
+    pub sha256: String,
+    /// Of the disks.
+    pub bytes: u64,
+    /// In the store.
+    pub stored_bytes: u64,
+    /// Of a drill: what was looked at.
+    pub method: String,
+    /// Backups that are gone.
+    pub removed: Vec<BackupId>,
+}
+
+/// Who wants a job, and what it is called.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The job's id.
+    pub job: JobId,
+    /// Who.
+    pub by: Name,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Have its disks copied. `keep`: as many whole backups it has afterwards. `id` is used where none was left half made.
+pub fn back_up(
+    state: &State,
+    slice: &Slice,
+    id: BackupId,
+    keep: usize,
+    wish: &Wish,
+) -> Result<Vec<Change>, Refusal> {
+    rests(state, slice, "backed up")?;
+    let host = slice.placement.as_ref().map(|p| p.host.clone());
+    let host = host.ok_or_else(|| no("it is on no host"))?;
+    let mut next = slice.clone();
+    let half = next.copies.backups.iter().position(|backup| backup.made.is_none());
+    let half = half.map(|at| next.copies.backups.remove(at));
+    // What was stored of it already is used.
+    let id = half.map_or(id, |half| half.id);
+    let many = next.copies.backups.len().saturating_sub(keep.clamp(1, KEEP_MAX) - 1);
+    let remove = next.copies.backups.iter().take(many).map(|backup| backup.id).collect();
+    let size = |volume| {
+        let other = slice.others.iter().find(|other| other.id == volume);
+        other.map_or(slice.disk_gib, |other| other.size_gib)
+    };
+    let volumes = slice.keyed_volumes().map(|keyed| Copied {
+        id: keyed.volume,
+        key_fingerprint: keyed.fingerprint.to_owned(),
+        size_gib: size(keyed.volume),
+    });
+    next.copies.backups.push(Backup {
+        id,
+        host,
+        by: wish.by.clone(),
+        begun: wish.now,
+        made: None,
+        failed: String::new(),
+        drill: None,
+        volumes: volumes.collect(),
+    });
+    Ok(begin(next, JobKind::Backup, id, Some(wish), remove))
+}
+
+/// Have its disks become what they were.
+pub fn restore(state: &State, slice: &Slice, id: BackupId, wish: &Wish) -> Result<Vec<Change>, Refusal> {
+    rests(state, slice, "restored")?;
+    if let Some((hold, _)) = slice::held(state, slice) {
+        let text = format!("on hold by {}: {}: what it holds stays as it is", hold.by, hold.reason);
+        return Err(no(text).hint("an officer lifts it"));
+    }
+    whole(state, slice, Some(id))?;
+    Ok(begin(slice.clone(), JobKind::Restore, id, Some(wish), Vec::new()))
+}
+
+/// Have it tried whether they could; `None`: with the newest backup.
+pub fn drill(
+    state: &State,
+    slice: &Slice,
+    id: Option<BackupId>,
+    wish: &Wish,
+) -> Result<Vec<Change>, Refusal> {
+    rests(state, slice, "drilled")?;
+    let id = whole(state, slice, id)?.id;
+    Ok(begin(slice.clone(), JobKind::Drill, id, Some(wish), Vec::new()))
+}
+
+/// Have all its backups removed, where there are some and it was not tried: its key is gone. `None`: nothing to do.
+pub fn remove(slice: &Slice, job: JobId, now: Timestamp) -> Option<Vec<Change>> {
+    let copies = &slice.copies;
+    let due = SliceState::UNWANTED.contains(&slice.state) && slice.key_destroyed.is_some();
+    if !due || copies.removal.is_some() || copies.job.is_some() {
+        return None;
+    }
+    let newest = copies.backups.last()?.id;
+    let all = copies.backups.iter().map(|backup| backup.id).collect();
+    let mut next = slice.clone();
+    next.copies.job =
+        Some(Job { id: job, kind: JobKind::Remove, backup: newest, by: None, at: now, remove: all });
+    Some(put(next))
+}
+
+/// Take note of the end of its job. `None`: it is of another.
+pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
+    let job = slice.copies.job.as_ref().filter(|job| job.id == told.job)?;
+    let mut next = slice.clone();
+    next.copies.job = None;
+    let place = next.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
+    match (job.kind, &told.failed) {
+        (JobKind::Backup, failed) => {
+            let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            let known = told.sha256.len() == 64 && told.sha256.bytes().all(hex);
+            let backup = place?;
+            match failed {
+                None if known => {
+                    let (bytes, stored_bytes) = (told.bytes, told.stored_bytes);
+                    backup.made = Some(Made { at: now, sha256: told.sha256.clone(), bytes, stored_bytes });
+                    let gone = |id: BackupId| job.remove.contains(&id) && told.removed.contains(&id);
+                    next.copies.backups.retain(|backup| !gone(backup.id));
+                }
+                None => backup.failed = "its host did not say what it made".to_owned(),
+                Some(why) => backup.failed.clone_from(why),
+            }
+        }
+        (JobKind::Restore, None) => {
+            let backup = place?.clone();
+            let of = backup.made.as_ref().map(|made| made.at).unwrap_or_default();
+            let by = job.by.clone().unwrap_or_else(|| backup.by.clone());
+            disks::restored(&mut next, &backup, &by, now);
+            next.reason = format!("stopped, and restored from the backup of {of:.0}");
+        }
+        (JobKind::Restore, Some(why)) => {
+            next.reason = format!("stopped; not restored, its disks are as they were: {why}");
+        }
+        (JobKind::Drill, failed) => {
+            let detail = failed.clone().unwrap_or_else(|| told.method.clone());
+            place?.drill = Some(Drill { at: now, by: job.by.clone(), passed: failed.is_none(), detail });
+        }
+        (JobKind::Remove, failed) => {
+            let left = job.remove.iter().any(|id| !told.removed.contains(id));
+            let why = failed.clone().or_else(|| left.then(|| "its host did not name all of them".to_owned()));
+            next.copies.removal = Some(Removal { at: now, failed: why.unwrap_or_default() });
+        }
+    }
+    Some(put(next))
+}
+
+/// Why it is not started before a drill has passed; `None`: it may be. `days`: as old may the last one be at its level;
+/// 0: none is demanded.
+pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
+    if days == 0 {
+        return None;
+    }
+    let demands = format!("its level demands a restore drill in {days} days");
+    if slice.copies.newest().is_none() {
+        return Some(format!("{demands}, and it has no backup"));
+    }
+    let drills = slice.copies.backups.iter().filter_map(|backup| backup.drill.as_ref());
+    let Some(last) = drills.max_by_key(|drill| drill.at) else {
+        return Some(format!("{demands}, and there was none"));
+    };
+    if !last.passed {
+        return Some(format!("{demands}, and the last one did not pass: {}", last.detail));
+    }
+    let old = now.duration_since(last.at) > SignedDuration::from_hours(i64::from(days) * 24);
+    old.then(|| format!("{demands}, and the last one was at {:.0}", last.at))
+}
+
+/// What ends with being closed or put on hold: the host hears nothing more of its job.
+pub fn end_job(slice: &mut Slice) {
+    if let Some(job) = slice.copies.job.take() {
+        let half = slice.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
+        if let Some(half) = half.filter(|half| half.made.is_none()) {
+            "given up: the slice was closed, or put on hold".clone_into(&mut half.failed);
+        }
+    }
+}
+
+/// Its keys were given to these.
+pub fn escrowed(slice: &Slice, to: &[String], by: &Name, now: Timestamp) -> Vec<Change> {
+    let mut next = slice.clone();
+    let key_fingerprints: Vec<String> =
+        slice.keyed_volumes().map(|keyed| keyed.fingerprint.to_owned()).collect();
+    for name in to {
+        next.copies.escrow.retain(|before| before.to != *name || before.key_fingerprints != key_fingerprints);
+        next.copies.escrow.push(Escrowed {
+            to: name.clone(),
+            at: now,
+            by: by.clone(),
+            key_fingerprints: key_fingerprints.clone(),
+        });
+    }
+    put(next)
+}
+
+fn begin(
+    mut next: Slice,
+    kind: JobKind,
+    backup: BackupId,
+    wish: Option<&Wish>,
+    remove: Vec<BackupId>,
+) -> Vec<Change> {
+    next.copies.job =
+        wish.map(|wish| Job { id: wish.job, kind, backup, by: Some(wish.by.clone()), at: wish.now, remove });
+    put(next)
+}
+
+/// It is stopped, nothing is done with it, it has disks, and its host has a place for backups.
+fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
+    if slice.state != SliceState::Stopped {
+        let label = state.slice_label(slice);
+        let text =
+            format!("a slice that is {} cannot be {what}: only one that is stopped", slice.state.text());
+        return Err(no(text).hint(format!("holm slice stop {label}")));
+    }
+    if let Some(job) = &slice.copies.job {
+        return Err(no(format!("{}: one thing at a time", job.kind.text())));
+    }
+    if slice.change.is_some() {
+        let label = state.slice_label(slice);
+        let text = "its disks are to be larger, or to get other keys, when it is started: that comes first";
+        return Err(no(text).hint(format!("holm slice start {label}")));
+    }
+    if !slice.used {
+        return Err(no("it never ran: there is nothing on its disks"));
+    }
+    let host = slice.placement.as_ref().and_then(|p| state.hosts.get(&p.host));
+    match host {
+        Some(host) if !host.backups.is_empty() => Ok(()),
+        Some(host) => {
+            let text = format!("its host, `{}`, has no place for backups", host.name);
+            Err(no(text).hint("ask an operator, who names one in the agent's [host.backup]"))
+        }
+        None => Err(no("it is on no host")),
+    }
+}
+
+/// A backup of it that can be restored; `None`: the newest.
+fn whole<'a>(state: &State, slice: &'a Slice, id: Option<BackupId>) -> Result<&'a Backup, Refusal> {
+    let label = state.slice_label(slice);
+    let found = match id {
+        Some(id) => slice.copies.backups.iter().find(|backup| backup.id == id),
+        None => slice.copies.newest(),
+    };
+    let list = format!("holm backup list {label}");
+    let Some(backup) = found else {
+        return Err(match id {
+            Some(id) => {
+                let text = format!("`{label}` has no backup `{id}`");
+                Refusal::new(RefusalKind::NotFound, text).hint(list)
+            }
+            None => no("it has no backup").hint(format!("holm slice backup {label}")),
+        });
+    };
+    match backup.lacks(slice) {
+        Some(why) => Err(no(format!("that backup cannot be restored: {why}")).hint(list)),
+        None => Ok(backup),
+    }
+}
+
+fn no(text: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::State, text)
+}
+
+fn put(slice: Slice) -> Vec<Change> {
+    vec![Change::Put(Record::Slice(Box::new(slice)))]
+}

@@ -1,0 +1,445 @@
+//! Backups: who may have them made, tried and restored; what a level demands; what remains of them; escrow.
+
+use crate::world::{Agent, World, decide, hint, ready_slice, reference};
+use holm_control::config::Config;
+use holm_proto::v1;
+use secrecy::ExposeSecret as _;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use tonic::{Code, Status};
+
+const SHA256: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+
+async fn back_up(world: &World, who: &str) -> Result<v1::Slice, Status> {
+    let request = v1::BackUpSliceRequest { slice: Some(reference("heart/main")), dry_run: false };
+    world.backups(who).back_up_slice(request).await.map(tonic::Response::into_inner)
+}
+
+async fn drill(world: &World, who: &str) -> Result<v1::Slice, Status> {
+    let request = v1::DrillSliceRequest { slice: Some(reference("heart/main")), ..Default::default() };
+    world.backups(who).drill_slice(request).await.map(tonic::Response::into_inner)
+}
+
+async fn restore(world: &World, who: &str, backup: &str) -> Result<v1::Slice, Status> {
+    let (slice, backup_id) = (Some(reference("heart/main")), backup.to_owned());
+    let request = v1::RestoreSliceRequest { slice, backup_id, dry_run: false };
+    world.backups(who).restore_slice(request).await.map(tonic::Response::into_inner)
+}
+
+async fn start(world: &World) -> Result<v1::Slice, Status> {
+    let request = v1::StartSliceRequest { slice: Some(reference("heart/main")), ..Default::default() };
+    world.slices("dina").start_slice(request).await.map(tonic::Response::into_inner)
+}
+
+async fn list(world: &World) -> Vec<v1::Backup> {
+    let request = v1::ListBackupsRequest { slice: Some(reference("heart/main")) };
+    world.backups("dina").list_backups(request).await.unwrap().into_inner().backups
+}
+
+/// A slice that was ready, and rests.
+async fn resting(world: &World) -> (Agent, v1::IntendedSlice) {
+    let (mut agent, _) = ready_slice(world, "heart/main", 2).await;
+    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
+    let kept = agent.slice(v1::Goal::Kept).await;
+    agent.reaches(&kept, v1::Phase::Kept).await;
+    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    (agent, kept)
+}
+
+/// The job that the agent is told of.
+async fn job(agent: &mut Agent, kind: v1::JobKind) -> v1::IntendedJob {
+    let is = |job: &v1::IntendedJob| job.kind() == kind;
+    let intended = agent.intends(|i| i.jobs.iter().any(is)).await;
+    intended.jobs.into_iter().find(is).unwrap()
+}
+
+/// What its agent says of a job.
+async fn tell(agent: &Agent, told: v1::ObservedJob) {
+    let slices = agent.last.lock().unwrap().clone();
+    agent
+        .say(v1::from_agent::Body::Observed(v1::Observed {
+            slices,
+            generation: agent.intended.generation,
+            devices: agent.notes(),
+            jobs: vec![told],
+            ..Default::default()
+        }))
+        .await;
+}
+
+fn ended(job: &v1::IntendedJob, phase: v1::JobPhase) -> v1::ObservedJob {
+    v1::ObservedJob {
+        job_id: job.job_id.clone(),
+        phase: phase.into(),
+        done_bytes: 3 << 30,
+        total_bytes: 3 << 30,
+        stored_bytes: 1 << 30,
+        manifest_sha256: if job.kind() == v1::JobKind::Backup { SHA256.to_owned() } else { String::new() },
+        method: if job.kind() == v1::JobKind::Drill {
+            "sha-256, header, key".to_owned()
+        } else {
+            String::new()
+        },
+        removed: job.remove.clone(),
+        ..Default::default()
+    }
+}
+
+/// A job that goes well.
+async fn done(world: &World, agent: &mut Agent, kind: v1::JobKind) -> v1::IntendedJob {
+    let job = job(agent, kind).await;
+    tell(agent, ended(&job, v1::JobPhase::Done)).await;
+    agent.intends(|i| i.jobs.iter().all(|one| one.job_id != job.job_id)).await;
+    let id = job.job_id.clone();
+    world.logged(|e| e.action == "observe.job" && e.detail["job"] == id.as_str()).await;
+    job
+}
+
+async fn ask_keys(
+    agent: &mut Agent,
+    job: &v1::IntendedJob,
+    volume: &str,
+) -> Result<v1::VolumeKey, v1::KeyRefused> {
+    agent
+        .say(v1::from_agent::Body::KeyRequest(v1::KeyRequest {
+            slice_id: job.slice_id.clone(),
+            volume_id: volume.to_owned(),
+            generation: 0,
+            job_id: job.job_id.clone(),
+        }))
+        .await;
+    loop {
+        match agent.hear().await.expect("the session ended") {
+            v1::to_agent::Body::VolumeKey(key) => return Ok(key),
+            v1::to_agent::Body::KeyRefused(no) => return Err(no),
+            _ => {}
+        }
+    }
+}
+
+/// The pack, with this said of level 2.
+fn pack(dir: &Path, level: &[(&str, &str)]) -> String {
+    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");
+    for file in ["pack.toml", "schema.cedarschema", "policies.cedar"] {
+        std::fs::copy(from.join(file), dir.join(file)).unwrap();
+    }
+    let mut text = std::fs::read_to_string(dir.join("pack.toml")).unwrap();
+    for (was, is) in level {
+        assert!(text.contains(was));
+        text = text.replacen(was, is, 1);
+    }
+    std::fs::write(dir.join("pack.toml"), text).unwrap();
+    dir.display().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_made_tried_restored_and_goes_with_its_slice() {
+    let world = World::full_of(|config| config.backup.keep = 2).await;
+    let (mut agent, kept) = resting(&world).await;
+    for (who, code) in [("frida", Code::PermissionDenied), ("lars", Code::NotFound), ("anna", Code::NotFound)]
+    {
+        assert_eq!(back_up(&world, who).await.unwrap_err().code(), code, "{who}");
+        assert_eq!(drill(&world, who).await.unwrap_err().code(), code, "{who}");
+    }
+    let none = drill(&world, "dina").await.unwrap_err();
+    assert_eq!(
+        (none.code(), hint(&none).as_str()),
+        (Code::FailedPrecondition, "holm slice backup heart/main")
+    );
+
+    // An operator has it made, and sees nothing of it.
+    let begun = back_up(&world, "olga").await.unwrap().job.unwrap();
+    assert_eq!((begun.kind(), begun.by.as_str()), (v1::JobKind::Backup, "olga"));
+    let making = job(&mut agent, v1::JobKind::Backup).await;
+    assert_eq!((making.volumes.len(), making.volumes.iter().filter(|v| v.root).count()), (2, 1));
+    let root = making.volumes.iter().find(|v| v.root).unwrap().volume_id.clone();
+    assert!(root == kept.volume_id && making.manifest_sha256.is_empty());
+    // It is neither started nor anything else meanwhile, and no key is given for it.
+    assert!(start(&world).await.unwrap_err().message().contains("a backup of it is being made"));
+    assert!(drill(&world, "dina").await.unwrap_err().message().contains("one thing at a time"));
+    assert!(ask_keys(&mut agent, &making, &root).await.is_err(), "a copy needs no key");
+    let running = v1::ObservedJob { done_bytes: 1 << 30, ..ended(&making, v1::JobPhase::Running) };
+    tell(&agent, running).await;
+    let progress = async {
+        loop {
+            let now = world.get("dina", "heart/main").await.unwrap().job.unwrap();
+            if now.total_bytes > 0 {
+                return (now.done_bytes, now.total_bytes);
+            }
+        }
+    };
+    assert_eq!(progress.await, (1 << 30, 3 << 30));
+    // Another job's end is not this one's.
+    let other = v1::ObservedJob { job_id: kept.slice_id.clone(), ..ended(&making, v1::JobPhase::Done) };
+    tell(&agent, other).await;
+    assert!(list(&world).await[0].made.is_none());
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    let first = list(&world).await.remove(0);
+    assert_eq!((first.sha256.as_str(), first.bytes, first.stored_bytes), (SHA256, 3 << 30, 1 << 30));
+    assert!(first.drill.is_none() && first.reason.is_empty());
+
+    // A drill: the keys, as any key, once, and in the log.
+    drill(&world, "rosa").await.unwrap();
+    let drilled = job(&mut agent, v1::JobKind::Drill).await;
+    assert_eq!((drilled.backup_id.as_str(), drilled.manifest_sha256.as_str()), (first.id.as_str(), SHA256));
+    let key = ask_keys(&mut agent, &drilled, &root).await.unwrap();
+    assert_eq!((key.key.len(), key.others.len(), &key.job_id), (32, 1, &drilled.job_id));
+    let again = ask_keys(&mut agent, &drilled, &root).await.unwrap_err();
+    assert!(again.reason.contains("in this session already") && again.job_id == drilled.job_id);
+    let given = world.logged(|e| e.action == "agent.key" && e.detail["drill"].is_string()).await;
+    assert_eq!(given.detail["backup"], first.id.as_str());
+    assert!(
+        !serde_json::to_string(&given.detail).unwrap().contains(&data_encoding::HEXLOWER.encode(&key.key))
+    );
+    done(&world, &mut agent, v1::JobKind::Drill).await;
+    let passed = list(&world).await.remove(0).drill.unwrap();
+    assert!(passed.passed && passed.by == "rosa" && passed.detail.contains("key"), "{passed:?}");
+    // It is over: no key any more.
+    assert!(ask_keys(&mut agent, &drilled, &root).await.is_err());
+
+    // A restore is the lead's alone, and never of what is on hold.
+    for (who, code) in
+        [("rosa", Code::PermissionDenied), ("olga", Code::PermissionDenied), ("lars", Code::NotFound)]
+    {
+        assert_eq!(restore(&world, who, &first.id).await.unwrap_err().code(), code, "{who}");
+    }
+    let no = restore(&world, "dina", &kept.slice_id).await.unwrap_err();
+    assert_eq!((no.code(), hint(&no).as_str()), (Code::NotFound, "holm backup list heart/main"));
+    assert_eq!(restore(&world, "dina", "../x").await.unwrap_err().code(), Code::InvalidArgument);
+    restore(&world, "dina", &first.id).await.unwrap();
+    let restoring = job(&mut agent, v1::JobKind::Restore).await;
+    let failed =
+        v1::ObservedJob { reason: "the store is gone".to_owned(), ..ended(&restoring, v1::JobPhase::Failed) };
+    tell(&agent, failed).await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    let slice = world.get("dina", "heart/main").await.unwrap();
+    assert!(slice.reason.contains("its disks are as they were: the store is gone"), "{}", slice.reason);
+    restore(&world, "dina", &first.id).await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Restore).await;
+    assert!(world.get("dina", "heart/main").await.unwrap().reason.contains("restored from the backup of"));
+
+    // Two are kept: the oldest goes with the third.
+    for _ in 0..2 {
+        back_up(&world, "dina").await.unwrap();
+        done(&world, &mut agent, v1::JobKind::Backup).await;
+    }
+    let left: BTreeSet<String> = list(&world).await.into_iter().map(|b| b.id).collect();
+    assert!(left.len() == 2 && !left.contains(&first.id));
+    // One that fails is begun again under its name.
+    back_up(&world, "dina").await.unwrap();
+    let failing = job(&mut agent, v1::JobKind::Backup).await;
+    tell(&agent, v1::ObservedJob { reason: "full".to_owned(), ..ended(&failing, v1::JobPhase::Failed) })
+        .await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    assert!(list(&world).await.pop().unwrap().reason.contains("not whole: full"));
+    back_up(&world, "dina").await.unwrap();
+    let again = job(&mut agent, v1::JobKind::Backup).await;
+    assert!(again.backup_id == failing.backup_id && again.job_id != failing.job_id);
+
+    // Closed in the middle of it: the host hears of it no more, and all of them go.
+    world.close("dina", "heart/main").await.unwrap();
+    let removing = job(&mut agent, v1::JobKind::Remove).await;
+    assert!(agent.intended.jobs.len() == 1 && removing.remove.len() == 3);
+    let gone = agent.slice(v1::Goal::Destroyed).await;
+    agent.reaches(&gone, v1::Phase::Absent).await;
+    agent.clean(&world, "dgx").await;
+    let waits = world.get("dina", "heart/main").await.unwrap();
+    assert!(waits.reason.contains("its backups to be removed"), "{}", waits.reason);
+    done(&world, &mut agent, v1::JobKind::Remove).await;
+    let certificate = certificate(&world).await;
+    assert_eq!(certificate["backups"].as_array().unwrap().len(), 3);
+    assert!(certificate["backups"].as_array().unwrap().iter().all(|b| b["removed"] == true));
+    assert!(!certificate["not_covered"].to_string().contains("ciphertext"));
+    assert!(list(&world).await.is_empty());
+}
+
+async fn certificate(world: &World) -> serde_json::Value {
+    world.until("dina", "heart/main", v1::SliceState::Destroyed).await;
+    let got = world.slices("dina").get_certificate(reference("heart/main")).await.unwrap().into_inner();
+    serde_json::from_str(&got.body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_holds_up_no_destruction_and_the_certificate_says_so() {
+    let world = World::full().await;
+    let (mut agent, _) = resting(&world).await;
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    world.close("dina", "heart/main").await.unwrap();
+    let gone = agent.slice(v1::Goal::Destroyed).await;
+    let removing = job(&mut agent, v1::JobKind::Remove).await;
+    let slice = &world.app.ledger.state().slices.values().next().unwrap().clone();
+    assert!(slice.key_destroyed.is_some(), "the key goes first");
+    let failed = v1::ObservedJob { reason: "no answer".to_owned(), ..ended(&removing, v1::JobPhase::Failed) };
+    tell(&agent, v1::ObservedJob { removed: Vec::new(), ..failed }).await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    agent.reaches(&gone, v1::Phase::Absent).await;
+    agent.clean(&world, "dgx").await;
+    let certificate = certificate(&world).await;
+    assert_eq!(certificate["backups"][0]["removed"], false);
+    let not = certificate["not_covered"].to_string();
+    assert!(not.contains("whose ciphertext may still be in the store: no answer"), "{not}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_hold_is_not_restored() {
+    let world = World::full().await;
+    let (mut agent, _) = resting(&world).await;
+    back_up(&world, "dina").await.unwrap();
+    let made = done(&world, &mut agent, v1::JobKind::Backup).await;
+    // A restore that was wanted before the hold ends with it.
+    restore(&world, "dina", &made.backup_id).await.unwrap();
+    job(&mut agent, v1::JobKind::Restore).await;
+    let hold = v1::HoldSliceRequest {
+        slice: Some(reference("heart/main")),
+        reason: "a case".to_owned(),
+        ..Default::default()
+    };
+    world.slices("frida").hold_slice(hold).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    let refused = restore(&world, "dina", &made.backup_id).await.unwrap_err();
+    assert!(refused.message().contains("what it holds stays as it is"), "{refused}");
+    // A copy changes nothing.
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    world.slices("frida").release_slice(decide("heart/main", "over")).await.unwrap();
+    // Of a whole project: what is under way waits until it is lifted.
+    restore(&world, "dina", &made.backup_id).await.unwrap();
+    job(&mut agent, v1::JobKind::Restore).await;
+    let whole = |reason: &str| v1::HoldProjectRequest {
+        project: "heart".to_owned(),
+        reason: reason.to_owned(),
+        dry_run: false,
+    };
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    world.projects("frida").release_project(whole("over")).await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Restore).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_place_and_a_slice_that_runs_have_no_backups() {
+    let world = World::full().await;
+    let (agent, _) = ready_slice(&world, "heart/main", 2).await;
+    let runs = back_up(&world, "dina").await.unwrap_err();
+    assert_eq!((runs.code(), hint(&runs).as_str()), (Code::FailedPrecondition, "holm slice stop heart/main"));
+    drop(agent);
+    let mut hello = crate::world::hello(0);
+    hello.inventory.as_mut().unwrap().backups.clear();
+    let mut agent = Agent::dial(&world, "dgx", hello).await.unwrap();
+    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
+    let kept = agent.slice(v1::Goal::Kept).await;
+    agent.reaches(&kept, v1::Phase::Kept).await;
+    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    let no = back_up(&world, "dina").await.unwrap_err();
+    assert!(no.message().contains("has no place for backups") && hint(&no).contains("[host.backup]"), "{no}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_that_demands_drills_starts_nothing_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let days = ("restore_drill_days = 0", "restore_drill_days = 30");
+    let name = pack(dir.path(), &[days]);
+    let world = World::full_of(|config: &mut Config| config.pack = name).await;
+    let (mut agent, _) = resting(&world).await;
+    let none = start(&world).await.unwrap_err();
+    assert!(none.message().contains("demands a restore drill in 30 days, and it has no backup"), "{none}");
+    assert!(hint(&none).starts_with("holm slice backup heart/main"));
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    let never = start(&world).await.unwrap_err();
+    assert!(never.message().contains("and there was none"), "{never}");
+    assert_eq!(hint(&never), "holm volume restore-drill heart/main");
+    drill(&world, "olga").await.unwrap();
+    let failing = job(&mut agent, v1::JobKind::Drill).await;
+    let why = "a chunk is not what was written";
+    tell(&agent, v1::ObservedJob { reason: why.to_owned(), ..ended(&failing, v1::JobPhase::Failed) }).await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    let failed = start(&world).await.unwrap_err();
+    assert!(failed.message().contains(&format!("did not pass: {why}")), "{failed}");
+    drill(&world, "olga").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Drill).await;
+    start(&world).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_go_to_recipients_that_are_configured_where_the_level_allows_it_and_are_logged() {
+    let (safe, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+    let dir = tempfile::tempdir().unwrap();
+    let name = pack(dir.path(), &[("escrow = false", "escrow = true")]);
+    let recipient = safe.to_public().to_string();
+    let world = World::full_of(|config: &mut Config| {
+        config.pack = name;
+        config.escrow.recipients.insert("safe".parse().unwrap(), recipient.clone());
+    })
+    .await;
+    let (mut agent, wanted) = ready_slice(&world, "heart/main", 2).await;
+    let escrow = async |who: &str, project: &str, to: &[&str]| {
+        let to = to.iter().map(ToString::to_string).collect();
+        let request = v1::EscrowKeysRequest { project: project.to_owned(), to };
+        world.keys(who).escrow_keys(request).await.map(tonic::Response::into_inner)
+    };
+    for (who, code) in [
+        ("dina", Code::PermissionDenied),
+        ("rosa", Code::PermissionDenied),
+        ("olga", Code::NotFound),
+        ("anna", Code::NotFound),
+        ("lars", Code::NotFound),
+    ] {
+        assert_eq!(escrow(who, "heart", &["safe"]).await.unwrap_err().code(), code, "{who}");
+        world.logged(|e| e.action == "keys.escrow" && e.actor.ends_with(who) && e.outcome == "refused").await;
+    }
+    // A level that does not say so, a recipient that nobody configured, or none.
+    let level = escrow("frida", "brain", &["safe"]).await.unwrap_err();
+    assert!(level.code() == Code::PermissionDenied && level.message().contains("escrow = true"), "{level}");
+    let nobody = escrow("frida", "heart", &["safe", "mallory"]).await.unwrap_err();
+    assert!(nobody.code() == Code::NotFound && nobody.message().contains("`mallory`"), "{nobody}");
+    assert!(hint(&nobody).contains("[escrow.recipients]"));
+    assert_eq!(escrow("frida", "heart", &[]).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(escrow("frida", "nosuch", &["safe"]).await.unwrap_err().code(), Code::NotFound);
+    let escrowed = |world: &World| {
+        world.app.ledger.state().slices.values().map(|s| s.copies.escrow.len()).sum::<usize>()
+    };
+    assert_eq!(escrowed(&world), 0);
+
+    let file = escrow("frida", "heart", &["safe"]).await.unwrap();
+    assert_eq!((file.volumes, escrowed(&world)), (2, 1));
+    assert!(age::decrypt(&other, &file.age_file).is_err());
+    let plain = age::decrypt(&safe, &file.age_file).unwrap();
+    let plain: serde_json::Value = serde_json::from_slice(&plain).unwrap();
+    let state = world.app.ledger.state();
+    let slice = state.slices.values().next().unwrap();
+    let volumes = plain["volumes"].as_array().unwrap();
+    for (one, (volume, print)) in
+        volumes.iter().zip(slice.keyed_volumes().map(|keyed| (keyed.volume, keyed.fingerprint)))
+    {
+        let key = world.app.keys.open_volume_key(slice.project, volume).unwrap().unwrap();
+        let hex = data_encoding::HEXLOWER.encode(key.expose_secret());
+        assert_eq!(
+            (one["passphrase"].as_str(), one["key_fingerprint"].as_str()),
+            (Some(hex.as_str()), Some(print))
+        );
+        // The log says who, to whom, and which keys: never the key.
+        for body in world.app.ledger.entries(0, world.app.ledger.size()).unwrap() {
+            assert!(!String::from_utf8_lossy(&body).contains(&hex[..20]));
+        }
+    }
+    let entry = world.logged(|e| e.action == "keys.escrow" && e.outcome == "allowed").await;
+    assert_eq!((entry.actor.as_str(), &entry.detail["to"][0]), ("person/frida", &"safe".into()));
+    assert_eq!(entry.detail["recipients"][0], recipient.as_str());
+    assert_eq!(entry.detail["key_fingerprints"].as_array().unwrap().len(), 2);
+    // And its certificate says that the key lives on.
+    world.close("dina", "heart/main").await.unwrap();
+    let gone = agent.slice(v1::Goal::Destroyed).await;
+    assert_eq!(gone.slice_id, wanted.slice_id);
+    agent.reaches(&gone, v1::Phase::Absent).await;
+    agent.clean(&world, "dgx").await;
+    let certificate = certificate(&world).await;
+    let not = certificate["not_covered"].to_string();
+    assert!(
+        not.contains("its key, which is also held by safe since") && not.contains("not destroyed"),
+        "{not}"
+    );
+    // One whose keys are gone has none to give.
+    assert_eq!(escrow("frida", "heart", &["safe"]).await.unwrap_err().code(), Code::FailedPrecondition);
+}
