@@ -5,9 +5,9 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Explanation, Guest,
-    Hold, Host, HostReason, Inventory, Maintenance, PciDevice, Person, Prevents, Project, QueueEntry, Quota,
-    Slice, SliceState, Step, Verdict,
+    Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Drill,
+    Explanation, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice, Person,
+    Prevents, Project, QueueEntry, Quota, Slice, SliceState, Step, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -471,4 +471,52 @@ fn key_providers() {
         Some(ProviderDown { since: at("2026-11-03T12:40:00Z"), why: "Vault is sealed".to_owned() });
     insta::assert_snapshot!("keys_show_former_down", view::keys(&keys, &clock()).text(false));
     insta::assert_json_snapshot!("keys_json", view::keys_json(&keys));
+}
+
+fn backup(id: u8, made: bool) -> Backup {
+    Backup {
+        id: format!("5f0c7c8e-0000-4000-8000-0000000000{id:02}"),
+        project: "heart-study".to_owned(),
+        slice: "main".to_owned(),
+        host: "dgx2-1".to_owned(),
+        by: "ada".to_owned(),
+        begun: at("2026-11-03T10:00:00Z"),
+        made: at("2026-11-03T11:00:00Z").filter(|_| made),
+        bytes: if made { 300 << 30 } else { 0 },
+        stored_bytes: if made { (40 << 30) + (1 << 29) } else { 0 },
+        sha256: if made { "ab".repeat(32) } else { String::new() },
+        ..Backup::default()
+    }
+}
+
+#[test]
+fn backups() {
+    let mut passed = backup(1, true);
+    let drill = Drill {
+        at: at("2026-11-03T12:00:00Z"),
+        passed: true,
+        detail: "sha-256, header, key, image".to_owned(),
+        by: "olga".to_owned(),
+    };
+    passed.drill = Some(drill.clone());
+    let mut failed = backup(2, true);
+    let why = "a chunk is not what was written".to_owned();
+    failed.drill = Some(Drill { passed: false, detail: why, ..drill });
+    let half = Backup { reason: "not whole: the store fails".to_owned(), ..backup(3, false) };
+    let all = [passed, failed, half];
+    insta::assert_snapshot!("backup_list", view::backups(&all, &clock()).text(false, None));
+    insta::assert_snapshot!("backup_list_csv", view::backups(&all, &clock()).csv());
+    insta::assert_json_snapshot!("backup_json", view::backup_json(&all[0]));
+    let mut rests = slice("main", SliceState::Stopped);
+    let mut job = Job { done_bytes: 3 << 30, total_bytes: 12 << 30, by: "ada".to_owned(), ..Job::default() };
+    job.set_kind(JobKind::Backup);
+    assert_eq!(view::job(&job), "backup: 3 GiB of 12 GiB");
+    assert_eq!(
+        view::outcome(Some(&job), &all[2], &rests),
+        (false, "no backup was made: not whole: the store fails".to_owned())
+    );
+    job.set_kind(JobKind::Drill);
+    assert!(view::outcome(Some(&job), &all[0], &rests).0 && !view::outcome(Some(&job), &all[1], &rests).0);
+    rests.job = Some(job);
+    insta::assert_snapshot!("slice_show_drill", view::slice(&rests, &clock()).text(false));
 }

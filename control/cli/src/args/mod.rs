@@ -1,8 +1,10 @@
 //! The grammar: `holm NOUN VERB [NAME] [--flags]`, with the same verbs for every noun. It stays as it is.
 
+mod backup;
 mod nouns;
 mod slice;
 
+pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
 };
@@ -96,6 +98,12 @@ pub enum Command {
     /// Slices: the virtual machines of projects
     #[command(subcommand)]
     Slice(SliceVerb),
+    /// Copies of slices' disks, as their hosts have stored them: encrypted
+    #[command(subcommand)]
+    Backup(BackupVerb),
+    /// Slices' disks
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Slices that wait for a place, in the order of their turn
     Queue,
     /// Log in to a slice, or run a command there: `holm slice ssh`

@@ -299,6 +299,22 @@ pub enum KeysVerb {
         #[arg(long, group = "what")]
         kek: bool,
     },
+    /// Have the keys of a project's disks written so that only the named recipients can read them, for a security officer
+    #[command(
+        after_help = "What is written is an age file. Whoever has a recipient's identity opens every disk of the project \
+        with it, and Holm cannot take that back: certificates of its slices say so from then on. Only where the level \
+        allows it.\n\n  holm keys escrow heart-study --to safe-a --to safe-b > heart-study.age"
+    )]
+    Escrow {
+        /// The project's name
+        project: String,
+        /// A recipient, as holmd's configuration names it; can be repeated
+        #[arg(long, value_name = "NAME", required = true)]
+        to: Vec<String>,
+        /// Write it here; otherwise to standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// `holm certificate`.

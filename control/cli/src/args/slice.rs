@@ -1,5 +1,6 @@
 //! Slices.
 
+use super::{BackUp, Restore};
 use crate::text::{parse_duration, parse_gib, parse_gib_or_none, parse_mib};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -112,6 +113,10 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Copy its disks to its host's store of backups. It must be stopped
+    Backup(BackUp),
+    /// Make its disks what they were when a backup was made. It must be stopped, and what was written since is lost
+    Restore(Restore),
     /// Put it on hold, for a security officer: closed, its key and disk are not destroyed
     Hold {
         #[command(flatten)]

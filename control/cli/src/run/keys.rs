@@ -5,7 +5,9 @@ use crate::args::KeysVerb;
 use crate::output::Format;
 use crate::{Failure, view};
 use holm_proto::v1::rotate_keys_request::What;
-use holm_proto::v1::{Keys, RotateKeysRequest, ShowKeysRequest};
+use holm_proto::v1::{EscrowKeysRequest, Keys, RotateKeysRequest, ShowKeysRequest};
+use serde_json::json;
+use std::io::{IsTerminal as _, Write as _};
 
 pub(super) async fn run(session: &Session, verb: KeysVerb) -> Result<(), Failure> {
     let mut client = session.keys().await?;
@@ -29,6 +31,32 @@ pub(super) async fn run(session: &Session, verb: KeysVerb) -> Result<(), Failure
             };
             session.output.done(&sentence, &view::keys_json(&keys))?;
             session.output.next("holm keys show")
+        }
+        KeysVerb::Escrow { project, to, out } => {
+            if out.is_none() && std::io::stdout().is_terminal() {
+                let text = "an age file is nothing for a terminal: say where it goes";
+                return Err(
+                    Failure::usage(text).hint(format!("holm keys escrow {project} --to NAME --out FILE"))
+                );
+            }
+            let request = EscrowKeysRequest { project: project.clone(), to: to.clone() };
+            let answer = session.ask(client.escrow_keys(request)).await?;
+            let Some(file) = out else {
+                let mut stdout = std::io::stdout().lock();
+                return stdout
+                    .write_all(&answer.age_file)
+                    .and_then(|()| stdout.flush())
+                    .map_err(|e| Failure::new(format!("cannot write to standard output: {e}")));
+            };
+            std::fs::write(&file, &answer.age_file).map_err(|e| Failure::file("write", &file, &e))?;
+            let sentence = format!(
+                "{} keys of {project} are in {}, for {}: keep it, and what opens it, apart from this server",
+                answer.volumes,
+                file.display(),
+                to.join(" and ")
+            );
+            let json = json!({ "project": project, "to": to, "volumes": answer.volumes, "file": file });
+            session.output.done(&sentence, &json)
         }
     }
 }

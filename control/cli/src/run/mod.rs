@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod audit;
+mod backup;
 mod certificate;
 mod copy;
 mod doctor;
@@ -82,6 +83,8 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Keys(verb) => keys::run(&session, verb).await.map(|()| 0),
         Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
         Command::Slice(verb) => slice::run(&session, verb).await,
+        Command::Backup(verb) => backup::run(&session, verb).await.map(|()| 0),
+        Command::Volume(verb) => backup::volume(&session, verb).await,
         Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
         Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),

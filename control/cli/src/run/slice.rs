@@ -2,7 +2,7 @@
 
 use super::pin::alarm;
 use super::project::afterwards;
-use super::{Session, copy, ssh, tunnel, watch};
+use super::{Session, backup, copy, ssh, tunnel, watch};
 use crate::args::{Request, Sizes, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::text::parse_when;
@@ -39,8 +39,8 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             if !yes && !dry_run {
                 let wanted = session.slice(&target.slice, &target.project)?;
                 let label = format!("{}/{}", wanted.project, wanted.name);
-                let gone = format!("Everything in {label} will be gone for good");
-                confirm(&label, &gone, "close it", &format!("holm slice close {label} --yes"))?;
+                let lost = format!("Everything in {label} will be gone for good.");
+                confirm(&label, &lost, "close", &format!("holm slice close {label} --yes"))?;
             }
             decide(session, Verb::Close, &target, String::new(), dry_run).await?;
         }
@@ -54,7 +54,7 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
                 let gone = format!(
                     "What is on the root disk of {label} will be gone for good, /home and /project stay"
                 );
-                confirm(&label, &gone, "rebuild it", &format!("holm slice start {label} --rebuild --yes"))?;
+                confirm(&label, &gone, "rebuild", &format!("holm slice start {label} --rebuild --yes"))?;
             }
             let mut client = session.slices().await?;
             let request = StartSliceRequest { slice: Some(wanted), rebuild, dry_run };
@@ -68,6 +68,8 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         SliceVerb::Rekey { target, dry_run } => {
             decide(session, Verb::Rekey, &target, String::new(), dry_run).await?;
         }
+        SliceVerb::Backup(args) => return backup::back_up(session, args).await,
+        SliceVerb::Restore(args) => return backup::restore(session, args).await,
         SliceVerb::Hold { target, reason, freeze, dry_run } => {
             let wanted = session.slice(&target.slice, &target.project)?;
             let mut client = session.slices().await?;
@@ -249,16 +251,17 @@ fn next(session: &Session, slice: &Slice) -> Result<(), Failure> {
     view::next_command(slice).map_or(Ok(()), |next| session.output.next(&next))
 }
 
-/// What is gone then does not come back, so the slice's name is typed, or `--yes` is.
-fn confirm(label: &str, gone: &str, to: &str, without: &str) -> Result<(), Failure> {
+/// What is lost does not come back, so the slice's name is typed, or `--yes` is.
+pub(super) fn confirm(label: &str, lost: &str, verb: &str, again: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("{}: nobody is here to be asked", crate::text::plain(gone)))
-            .hint(without.to_owned()));
+        return Err(
+            Failure::usage(format!("{}, and nobody is here to ask", lost.trim_end_matches('.'))).hint(again)
+        );
     }
     let failed = |e: std::io::Error| Failure::new(format!("cannot ask: {e}"));
     let mut typed = String::new();
     let mut err = std::io::stderr().lock();
-    write!(err, "{}. Type its name to {to}: ", crate::text::plain(gone)).map_err(failed)?;
+    write!(err, "{} Type its name to {verb} it: ", crate::text::plain(lost)).map_err(failed)?;
     err.flush().map_err(failed)?;
     std::io::stdin().lock().read_line(&mut typed).map_err(failed)?;
     if typed.trim() == label { Ok(()) } else { Err(Failure::new("nothing was done: that is another name")) }

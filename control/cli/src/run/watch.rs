@@ -126,6 +126,9 @@ fn ending(state: SliceState) -> Option<bool> {
 /// For the line that moves.
 pub(super) fn going_on(slice: &Slice) -> String {
     let word = view::word(view::state(slice));
+    if let Some(job) = &slice.job {
+        return view::job(job);
+    }
     match slice.steps.iter().find(|step| !step.done) {
         Some(step) => format!("{word}: {}", step.name),
         None if slice.reason.is_empty() => word.to_owned(),

@@ -3,6 +3,7 @@
 //! JSON has the fields of the `.proto` files under their names; states are words, times RFC 3339.
 
 mod alert;
+mod backup;
 mod certificate;
 mod fullness;
 mod host;
@@ -14,6 +15,7 @@ mod things;
 mod topology;
 
 pub use alert::{alerts, checks, commissioning_json};
+pub use backup::{backup_json, backups, job, outcome};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};

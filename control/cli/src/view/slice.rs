@@ -1,6 +1,6 @@
 //! Slices.
 
-use super::{fullness, plural, time_json, when, when_full};
+use super::{backup, fullness, plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
 use holm_proto::v1::{DiskChangeWanted, Hold, Slice, SliceState, Step};
@@ -129,6 +129,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("changed", when_full(s.changed.as_ref(), clock))
         .line("closed", when_full(s.closed.as_ref(), clock));
     keeps(&mut sheet, s, clock);
+    sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
     sheet.line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
     for a in &s.approvals {
         let comment = if a.comment.is_empty() { String::new() } else { format!(": {}", a.comment) };
@@ -196,6 +197,7 @@ pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     sheet.line("since", when_full(s.changed.as_ref(), clock)).line("because", s.reason.as_str());
     fullness::warn(&mut sheet, s);
     keeps(&mut sheet, s, clock);
+    sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
     sheet.line("waits for", waits_for(s, clock));
     if s.approvals_needed > 0 {
         sheet.line("approvals", approvals(s));
@@ -322,6 +324,7 @@ pub fn next_command(s: &Slice) -> Option<String> {
         | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => format!("holm slice watch {label}"),
+        SliceState::Stopped if s.job.is_some() => format!("holm backup list {label}"),
         SliceState::Stopped if s.hold.is_none() && may("slice.start") => format!("holm slice start {label}"),
         SliceState::Kept if s.hold.is_some() && may("hold.lift") => {
             format!("holm slice release {label} --reason TEXT")
@@ -377,6 +380,7 @@ pub fn slice_json(s: &Slice) -> Value {
         "disk_gib": s.disk_gib,
         "home_gib": s.home_gib,
         "scratch_gib": s.scratch_gib,
+        "job": backup::job_json(s.job.as_ref()),
         "state": word(state(s)),
         "reason": s.reason,
         "requested_by": s.requested_by,

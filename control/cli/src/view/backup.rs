@@ -1,0 +1,119 @@
+//! Backups, and what is being done with one.
+
+use super::{time_json, when};
+use crate::output::{Cell, Table, Tone};
+use crate::text::{Clock, bytes, instant};
+use holm_proto::v1::{Backup, Job, JobKind, Slice};
+use serde_json::{Value, json};
+
+/// What a job is, and how far: "backup: 3 GiB of 12 GiB".
+pub fn job(job: &Job) -> String {
+    let word = job_word(job);
+    match (job.done_bytes, job.total_bytes) {
+        (_, 0) if job.reason.is_empty() => format!("{word}: begins"),
+        (_, 0) => format!("{word}: {}", job.reason),
+        (done, total) => format!("{word}: {} of {}", bytes(done), bytes(total)),
+    }
+}
+
+fn job_word(job: &Job) -> &'static str {
+    match job.kind() {
+        JobKind::Unspecified => "something",
+        JobKind::Backup => "backup",
+        JobKind::Restore => "restore",
+        JobKind::Drill => "restore drill",
+        JobKind::Remove => "its backups are removed",
+    }
+}
+
+/// As `holm.v1.Job` has it; null where there is none.
+pub fn job_json(job: Option<&Job>) -> Value {
+    let Some(job) = job else { return Value::Null };
+    json!({
+        "kind": job_word(job),
+        "backup_id": job.backup_id,
+        "by": job.by,
+        "since": time_json(job.since.as_ref()),
+        "done_bytes": job.done_bytes,
+        "total_bytes": job.total_bytes,
+        "reason": job.reason,
+    })
+}
+
+/// A list.
+pub fn backups(all: &[Backup], clock: &Clock) -> Table {
+    let row = |b: &Backup| {
+        let made = match &b.made {
+            Some(_) => when(b.made.as_ref(), clock),
+            None => Cell::new("not made").tone(Tone::Bad),
+        };
+        vec![
+            b.id.as_str().into(),
+            format!("{}/{}", b.project, b.slice).into(),
+            b.host.as_str().into(),
+            made,
+            Cell::both(bytes(b.bytes), b.bytes.to_string()),
+            Cell::both(bytes(b.stored_bytes), b.stored_bytes.to_string()),
+            drill(b, clock),
+            b.reason.as_str().into(),
+        ]
+    };
+    Table {
+        columns: vec!["backup", "slice", "host", "made", "disks", "stored", "drill", "reason"],
+        rows: all.iter().map(row).collect(),
+        empty: "no backups: stop a slice, then `holm slice backup PROJECT/NAME`",
+    }
+}
+
+fn drill(b: &Backup, clock: &Clock) -> Cell {
+    let Some(drill) = &b.drill else { return Cell::both("never", "") };
+    let raw = instant(drill.at.as_ref()).map(|at| at.to_string()).unwrap_or_default();
+    let at = instant(drill.at.as_ref()).map(|at| clock.relative(at)).unwrap_or_default();
+    match drill.passed {
+        true => Cell::both(format!("passed {at}"), raw).tone(Tone::Good),
+        false => Cell::both(format!("FAILED {at}: {}", drill.detail), raw).tone(Tone::Bad),
+    }
+}
+
+/// How a job ended: whether well, and in words.
+pub fn outcome(job: Option<&Job>, backup: &Backup, slice: &Slice) -> (bool, String) {
+    match job.map(Job::kind) {
+        Some(JobKind::Backup) => match &backup.made {
+            Some(_) => {
+                let (all, stored) = (bytes(backup.bytes), bytes(backup.stored_bytes));
+                (true, format!("backup {} is made: {all} of disks, {stored} in the store", backup.id))
+            }
+            None => (false, format!("no backup was made: {}", backup.reason)),
+        },
+        Some(JobKind::Drill) => match &backup.drill {
+            Some(drill) if drill.passed => (true, format!("it can be restored: {} are well", drill.detail)),
+            Some(drill) => (false, format!("it can NOT be restored: {}", drill.detail)),
+            None => (false, "the drill was given up".to_owned()),
+        },
+        // Of a restore the slice itself says how it ended.
+        _ => (!slice.reason.contains("not restored"), slice.reason.clone()),
+    }
+}
+
+/// As `holm.v1.Backup` has it.
+pub fn backup_json(b: &Backup) -> Value {
+    json!({
+        "id": b.id,
+        "project": b.project,
+        "slice": b.slice,
+        "host": b.host,
+        "by": b.by,
+        "begun": time_json(b.begun.as_ref()),
+        "made": time_json(b.made.as_ref()),
+        "bytes": b.bytes,
+        "stored_bytes": b.stored_bytes,
+        "sha256": b.sha256,
+        "reason": b.reason,
+        "drill": b.drill.as_ref().map(|drill| json!({
+            "at": time_json(drill.at.as_ref()),
+            "passed": drill.passed,
+            "detail": drill.detail,
+            "by": drill.by,
+        })),
+    })
+}
