@@ -178,3 +178,45 @@ fn idle_daemons_stay_small() -> Outcome {
     println!("resident: holmd {holmd:.1} MiB, holm-agent {agent:.1} MiB");
     demand(holmd < 60.0 && agent < 40.0, format!("holmd has {holmd:.1} MiB, holm-agent {agent:.1} MiB"))
 }
+
+#[test]
+fn a_slice_that_rests_is_backed_up_tried_restored_and_started_again() -> Outcome {
+    let Simulated { _files, site } = open()?;
+    site.invite(OPERATOR, "ada", Some("lead"))?;
+    site.invite(OPERATOR, "rosa", Some("researcher"))?;
+    site.ok("ada", &["project", "create", "heart-study", "--level", "2", "--purpose", "strokes"])?;
+    site.ok("ada", &["project", "add-member", "heart-study", "rosa"])?;
+    let main = "heart-study/main";
+    site.ok("ada", &["slice", "request", main, "--gpus", "1"])?;
+    site.ok(OFFICERS[0], &["slice", "approve", main])?;
+    site.ok("ada", &["wait", main, "ready", "--timeout", "1m"])?;
+    let said = site.refused("ada", &["slice", "backup", main])?;
+    demand(said.contains("holm slice stop"), said)?;
+    site.ok("ada", &["slice", "stop", main])?;
+    site.ok("ada", &["wait", main, "stopped", "--timeout", "1m"])?;
+    let said = site.refused("ada", &["volume", "restore-drill", main])?;
+    demand(said.contains("it has no backup"), said)?;
+    let said = site.ok("rosa", &["slice", "backup", main, "--wait"])?;
+    demand(said.contains("is made"), said)?;
+    let said = site.ok(OPERATOR, &["volume", "restore-drill", main, "--wait"])?;
+    demand(said.contains("it can be restored"), said)?;
+    let all = site.json("ada", &["backup", "list", main])?;
+    let backup = all.as_array().and_then(|all| all.first()).ok_or("there is no backup")?;
+    let id = text(backup, "id")?;
+    demand(backup["drill"]["passed"] == true && text(backup, "sha256")?.len() == 64, backup.to_string())?;
+    let said = site.refused("rosa", &["slice", "restore", main, "--backup", id, "--yes"])?;
+    demand(said.contains("only the project's lead"), said)?;
+    // Nobody is there to be asked.
+    let said = site.refused("ada", &["slice", "restore", main, "--backup", id])?;
+    demand(said.contains("--yes"), said)?;
+    let said = site.ok("ada", &["slice", "restore", main, "--backup", id, "--yes", "--wait"])?;
+    demand(said.contains("restored from the backup of"), said)?;
+    site.ok("ada", &["slice", "start", main])?;
+    site.ok("ada", &["wait", main, "ready", "--timeout", "1m"])?;
+    let said = site.refused(OFFICERS[0], &["keys", "escrow", "heart-study", "--to", "safe"])?;
+    demand(said.contains("escrow = true"), said)?;
+    site.ok("ada", &["slice", "close", main, "--yes"])?;
+    site.ok("ada", &["wait", main, "destroyed", "--timeout", "1m"])?;
+    let certificate = site.ok("ada", &["slice", "certificate", main])?;
+    demand(certificate.contains(id) && certificate.contains("\"removed\": true"), certificate)
+}

@@ -44,7 +44,34 @@ pub(super) struct Store {
     prefix: Key,
     /// Of a store in a directory.
     directory: Option<PathBuf>,
-    runtime: Runtime,
+    patience: Patience,
+}
+
+/// Runs what may take too long, on the thread that asks.
+#[derive(Debug)]
+struct Patience(Option<Runtime>);
+
+impl Patience {
+    fn new() -> Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime =
+            runtime.map_err(|error| EdgeError::because("cannot ask the store of backups", error))?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// What came of it; `None` where it took longer.
+    fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        self.0.as_ref()?.block_on(async { tokio::time::timeout(limit, work).await.ok() })
+    }
+}
+
+impl Drop for Patience {
+    /// A share that hangs is not waited for.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The file of an S3 store's credentials.
@@ -58,17 +85,16 @@ struct Credentials {
 impl Store {
     /// As the configuration says. Credentials are read now, so that new ones need no restart.
     pub fn open(config: &BackupConfig) -> Result<Self> {
+        let patience = Patience::new()?;
         let (inner, prefix): (Arc<dyn ObjectStore>, Key) = match (&config.directory, &config.s3) {
-            (Some(directory), _) => (Arc::new(local(directory)?), Key::default()),
+            (Some(directory), _) => {
+                is_place(&patience, directory)?;
+                (Arc::new(local(directory)?), Key::default())
+            }
             (None, Some(s3)) => (Arc::new(bucket(s3)?), Key::from(s3.prefix.as_str())),
             (None, None) => return Err(EdgeError::new("`[host.backup]` names no place")),
         };
-        // On the thread of the job that asks.
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| EdgeError::because("cannot ask the store of backups", error))?;
-        Ok(Self { inner, prefix, directory: config.directory.clone(), runtime })
+        Ok(Self { inner, prefix, directory: config.directory.clone(), patience })
     }
 
     /// Writes an object, whole or not at all.
@@ -118,12 +144,13 @@ impl Store {
             }
         }
         // And what a kill left of a writing, which is no object.
-        let folder = self.directory.as_ref().map(|directory| directory.join(backup.to_string()));
-        match folder.map(fs::remove_dir_all) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                Err(EdgeError::because(format!("cannot remove what is left of backup `{backup}`"), error))
-            }
-            _ => Ok(()),
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let folder = directory.join(backup.to_string());
+        let stays = |why: &str| EdgeError::new(format!("cannot remove all of backup `{backup}`: {why}"));
+        match self.patience.within(LIMIT, tokio::fs::remove_dir_all(folder)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(stays(&error.to_string())),
+            Some(_) => Ok(()),
+            None => Err(stays("the store does not answer")),
         }
     }
 
@@ -145,13 +172,9 @@ impl Store {
         backup: BackupId,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T> {
-        match self.runtime.block_on(async { tokio::time::timeout(LIMIT, work).await }) {
-            Ok(outcome) => outcome.map_err(|error| lost(doing, backup, error)),
-            Err(_) => Err(EdgeError::new(format!(
-                "cannot {doing} backup `{backup}`: the store did not answer within {} s",
-                LIMIT.as_secs()
-            ))),
-        }
+        let silent =
+            || EdgeError::new(format!("cannot {doing} backup `{backup}`: the store does not answer"));
+        self.patience.within(LIMIT, work).ok_or_else(silent)?.map_err(|error| lost(doing, backup, error))
     }
 
     fn folder(&self, backup: BackupId) -> Key {
@@ -163,14 +186,21 @@ impl Store {
     }
 }
 
-fn local(directory: &Path) -> Result<LocalFileSystem> {
-    if !directory.join(MARK).is_file() {
-        let directory = directory.display();
-        return Err(EdgeError::new(format!(
+/// Refuses a directory where no share is mounted, or one that hangs.
+fn is_place(patience: &Patience, directory: &Path) -> Result<()> {
+    let found = patience.within(CONNECT_LIMIT, tokio::fs::metadata(directory.join(MARK)));
+    let directory = directory.display();
+    match found {
+        Some(Ok(found)) if found.is_file() => Ok(()),
+        Some(_) => Err(EdgeError::new(format!(
             "`{directory}` has no file `{MARK}`: a share that is not mounted, or no place for backups yet (`touch \
              {directory}/{MARK}`)"
-        )));
+        ))),
+        None => Err(EdgeError::new(format!("`{directory}` does not answer: a share that is gone"))),
     }
+}
+
+fn local(directory: &Path) -> Result<LocalFileSystem> {
     LocalFileSystem::new_with_prefix(directory)
         .map(|store| store.with_fsync(true).with_automatic_cleanup(true))
         .map_err(|error| EdgeError::because(format!("cannot use `{}`", directory.display()), error))
