@@ -582,13 +582,16 @@ fn wanted(
     })
 }
 
-/// Refuses what its host has no room for.
+/// Refuses what its host has no room for, or is beyond what its project may have.
 fn has_room(scene: &Scene<'_>, slice: &Slice, changes: Vec<Change>) -> Result<Vec<Change>, Refusal> {
     let grown = changes.iter().find_map(|change| match change {
         Change::Put(Record::Slice(s)) => Some(s.disks_gib()),
         _ => None,
     });
     let more = grown.unwrap_or_default().saturating_sub(slice.disks_gib());
+    if let Some(project) = scene.state.projects.get(&slice.project) {
+        quota::demand(scene.state, project, scene.app.config.defaults.project_disk_gib, more)?;
+    }
     match reconcile::place::room_gib(scene.state, slice) {
         Some(room) if more > room => {
             let text = format!("its host has no room for {more} GiB more: {room} GiB are left");

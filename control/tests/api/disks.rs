@@ -118,6 +118,17 @@ async fn disks_grow_by_their_leads_wish_while_the_slice_runs() {
     assert_eq!((after.state(), after.key_fingerprint), (v1::SliceState::Ready, before.key_fingerprint));
     assert!(agent.key(&slice).await.unwrap_err().contains("whose disks are changed"));
 
+    // Nor beyond what its project may have.
+    let quota = v1::SetQuotaRequest {
+        project: "heart".to_owned(),
+        disk_gib: Some(after.disk_gib + after.home_gib + after.scratch_gib + 9),
+        ..Default::default()
+    };
+    world.projects("olga").set_quota(quota).await.unwrap();
+    let beyond = grow(&world, "dina", disk + 11, 0).await.unwrap_err();
+    assert_eq!(beyond.code(), Code::FailedPrecondition);
+    assert!(beyond.message().contains("10 more were asked for"), "{beyond}");
+
     // Where it does not work, the slice runs on, and says why.
     grow(&world, "dina", disk + 9, 0).await.unwrap();
     let (slice, _) = self::change(&mut agent).await;
