@@ -60,8 +60,8 @@ fn changes(site: &Site, tenant: Tenant) -> Outcome {
     let slice = names.first().ok_or("a tenant without slices")?;
     crate::faults::grows(site, lead, slice)?;
     let before = site.json(lead, &["slice", "show", slice])?;
-    site.ok(lead, &["slice", "rekey", slice])?;
-    let after = until(site, lead, slice, |s| s["disk_change"].is_null())?;
+    site.ok(lead, &["slice", "rekey", slice, "--wait"])?;
+    let after = site.json(lead, &["slice", "show", slice])?;
     let [old, new] = [&before, &after].map(|slice| text(slice, "key_fingerprint"));
     demand(old? != new?, "its disk has the key that it had")?;
     demand(text(&after, "state")? == "ready", "it did not stay ready")?;

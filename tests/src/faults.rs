@@ -195,8 +195,9 @@ pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
     demand(smaller.contains("never becomes smaller"), format!("it says `{smaller}`"))?;
     let sizes = ["--disk", &format!("{disk}G"), "--home", &format!("{home}G")];
     let sizes = if has_home { &sizes[..] } else { &sizes[..2] };
-    site.ok(lead, &[&["slice", "grow", slice], sizes].concat())?;
-    let after = until(site, lead, slice, |s| s["disk_change"].is_null())?;
+    site.ok(lead, &[&["slice", "grow", slice, "--wait"], sizes].concat())?;
+    let after = site.json(lead, &["slice", "show", slice])?;
+    demand(after["disk_change"].is_null(), format!("it waits still: {}", after["disk_change"]))?;
     demand(
         gib(&after, "disk_gib")? == disk && gib(&after, "home_gib")? == home,
         "its disks have other sizes",

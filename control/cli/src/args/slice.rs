@@ -1,5 +1,6 @@
 //! Slices.
 
+use super::How;
 use super::{BackUp, Restore};
 use crate::text::{parse_duration, parse_gib, parse_gib_or_none, parse_mib};
 use clap::{Args, Subcommand};
@@ -97,9 +98,8 @@ pub enum SliceVerb {
         target: Target,
         #[command(flatten)]
         sizes: Sizes,
-        /// Say what would happen, change nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: How,
     },
     /// Put its disks under other keys, and destroy those that they have
     #[command(
@@ -109,9 +109,8 @@ pub enum SliceVerb {
     Rekey {
         #[command(flatten)]
         target: Target,
-        /// Say what would happen, change nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: How,
     },
     /// Copy its disks to its host's store of backups. It must be stopped
     Backup(BackUp),

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod certificate;
 mod copy;
+mod disks;
 mod doctor;
 mod enrol;
 mod host;

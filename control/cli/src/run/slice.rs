@@ -2,16 +2,16 @@
 
 use super::pin::alarm;
 use super::project::afterwards;
-use super::{Session, backup, copy, ssh, tunnel, watch};
-use crate::args::{Request, Sizes, SliceVerb, Target};
+use super::{Session, backup, copy, disks, ssh, tunnel, watch};
+use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::text::parse_when;
 use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{
-    DecideSliceRequest, GrowSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest,
-    RequestSliceRequest, Slice, SliceState, StartSliceRequest,
+    DecideSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice,
+    SliceState, StartSliceRequest,
 };
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -64,10 +64,8 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             let sentence = format!("{label} waits for GPUs on {host}, where its disk is{with}");
             told(session, &slice, sentence, dry_run)?;
         }
-        SliceVerb::Grow { target, sizes, dry_run } => grow(session, &target, &sizes, dry_run).await?,
-        SliceVerb::Rekey { target, dry_run } => {
-            decide(session, Verb::Rekey, &target, String::new(), dry_run).await?;
-        }
+        SliceVerb::Grow { target, sizes, how } => return disks::grow(session, &target, &sizes, &how).await,
+        SliceVerb::Rekey { target, how } => return disks::rekey(session, &target, &how).await,
         SliceVerb::Backup(args) => return backup::back_up(session, args).await,
         SliceVerb::Restore(args) => return backup::restore(session, args).await,
         SliceVerb::Hold { target, reason, freeze, dry_run } => {
@@ -163,7 +161,6 @@ enum Verb {
     Withdraw,
     Close,
     Stop,
-    Rekey,
     Release,
 }
 
@@ -195,7 +192,6 @@ async fn decide(
         Verb::Stop => {
             format!("{label} is {word}: its machine goes, its devices are cleaned, its key and disk stay")
         }
-        Verb::Rekey => format!("the disks of {label} get other keys, and those that they have are destroyed"),
         Verb::Release if slice.closed.is_some() => {
             format!("{label} is on hold no more: its key and disk go, unless something else keeps them")
         }
@@ -210,27 +206,6 @@ fn told(session: &Session, slice: &Slice, sentence: String, dry_run: bool) -> Re
     if dry_run { Ok(()) } else { next(session, slice) }
 }
 
-async fn grow(session: &Session, target: &Target, sizes: &Sizes, dry_run: bool) -> Result<(), Failure> {
-    let wanted = session.slice(&target.slice, &target.project)?;
-    let mut client = session.slices().await?;
-    let request = GrowSliceRequest {
-        slice: Some(wanted),
-        disk_gib: sizes.disk,
-        home_gib: sizes.home,
-        scratch_gib: sizes.scratch,
-        dry_run,
-    };
-    let slice = session.ask(client.grow_slice(request)).await?;
-    let label = view::label(&slice);
-    let sentence = match (view::state(&slice), &slice.disk_change) {
-        (SliceState::Stopped, _) => format!("the disks of {label} are larger when it is started"),
-        (_, Some(_)) => format!("the disks of {label} become larger while it runs"),
-        (_, None) => format!("/raid of {label} is larger from its next start on"),
-    };
-    session.output.done(&afterwards(dry_run, sentence), &view::slice_json(&slice))?;
-    if dry_run { Ok(()) } else { session.output.next(&format!("holm slice show {label}")) }
-}
-
 async fn call(
     client: &mut SliceServiceClient<Channel>,
     verb: Verb,
@@ -242,7 +217,6 @@ async fn call(
         Verb::Withdraw => client.withdraw_slice(request).await,
         Verb::Close => client.close_slice(request).await,
         Verb::Stop => client.stop_slice(request).await,
-        Verb::Rekey => client.rekey_slice(request).await,
         Verb::Release => client.release_slice(request).await,
     }
 }

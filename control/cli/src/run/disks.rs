@@ -1,0 +1,76 @@
+//! Disks that change while they stay: begun here, done by the slice's host.
+
+use super::project::afterwards;
+use super::{Session, watch};
+use crate::args::{How, Sizes, Target};
+use crate::progress::Spinner;
+use crate::{Exit, Failure, view};
+use holm_proto::v1::{DecideSliceRequest, GrowSliceRequest, Slice, SliceRef, SliceState};
+
+pub(super) async fn grow(
+    session: &Session,
+    target: &Target,
+    sizes: &Sizes,
+    how: &How,
+) -> Result<u8, Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let request = GrowSliceRequest {
+        slice: Some(wanted.clone()),
+        disk_gib: sizes.disk,
+        home_gib: sizes.home,
+        scratch_gib: sizes.scratch,
+        dry_run: how.dry_run,
+    };
+    let slice = session.ask(client.grow_slice(request)).await?;
+    let label = view::label(&slice);
+    let sentence = match (view::state(&slice), &slice.disk_change) {
+        (SliceState::Stopped, _) => format!("the disks of {label} are larger when it is started"),
+        (_, Some(_)) => format!("the disks of {label} become larger while it runs"),
+        (_, None) => format!("/raid of {label} is larger from its next start on"),
+    };
+    begun(session, wanted, &slice, how, sentence, "larger").await
+}
+
+pub(super) async fn rekey(session: &Session, target: &Target, how: &How) -> Result<u8, Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let request =
+        DecideSliceRequest { slice: Some(wanted.clone()), comment: String::new(), dry_run: how.dry_run };
+    let slice = session.ask(client.rekey_slice(request)).await?;
+    let label = view::label(&slice);
+    let sentence = format!("the disks of {label} get other keys, and those that they have are destroyed");
+    begun(session, wanted, &slice, how, sentence, "under other keys").await
+}
+
+/// Says that it was begun, or how it ended. What waits for the next start is not waited for.
+async fn begun(
+    session: &Session,
+    wanted: SliceRef,
+    slice: &Slice,
+    how: &How,
+    sentence: String,
+    now_they_are: &str,
+) -> Result<u8, Failure> {
+    let label = view::label(slice);
+    let runs = view::state(slice) != SliceState::Stopped;
+    if !how.wait || how.dry_run || slice.disk_change.is_none() || !runs {
+        session.output.done(&afterwards(how.dry_run, sentence), &view::slice_json(slice))?;
+        if !how.dry_run {
+            session.output.next(&format!("holm slice show {label}"))?;
+        }
+        return Ok(0);
+    }
+    let spinner = Spinner::new(&session.output);
+    let over = |now: &Slice| now.disk_change.as_ref().is_none_or(|change| !change.note.is_empty());
+    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(over(now))).await?;
+    drop(spinner);
+    let json = view::slice_json(&last);
+    let (well, sentence) = match &last.disk_change {
+        Some(change) => (false, format!("the disks of {label} are not {now_they_are} yet: {}", change.note)),
+        None if last.reason.is_empty() => (true, format!("the disks of {label} are {now_they_are}")),
+        None => (false, format!("{label}: {}", last.reason)),
+    };
+    session.output.done(&sentence, &json)?;
+    Ok(if well { 0 } else { Exit::Refused.code() })
+}
