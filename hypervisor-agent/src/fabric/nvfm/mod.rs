@@ -179,13 +179,16 @@ impl Nvfm {
             return hand(jobs);
         }
         let (send, receive) = mpsc::channel();
+        // Before there is a thread: what it was started for comes first, and its own look after that.
+        hand(&send)?;
         let (config, ledger, calls) =
             (self.config.clone(), Arc::clone(&self.ledger), Arc::clone(&self.calls));
         thread::Builder::new()
             .name("fabric".to_owned())
             .spawn(move || work(&receive, Manager::new(config, ledger, calls)))
             .map_err(|error| EdgeError::because("no thread can be started for Fabric Manager", error))?;
-        hand(jobs.insert(send))
+        *jobs = Some(send);
+        Ok(())
     }
 }
 
