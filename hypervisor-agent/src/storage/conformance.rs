@@ -129,7 +129,8 @@ pub(super) fn machine(backend: &dyn Backend, byte: u8, commands: &[&str]) -> Opt
 
 /// A mark at 256 KiB: what a volume must keep.
 pub(super) fn write(backend: &dyn Backend, byte: u8) {
-    let said = machine(backend, byte, &["write -P 0x5a 256k 64k"]).unwrap();
+    // And something where every file system has something.
+    let said = machine(backend, byte, &["write -P 0x5a 1k 1k", "write -P 0x5a 256k 64k"]).unwrap();
     assert!(said.contains("wrote 65536/65536"), "{said}");
 }
 

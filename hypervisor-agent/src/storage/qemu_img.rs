@@ -80,8 +80,8 @@ pub fn resize(config: &StorageConfig, path: &Path, bytes: u64, key: Option<&Key>
 /// Whether a key opens an image with LUKS inside.
 pub fn opens(config: &StorageConfig, path: &Path, key: &Key) -> io::Result<bool> {
     let mut command = Command::new(&config.qemu_img);
-    // `info` does not look at the key.
-    command.args(["map", "--object", KEY, "-U", "-s", "0", "-l", "512", "--image-opts"]);
+    // `info` does not look at the key. As text it would not name encrypted clusters, and fail where there are some.
+    command.args(["map", "--output=json", "--object", KEY, "-U", "-s", "0", "-l", "512", "--image-opts"]);
     let ended = tool::run(command.arg(image(path)), Some(key))?;
     if ended.code() == Some(1) && ended.complaint().contains("Invalid password") {
         return Ok(false);
