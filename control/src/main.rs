@@ -314,7 +314,9 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
             println!("         {:<14} next: {}", "", failure.next);
         }
     };
-    say("configuration", Ok(path.display().to_string()));
+    let recipients = holm_control::api::check_recipients(&config.escrow.recipients)
+        .map_err(|why| Failure::new(why, "mend [escrow.recipients] in holmd.toml"));
+    say("configuration", recipients.map(|()| path.display().to_string()));
     say("policy pack", app::pack(&config.pack).map(|p| format!("{}, {} levels", p.id(), p.levels().len())));
     say(
         "platform",

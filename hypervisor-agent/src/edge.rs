@@ -218,6 +218,8 @@ pub struct Backup {
     pub manifest_sha256: String,
     /// Of which volumes, and which of them is a root volume.
     pub volumes: Vec<(VolumeId, bool)>,
+    /// What the root volume lies over; `None`: what the host has for new ones.
+    pub base: Option<PathBuf>,
 }
 
 /// A backup that was made.
@@ -235,6 +237,8 @@ pub struct Made {
 pub trait Watch {
     /// So many bytes are through, of so many. False: nobody wants it any more, it is to end.
     fn through(&self, done: u64, total: u64) -> bool;
+    /// holmd is there and wants it still: asked before what cannot be taken back.
+    fn is_wanted(&self) -> bool;
 }
 
 /// What a guest says of itself. Every byte of it is hostile until parsed.

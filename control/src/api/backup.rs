@@ -6,7 +6,7 @@ use super::{About, Asked, Scene, parsed, view};
 use crate::app::App;
 use crate::domain::backup::{self, Backup, Wish};
 use crate::domain::records::{Change, Slice};
-use crate::domain::{Refusal, State};
+use crate::domain::{Refusal, RefusalKind, State};
 use holm_policies::Action;
 use holm_proto::ids::{BackupId, JobId};
 use holm_proto::v1;
@@ -114,7 +114,10 @@ impl BackupService for BackupKeeping {
 }
 
 fn id(text: &str) -> Result<BackupId, Refusal> {
-    parsed(text).map_err(|refusal: Refusal| refusal.hint("holm backup list"))
+    parsed(text).map_err(|_: Refusal| {
+        let text = format!("`{}` is no id of a backup", super::shown(text));
+        Refusal::new(RefusalKind::Invalid, text).hint("holm backup list, which has them whole")
+    })
 }
 
 fn answer(mut backups: Vec<v1::Backup>) -> v1::ListBackupsResponse {

@@ -54,6 +54,8 @@ struct Volume<'a> {
 struct Opened {
     slice: SliceId,
     volume: VolumeId,
+    /// Under which the key is kept.
+    id: VolumeId,
     key: Key,
 }
 
@@ -85,18 +87,9 @@ impl KeyKeeping {
                     let recipients = recipients(scene.app, &to)?;
                     let opened = opened.unwrap_or_else(|| Err(again()))?;
                     let whole = slices(scene.state, &project);
-                    let kept = whole.iter().flat_map(|s| s.keyed_volumes());
-                    let kept: BTreeMap<VolumeId, &str> = kept.map(|k| (k.volume, k.fingerprint)).collect();
-                    if let Some(s) = whole.iter().find(|s| !s.next_keys().is_empty()) {
-                        let label = scene.state.slice_label(s);
-                        let text = format!(
-                            "the disks of `{label}` are getting other keys: these would soon open nothing"
-                        );
-                        return Err(
-                            Refusal::new(RefusalKind::State, text).hint(format!("holm slice show {label}"))
-                        );
-                    }
-                    let same = |one: &Opened| kept.get(&one.volume) == Some(&fingerprint(&one.key).as_str());
+                    let kept = whole.iter().flat_map(|s| keys_of(s));
+                    let kept: BTreeMap<VolumeId, &str> = kept.map(|(_, key, print)| (key, print)).collect();
+                    let same = |one: &Opened| kept.get(&one.id) == Some(&fingerprint(&one.key).as_str());
                     if opened.len() != kept.len() || !opened.iter().all(same) {
                         return Err(again());
                     }
@@ -127,21 +120,28 @@ impl KeyKeeping {
 
 /// Slices of a project whose keys there are.
 fn slices<'a>(state: &'a State, project: &Project) -> Vec<&'a Slice> {
-    let keyed = |s: &&Slice| s.project == project.id && !s.key_fingerprint.is_empty();
+    let keyed = |s: &&Slice| s.project == project.id && keys_of(s).next().is_some();
     state.slices.values().filter(keyed).filter(|s| s.key_destroyed.is_none()).collect()
+}
+
+/// Its keys that are made, those that its disks are about to get among them: of which volume, under which id, and the
+/// fingerprint.
+fn keys_of(s: &Slice) -> impl Iterator<Item = (VolumeId, VolumeId, &str)> {
+    let now = s.keyed_volumes().map(|keyed| (keyed.volume, keyed.key, keyed.fingerprint));
+    let next = s.next_keys().iter().map(|next| (next.volume, next.key, next.fingerprint.as_str()));
+    now.chain(next).filter(|(.., print)| !print.is_empty())
 }
 
 fn open(app: &App, project: &Project) -> Result<Vec<Opened>, Refusal> {
     let state = app.ledger.state();
     let mut all = Vec::new();
     for s in slices(&state, project) {
-        for keyed in s.keyed_volumes() {
-            let volume = keyed.volume;
-            let key = app.keys.open_volume_key(project.id, keyed.key).map_err(|failure| {
+        for (volume, id, _) in keys_of(s) {
+            let key = app.keys.open_volume_key(project.id, id).map_err(|failure| {
                 let text = format!("a key cannot be opened: {}", chain(&failure));
                 Refusal::new(RefusalKind::State, text).hint("holm keys show")
             })?;
-            all.push(Opened { slice: s.id, volume, key: key.ok_or_else(again)? });
+            all.push(Opened { slice: s.id, volume, id, key: key.ok_or_else(again)? });
         }
     }
     Ok(all)

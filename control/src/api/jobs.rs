@@ -5,7 +5,7 @@ use super::plain;
 use crate::app::App;
 use crate::domain::backup::{self, JobKind, Told};
 use crate::domain::records::Slice;
-use crate::domain::{Refusal, RefusalKind, State};
+use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::{Call, Decided};
 use holm_proto::ids::{JobId, Name, RequestId};
 use holm_proto::v1;
@@ -55,7 +55,7 @@ pub(super) fn observe(
             project: state.projects.get(&s.project).map(|p| p.name.to_string()),
             ..call.clone()
         };
-        app.ledger.commit_if(&call, |state, now| {
+        let done = app.ledger.commit_if(&call, |state, now| {
             let s = state.slices.get(&slice).filter(|s| is_of(s, host, *id))?;
             let job = s.copies.job.as_ref()?;
             let changes = backup::told(s, &told, now)?;
@@ -71,7 +71,14 @@ pub(super) fn observe(
                 "looked_at": told.method,
             });
             Some(Decided { detail, ..Decided::new(changes, ()) })
-        })?;
+        });
+        match done {
+            // What cannot be noted of one job keeps nothing else that its host says from being heard.
+            Err(refusal) if refusal.kind != RefusalKind::Unavailable => {
+                tracing::error!(%host, job = %id.into_untyped_uuid(), "its end cannot be noted: {refusal}");
+            }
+            done => drop(done?),
+        }
     }
     Ok(())
 }
@@ -105,6 +112,9 @@ pub(super) fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result
     let none = || Refusal::new(RefusalKind::NotFound, "this host has no such drill");
     let job: JobId = typed(&wanted.job_id).ok_or_else(none)?;
     let s = state.slices.values().find(|s| is_of(s, host, job)).ok_or_else(none)?;
+    if slice::held(state, s).is_some() {
+        return Err(Refusal::new(RefusalKind::State, "it is on hold: its key is given to nobody"));
+    }
     let drills = s.copies.job.as_ref().is_some_and(|job| job.kind == JobKind::Drill);
     if !drills || typed(&wanted.slice_id) != Some(s.id) || typed(&wanted.volume_id) != Some(s.volume) {
         return Err(none());

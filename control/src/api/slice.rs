@@ -283,7 +283,8 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, _| disks::rekey(s, VolumeId::new_v4, scene.person()?, scene.now);
+        let decide: Decide =
+            |scene, s, _| disks::rekey(scene.state, s, VolumeId::new_v4, scene.person()?, scene.now);
         self.decide(request, Action::SliceRekey, decide).await
     }
 

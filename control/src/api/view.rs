@@ -67,6 +67,8 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
     let disks = report.as_ref().map(|r| claims::claimed(s, r)).unwrap_or_default();
     let paused = report.as_ref().is_some_and(|r| r.paused);
     let warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
+    // What it had are others' by now, and it gets other ones.
+    let rests = matches!(s.state, SliceState::Stopped | SliceState::Approved);
     let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
     let known = s.guest.as_ref().map(|g| v1::Guest {
         ssh_host_key: g.ssh_host_key.clone(),
@@ -95,8 +97,14 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             .collect(),
         approvals_needed: s.approvals_needed,
         host: s.placement.as_ref().map(|p| p.host.to_string()).unwrap_or_default(),
-        partition: s.placement.as_ref().map(|p| p.partition),
-        devices: s.placement.iter().flat_map(|p| &p.devices).map(ToString::to_string).collect(),
+        partition: s.placement.as_ref().filter(|_| !rests).map(|p| p.partition),
+        devices: s
+            .placement
+            .iter()
+            .filter(|_| !rests)
+            .flat_map(|p| &p.devices)
+            .map(ToString::to_string)
+            .collect(),
         generation: s.generation,
         requested: Some(time(s.requested)),
         changed: Some(time(s.changed)),
@@ -108,7 +116,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         department: state.projects.get(&s.project).map(|p| p.department.clone()).unwrap_or_default(),
         reserved: place::is_reserved(app, s),
         // One that is placed again has no place meanwhile.
-        placed: s.placed.filter(|_| s.placement.is_some()).map(time),
+        placed: s.placed.filter(|_| s.placement.is_some() && !rests).map(time),
         detached: s.detached.map(time),
         may: Vec::new(),
         hold: crate::domain::slice::held(state, s)

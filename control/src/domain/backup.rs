@@ -12,7 +12,7 @@
 //! was wished: what is half made lies in the store under the backup's id and goes with the slice. On hold nothing is
 //! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise.
 
-use super::records::{Change, Record, Slice, SliceState};
+use super::records::{Change, NewDisks, Record, Slice, SliceState};
 use super::{Refusal, RefusalKind, State, disks, slice};
 use holm_proto::ids::{BackupId, JobId, Name, VolumeId};
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 /// As many whole backups a slice may have: its record holds them.
 pub const KEEP_MAX: usize = 8;
+/// So many more where older ones cannot be removed.
+const SPARE: usize = 8;
 
 /// What there is of a slice besides its disks and its keys.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -254,7 +256,14 @@ pub fn back_up(
     let half = half.map(|at| next.copies.backups.remove(at));
     // What was stored of it already is used.
     let id = half.map_or(id, |half| half.id);
+    if next.copies.backups.len() >= KEEP_MAX + SPARE {
+        let text = "it has as many backups as it may: older ones were not removed, or it is on hold";
+        return Err(no(text).hint("ask an operator whether the store of backups lets go of what is removed"));
+    }
+    let held = slice::held(state, slice).is_some();
     let many = next.copies.backups.len().saturating_sub(keep.clamp(1, KEEP_MAX) - 1);
+    // On hold nothing of it is destroyed.
+    let many = if held { 0 } else { many };
     let remove = next.copies.backups.iter().take(many).map(|backup| backup.id).collect();
     let size = |volume| {
         let other = slice.others.iter().find(|other| other.id == volume);
@@ -285,6 +294,11 @@ pub fn restore(state: &State, slice: &Slice, id: BackupId, wish: &Wish) -> Resul
         let text = format!("on hold by {}: {}: what it holds stays as it is", hold.by, hold.reason);
         return Err(no(text).hint("an officer lifts it"));
     }
+    if matches!(slice.change.as_ref().map(|change| &change.what), Some(NewDisks::Rekeyed { .. })) {
+        let label = state.slice_label(slice);
+        let text = "its disks get other keys when it is started: that comes first";
+        return Err(no(text).hint(format!("holm slice start {label}")));
+    }
     whole(state, slice, Some(id))?;
     Ok(begin(slice.clone(), JobKind::Restore, id, Some(wish), Vec::new()))
 }
@@ -297,6 +311,10 @@ pub fn drill(
     wish: &Wish,
 ) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "drilled")?;
+    if let Some((hold, _)) = slice::held(state, slice) {
+        let text = format!("on hold by {}: {}: its key is given to nobody", hold.by, hold.reason);
+        return Err(no(text).hint("an officer lifts it"));
+    }
     let id = whole(state, slice, id)?.id;
     Ok(begin(slice.clone(), JobKind::Drill, id, Some(wish), Vec::new()))
 }
@@ -346,7 +364,10 @@ pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
             next.reason = format!("stopped, and restored from the backup of {of:.0}");
         }
         (JobKind::Restore, Some(why)) => {
-            next.reason = format!("stopped; not restored, its disks are as they were: {why}");
+            next.reason = format!(
+                "stopped; not restored to the end, and where it says that a disk was put back already, restore it \
+                 again: {why}"
+            );
         }
         (JobKind::Drill, failed) => {
             let detail = failed.clone().unwrap_or_else(|| told.method.clone());
@@ -371,7 +392,9 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
     if slice.copies.newest().is_none() {
         return Some(format!("{demands}, and it has no backup"));
     }
-    let drills = slice.copies.backups.iter().filter_map(|backup| backup.drill.as_ref());
+    // Of what can still be restored.
+    let whole = slice.copies.backups.iter().filter(|backup| backup.lacks(slice).is_none());
+    let drills = whole.filter_map(|backup| backup.drill.as_ref());
     let Some(last) = drills.max_by_key(|drill| drill.at) else {
         return Some(format!("{demands}, and there was none"));
     };
@@ -431,11 +454,6 @@ fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
     }
     if let Some(job) = &slice.copies.job {
         return Err(no(format!("{}: one thing at a time", job.kind.text())));
-    }
-    if slice.change.is_some() {
-        let label = state.slice_label(slice);
-        let text = "its disks are to be larger, or to get other keys, when it is started: that comes first";
-        return Err(no(text).hint(format!("holm slice start {label}")));
     }
     if !slice.used {
         return Err(no("it never ran: there is nothing on its disks"));

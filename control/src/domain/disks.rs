@@ -20,8 +20,8 @@ use super::records::{
     Change, DiskChange, NewDisks, OtherVolume, Record, Slice, SliceState, VolumeEvidence, VolumeKey,
     VolumeKind,
 };
-use super::slice::{DISK_GIB, demand};
-use super::{Refusal, RefusalKind};
+use super::slice::{self, DISK_GIB, demand};
+use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::{Name, VolumeId};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -167,12 +167,17 @@ pub fn grow(slice: &Slice, sizes: &Sizes, by: &Name, now: Timestamp) -> Result<V
 
 /// Give its disks other keys.
 pub fn rekey(
+    state: &State,
     slice: &Slice,
     mut fresh: impl FnMut() -> VolumeId,
     by: &Name,
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     free_to_change(slice)?;
+    if let Some((hold, _)) = slice::held(state, slice) {
+        let text = format!("on hold by {}: {}: its keys are not destroyed", hold.by, hold.reason);
+        return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
+    }
     if slice.keyed_volumes().any(|keyed| keyed.fingerprint.is_empty()) {
         let text = "its root disk was not made yet, and gets a key of its own when the slice is started";
         return Err(Refusal::new(RefusalKind::State, text));
@@ -233,8 +238,9 @@ pub fn changed(slice: &Slice, told: &Changed) -> Option<Vec<Change>> {
             }
             next.change = None;
         }
+        // The first word of it: a host that says another one each time would fill the log.
         (_, false) => {
-            if let Some(change) = next.change.as_mut() {
+            if let Some(change) = next.change.as_mut().filter(|change| change.note.is_empty()) {
                 change.note.clone_from(&told.note);
             }
         }
@@ -277,6 +283,14 @@ pub(super) fn rebuild(next: &mut Slice, volume: VolumeId) -> Result<(), Refusal>
         return Err(busy(next).hint("start it without --rebuild first"));
     }
     if next.used || !next.key_fingerprint.is_empty() {
+        // Those of whose end the log has the evidence are forgotten first, and no other.
+        if next.retired.len() >= RETIRED_MAX {
+            let Some(at) = next.retired.iter().position(OtherVolume::erased) else {
+                let text = "root disks that it had before are not erased yet: it is rebuilt when they are";
+                return Err(Refusal::new(RefusalKind::State, text).hint("start it without --rebuild first"));
+            };
+            next.retired.remove(at);
+        }
         next.spent.push(VolumeKey {
             volume: next.volume,
             key: next.key.unwrap_or(next.volume),
@@ -290,11 +304,6 @@ pub(super) fn rebuild(next: &mut Slice, volume: VolumeId) -> Result<(), Refusal>
             evidence: None,
             key: next.key.take(),
         });
-        // Those of whose end the log has the evidence first.
-        while next.retired.len() > RETIRED_MAX {
-            let at = next.retired.iter().position(OtherVolume::erased).unwrap_or(0);
-            next.retired.remove(at);
-        }
         next.volume = volume;
         next.used = false;
     }

@@ -160,7 +160,8 @@ fn make_next(app: &App, s: &Slice) -> Result<(), Refusal> {
 
 /// Destroys the keys that open nothing of a slice any more.
 fn spend(app: &App, s: &Slice) -> Result<(), Refusal> {
-    if s.spent.is_empty() {
+    // On hold no key is destroyed: these go when it is lifted, or with the slice.
+    if s.spent.is_empty() || slice::held(&app.ledger.state(), s).is_some() {
         return Ok(());
     }
     let (id, spent) = (s.id, s.spent.clone());

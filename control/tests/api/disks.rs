@@ -149,6 +149,18 @@ async fn disks_get_other_keys_and_those_before_are_destroyed_when_the_host_has_c
     {
         assert_eq!(rekey(&world, who).await.unwrap_err().code(), code, "{who}");
     }
+    // On hold its keys are not destroyed.
+    let hold = |reason: &str| v1::HoldSliceRequest {
+        slice: Some(reference("heart/main")),
+        reason: reason.to_owned(),
+        ..Default::default()
+    };
+    world.slices("frida").hold_slice(hold("a case")).await.unwrap();
+    let refused = rekey(&world, "dina").await.unwrap_err();
+    assert!(refused.message().contains("its keys are not destroyed"), "{refused}");
+    let entry = world.logged(|e| e.action == "slice.rekey" && e.actor == "person/dina").await;
+    assert_eq!(entry.outcome, "refused");
+    world.slices("frida").release_slice(decide("heart/main", "settled")).await.unwrap();
     let wrapped = || {
         let files = std::fs::read_dir(world.app.config.data.join("keys/volume")).unwrap();
         files.count()

@@ -95,7 +95,7 @@ impl WantedJob {
         Ok(Self {
             slice,
             kind,
-            backup: Backup { id, slice, manifest_sha256: job.manifest_sha256, volumes },
+            backup: Backup { id, slice, manifest_sha256: job.manifest_sha256, volumes, base: None },
             remove,
         })
     }
@@ -248,7 +248,8 @@ impl State {
     fn due(&self, now: Now) -> (Option<JobId>, Option<Instant>) {
         let mut soonest = None;
         let due = self.jobs.iter().find_map(|(id, job)| {
-            let want = job.want.as_ref().filter(|_| job.listed)?;
+            // Without holmd nothing new is begun.
+            let want = job.want.as_ref().filter(|_| job.listed && self.current)?;
             let Stage::Waiting(trouble) = &job.state else { return None };
             if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.until > now.instant) {
                 soonest = [soonest, Some(trouble.until)].into_iter().flatten().min();
@@ -286,6 +287,11 @@ impl Watch for Progress<'_> {
         }
         true
     }
+
+    fn is_wanted(&self) -> bool {
+        let state = self.engine.lock();
+        state.current && !state.stopping && state.jobs.get(&self.job).is_some_and(|job| job.listed)
+    }
 }
 
 impl Engine {
@@ -296,13 +302,15 @@ impl Engine {
         let Some((id, job)) = due.and_then(|id| Some((id, state.jobs.get_mut(&id)?))) else {
             return Turn::Until(soonest);
         };
-        let Some(want) = job.want.clone() else { return Turn::Until(soonest) };
+        let Some(mut want) = job.want.clone() else { return Turn::Until(soonest) };
         let before = std::mem::replace(&mut job.state, Stage::Active(0, 0));
         let keys = match &job.key {
             HeldKey::Held(keys) => Ok(Some(Arc::clone(keys))),
             HeldKey::Refused(why) => Err(why.clone()),
             HeldKey::None | HeldKey::Later => Ok(None),
         };
+        let kept = state.slices.get(&want.slice).and_then(|slice| slice.kept.as_ref());
+        want.backup.base = kept.and_then(|kept| Some(kept.image.as_ref()?.base.clone()));
         self.bump(&mut state);
         drop(state);
 
@@ -362,8 +370,9 @@ impl Engine {
             JobKind::Make => {
                 let made = self.host.back_up(&want.backup, &watch)?;
                 // What is old stays where it cannot be removed, and goes with the next.
-                let removed = match self.host.remove_backups(&want.remove) {
-                    Ok(()) => want.remove.iter().map(ToString::to_string).collect(),
+                let older = if watch.is_wanted() { want.remove.as_slice() } else { &[] };
+                let removed = match self.host.remove_backups(older) {
+                    Ok(()) => older.iter().map(ToString::to_string).collect(),
                     Err(error) => {
                         tracing::warn!(job = %id, "older backups stay for now: {}", error.chain());
                         Vec::new()

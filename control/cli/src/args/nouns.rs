@@ -208,8 +208,8 @@ pub struct Wait {
     /// PROJECT/NAME, or NAME in the current project
     #[arg(required_unless_present = "host", conflicts_with = "host")]
     pub slice: Option<String>,
-    /// Of a slice: requested, approved, placed, preparing, booting, ready, failed, rejected, withdrawn, closing,
-    /// destroying, destroyed. Of a host: online, clean (no GPU waits to be cleaned), free (every GPU clean, and
+    /// Of a slice: requested, approved, placed, preparing, booting, ready, failed, stopping, stopped, rejected, withdrawn,
+    /// keeping, kept, closing, destroying, destroyed. Of a host: online, clean (no GPU waits to be cleaned), free (every GPU clean, and
     /// nobody's), quarantined (a GPU is)
     pub state: String,
     /// Wait for a host

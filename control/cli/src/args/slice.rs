@@ -88,7 +88,7 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make its disks larger, while it runs; they never become smaller
+    /// Make its disks larger, for its lead, while it runs; they never become smaller
     #[command(
         after_help = "The file systems grow with their disks. One that is stopped has the new sizes when it is started, and \
         /raid from the next start on.\n\n  holm slice grow heart-study/main --home 500G"
@@ -101,9 +101,9 @@ pub enum SliceVerb {
         #[command(flatten)]
         how: How,
     },
-    /// Put its disks under other keys, and destroy those that they have
+    /// Put its disks under other keys, and destroy those that they have, for its lead or a security officer
     #[command(
-        after_help = "While it runs, where its host keeps disks on LVM; where they are files, when it is started next. What \
+        after_help = "Backups that were made before open no more: make another one afterwards. While it runs, where its host keeps disks on LVM; where they are files, when it is started next. What \
         was copied of the disks before still opens with the keys of before, which are destroyed, and with no other."
     )]
     Rekey {

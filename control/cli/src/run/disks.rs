@@ -39,7 +39,9 @@ pub(super) async fn rekey(session: &Session, target: &Target, how: &How) -> Resu
         DecideSliceRequest { slice: Some(wanted.clone()), comment: String::new(), dry_run: how.dry_run };
     let slice = session.ask(client.rekey_slice(request)).await?;
     let label = view::label(&slice);
-    let sentence = format!("the disks of {label} get other keys, and those that they have are destroyed");
+    let sentence = format!(
+        "the disks of {label} get other keys, and those that they have are destroyed: backups of before open no more"
+    );
     begun(session, wanted, &slice, how, sentence, "under other keys").await
 }
 

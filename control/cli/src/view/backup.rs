@@ -86,7 +86,7 @@ pub fn outcome(job: Option<&Job>, backup: &Backup, slice: &Slice) -> (bool, Stri
             None => (false, format!("no backup was made: {}", backup.reason)),
         },
         Some(JobKind::Drill) => match &backup.drill {
-            Some(drill) if drill.passed => (true, format!("it can be restored: {} are well", drill.detail)),
+            Some(drill) if drill.passed => (true, format!("it can be restored; looked at: {}", drill.detail)),
             Some(drill) => (false, format!("it can NOT be restored: {}", drill.detail)),
             None => (false, "the drill was given up".to_owned()),
         },

@@ -913,7 +913,8 @@ impl Life {
         let fresh: Vec<VolumeId> = (0..2).map(|_| self.id()).collect();
         let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
         let mut fresh = fresh.into_iter();
-        let changes = disks::rekey(s, || fresh.next().unwrap(), &"dina".parse().unwrap(), self.at());
+        let changes =
+            disks::rekey(&self.state, s, || fresh.next().unwrap(), &"dina".parse().unwrap(), self.at());
         self.commit(changes.unwrap_or_default());
     }
 

@@ -118,7 +118,8 @@ impl Backups {
             }
             volumes.push(copy);
         }
-        let base_sha256 = wanted.volumes.iter().any(|(_, root)| *root).then(|| self.base()).transpose()?;
+        let base_sha256 =
+            wanted.volumes.iter().any(|(_, root)| *root).then(|| self.base(wanted)).transpose()?;
         let manifest = Manifest {
             version: VERSION,
             backup: wanted.id,
@@ -143,6 +144,12 @@ impl Backups {
         });
         let taken = outcome.and_then(|(manifest, total)| {
             step();
+            // It took its time: the slice may be on hold by now, or holmd away, which would have said so.
+            if !watch.is_wanted() {
+                return Err(EdgeError::new(
+                    "it is not known whether holmd wants it still: nothing was put back",
+                ));
+            }
             manifest.volumes.iter().try_for_each(|copy| backend.take_staged(copy.volume, copy.root))?;
             Ok(total)
         });
@@ -191,7 +198,9 @@ impl Backups {
     /// Removes backups from the store, whole or not. One that is not there is removed.
     pub fn remove(&self, backups: &[BackupId]) -> Result<()> {
         let store = Store::open(&self.config)?;
-        backups.iter().try_for_each(|backup| store.remove(*backup))
+        // One that cannot be removed keeps no other.
+        let all: Vec<Result<()>> = backups.iter().map(|backup| store.remove(*backup)).collect();
+        all.into_iter().collect()
     }
 
     /// Reads the manifest and has each volume fetched.
@@ -211,7 +220,7 @@ impl Backups {
                 self.backend()
             )));
         }
-        if manifest.base_sha256.is_some() && manifest.base_sha256 != Some(self.base()?) {
+        if manifest.base_sha256.is_some() && manifest.base_sha256 != Some(self.base(wanted)?) {
             return Err(EdgeError::new(format!(
                 "backup `{}` lies over another base image than `{}`: put back the image of that time",
                 wanted.id,
@@ -275,11 +284,11 @@ impl Backups {
         }
     }
 
-    /// SHA-256 of the base image that root volumes lie over.
-    fn base(&self) -> Result<String> {
-        sha256(&self.storage.base_image).map_err(|error| {
-            let path = self.storage.base_image.display();
-            EdgeError::because(format!("cannot read the base image `{path}`"), error)
+    /// SHA-256 of the base image that the root volume lies over.
+    fn base(&self, of: &Backup) -> Result<String> {
+        let path = of.base.as_ref().unwrap_or(&self.storage.base_image);
+        sha256(path).map_err(|error| {
+            EdgeError::because(format!("cannot read the base image `{}`", path.display()), error)
         })
     }
 }

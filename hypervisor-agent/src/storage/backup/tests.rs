@@ -24,6 +24,10 @@ use std::{
 struct Counting(AtomicU64, u64);
 
 impl Watch for Counting {
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
     fn through(&self, done: u64, total: u64) -> bool {
         assert!(done <= total);
         self.0.fetch_add(1, Ordering::Relaxed) + 1 < self.1
@@ -66,6 +70,7 @@ fn wanted(number: u8, volumes: &[(VolumeId, bool)]) -> Backup {
         slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse::<SliceId>().unwrap(),
         manifest_sha256: String::new(),
         volumes: volumes.to_vec(),
+        base: None,
     }
 }
 
