@@ -70,7 +70,7 @@ fn changes(site: &Site, tenant: Tenant) -> Outcome {
     demand(slots.lines().all(|slots| slots.trim() == "1"), format!("its header has key slots: {slots}"))?;
     show::seen("its disk opens with another key, and with that alone; the slice ran on");
     // What a thief would copy: header, key slots and how the data begins.
-    site.host(&format!("dd if=/dev/holm/holm-* of={STOLEN} bs=1M count=24 status=none"))?;
+    site.host(&format!("dd if=$(ls /dev/holm/holm-*) of={STOLEN} bs=1M count=24 status=none"))?;
     demand(tried(site)?, "the copy of its disk does not open with the keys that there are")
 }
 
