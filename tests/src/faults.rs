@@ -25,7 +25,7 @@ pub fn on_the_machine(site: &Site, known: &mut Known) -> Outcome {
     killed_all_along(site, "dina", "stroke-ward/killed")?;
     rests(site, "bo", "gait-lab/main")?;
     known.learn(site)?;
-    known.written(NOTE);
+    known.written(note());
     known.are_nowhere(site)
 }
 
@@ -181,8 +181,10 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     Ok(())
 }
 
-/// What a tenant writes on disks of hers.
-const NOTE: &str = "patient 4711 came back on Thursday";
+/// What a tenant writes on disks of hers. In pieces: what is looked for everywhere would be found in this program.
+fn note() -> String {
+    ["patient", "4711", "came", "back on Thursday"].join(" ")
+}
 
 /// A slice's disks grow while it runs; what they hold stays, and their keys change.
 pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
@@ -220,9 +222,10 @@ pub fn grows(site: &Site, lead: &str, slice: &str) -> Outcome {
 /// Stopped, a slice gives its GPUs back; started again, it has its disk and its people's files.
 pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     let real = site.ground().machine().is_some();
+    let note = note();
     if real {
         let write =
-            format!("echo '{NOTE}' | tee note.txt /project/note.txt /raid/note.txt /var/tmp/note.txt; sync");
+            format!("echo '{note}' | tee note.txt /project/note.txt /raid/note.txt /var/tmp/note.txt; sync");
         site.ok(lead, &["ssh", slice, "--", &write])?;
     }
     grows(site, lead, slice)?;
@@ -248,7 +251,7 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
     if real {
         let said =
             site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt /var/tmp/note.txt"])?;
-        demand(said.matches(NOTE).count() == 3, format!("its notes say `{said}`"))?;
+        demand(said.matches(&note).count() == 3, format!("its notes say `{said}`"))?;
         let said = site.ok(
             lead,
             &["ssh", slice, "--", "grep -oE ' (/home|/project|/raid) ' /proc/mounts; ls -A /raid"],
@@ -277,7 +280,10 @@ fn rebuilt(site: &Site, lead: &str, slice: &str) -> Outcome {
     demand(before["key_fingerprint"] != after["key_fingerprint"], "its root disk's key is the same")?;
     if site.ground().machine().is_some() {
         let said = site.ok(lead, &["ssh", slice, "--", "cat note.txt /project/note.txt; ls -A /var/tmp"])?;
-        demand(said.matches(NOTE).count() == 2 && !said.contains("note.txt"), format!("there is `{said}`"))?;
+        demand(
+            said.matches(&note()).count() == 2 && !said.contains("note.txt"),
+            format!("there is `{said}`"),
+        )?;
     }
     show::seen("rebuilt, it has a new root disk and key, and /home and /project as they were");
     Ok(())

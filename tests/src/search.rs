@@ -24,7 +24,7 @@ pub struct Known {
     /// Keys that there were, by their names in holmd's directory.
     keys: Vec<(String, SecretBox<[u8; 32]>)>,
     /// What tenants wrote on their disks.
-    texts: Vec<&'static str>,
+    texts: Vec<String>,
 }
 
 impl Known {
@@ -47,7 +47,7 @@ impl Known {
     }
 
     /// A tenant wrote this on a disk of hers.
-    pub fn written(&mut self, text: &'static str) {
+    pub fn written(&mut self, text: String) {
         self.texts.push(text);
     }
 
