@@ -229,8 +229,8 @@ pub fn rests(site: &Site, lead: &str, slice: &str) -> Outcome {
         site.ok(lead, &["ssh", slice, "--", &write])?;
     }
     grows(site, lead, slice)?;
-    site.ok(lead, &["slice", "rekey", slice])?;
     let before = site.json(lead, &["slice", "show", slice])?;
+    site.ok(lead, &["slice", "rekey", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
     site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
     if real {
@@ -272,6 +272,10 @@ fn rebuilt(site: &Site, lead: &str, slice: &str) -> Outcome {
     let before = site.json(lead, &["slice", "show", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
     site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
+    if before["home_gib"] == 0 {
+        let said = site.refused(lead, &["slice", "start", slice, "--rebuild", "--yes"])?;
+        return demand(said.contains("which a rebuild would destroy"), format!("it says `{said}`"));
+    }
     let asked = site.refused(lead, &["slice", "start", slice, "--rebuild"])?;
     demand(asked.contains("--yes"), format!("it says `{asked}`"))?;
     site.ok(lead, &["slice", "start", slice, "--rebuild", "--yes"])?;
