@@ -181,9 +181,10 @@ pub fn killed_all_along(site: &Site, lead: &str, slice: &str) -> Outcome {
     Ok(())
 }
 
-/// What a tenant writes on disks of hers. In pieces: what is looked for everywhere would be found in this program.
+/// What a tenant writes on disks of hers: of this run alone, for what is looked for everywhere would be found in a
+/// program or a file that names it.
 fn note() -> String {
-    ["patient", "4711", "came", "back on Thursday"].join(" ")
+    format!("patient {:08x} came back on Thursday", std::process::id().wrapping_mul(2_654_435_761))
 }
 
 /// A slice's disks grow while it runs; what they hold stays, and their keys change.
