@@ -19,7 +19,7 @@ use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
 use crate::domain::machine::Machine;
 use crate::domain::records::{
-    Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, SliceState, VolumeEvidence,
+    Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, VolumeEvidence,
 };
 use crate::domain::slice::{Phase, Sighting};
 use crate::domain::{Refusal, RefusalKind, State, device, slice};
@@ -747,8 +747,7 @@ fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Ref
         .and_then(|id| state.slices.get(&id))
         .filter(|s| s.placement.as_ref().is_some_and(|p| &p.host == host))
         .ok_or_else(none)?;
-    let changes = s.due_change().is_some() && matches!(s.state, SliceState::Booting | SliceState::Ready);
-    if !SliceState::STARTING.contains(&s.state) && !changes {
+    if !s.may_have_keys() {
         return Err(no(format!(
             "a slice that is {} gets no key: only one that starts, or whose disks are changed",
             s.state.text()

@@ -12,8 +12,9 @@
 //! was wished: what is half made lies in the store under the backup's id and goes with the slice. On hold nothing is
 //! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise.
 
-use super::records::{Change, NewDisks, Record, Slice, SliceState};
-use super::{Refusal, RefusalKind, State, disks, slice};
+use super::records::{Change, NewDisks, Slice, SliceState};
+use super::slice::{held, not_held, put};
+use super::{Refusal, RefusalKind, State, disks};
 use holm_proto::ids::{BackupId, JobId, Name, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -260,7 +261,7 @@ pub fn back_up(
         let text = "it has as many backups as it may: older ones were not removed, or it is on hold";
         return Err(no(text).hint("ask an operator whether the store of backups lets go of what is removed"));
     }
-    let held = slice::held(state, slice).is_some();
+    let held = held(state, slice).is_some();
     let many = next.copies.backups.len().saturating_sub(keep.clamp(1, KEEP_MAX) - 1);
     // On hold nothing of it is destroyed.
     let many = if held { 0 } else { many };
@@ -284,23 +285,20 @@ pub fn back_up(
         drill: None,
         volumes: volumes.collect(),
     });
-    Ok(begin(next, JobKind::Backup, id, Some(wish), remove))
+    Ok(begin(next, JobKind::Backup, id, wish, remove))
 }
 
 /// Have its disks become what they were.
 pub fn restore(state: &State, slice: &Slice, id: BackupId, wish: &Wish) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "restored")?;
-    if let Some((hold, _)) = slice::held(state, slice) {
-        let text = format!("on hold by {}: {}: what it holds stays as it is", hold.by, hold.reason);
-        return Err(no(text).hint("an officer lifts it"));
-    }
+    not_held(state, slice, "what it holds stays as it is")?;
     if matches!(slice.change.as_ref().map(|change| &change.what), Some(NewDisks::Rekeyed { .. })) {
         let label = state.slice_label(slice);
         let text = "its disks get other keys when it is started: that comes first";
         return Err(no(text).hint(format!("holm slice start {label}")));
     }
     whole(state, slice, Some(id))?;
-    Ok(begin(slice.clone(), JobKind::Restore, id, Some(wish), Vec::new()))
+    Ok(begin(slice.clone(), JobKind::Restore, id, wish, Vec::new()))
 }
 
 /// Have it tried whether they could; `None`: with the newest backup.
@@ -311,12 +309,9 @@ pub fn drill(
     wish: &Wish,
 ) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "drilled")?;
-    if let Some((hold, _)) = slice::held(state, slice) {
-        let text = format!("on hold by {}: {}: its key is given to nobody", hold.by, hold.reason);
-        return Err(no(text).hint("an officer lifts it"));
-    }
+    not_held(state, slice, "its key is given to nobody")?;
     let id = whole(state, slice, id)?.id;
-    Ok(begin(slice.clone(), JobKind::Drill, id, Some(wish), Vec::new()))
+    Ok(begin(slice.clone(), JobKind::Drill, id, wish, Vec::new()))
 }
 
 /// Have all its backups removed, where there are some and it was not tried: its key is gone. `None`: nothing to do.
@@ -436,11 +431,11 @@ fn begin(
     mut next: Slice,
     kind: JobKind,
     backup: BackupId,
-    wish: Option<&Wish>,
+    wish: &Wish,
     remove: Vec<BackupId>,
 ) -> Vec<Change> {
     next.copies.job =
-        wish.map(|wish| Job { id: wish.job, kind, backup, by: Some(wish.by.clone()), at: wish.now, remove });
+        Some(Job { id: wish.job, kind, backup, by: Some(wish.by.clone()), at: wish.now, remove });
     put(next)
 }
 
@@ -494,8 +489,4 @@ fn whole<'a>(state: &State, slice: &'a Slice, id: Option<BackupId>) -> Result<&'
 
 fn no(text: impl Into<String>) -> Refusal {
     Refusal::new(RefusalKind::State, text)
-}
-
-fn put(slice: Slice) -> Vec<Change> {
-    vec![Change::Put(Record::Slice(Box::new(slice)))]
 }

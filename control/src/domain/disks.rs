@@ -17,10 +17,9 @@
 
 use super::backup::Backup;
 use super::records::{
-    Change, DiskChange, NewDisks, OtherVolume, Record, Slice, SliceState, VolumeEvidence, VolumeKey,
-    VolumeKind,
+    Change, DiskChange, NewDisks, OtherVolume, Slice, SliceState, VolumeEvidence, VolumeKey, VolumeKind,
 };
-use super::slice::{self, DISK_GIB, demand};
+use super::slice::{DISK_GIB, demand, not_held, put};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::{Name, VolumeId};
 use jiff::Timestamp;
@@ -108,6 +107,12 @@ impl Slice {
         self.change.as_ref().filter(made)
     }
 
+    /// Its host may ask for its keys now: it starts, or makes a change of its disks.
+    pub fn may_have_keys(&self) -> bool {
+        let runs = matches!(self.state, SliceState::Booting | SliceState::Ready);
+        SliceState::STARTING.contains(&self.state) || (runs && self.due_change().is_some())
+    }
+
     /// GiB of the root disk and of that for data, as they are to be.
     pub fn wanted_gib(&self) -> (u64, u64) {
         let home = self.others.iter().find(|other| other.kind == VolumeKind::Data);
@@ -174,10 +179,7 @@ pub fn rekey(
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     free_to_change(slice)?;
-    if let Some((hold, _)) = slice::held(state, slice) {
-        let text = format!("on hold by {}: {}: its keys are not destroyed", hold.by, hold.reason);
-        return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
-    }
+    not_held(state, slice, "its keys are not destroyed")?;
     if slice.keyed_volumes().any(|keyed| keyed.fingerprint.is_empty()) {
         let text = "its root disk was not made yet, and gets a key of its own when the slice is started";
         return Err(Refusal::new(RefusalKind::State, text));
@@ -337,8 +339,4 @@ fn busy(slice: &Slice) -> Refusal {
     };
     let by = change.map(|change| format!(" by the wish of {}", change.by)).unwrap_or_default();
     Refusal::new(RefusalKind::State, format!("its disks are being {what} already{by}"))
-}
-
-fn put(slice: Slice) -> Vec<Change> {
-    vec![Change::Put(Record::Slice(Box::new(slice)))]
 }

@@ -430,11 +430,7 @@ pub fn start(
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Stopped], "started")?;
-    if let Some((hold, of_project)) = held(state, slice) {
-        let whose = if of_project { "its project is" } else { "it is" };
-        let text = format!("{whose} on hold, by {}: {}: what it holds stays as it is", hold.by, hold.reason);
-        return Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"));
-    }
+    not_held(state, slice, "what it holds stays as it is")?;
     if let Some(job) = &slice.copies.job {
         let text = format!("{}: it is started when that is over", job.kind.text());
         let label = state.slice_label(slice);
@@ -494,6 +490,14 @@ pub fn kept_by(state: &State, slice: &Slice, now: Timestamp) -> Option<String> {
 pub fn held<'a>(state: &'a State, slice: &'a Slice) -> Option<(&'a Hold, bool)> {
     let of_project = || state.projects.get(&slice.project)?.hold.as_ref();
     slice.hold.as_ref().map(|hold| (hold, false)).or_else(|| Some((of_project()?, true)))
+}
+
+/// Refuses what must not be done on hold; `why` it must not.
+pub(super) fn not_held(state: &State, slice: &Slice, why: &str) -> Result<(), Refusal> {
+    let Some((hold, of_project)) = held(state, slice) else { return Ok(()) };
+    let whose = if of_project { "its project is" } else { "it is" };
+    let text = format!("{whose} on hold, by {}: {}: {why}", hold.by, hold.reason);
+    Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"))
 }
 
 /// Put it on hold; `freeze`: and stop it. One that is on hold already can still be frozen.
@@ -723,6 +727,6 @@ fn step(slice: &mut Slice, state: SliceState, reason: String, now: Timestamp) {
     slice.changed = now;
 }
 
-fn put(slice: Slice) -> Vec<Change> {
+pub(super) fn put(slice: Slice) -> Vec<Change> {
     vec![Change::Put(Record::Slice(Box::new(slice)))]
 }

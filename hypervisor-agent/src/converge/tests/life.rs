@@ -623,9 +623,8 @@ impl Life {
         let id: SliceId = typed(&request.slice_id);
         let s = &self.state.slices[&id];
         let talk = self.talk.as_mut().unwrap();
-        let changes = s.due_change().is_some() && matches!(s.state, SliceState::Booting | SliceState::Ready);
         let may = if request.job_id.is_empty() {
-            (SliceState::STARTING.contains(&s.state) || changes)
+            s.may_have_keys()
                 && s.generation == request.generation
                 && talk.keyed.insert((id, request.generation))
         } else {
