@@ -59,6 +59,9 @@ struct Opened {
     key: Key,
 }
 
+/// Of each slice, the fingerprints of the keys that are in the file: those of a change under way among them.
+type Given = BTreeMap<SliceId, Vec<String>>;
+
 impl KeyKeeping {
     pub(super) async fn escrow(
         &self,
@@ -103,14 +106,17 @@ impl KeyKeeping {
                         "key_fingerprints": kept.values().collect::<Vec<_>>(),
                     });
                     let to: Vec<String> = recipients.keys().map(ToString::to_string).collect();
-                    let slices: Vec<SliceId> = whole.iter().map(|s| s.id).collect();
+                    let mut given = Given::new();
+                    for one in &opened {
+                        given.entry(one.slice).or_default().push(fingerprint(&one.key));
+                    }
                     let volumes = u32::try_from(opened.len()).unwrap_or(u32::MAX);
-                    Ok(Decided { detail, ..Decided::new(Vec::new(), (file, volumes, slices, to, by)) })
+                    Ok(Decided { detail, ..Decided::new(Vec::new(), (file, volumes, given, to, by)) })
                 },
             )
             .await?;
-        let (metadata, (age_file, volumes, slices, to, by), extensions) = granted.into_parts();
-        super::blocking(move || note(&app, &slices, &to, &by))
+        let (metadata, (age_file, volumes, given, to, by), extensions) = granted.into_parts();
+        super::blocking(move || note(&app, &given, &to, &by))
             .await?
             .map_err(|refusal| super::status(&refusal, id))?;
         let answer = v1::EscrowKeysResponse { age_file, volumes };
@@ -213,15 +219,15 @@ fn encrypted(
 }
 
 /// Each slice's record says who else has its keys.
-fn note(app: &App, slices: &[SliceId], to: &[String], by: &Name) -> Result<(), Refusal> {
-    for id in slices {
+fn note(app: &App, given: &Given, to: &[String], by: &Name) -> Result<(), Refusal> {
+    for (id, keys) in given {
         let state = app.ledger.state();
         let Some(s) = state.slices.get(id) else { continue };
         let mut call = Call::own("key.escrow", format!("slice/{}", state.slice_label(s)));
         call.request = RequestId::new_v4();
         call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
         app.ledger.commit_if(&call, |state, now| {
-            let changes = backup::escrowed(state.slices.get(id)?, to, by, now);
+            let changes = backup::escrowed(state.slices.get(id)?, keys, to, by, now);
             Some(Decided { detail: json!({ "to": to, "by": by }), ..Decided::new(changes, ()) })
         })?;
     }

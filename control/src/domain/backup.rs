@@ -410,18 +410,24 @@ pub fn end_job(slice: &mut Slice) {
     }
 }
 
-/// Its keys were given to these.
-pub fn escrowed(slice: &Slice, to: &[String], by: &Name, now: Timestamp) -> Vec<Change> {
+/// These keys of it were given to these.
+pub fn escrowed(
+    slice: &Slice,
+    key_fingerprints: &[String],
+    to: &[String],
+    by: &Name,
+    now: Timestamp,
+) -> Vec<Change> {
     let mut next = slice.clone();
-    let key_fingerprints: Vec<String> =
-        slice.keyed_volumes().map(|keyed| keyed.fingerprint.to_owned()).collect();
     for name in to {
-        next.copies.escrow.retain(|before| before.to != *name || before.key_fingerprints != key_fingerprints);
+        next.copies
+            .escrow
+            .retain(|before| before.to != *name || before.key_fingerprints != *key_fingerprints);
         next.copies.escrow.push(Escrowed {
             to: name.clone(),
             at: now,
             by: by.clone(),
-            key_fingerprints: key_fingerprints.clone(),
+            key_fingerprints: key_fingerprints.to_vec(),
         });
     }
     put(next)

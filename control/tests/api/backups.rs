@@ -432,6 +432,19 @@ async fn keys_go_to_recipients_that_are_configured_where_the_level_allows_it_and
     assert_eq!((entry.actor.as_str(), &entry.detail["to"][0]), ("person/frida", &"safe".into()));
     assert_eq!(entry.detail["recipients"][0], recipient.as_str());
     assert_eq!(entry.detail["key_fingerprints"].as_array().unwrap().len(), 2);
+    // While its disks get other keys both are given, and its record says so of both: what the disks have afterwards is
+    // held elsewhere, too.
+    world.slices("frida").rekey_slice(decide("heart/main", "")).await.unwrap();
+    agent.intends(|i| i.slices.iter().any(|s| s.change.is_some())).await;
+    let file = escrow("frida", "heart", &["safe"]).await.unwrap();
+    let plain = age::decrypt(&safe, &file.age_file).unwrap();
+    let plain: serde_json::Value = serde_json::from_slice(&plain).unwrap();
+    let volumes = plain["volumes"].as_array().unwrap();
+    let given: Vec<&str> = volumes.iter().filter_map(|one| one["key_fingerprint"].as_str()).collect();
+    let state = world.app.ledger.state();
+    let slice = state.slices.values().next().unwrap();
+    assert_eq!((given.len(), slice.next_keys().len()), (4, 2));
+    assert_eq!(slice.copies.escrow.last().unwrap().key_fingerprints, given);
     // And its certificate says that the key lives on.
     world.close("dina", "heart/main").await.unwrap();
     let gone = agent.slice(v1::Goal::Destroyed).await;
