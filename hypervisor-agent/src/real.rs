@@ -472,7 +472,7 @@ impl Hands for OverVfio {
     }
 
     fn is_held(&self, device: PciAddress) -> Result<bool> {
-        vfio::held(&self.function(device)?)
+        vfio::still_held(&self.function(device)?)
     }
 }
 
@@ -523,7 +523,7 @@ impl Ground for Scrubs {
         let function = self.sysfs.function(device)?.ok_or_else(gone)?;
         // Opening it shows that nothing has its group.
         vfio::Device::open(&self.sysfs, &function)?.reset()?;
-        match vfio::held(&function)? {
+        match vfio::still_held(&function)? {
             false => Ok(()),
             true => Err(EdgeError::new(format!("something holds `{device}`"))),
         }

@@ -11,6 +11,8 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::FileExt as _,
+    thread,
+    time::{Duration, Instant},
 };
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_GROUP_FLAGS_VIABLE, VFIO_PCI_CONFIG_REGION_INDEX,
@@ -22,6 +24,11 @@ const CONFIG_ID: u64 = 0;
 const CONFIG_COMMAND: u64 = 4;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
+
+/// How long a group may stay busy after it was closed. A program that another thread begins has a copy of all that
+/// this process has open until it has become that program, and a process that was killed is a while in going.
+const SETTLES: Duration = Duration::from_secs(5);
+const LOOKS_AGAIN: Duration = Duration::from_millis(20);
 
 /// A device that this process holds. Nobody else can open its group meanwhile.
 #[derive(Debug)]
@@ -41,11 +48,20 @@ pub struct Device {
     resets_alone: bool,
 }
 
-/// Whether something has a device's VFIO group open: a machine, or a process that is still going away.
+/// Whether something has a device's VFIO group open now: a machine, or a process that is still going away.
 /// A device without a VFIO group is not held this way.
 pub fn held(function: &PciFunction) -> Result<bool> {
+    is_held(function, Duration::ZERO)
+}
+
+/// The same of a device that was let go a moment ago.
+pub fn still_held(function: &PciFunction) -> Result<bool> {
+    is_held(function, SETTLES)
+}
+
+fn is_held(function: &PciFunction, patience: Duration) -> Result<bool> {
     let Some(group) = function.group else { return Ok(false) };
-    match open(&group_path(group)) {
+    match unless_busy(patience, || open(&group_path(group))) {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(true),
@@ -53,11 +69,25 @@ pub fn held(function: &PciFunction) -> Result<bool> {
     }
 }
 
+/// Tries again while it is busy, so long at most.
+#[expect(clippy::disallowed_methods, reason = "there is no event for a group that is let go")]
+fn unless_busy<T>(patience: Duration, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match open() {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && began.elapsed() < patience => {
+                thread::sleep(LOOKS_AGAIN);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Opens the group of a device and checks that all of it is on vfio-pci.
 pub(super) fn open_viable_group(function: &PciFunction) -> Result<File> {
     let address = function.address;
     let number = function.group.ok_or_else(|| no_group(address))?;
-    let group = open(&group_path(number)).map_err(|error| match error.kind() {
+    let group = unless_busy(SETTLES, || open(&group_path(number))).map_err(|error| match error.kind() {
         ErrorKind::ResourceBusy => {
             EdgeError::new(format!("something holds IOMMU group {number} of `{address}`: stop it first"))
         }
@@ -225,11 +255,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_busy_for_a_moment_is_waited_for_and_what_stays_so_is_not() {
+        let busy = || io::Error::from(ErrorKind::ResourceBusy);
+        let tried_until = |free: u32, patience| {
+            let mut tries = 0;
+            let outcome = unless_busy(patience, || {
+                tries += 1;
+                if tries < free { Err(busy()) } else { Ok(()) }
+            });
+            (outcome.map_err(|error| error.kind()), tries)
+        };
+        assert_eq!(tried_until(3, SETTLES), (Ok(()), 3));
+        assert_eq!(tried_until(2, Duration::ZERO), (Err(ErrorKind::ResourceBusy), 1));
+        let (outcome, tries) = tried_until(u32::MAX, LOOKS_AGAIN * 2);
+        assert!(outcome == Err(ErrorKind::ResourceBusy) && tries > 1);
+        let other = unless_busy(SETTLES, || Err::<(), _>(io::Error::from(ErrorKind::NotFound)));
+        assert_eq!(other.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
     fn without_an_iommu_nothing_is_held_or_opened() {
         let machine = Machine::dgx2();
         machine.remove_iommu();
         let function = machine.sysfs().function("0000:34:00.0".parse().unwrap()).unwrap().unwrap();
-        assert!(!held(&function).unwrap());
+        assert!(!held(&function).unwrap() && !still_held(&function).unwrap());
         let error = open_viable_group(&function).unwrap_err();
         assert!(error.chain().starts_with("`0000:34:00.0` has no IOMMU group"));
     }

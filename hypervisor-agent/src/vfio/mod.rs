@@ -17,6 +17,6 @@ mod resets;
 
 pub use self::{
     bind::{DRIVER, bind},
-    device::{Device, held},
+    device::{Device, held, still_held},
     resets::{allow, are_suppressed, suppress},
 };
