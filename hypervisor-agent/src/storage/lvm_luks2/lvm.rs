@@ -18,8 +18,13 @@ pub const LVM: &str = "/usr/sbin/lvm";
 /// with the name of the host's own would take its place.
 const NOT_TENANTS: &str = r#"devices { global_filter = [ "r|^/dev/mapper/holm-|" ] }"#;
 
+/// What is asked of a volume: the fields of [`LvRow`].
+const VOLUME: &str = "lv_name,lv_size,lv_tags,lv_active";
 /// What is asked of a thin pool: the fields of [`PoolRow`].
-const POOL_FIELDS: &str = "lv_size,data_percent,metadata_percent,lv_when_full";
+const POOL: &str = "lv_size,data_percent,metadata_percent,lv_when_full";
+
+/// How LVM is to answer; the fields that are asked for come next.
+const JSON: [&str; 6] = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options"];
 
 /// The volume group that a host keeps volumes in.
 #[derive(Debug, Clone)]
@@ -52,22 +57,7 @@ impl Group {
     /// Looks for a volume.
     pub fn find(&self, volume: VolumeId) -> io::Result<Option<Found>> {
         let select = format!("lv_name={}", crypt::name(volume));
-        let answer = lvm(&[
-            "lvs",
-            "--reportformat",
-            "json",
-            "--units",
-            "b",
-            "--nosuffix",
-            "--options",
-            "lv_name,lv_size,lv_tags,lv_active",
-            "--select",
-            &select,
-            &self.name,
-        ])?;
-        let rows: Vec<LvRow> =
-            read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv).collect();
-        rows.into_iter()
+        self.volumes::<LvRow>(VOLUME, Some(&select))?
             .next()
             .map(|row| {
                 Ok(Found {
@@ -127,13 +117,8 @@ impl Group {
     /// itself what it has not.
     pub fn has_room(&self, more: u64) -> io::Result<()> {
         let Some(pool) = &self.pool else { return Ok(()) };
-        let options = ["--units", "b", "--nosuffix", "--options", "lv_name,lv_size,lv_tags,lv_active"];
-        let select = format!("pool_lv={pool}");
-        let answer =
-            lvm(&[&["lvs", "--reportformat", "json"][..], &options, &["--select", &select, &self.name]]
-                .concat())?;
-        let mut volumes = read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv);
-        let promised = volumes
+        let promised = self
+            .volumes::<LvRow>(VOLUME, Some(&format!("pool_lv={pool}")))?
             .try_fold(0_u64, |sum, row| Ok::<_, io::Error>(sum.saturating_add(number(&row.lv_size)?)))?;
         let what = format!("thin pool `{}/{pool}`", self.name);
         refuse_promise((&what, " (`lvextend`)"), self.capacity()?, self.overcommit, promised, more)
@@ -142,7 +127,7 @@ impl Group {
     /// How full its thin pool is: as full as the fuller of its data and of its tables. `None` where there is none.
     pub fn room(&self) -> io::Result<Option<Room>> {
         let Some(pool) = &self.pool else { return Ok(None) };
-        let row = self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?;
+        let row = self.ask_pool(pool)?;
         let bytes = number(&row.lv_size)?;
         let used = hundredths(&row.data_percent)?.max(hundredths(&row.metadata_percent)?).min(10_000);
         let free = u128::from(bytes) * u128::from(10_000 - used) / 10_000;
@@ -152,44 +137,39 @@ impl Group {
     /// Whether who writes to its full thin pool is told at once, rather than kept waiting.
     pub fn tells_when_full(&self) -> io::Result<bool> {
         let Some(pool) = &self.pool else { return Ok(true) };
-        let row = self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?;
+        let row = self.ask_pool(pool)?;
         Ok(row.lv_when_full == "error")
     }
 
     /// One row about the thin pool.
-    fn ask_pool<T: DeserializeOwned>(&self, pool: &str, options: &str) -> io::Result<T> {
+    fn ask_pool(&self, pool: &str) -> io::Result<PoolRow> {
         let select = format!("lv_name={pool} && segtype=thin-pool");
-        let answer = lvm(&[
-            "lvs",
-            "--reportformat",
-            "json",
-            "--units",
-            "b",
-            "--nosuffix",
-            "--options",
-            options,
-            "--select",
-            &select,
-            &self.name,
-        ])?;
-        let rows = read::<PoolReport<T>>(&answer)?.report.into_iter().flat_map(|report| report.lv);
         let none = || io::Error::other(format!("`{pool}` is no thin pool of volume group `{}`", self.name));
-        rows.into_iter().next().ok_or_else(none)
+        self.volumes(POOL, Some(&select))?.next().ok_or_else(none)
+    }
+
+    /// These fields of the group's logical volumes, or of those selected.
+    fn volumes<T: DeserializeOwned>(
+        &self,
+        fields: &str,
+        select: Option<&str>,
+    ) -> io::Result<impl Iterator<Item = T> + use<T>> {
+        let mut words = [&["lvs"][..], &JSON, &[fields]].concat();
+        words.extend(select.iter().flat_map(|select| ["--select", select]));
+        words.push(&self.name);
+        Ok(read::<LvReport<T>>(&lvm(&words)?)?.report.into_iter().flat_map(|report| report.lv))
     }
 
     /// Room for volumes, used by volumes or by nothing, bytes.
     pub fn capacity(&self) -> io::Result<u64> {
         if let Some(pool) = &self.pool {
-            return number(&self.ask_pool::<PoolRow>(pool, POOL_FIELDS)?.lv_size);
+            return number(&self.ask_pool(pool)?.lv_size);
         }
-        let units = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options"];
-        let answer = lvm(&[&["vgs"][..], &units, &["vg_free", &self.name]].concat())?;
+        let answer = lvm(&[&["vgs"][..], &JSON, &["vg_free", &self.name]].concat())?;
         let free = read::<VgReport>(&answer)?.report.into_iter().flat_map(|report| report.vg).next();
         let free = number(&free.ok_or_else(|| io::Error::other("LVM says nothing of it"))?.vg_free)?;
-        let answer =
-            lvm(&[&["lvs"][..], &units, &["lv_name,lv_size,lv_tags,lv_active", &self.name]].concat())?;
-        let ours = read::<LvReport>(&answer)?.report.into_iter().flat_map(|report| report.lv);
-        ours.filter(|row| row.lv_name.starts_with("holm-"))
+        self.volumes::<LvRow>(VOLUME, None)?
+            .filter(|row| row.lv_name.starts_with("holm-"))
             .try_fold(free, |sum, row| Ok(sum.saturating_add(number(&row.lv_size)?)))
     }
 
@@ -205,13 +185,13 @@ fn lvm(words: &[&str]) -> io::Result<Vec<u8>> {
 }
 
 #[derive(Deserialize)]
-struct LvReport {
-    report: Vec<LvRows>,
+struct LvReport<T> {
+    report: Vec<LvRows<T>>,
 }
 
 #[derive(Deserialize)]
-struct LvRows {
-    lv: Vec<LvRow>,
+struct LvRows<T> {
+    lv: Vec<T>,
 }
 
 #[derive(Deserialize)]
@@ -220,16 +200,6 @@ struct LvRow {
     lv_size: String,
     lv_tags: String,
     lv_active: String,
-}
-
-#[derive(Deserialize)]
-struct PoolReport<T> {
-    report: Vec<PoolRows<T>>,
-}
-
-#[derive(Deserialize)]
-struct PoolRows<T> {
-    lv: Vec<T>,
 }
 
 #[derive(Deserialize)]
