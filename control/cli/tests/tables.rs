@@ -5,9 +5,9 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Drill,
-    Explanation, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice, Person,
-    Prevents, Project, QueueEntry, Quota, Slice, SliceState, Step, Verdict,
+    Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Explanation,
+    Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice, Person, Prevents,
+    Project, QueueEntry, Quota, Slice, SliceState, Step, Tried, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -492,7 +492,7 @@ fn backup(id: u8, made: bool) -> Backup {
 #[test]
 fn backups() {
     let mut passed = backup(1, true);
-    let drill = Drill {
+    let drill = Tried {
         at: at("2026-11-03T12:00:00Z"),
         passed: true,
         detail: "sha-256, header, key, image".to_owned(),
@@ -501,7 +501,7 @@ fn backups() {
     passed.drill = Some(drill.clone());
     let mut failed = backup(2, true);
     let why = "a chunk is not what was written".to_owned();
-    failed.drill = Some(Drill { passed: false, detail: why, ..drill });
+    failed.drill = Some(Tried { passed: false, detail: why, ..drill });
     let half = Backup { reason: "not whole: the store fails".to_owned(), ..backup(3, false) };
     let all = [passed, failed, half];
     insta::assert_snapshot!("backup_list", view::backups(&all, &clock()).text(false, None));
@@ -512,11 +512,17 @@ fn backups() {
     job.set_kind(JobKind::Backup);
     assert_eq!(view::job(&job), "backup: 3 GiB of 12 GiB");
     assert_eq!(
-        view::outcome(Some(&job), &all[2], &rests),
+        view::outcome(Some(&job), &all[2]),
         (false, "no backup was made: not whole: the store fails".to_owned())
     );
     job.set_kind(JobKind::Drill);
-    assert!(view::outcome(Some(&job), &all[0], &rests).0 && !view::outcome(Some(&job), &all[1], &rests).0);
+    assert!(view::outcome(Some(&job), &all[0]).0 && !view::outcome(Some(&job), &all[1]).0);
+    let mut restored = all[0].clone();
+    job.set_kind(JobKind::Restore);
+    assert_eq!(view::outcome(Some(&job), &restored), (false, "the restore was given up".to_owned()));
+    restored.restore = restored.drill.take();
+    assert!(view::outcome(Some(&job), &restored).0);
+    job.set_kind(JobKind::Drill);
     rests.job = Some(job);
     insta::assert_snapshot!("slice_show_drill", view::slice(&rests, &clock()).text(false));
 }

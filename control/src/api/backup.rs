@@ -146,13 +146,18 @@ fn shown(state: &State, s: &Slice, b: &Backup) -> v1::Backup {
         sha256: made.map(|made| made.sha256.clone()).unwrap_or_default(),
         reason: match under_way {
             Some(job) => job.kind.text().to_owned(),
-            None => b.lacks(s).unwrap_or_default(),
+            None => b.lacks(s).or_else(|| b.lost(s).map(str::to_owned)).unwrap_or_default(),
         },
-        drill: b.drill.as_ref().map(|drill| v1::Drill {
-            at: Some(time(drill.at)),
-            passed: drill.passed,
-            detail: drill.detail.clone(),
-            by: drill.by.as_ref().map(ToString::to_string).unwrap_or_default(),
-        }),
+        drill: b.drill.as_ref().map(tried),
+        restore: b.restore.as_ref().map(tried),
+    }
+}
+
+fn tried(tried: &backup::Tried) -> v1::Tried {
+    v1::Tried {
+        at: Some(time(tried.at)),
+        passed: tried.passed,
+        detail: tried.detail.clone(),
+        by: tried.by.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

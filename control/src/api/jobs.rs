@@ -58,7 +58,7 @@ pub(super) fn observe(
         let done = app.ledger.commit_if(&call, |state, now| {
             let s = state.slices.get(&slice).filter(|s| is_of(s, host, *id))?;
             let job = s.copies.job.as_ref()?;
-            let changes = backup::told(s, &told, now)?;
+            let changes = backup::told(s, &told, JobId::new_v4(), now)?;
             let detail = json!({
                 "host": host,
                 "job": id.into_untyped_uuid(),

@@ -5,12 +5,14 @@
 //!   at rest ── job ──┼── drill   ──▶ passed or not, with its date       one job at a time, and only of a slice
 //!   (Stopped)        └── restore ──▶ its disks are what they were       that is stopped; started again when it is over
 //!
-//!   Closing, Destroying ── job: remove ──▶ gone from the store, or not: the certificate says which
+//!   a backup was made ────── job: remove ──▶ older ones are gone from the store, or wait for the next
+//!   Closing, Destroying ──── job: remove ──▶ all are, or not: the certificate says which
 //! ```
 //!
 //! A job is holmd's wish; its host does it, and says how it ended under the job's own id. Closing and holding end what
 //! was wished: what is half made lies in the store under the backup's id and goes with the slice. On hold nothing is
-//! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise.
+//! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise. Of one that
+//! was made before a slice was rebuilt, /home and /project are left.
 
 use super::records::{Change, NewDisks, Slice, SliceState};
 use super::slice::{held, not_held, put};
@@ -57,7 +59,7 @@ pub struct Job {
     pub by: Option<Name>,
     /// When.
     pub at: Timestamp,
-    /// Backups that go with it.
+    /// Backups that go; where one is made they go when it is known to be whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<BackupId>,
 }
@@ -80,7 +82,7 @@ impl JobKind {
             Self::Backup => "a backup of it is being made",
             Self::Restore => "it is being restored",
             Self::Drill => "a restore drill of it is under way",
-            Self::Remove => "its backups are being removed",
+            Self::Remove => "backups of it are being removed",
         }
     }
 }
@@ -103,9 +105,15 @@ pub struct Backup {
     /// Why it failed last.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failed: String,
+    /// It was begun to remove it from the store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub going: bool,
     /// The last drill with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drill: Option<Drill>,
+    pub drill: Option<Tried>,
+    /// The last restore from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Tried>,
     /// Of which disks, with the keys that open them.
     pub volumes: Vec<Copied>,
 }
@@ -136,17 +144,17 @@ pub struct Made {
     pub stored_bytes: u64,
 }
 
-/// Could it be restored?
+/// How a drill or a restore ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Drill {
+pub struct Tried {
     /// When it ended.
     pub at: Timestamp,
     /// Who asked.
     pub by: Option<Name>,
-    /// It could.
+    /// Well.
     pub passed: bool,
-    /// What was looked at, or why it could not.
+    /// What was looked at or put back, or why it was not.
     pub detail: String,
 }
 
@@ -181,33 +189,53 @@ impl Copies {
         *self == Self::default()
     }
 
+    /// What is being done with its disks.
+    pub fn on_disks(&self) -> Option<&Job> {
+        self.job.as_ref().filter(|job| job.kind != JobKind::Remove)
+    }
+
     /// The newest that is whole.
     pub fn newest(&self) -> Option<&Backup> {
-        self.backups.iter().rev().find(|backup| backup.made.is_some())
+        self.backups.iter().rev().find(|backup| backup.made.is_some() && !backup.going)
     }
 }
 
 impl Backup {
-    /// The disks still have the keys that they had when it was made.
-    pub fn opens(&self, slice: &Slice) -> bool {
-        let has = slice.keyed_volumes().map(|keyed| (keyed.volume, keyed.fingerprint));
-        self.volumes.iter().map(|v| (v.id, v.key_fingerprint.as_str())).eq(has)
+    /// Those of its disks that the slice still has, with the keys that they had when it was made.
+    pub fn opening<'a>(&'a self, slice: &'a Slice) -> impl Iterator<Item = &'a Copied> {
+        let has = |v: &&Copied| {
+            slice
+                .keyed_volumes()
+                .any(|now| (now.volume, now.fingerprint) == (v.id, v.key_fingerprint.as_str()))
+        };
+        self.volumes.iter().filter(has)
     }
 
-    /// Why it cannot be restored; `None`: it can.
+    /// Why nothing of it can be restored; `None`: something can.
     pub fn lacks(&self, slice: &Slice) -> Option<String> {
         if self.made.is_none() {
             let why = if self.failed.is_empty() { "it was not finished" } else { &self.failed };
             return Some(format!("not whole: {why}"));
         }
+        if self.going {
+            return Some(
+                "newer ones have taken its place: it is being removed, or goes with the next".to_owned(),
+            );
+        }
         let moved = slice.placement.as_ref().is_none_or(|p| p.host != self.host);
         if moved {
             return Some(format!("it is of host `{}`, and the slice is not there", self.host));
         }
-        (!self.opens(slice)).then(|| {
-            "the keys of its disks were changed since, or its root disk was made anew: it opens no more"
-                .to_owned()
-        })
+        self.opening(slice)
+            .next()
+            .is_none()
+            .then(|| "the keys of its disks were changed since: it opens no more".to_owned())
+    }
+
+    /// What of it cannot be restored any more, of one that can; `None`: all of it can.
+    pub fn lost(&self, slice: &Slice) -> Option<&'static str> {
+        (self.opening(slice).count() < self.volumes.len())
+            .then_some("/home and /project alone: its root disk was made anew since")
     }
 }
 
@@ -282,7 +310,9 @@ pub fn back_up(
         begun: wish.now,
         made: None,
         failed: String::new(),
+        going: false,
         drill: None,
+        restore: None,
         volumes: volumes.collect(),
     });
     Ok(begin(next, JobKind::Backup, id, wish, remove))
@@ -297,7 +327,7 @@ pub fn restore(state: &State, slice: &Slice, id: BackupId, wish: &Wish) -> Resul
         let text = "its disks get other keys when it is started: that comes first";
         return Err(no(text).hint(format!("holm slice start {label}")));
     }
-    whole(state, slice, Some(id))?;
+    find(state, slice, Some(id), false)?;
     Ok(begin(slice.clone(), JobKind::Restore, id, wish, Vec::new()))
 }
 
@@ -310,7 +340,7 @@ pub fn drill(
 ) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "drilled")?;
     not_held(state, slice, "its key is given to nobody")?;
-    let id = whole(state, slice, id)?.id;
+    let id = find(state, slice, id, true)?.id;
     Ok(begin(slice.clone(), JobKind::Drill, id, wish, Vec::new()))
 }
 
@@ -329,8 +359,8 @@ pub fn remove(slice: &Slice, job: JobId, now: Timestamp) -> Option<Vec<Change>> 
     Some(put(next))
 }
 
-/// Take note of the end of its job. `None`: it is of another.
-pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
+/// Take note of the end of its job; where another follows it is `following`. `None`: it is of another.
+pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Option<Vec<Change>> {
     let job = slice.copies.job.as_ref().filter(|job| job.id == told.job)?;
     let mut next = slice.clone();
     next.copies.job = None;
@@ -344,8 +374,16 @@ pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
                 None if known => {
                     let (bytes, stored_bytes) = (told.bytes, told.stored_bytes);
                     backup.made = Some(Made { at: now, sha256: told.sha256.clone(), bytes, stored_bytes });
-                    let gone = |id: BackupId| job.remove.contains(&id) && told.removed.contains(&id);
-                    next.copies.backups.retain(|backup| !gone(backup.id));
+                    for backup in next.copies.backups.iter_mut().filter(|b| job.remove.contains(&b.id)) {
+                        backup.going = true;
+                    }
+                    // Only now: what the older ones are to be replaced by is in the record, and whole.
+                    next.copies.job = (!job.remove.is_empty()).then(|| Job {
+                        id: following,
+                        kind: JobKind::Remove,
+                        at: now,
+                        ..job.clone()
+                    });
                 }
                 None => backup.failed = "its host did not say what it made".to_owned(),
                 Some(why) => backup.failed.clone_from(why),
@@ -355,18 +393,25 @@ pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
             let backup = place?.clone();
             let of = backup.made.as_ref().map(|made| made.at).unwrap_or_default();
             let by = job.by.clone().unwrap_or_else(|| backup.by.clone());
+            let what = backup.lost(slice).map(|what| format!(", {what}")).unwrap_or_default();
             disks::restored(&mut next, &backup, &by, now);
-            next.reason = format!("stopped, and restored from the backup of {of:.0}");
+            let detail = format!("restored from the backup of {of:.0}{what}");
+            next.reason = format!("stopped, and {detail}");
+            tried(&mut next, job, Ok(detail), now);
         }
         (JobKind::Restore, Some(why)) => {
-            next.reason = format!(
-                "stopped; not restored to the end, and where it says that a disk was put back already, restore it \
-                 again: {why}"
+            let detail = format!(
+                "not restored to the end, and where it says that a disk was put back already, restore it again: {why}"
             );
+            next.reason = format!("stopped; {detail}");
+            tried(&mut next, job, Err(detail), now);
         }
-        (JobKind::Drill, failed) => {
-            let detail = failed.clone().unwrap_or_else(|| told.method.clone());
-            place?.drill = Some(Drill { at: now, by: job.by.clone(), passed: failed.is_none(), detail });
+        (JobKind::Drill, None) => tried(&mut next, job, Ok(told.method.clone()), now),
+        (JobKind::Drill, Some(why)) => tried(&mut next, job, Err(why.clone()), now),
+        // Those that stay are older than what is kept, and go with the next.
+        (JobKind::Remove, _) if slice.key_destroyed.is_none() => {
+            let gone = |id: BackupId| job.remove.contains(&id) && told.removed.contains(&id);
+            next.copies.backups.retain(|backup| !gone(backup.id));
         }
         (JobKind::Remove, failed) => {
             let left = job.remove.iter().any(|id| !told.removed.contains(id));
@@ -375,6 +420,16 @@ pub fn told(slice: &Slice, told: &Told, now: Timestamp) -> Option<Vec<Change>> {
         }
     }
     Some(put(next))
+}
+
+/// How it ended is noted with the backup that it was of.
+fn tried(next: &mut Slice, job: &Job, outcome: Result<String, String>, at: Timestamp) {
+    let passed = outcome.is_ok();
+    let (Ok(detail) | Err(detail)) = outcome;
+    let of = next.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
+    let Some(of) = of else { return };
+    let place = if job.kind == JobKind::Drill { &mut of.drill } else { &mut of.restore };
+    *place = Some(Tried { at, by: job.by.clone(), passed, detail });
 }
 
 /// Why it is not started before a drill has passed; `None`: it may be. `days`: as old may the last one be at its level;
@@ -388,7 +443,7 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
         return Some(format!("{demands}, and it has no backup"));
     }
     // Of what can still be restored.
-    let whole = slice.copies.backups.iter().filter(|backup| backup.lacks(slice).is_none());
+    let whole = slice.copies.backups.iter().filter(|backup| can(backup, slice, true).is_ok());
     let drills = whole.filter_map(|backup| backup.drill.as_ref());
     let Some(last) = drills.max_by_key(|drill| drill.at) else {
         return Some(format!("{demands}, and there was none"));
@@ -470,8 +525,13 @@ fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
     }
 }
 
-/// A backup of it that can be restored; `None`: the newest.
-fn whole<'a>(state: &State, slice: &'a Slice, id: Option<BackupId>) -> Result<&'a Backup, Refusal> {
+/// A backup of it that can be restored, `whole` or what is left of it; `None`: the newest.
+fn find<'a>(
+    state: &State,
+    slice: &'a Slice,
+    id: Option<BackupId>,
+    whole: bool,
+) -> Result<&'a Backup, Refusal> {
     let label = state.slice_label(slice);
     let found = match id {
         Some(id) => slice.copies.backups.iter().find(|backup| backup.id == id),
@@ -487,9 +547,18 @@ fn whole<'a>(state: &State, slice: &'a Slice, id: Option<BackupId>) -> Result<&'
             None => no("it has no backup").hint(format!("holm slice backup {label}")),
         });
     };
-    match backup.lacks(slice) {
-        Some(why) => Err(no(format!("that backup cannot be restored: {why}")).hint(list)),
-        None => Ok(backup),
+    match can(backup, slice, whole) {
+        Err(why) => Err(no(format!("that backup cannot be restored: {why}")).hint(list)),
+        Ok(()) => Ok(backup),
+    }
+}
+
+/// Can it be restored, `whole` or what is left of it?
+fn can(backup: &Backup, slice: &Slice, whole: bool) -> Result<(), String> {
+    match (backup.lacks(slice), backup.lost(slice)) {
+        (Some(why), _) => Err(why),
+        (None, Some(what)) if whole => Err(format!("what opens of it is {what}")),
+        (None, _) => Ok(()),
     }
 }
 

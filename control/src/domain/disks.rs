@@ -250,11 +250,12 @@ pub fn changed(slice: &Slice, told: &Changed) -> Option<Vec<Change>> {
     (next != *slice).then(|| put(next))
 }
 
-/// Its disks are what they were when this backup was made: as small as then, and they are to be as large as they were
+/// Those of its disks that a backup opens are what they were when it was made: as small as then, and they are to be as large as they were
 /// made since.
 pub(super) fn restored(next: &mut Slice, backup: &Backup, by: &Name, now: Timestamp) {
     let before = next.wanted_gib();
-    for copied in &backup.volumes {
+    let of: Vec<_> = backup.opening(next).cloned().collect();
+    for copied in of {
         if copied.id == next.volume {
             next.disk_gib = copied.size_gib;
         }
@@ -325,7 +326,7 @@ fn begin(next: &mut Slice, what: NewDisks, by: &Name, now: Timestamp) {
 
 fn free_to_change(slice: &Slice) -> Result<(), Refusal> {
     demand(slice, &CHANGEABLE, "changed")?;
-    if let Some(job) = &slice.copies.job {
+    if let Some(job) = slice.copies.on_disks() {
         return Err(Refusal::new(RefusalKind::State, format!("{}: one thing at a time", job.kind.text())));
     }
     if slice.change.is_some() { Err(busy(slice)) } else { Ok(()) }

@@ -431,7 +431,7 @@ pub fn start(
 ) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Stopped], "started")?;
     not_held(state, slice, "what it holds stays as it is")?;
-    if let Some(job) = &slice.copies.job {
+    if let Some(job) = slice.copies.on_disks() {
         let text = format!("{}: it is started when that is over", job.kind.text());
         let label = state.slice_label(slice);
         return Err(Refusal::new(RefusalKind::State, text).hint(format!("holm backup list {label}")));

@@ -10,13 +10,13 @@ use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 
-/// Every job of this host's slices. Nothing is restored while something is on hold: the agent, which no longer hears of
-/// it, ends it, and begins again when the hold is lifted.
+/// Every job of this host's slices. Nothing is restored and nothing removed while something is on hold: the agent, which
+/// no longer hears of it, ends it, and begins again when the hold is lifted.
 pub fn intended(state: &State, host: &Name) -> Vec<v1::IntendedJob> {
     let here = |s: &&Slice| s.placement.as_ref().is_some_and(|p| &p.host == host);
     let free = |s: &&Slice| {
-        let restored = s.copies.job.as_ref().is_some_and(|job| job.kind == JobKind::Restore);
-        !restored || slice::held(state, s).is_none()
+        let destroys = |job: &backup::Job| matches!(job.kind, JobKind::Restore | JobKind::Remove);
+        !s.copies.job.as_ref().is_some_and(destroys) || slice::held(state, s).is_none()
     };
     state.slices.values().filter(here).filter(free).filter_map(job).collect()
 }
@@ -28,14 +28,18 @@ fn job(s: &Slice) -> Option<v1::IntendedJob> {
         volume_id: volume.id.into_untyped_uuid().to_string(),
         root: volume.id == s.volume,
     };
+    let opens = |volume: &&backup::Copied| {
+        job.kind != JobKind::Restore || of.opening(s).any(|opens| opens.id == volume.id)
+    };
+    let remove = job.remove.iter().filter(|_| job.kind == JobKind::Remove);
     Some(v1::IntendedJob {
         job_id: job.id.into_untyped_uuid().to_string(),
         slice_id: s.id.into_untyped_uuid().to_string(),
         kind: kind(job.kind).into(),
         backup_id: of.id.into_untyped_uuid().to_string(),
         manifest_sha256: of.made.as_ref().map(|made| made.sha256.clone()).unwrap_or_default(),
-        volumes: of.volumes.iter().map(volume).collect(),
-        remove: job.remove.iter().map(|id| id.into_untyped_uuid().to_string()).collect(),
+        volumes: of.volumes.iter().filter(opens).map(volume).collect(),
+        remove: remove.map(|id| id.into_untyped_uuid().to_string()).collect(),
     })
 }
 

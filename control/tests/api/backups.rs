@@ -46,6 +46,25 @@ async fn resting(world: &World) -> (Agent, v1::IntendedSlice) {
     (agent, kept)
 }
 
+/// It has another root disk, and rests again.
+async fn rebuilt(world: &World, agent: &mut Agent, before: &str) {
+    agent.clean(world, "dgx").await;
+    let request =
+        v1::StartSliceRequest { slice: Some(reference("heart/main")), rebuild: true, dry_run: false };
+    world.slices("dina").start_slice(request).await.unwrap();
+    let again = agent.slice(v1::Goal::Run).await;
+    assert_ne!(again.volume_id, before);
+    agent.key(&again).await.unwrap();
+    for phase in [v1::Phase::Preparing, v1::Phase::Booting, v1::Phase::Ready] {
+        agent.reaches(&again, phase).await;
+    }
+    world.until("dina", "heart/main", v1::SliceState::Ready).await;
+    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
+    let kept = agent.slice(v1::Goal::Kept).await;
+    agent.reaches(&kept, v1::Phase::Kept).await;
+    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+}
+
 /// The job that the agent is told of.
 async fn job(agent: &mut Agent, kind: v1::JobKind) -> v1::IntendedJob {
     let is = |job: &v1::IntendedJob| job.kind() == kind;
@@ -221,12 +240,31 @@ async fn a_backup_is_made_tried_restored_and_goes_with_its_slice() {
     restore(&world, "dina", &first.id).await.unwrap();
     done(&world, &mut agent, v1::JobKind::Restore).await;
     assert!(world.get("dina", "heart/main").await.unwrap().reason.contains("restored from the backup of"));
+    let restored = list(&world).await.remove(0).restore.unwrap();
+    assert!(restored.passed && restored.by == "dina", "{restored:?}");
 
-    // Two are kept: the oldest goes with the third.
-    for _ in 0..2 {
-        back_up(&world, "dina").await.unwrap();
-        done(&world, &mut agent, v1::JobKind::Backup).await;
-    }
+    // Two are kept: the oldest goes when the third is known to be whole, and not before.
+    back_up(&world, "dina").await.unwrap();
+    assert!(done(&world, &mut agent, v1::JobKind::Backup).await.remove.is_empty());
+    agent.intends(|i| i.jobs.is_empty()).await;
+    back_up(&world, "dina").await.unwrap();
+    assert!(job(&mut agent, v1::JobKind::Backup).await.remove.is_empty());
+    assert_eq!(list(&world).await.iter().filter(|b| b.made.is_some()).count(), 2);
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    assert_eq!(list(&world).await.iter().filter(|b| b.made.is_some()).count(), 3);
+    let removing = job(&mut agent, v1::JobKind::Remove).await;
+    assert_eq!(removing.remove, std::slice::from_ref(&first.id));
+    // What the store does not let go of stays in the list, and goes with the next.
+    let kept = v1::ObservedJob { removed: Vec::new(), ..ended(&removing, v1::JobPhase::Failed) };
+    tell(&agent, v1::ObservedJob { reason: "no answer".to_owned(), ..kept }).await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    let stays = list(&world).await;
+    assert!(stays.len() == 3 && stays[0].reason.contains("goes with the next"), "{:?}", stays[0].reason);
+    assert!(restore(&world, "dina", &first.id).await.is_err());
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    assert_eq!(job(&mut agent, v1::JobKind::Remove).await.remove.len(), 2);
+    done(&world, &mut agent, v1::JobKind::Remove).await;
     let left: BTreeSet<String> = list(&world).await.into_iter().map(|b| b.id).collect();
     assert!(left.len() == 2 && !left.contains(&first.id));
     // One that fails is begun again under its name.
@@ -264,6 +302,36 @@ async fn certificate(world: &World) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_backup_from_before_a_rebuild_the_data_is_left() {
+    let world = World::full().await;
+    let (mut agent, kept) = resting(&world).await;
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    // Under other keys it opens no more at all.
+    let id = world.app.ledger.state().slices.keys().next().copied().unwrap();
+    let state = world.app.ledger.state();
+    let mut slice = state.slices[&id].clone();
+    let backup = slice.copies.backups[0].clone();
+    assert_eq!((backup.lacks(&slice), backup.lost(&slice)), (None, None));
+    slice.volume = "6f9619ff-8b86-4d01-b42d-00cf4fc964fe".parse().unwrap();
+    assert_eq!(backup.lacks(&slice), None);
+    assert!(backup.lost(&slice).unwrap().contains("/home and /project alone"));
+    slice.others.iter_mut().for_each(|other| other.key_fingerprint = "another".to_owned());
+    assert!(backup.lacks(&slice).unwrap().contains("opens no more"));
+
+    rebuilt(&world, &mut agent, &kept.volume_id).await;
+    let list = list(&world).await;
+    assert!(list[0].reason.contains("its root disk was made anew since"), "{}", list[0].reason);
+    let drilled = drill(&world, "dina").await.unwrap_err();
+    assert!(drilled.message().contains("/home and /project alone"), "{drilled}");
+    restore(&world, "dina", &list[0].id).await.unwrap();
+    let restoring = done(&world, &mut agent, v1::JobKind::Restore).await;
+    assert!(restoring.volumes.len() == 1 && !restoring.volumes[0].root, "{:?}", restoring.volumes);
+    let slice = world.get("dina", "heart/main").await.unwrap();
+    assert!(slice.reason.contains("/home and /project alone"), "{}", slice.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_gone_holds_up_no_destruction_and_the_certificate_says_so() {
     let world = World::full().await;
     let (mut agent, _) = resting(&world).await;
@@ -287,7 +355,7 @@ async fn a_store_that_is_gone_holds_up_no_destruction_and_the_certificate_says_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_hold_is_not_restored() {
-    let world = World::full().await;
+    let world = World::full_of(|config| config.backup.keep = 2).await;
     let (mut agent, _) = resting(&world).await;
     back_up(&world, "dina").await.unwrap();
     let made = done(&world, &mut agent, v1::JobKind::Backup).await;
@@ -319,6 +387,14 @@ async fn what_is_on_hold_is_not_restored() {
     agent.intends(|i| i.jobs.is_empty()).await;
     world.projects("frida").release_project(whole("over")).await.unwrap();
     done(&world, &mut agent, v1::JobKind::Restore).await;
+    // Nor does an older one go for a newer.
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    job(&mut agent, v1::JobKind::Remove).await;
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    world.projects("frida").release_project(whole("over")).await.unwrap();
+    assert_eq!(done(&world, &mut agent, v1::JobKind::Remove).await.remove, [made.backup_id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

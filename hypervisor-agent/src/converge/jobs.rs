@@ -42,7 +42,7 @@ const MAX_BACKUPS: usize = 64;
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
-    /// A backup made, and older ones removed.
+    /// A backup made.
     Make,
     /// Volumes made what they were.
     Restore,
@@ -89,8 +89,8 @@ impl WantedJob {
         }
         let remove: Option<Vec<BackupId>> = job.remove.iter().map(|id| id.parse().ok()).collect();
         let remove = remove.ok_or("a backup that is to go has no id")?;
-        if kind == JobKind::Make && remove.contains(&id) {
-            return Err("it would remove what it makes".to_owned());
+        if (kind == JobKind::Remove) == remove.is_empty() {
+            return Err("it removes nothing, or removes and does something else".to_owned());
         }
         Ok(Self {
             slice,
@@ -183,12 +183,10 @@ impl State {
 
     /// The keys of a drill. False where nobody waits for them.
     pub(super) fn take_job_key(&mut self, id: JobId, keys: Keys) -> bool {
-        let job = self.jobs.get_mut(&id).filter(|job| job.needs_key());
-        let Some((job, want)) = job.and_then(|job| Some((job.want.clone()?, job))).map(|(w, j)| (j, w))
-        else {
-            return false;
-        };
-        let all = want.backup.volumes.iter().all(|(volume, _)| keys.contains_key(volume));
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.needs_key()) else { return false };
+        let all_of =
+            |want: &WantedJob| want.backup.volumes.iter().all(|(volume, _)| keys.contains_key(volume));
+        let all = job.want.as_ref().is_some_and(all_of);
         if all {
             job.key = HeldKey::Held(Arc::new(Held { now: keys, ..Held::default() }));
         }
@@ -303,7 +301,10 @@ impl Engine {
             return Turn::Until(soonest);
         };
         let Some(mut want) = job.want.clone() else { return Turn::Until(soonest) };
-        let before = std::mem::replace(&mut job.state, Stage::Active(0, 0));
+        let trouble = match std::mem::replace(&mut job.state, Stage::Active(0, 0)) {
+            Stage::Waiting(trouble) => trouble,
+            Stage::Active(..) | Stage::Done(_) => None,
+        };
         let keys = match &job.key {
             HeldKey::Held(keys) => Ok(Some(Arc::clone(keys))),
             HeldKey::Refused(why) => Err(why.clone()),
@@ -314,10 +315,7 @@ impl Engine {
         self.bump(&mut state);
         drop(state);
 
-        let tries = match &before {
-            Stage::Waiting(Some(trouble)) => trouble.tries,
-            _ => 0,
-        };
+        let tries = trouble.as_ref().map_or(0, |trouble| trouble.tries);
         let started = Instant::now();
         let told = v1::ObservedJob { job_id: id.to_string(), ..Default::default() };
         let failed = |why: &str| v1::ObservedJob {
@@ -335,11 +333,7 @@ impl Engine {
                     let text = brief(&error.chain());
                     tracing::warn!(job = %id, slice = %want.slice, "{text}");
                     if self.is_stopping() || tries + 1 < TRIES {
-                        let trouble = match &before {
-                            Stage::Waiting(trouble) => trouble.as_ref(),
-                            Stage::Active(..) | Stage::Done(_) => None,
-                        };
-                        let again = Trouble::after(trouble, &self.limits, Now::read_like(now), text);
+                        let again = Trouble::after(trouble.as_ref(), &self.limits, Now::read_like(now), text);
                         return self.settle_job(id, Stage::Waiting(Some(again)));
                     }
                     failed(&text)
@@ -369,19 +363,9 @@ impl Engine {
         match want.kind {
             JobKind::Make => {
                 let made = self.host.back_up(&want.backup, &watch)?;
-                // What is old stays where it cannot be removed, and goes with the next.
-                let older = if watch.is_wanted() { want.remove.as_slice() } else { &[] };
-                let removed = match self.host.remove_backups(older) {
-                    Ok(()) => older.iter().map(ToString::to_string).collect(),
-                    Err(error) => {
-                        tracing::warn!(job = %id, "older backups stay for now: {}", error.chain());
-                        Vec::new()
-                    }
-                };
                 Ok(v1::ObservedJob {
                     manifest_sha256: made.manifest_sha256,
                     stored_bytes: made.stored_bytes,
-                    removed,
                     ..through(made.bytes)
                 })
             }

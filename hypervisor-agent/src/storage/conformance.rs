@@ -44,6 +44,7 @@ macro_rules! suite {
             a_kill_while_it_grows
             a_kill_while_its_key_is_changed
             a_volume_becomes_what_it_was
+            one_of_two_volumes_becomes_what_it_was
             nothing_in_a_store_tells_what_it_is
             what_a_store_changes_is_found
             a_drill_opens_it_and_leaves_nothing
@@ -57,7 +58,8 @@ macro_rules! suite {
 pub(super) use super::backup::tests::{
     a_damaged_volume_is_not_backed_up, a_drill_opens_it_and_leaves_nothing, a_kill_while_it_is_backed_up,
     a_kill_while_it_is_restored_and_while_it_is_tried, a_volume_becomes_what_it_was,
-    nothing_in_a_store_tells_what_it_is, what_a_store_changes_is_found, what_nobody_wants_any_more_ends,
+    nothing_in_a_store_tells_what_it_is, one_of_two_volumes_becomes_what_it_was,
+    what_a_store_changes_is_found, what_nobody_wants_any_more_ends,
 };
 pub(super) use suite;
 

@@ -32,11 +32,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Instant,
 };
+
+/// The end of the name of a copy beside a volume, see [`super::backup`].
+pub(super) const STAGED: &str = ".staged";
 
 /// The volumes in a directory.
 #[derive(Debug)]
@@ -54,15 +57,26 @@ impl Qcow2Luks {
     }
 
     /// Promises a volume so much, until what is returned is dropped: by then it has it.
-    fn promise(&self, volume: VolumeId, bytes: u64) -> io::Result<Promise<'_>> {
+    pub(super) fn promise(&self, volume: VolumeId, bytes: u64) -> io::Result<Promise<'_>> {
         let mut promising = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
         let mut promised: BTreeMap<VolumeId, u64> = BTreeMap::new();
         for file in fs::read_dir(&self.config.volumes)? {
             let name = file?.file_name();
+            let name = name.to_str().unwrap_or_default();
+            let (volume, staged) = match name.strip_suffix(STAGED) {
+                Some(volume) => (volume, true),
+                None => (name, false),
+            };
             // What is half made or half erased is made again or goes.
-            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Ok(id) = volume.parse() else { continue };
+            let path = self.path(id);
             // One that was erased meanwhile has nothing; one that is damaged is another's trouble.
-            promised.extend(qcow2::read(&self.path(id)).ok().map(|header| (id, header.bytes)));
+            let takes = match staged {
+                false => qcow2::read(&path).ok().map(|header| header.bytes),
+                true => fs::metadata(self.config.volumes.join(name)).ok().map(|of| taken(&path) + of.len()),
+            };
+            let promise = promised.entry(id).or_default();
+            *promise = takes.unwrap_or_default().max(*promise);
         }
         promised.extend(promising.iter().map(|(id, bytes)| (*id, *bytes)));
         promised.remove(&volume);
@@ -72,6 +86,14 @@ impl Qcow2Luks {
         refuse_promise((&what, ""), room, self.config.overcommit, promised, bytes)?;
         promising.insert(volume, bytes);
         Ok(Promise { of: &self.promising, volume })
+    }
+
+    /// Promises a volume at rest as much as it takes with a copy of `bytes` beside it: what it has not written yet is
+    /// the copy's.
+    pub(super) fn promise_copy(&self, volume: VolumeId, bytes: u64) -> io::Result<Promise<'_>> {
+        let path = self.path(volume);
+        let own = qcow2::read(&path).map_or(0, |header| header.bytes);
+        self.promise(volume, own.max(taken(&path).saturating_add(bytes)))
     }
 
     /// The file system that holds the volumes.
@@ -130,8 +152,13 @@ impl Qcow2Luks {
     }
 }
 
+/// What a file takes of its file system.
+fn taken(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.blocks().saturating_mul(512))
+}
+
 /// Room that a volume is promised and may not have yet.
-struct Promise<'a> {
+pub(super) struct Promise<'a> {
     of: &'a Mutex<BTreeMap<VolumeId, u64>>,
     volume: VolumeId,
 }
@@ -326,6 +353,7 @@ fn is_there(path: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::backup::Staging as _;
     use crate::{
         config::{ImageFormat, Overcommit, StorageBackend},
         storage::conformance::{self, Ground, id, key},
@@ -471,6 +499,19 @@ mod tests {
         assert!(volumes.promise(other, 3 * GIB).is_err());
         drop(made);
         assert_eq!(volumes.grow(other, 3, &key(8)).unwrap(), Grown::Done);
+        // A copy of a volume has what the volume has not written; where that is too little it is promised like a volume.
+        drop(volumes.stage(other, 2 * GIB).unwrap());
+        assert!(volumes.promise(id(), (most - 3) * GIB).is_ok());
+        volumes.drop_staged(other).unwrap();
+        drop(volumes.stage(other, 4 * GIB).unwrap());
+        assert!(volumes.promise(id(), (most - 3) * GIB).is_err());
+        assert!(volumes.promise(id(), (most - 6) * GIB).is_ok());
+        let error = volumes.stage(other, (most + 1) * GIB).unwrap_err().chain();
+        assert!(error.contains("may promise") || error.contains("GiB left"), "{error}");
+        assert!(
+            volumes.promise(id(), (most - 4) * GIB).is_ok(),
+            "what could not be staged is promised nothing"
+        );
         let room = volumes.room().unwrap().unwrap();
         assert!(room.free <= room.bytes && room.bytes > 0, "{room:?}");
     }

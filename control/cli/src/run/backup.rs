@@ -8,8 +8,8 @@ use crate::{Exit, Failure, view};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::{
-    BackUpSliceRequest, Backup, DrillSliceRequest, ListBackupsRequest, RestoreSliceRequest, Slice, SliceRef,
-    SliceState,
+    BackUpSliceRequest, Backup, DrillSliceRequest, JobKind, ListBackupsRequest, RestoreSliceRequest, Slice,
+    SliceRef, SliceState,
 };
 use serde_json::json;
 use tonic::transport::Channel;
@@ -97,7 +97,9 @@ async fn begun(
         return Ok(0);
     }
     let spinner = Spinner::new(&session.output);
-    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(now.job.is_none())).await?;
+    // What is removed when a backup is made keeps nobody waiting.
+    let over = |now: &Slice| now.job.as_ref().is_none_or(|job| job.kind() == JobKind::Remove);
+    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(over(now))).await?;
     drop(spinner);
     if view::state(&last) != SliceState::Stopped {
         let word = view::word(view::state(&last));
@@ -106,7 +108,7 @@ async fn begun(
     }
     let all = list(session, client, Some(wanted)).await?;
     let backup = all.into_iter().find(|backup| Some(&backup.id) == id.as_ref()).unwrap_or_default();
-    let (well, sentence) = view::outcome(slice.job.as_ref(), &backup, &last);
+    let (well, sentence) = view::outcome(slice.job.as_ref(), &backup);
     session.output.done(&format!("{label}: {sentence}"), &view::backup_json(&backup))?;
     Ok(if well { 0 } else { Exit::Refused.code() })
 }

@@ -3,7 +3,7 @@
 use super::{time_json, when};
 use crate::output::{Cell, Table, Tone};
 use crate::text::{Clock, bytes, instant};
-use holm_proto::v1::{Backup, Job, JobKind, Slice};
+use holm_proto::v1::{Backup, Job, JobKind, Tried};
 use serde_json::{Value, json};
 
 /// What a job is, and how far: "backup: 3 GiB of 12 GiB".
@@ -22,7 +22,7 @@ fn job_word(job: &Job) -> &'static str {
         JobKind::Backup => "backup",
         JobKind::Restore => "restore",
         JobKind::Drill => "restore drill",
-        JobKind::Remove => "its backups are removed",
+        JobKind::Remove => "removal of backups",
     }
 }
 
@@ -75,8 +75,17 @@ fn drill(b: &Backup, clock: &Clock) -> Cell {
     }
 }
 
+fn tried_json(tried: &Tried) -> Value {
+    json!({
+        "at": time_json(tried.at.as_ref()),
+        "passed": tried.passed,
+        "detail": tried.detail,
+        "by": tried.by,
+    })
+}
+
 /// How a job ended: whether well, and in words.
-pub fn outcome(job: Option<&Job>, backup: &Backup, slice: &Slice) -> (bool, String) {
+pub fn outcome(job: Option<&Job>, backup: &Backup) -> (bool, String) {
     match job.map(Job::kind) {
         Some(JobKind::Backup) => match &backup.made {
             Some(_) => {
@@ -90,8 +99,11 @@ pub fn outcome(job: Option<&Job>, backup: &Backup, slice: &Slice) -> (bool, Stri
             Some(drill) => (false, format!("it can NOT be restored: {}", drill.detail)),
             None => (false, "the drill was given up".to_owned()),
         },
-        // Of a restore the slice itself says how it ended.
-        _ => (!slice.reason.contains("not restored"), slice.reason.clone()),
+        Some(JobKind::Restore) => match &backup.restore {
+            Some(restore) => (restore.passed, restore.detail.clone()),
+            None => (false, "the restore was given up".to_owned()),
+        },
+        Some(JobKind::Remove | JobKind::Unspecified) | None => (true, "it is over".to_owned()),
     }
 }
 
@@ -109,11 +121,7 @@ pub fn backup_json(b: &Backup) -> Value {
         "stored_bytes": b.stored_bytes,
         "sha256": b.sha256,
         "reason": b.reason,
-        "drill": b.drill.as_ref().map(|drill| json!({
-            "at": time_json(drill.at.as_ref()),
-            "passed": drill.passed,
-            "detail": drill.detail,
-            "by": drill.by,
-        })),
+        "drill": b.drill.as_ref().map(tried_json),
+        "restore": b.restore.as_ref().map(tried_json),
     })
 }

@@ -951,8 +951,8 @@ impl Life {
                 method: job.method.clone(),
                 removed: job.removed.iter().map(|id| typed(id)).collect(),
             };
-            let at = self.at();
-            let changes = self.state.slices.values().find_map(|s| backup::told(s, &told, at));
+            let (following, at) = (self.id(), self.at());
+            let changes = self.state.slices.values().find_map(|s| backup::told(s, &told, following, at));
             self.commit(changes.unwrap_or_default());
         }
     }
@@ -1152,6 +1152,11 @@ impl Life {
                 assert!(keys.any(|key| fingerprint(key) == disk.key), "{}: nothing opens {disk:?}", s.name);
             }
             assert!(s.retired.iter().all(|old| old.id != s.volume), "{}", s.name);
+            // Who is told that there is a backup has one.
+            let whole = s.copies.backups.iter().filter(|b| !goes && b.made.is_some() && !b.going);
+            for backup in whole {
+                assert!(machine.backups.contains_key(&backup.id), "{}: {backup:?} is not there", s.name);
+            }
         }
         for (device, note) in self.engine().lock().notes.iter() {
             if matches!(note.mark, Mark::Clean { .. }) {

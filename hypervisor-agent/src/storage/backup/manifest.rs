@@ -1,11 +1,11 @@
 //! What a backup consists of. Its bytes are believed only where their SHA-256 is the one that was remembered.
 
-use super::same_volumes;
 use crate::edge::{Backup, EdgeError, Result};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::ids::{BackupId, VolumeId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Its name in the store.
 pub(super) const NAME: &str = "manifest";
@@ -71,20 +71,23 @@ impl Manifest {
         Ok(bytes)
     }
 
-    /// Reads one that is `wanted`'s, by its digest and what is in it.
+    /// Reads one that is `wanted`'s, by its digest and what is in it. Of its volumes, those that are wanted are left.
     pub fn read(bytes: &[u8], wanted: &Backup) -> Result<Self> {
         let bad = |what: &str| EdgeError::new(format!("the manifest of backup `{}` {what}", wanted.id));
         if HEXLOWER.encode(digest(&SHA256, bytes).as_ref()) != wanted.manifest_sha256 {
             return Err(bad("is not the one that was made: the store has changed it, or has an older one"));
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|_| bad("cannot be read"))?;
+        let mut manifest: Self = serde_json::from_slice(bytes).map_err(|_| bad("cannot be read"))?;
         if manifest.version != VERSION || manifest.chunk_bytes != CHUNK_BYTES {
             return Err(bad("is of another version of Holm"));
         }
-        let fits = manifest.backup == wanted.id && same_volumes(&manifest.volumes, &wanted.volumes);
-        if !fits || !manifest.volumes.iter().all(VolumeCopy::is_sound) {
+        let of = |copy: &VolumeCopy| (copy.volume, copy.root);
+        let all: BTreeSet<(VolumeId, bool)> = manifest.volumes.iter().map(of).collect();
+        let sound = all.len() == manifest.volumes.len() && manifest.volumes.iter().all(VolumeCopy::is_sound);
+        if !sound || manifest.backup != wanted.id || !wanted.volumes.iter().all(|one| all.contains(one)) {
             return Err(bad("is not of these volumes"));
         }
+        manifest.volumes.retain(|copy| wanted.volumes.contains(&of(copy)));
         Ok(manifest)
     }
 }

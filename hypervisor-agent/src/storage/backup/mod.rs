@@ -43,7 +43,6 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::BTreeSet,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::FileExt as _,
@@ -101,11 +100,13 @@ impl Backups {
         let total = all.iter().map(|(.., bytes)| *bytes).sum();
         let mut through = Through { watch, done: 0, total };
         let (mut stored, mut volumes) = (0_u64, Vec::new());
+        let zeros =
+            vec![0; usize::try_from(CHUNK_BYTES).map_err(|_| EdgeError::new("chunks are too large"))?];
         for (volume, root, file, bytes) in all {
             let mut copy = VolumeCopy { volume, root, bytes, chunks: Vec::new() };
             for (index, length) in (0..).zip(copy.lengths()) {
                 let chunk = read(&file, index, length).map_err(|error| failed("read", volume, error))?;
-                if chunk.iter().any(|byte| *byte != 0) {
+                if zeros.get(..length) != Some(&chunk) {
                     let name = HEXLOWER.encode(digest(&SHA256, &chunk).as_ref());
                     if there.get(&name) != Some(&(length as u64)) {
                         store.put(wanted.id, &name, chunk)?;
@@ -220,7 +221,8 @@ impl Backups {
                 self.backend()
             )));
         }
-        if manifest.base_sha256.is_some() && manifest.base_sha256 != Some(self.base(wanted)?) {
+        let over_base = manifest.base_sha256.is_some() && wanted.volumes.iter().any(|(_, root)| *root);
+        if over_base && manifest.base_sha256 != Some(self.base(wanted)?) {
             return Err(EdgeError::new(format!(
                 "backup `{}` lies over another base image than `{}`: put back the image of that time",
                 wanted.id,
@@ -345,10 +347,4 @@ fn sha256(path: &Path) -> io::Result<String> {
 
 fn failed(doing: &str, volume: VolumeId, error: io::Error) -> EdgeError {
     EdgeError::because(format!("cannot {doing} volume `{volume}`"), error)
-}
-
-/// Those that a manifest and a wish both name, each once.
-fn same_volumes(copies: &[VolumeCopy], wanted: &[(VolumeId, bool)]) -> bool {
-    let of: BTreeSet<(VolumeId, bool)> = copies.iter().map(|copy| (copy.volume, copy.root)).collect();
-    of.len() == copies.len() && of == wanted.iter().copied().collect()
 }

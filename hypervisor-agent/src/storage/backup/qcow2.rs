@@ -10,7 +10,7 @@ use crate::{
     edge::{EdgeError, Key, Result},
     storage::{
         GIB, erase,
-        qcow2_luks::{Qcow2Luks, check},
+        qcow2_luks::{Qcow2Luks, STAGED, check},
         qemu_img, step, wrong_key,
     },
 };
@@ -24,7 +24,7 @@ use std::{
 };
 
 fn staged(config: &StorageConfig, volume: VolumeId) -> PathBuf {
-    config.volumes.join(format!("{volume}.staged"))
+    config.volumes.join(format!("{volume}{STAGED}"))
 }
 
 impl Staging for Qcow2Luks {
@@ -45,6 +45,9 @@ impl Staging for Qcow2Luks {
                 free / GIB
             )));
         }
+        // Counted from now on by the file that is there.
+        let promise = self.promise_copy(volume, bytes);
+        let _promise = promise.map_err(|error| failed("stage", volume, error))?;
         let path = staged(self.config(), volume);
         let make = || -> io::Result<File> {
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;

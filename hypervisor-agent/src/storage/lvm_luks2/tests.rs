@@ -134,20 +134,9 @@ fn thin_ground() -> Option<Fixture> {
     let mut ground = ground()?;
     said(
         "lvcreate",
-        &[
-            "--quiet",
-            "--yes",
-            "--type",
-            "thin-pool",
-            "--errorwhenfull",
-            "y",
-            "--size",
-            "8g",
-            "--name",
-            "pool",
-            &ground.group,
-        ],
+        &["--quiet", "--yes", "--type", "thin-pool", "--size", "8g", "--name", "pool", &ground.group],
     );
+    said("lvchange", &["--quiet", "--errorwhenfull", "y", &format!("{}/pool", ground.group)]);
     ground.config.thin_pool = Some(LvmName::try_from("pool".to_owned()).unwrap());
     Some(ground)
 }
