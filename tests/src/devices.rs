@@ -1,8 +1,8 @@
 //! Devices between their owners, on the virtual DGX-2: three mixes of slices that fill the machine one after the
-//! other, each of which must read zeros where the one before it wrote; the agent and libvirtd killed between
-//! Claimed and Free; a GPU pulled out of a running slice.
+//! other, each of which must read zeros where the one before it wrote; a GPU pulled out of a running slice; the agent
+//! and libvirtd killed between Claimed and Free, as the last of the mixes comes up and as it goes.
 
-use crate::faults::{ask, close, until};
+use crate::faults::{ask, until};
 use crate::ground::Machine;
 use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a machine may take to come up, or to go.
 const LIMIT: &str = "40m";
+/// How often holmd is asked for what it is about to hear.
+const LOOKS: usize = 600;
 /// GPUs of the virtual DGX-2.
 const GPUS: usize = 16;
 /// The tenants, one after the other, and what each of them has at the same time.
@@ -29,14 +31,16 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("every GPU is cleaned before anyone gets it", || site.all_clean(OPERATOR))?;
     stages.time("the same by a scrubbing machine", || scrubbed(site))?;
     let [first, second, third] = TENANTS;
-    stages.time("8 + 4 + 2 + 1 + 1 GPUs at once", || mix(site, first))?;
+    stages.time("8 + 4 + 2 + 1 + 1 GPUs at once", || mix(site, first, |_| Ok(())))?;
     stages.time("all closed", || all_closed(site, first))?;
-    stages.time("16 GPUs", || mix(site, second))?;
+    stages.time("16 GPUs", || mix(site, second, |_| Ok(())))?;
     stages.time("its disk grows and gets another key while it runs", || changes(site, second))?;
     stages.time("closed", || all_closed(site, second).and_then(|()| shredded(site)))?;
-    stages.time("the agent and libvirtd are killed between Claimed and Free", || killed(site, second))?;
-    stages.time("4 + 4 + 8 GPUs at once", || mix(site, third))?;
+    stages.time("4 + 4 + 8 GPUs at once, the agent and libvirtd killed as they come up", || {
+        mix(site, third, |names| killed(site, third, names, &UP))
+    })?;
     stages.time("a GPU is pulled out of a running slice", || pulled(site, third))?;
+    stages.time("all closed, the agent and libvirtd killed meanwhile", || killed_as_it_goes(site, third))?;
     stages.time("the officer verifies the log", || site.ok(OFFICERS[0], &["audit", "verify"]).map(drop))
 }
 
@@ -145,13 +149,15 @@ fn slices((_, project, sizes): Tenant) -> Vec<String> {
 }
 
 /// All of a tenant's slices come up side by side on legal partitions, read zeros in every GPU, and leave a text.
-fn mix(site: &Site, tenant: Tenant) -> Outcome {
+/// `meanwhile` happens as they come up.
+fn mix(site: &Site, tenant: Tenant, meanwhile: impl FnOnce(&[String]) -> Outcome) -> Outcome {
     let (lead, project, sizes) = tenant;
     crate::faults::lead(site, lead, project)?;
     let names = slices(tenant);
     for (name, size) in names.iter().zip(sizes) {
         ask(site, lead, name, *size)?;
     }
+    meanwhile(&names)?;
     for name in &names {
         site.ok(lead, &["wait", name, "ready", "--timeout", LIMIT])?;
     }
@@ -175,9 +181,20 @@ fn mix(site: &Site, tenant: Tenant) -> Outcome {
         demand(attached == devices, format!("the machine of {name} has {attached:?}, not {devices:?}"))?;
     }
     show::seen(&format!("{sizes:?} GPUs by legal partitions, every device where the table says"));
-    for (name, size) in names.iter().zip(sizes) {
-        read_and_write(site, lead, name, *size)?;
-    }
+    // All at once: an idle machine takes a good part of an emulated processor from those that work.
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = names
+            .iter()
+            .zip(sizes)
+            .map(|(name, size)| {
+                scope.spawn(move || read_and_write(site, lead, name, *size).map_err(|e| e.to_string()))
+            })
+            .collect();
+        let ended = |job: std::thread::ScopedJoinHandle<'_, Result<(), String>>| {
+            job.join().unwrap_or_else(|_| Err("the thread of a job ended".to_owned()))
+        };
+        jobs.into_iter().try_for_each(ended)
+    })?;
     show::seen("every GPU reads zeros, all the way through; each is left full of text");
     Ok(())
 }
@@ -204,7 +221,7 @@ fn read_and_write(site: &Site, lead: &str, slice: &str, gpus: u32) -> Outcome {
 
 /// A job of Python's on all GPUs of a slice: what it printed, and why it failed if it did.
 fn job(site: &Site, lead: &str, slice: &str, gpus: u32, script: &str) -> Outcome<(String, Option<String>)> {
-    let file = site.write("job.py", script)?;
+    let file = site.write(&format!("{}.py", slice.replace('/', "-")), script)?;
     let gres = format!("--gres=gpu:{gpus}");
     let mut command = site.command(lead, &["ssh", slice, "--", "srun", &gres, "python3", "-"]);
     let output = command.stdin(std::fs::File::open(file)?).output()?;
@@ -241,66 +258,79 @@ fn vouched_for(site: &Site, lead: &str, slice: &str) -> Outcome {
     demand(cleaned == had, format!("{slice} had {had:?}; there is evidence for {cleaned:?}"))
 }
 
+/// So many are free; after its agent was away a host cleans them again first.
 fn free(site: &Site, free: usize) -> Outcome {
-    let host = site.json(OPERATOR, &["host", "show", HOST])?;
-    let states: Vec<&str> = gpus(&host)?.iter().filter_map(|gpu| gpu["state"].as_str()).collect();
-    let found = states.iter().filter(|state| **state == "free").count();
+    let mut states = Vec::new();
+    for _ in 0..LOOKS {
+        let host = site.json(OPERATOR, &["host", "show", HOST])?;
+        states = gpus(&host)?
+            .into_iter()
+            .map(|gpu| text(gpu, "state").map(str::to_owned))
+            .collect::<Outcome<_>>()?;
+        if !states.iter().any(|state| ["dirty", "sanitising"].contains(&state.as_str())) {
+            break;
+        }
+    }
+    let found = states.iter().filter(|state| *state == "free").count();
     demand(states.len() == GPUS && found == free, format!("{found} of {free} GPUs are free: {states:?}"))
 }
 
-/// What is killed.
-#[derive(Debug, Clone, Copy)]
-enum Victim {
-    Agent,
-    Libvirtd,
-}
+/// States that a slice goes through, and after them one that it may have come to already: what is struck is then the
+/// step after.
+type States = &'static [&'static str];
+const UP: [States; 3] =
+    [&["placed", "preparing", "ready"], &["preparing", "booting", "ready"], &["booting", "ready"]];
+const DOWN: [States; 2] = [&["closing", "destroying", "destroyed"], &["destroying", "destroyed"]];
 
-/// Kills one or the other at each state between Claimed and Free. The end is always the same: every GPU is free
-/// again, with evidence of a cleaning after its last owner.
-fn killed(site: &Site, tenant: Tenant) -> Outcome {
-    let (lead, project, _) = tenant;
-    let up: [&[&str]; 3] = [&["placed", "preparing"], &["preparing", "booting"], &["booting", "ready"]];
-    let down: [&[&str]; 2] = [&["closing", "destroying"], &["destroying", "destroyed"]];
-    for (index, victims) in
-        [[Victim::Libvirtd, Victim::Agent], [Victim::Agent, Victim::Libvirtd]].into_iter().enumerate()
-    {
-        let slice = format!("{project}/killed-{index}");
-        ask(site, lead, &slice, 2)?;
-        for (states, victim) in up.iter().zip(victims.iter().cycle()) {
-            strike(site, lead, &slice, states, *victim)?;
+/// Kills the agent and libvirtd as a slice, the last of these, comes to each state.
+fn killed(site: &Site, tenant: Tenant, names: &[String], all: &[States]) -> Outcome {
+    let (lead, ..) = tenant;
+    let slice = names.last().ok_or("a tenant without slices")?;
+    for (index, states) in all.iter().enumerate() {
+        until(site, lead, slice, |s| text(s, "state").is_ok_and(|now| states.contains(&now)))?;
+        // An agent that is new, and one that goes on, finds another libvirtd.
+        if index % 2 == 0 {
+            kill_agent(site)?;
+            kill_libvirtd(site)?;
+        } else {
+            kill_libvirtd(site)?;
+            kill_agent(site)?;
         }
-        site.ok(lead, &["wait", &slice, "ready", "--timeout", LIMIT])?;
-        read_and_write(site, lead, &slice, 2)?;
-        site.ok(lead, &["slice", "close", &slice, "--yes"])?;
-        for (states, victim) in down.iter().zip(victims.iter().cycle()) {
-            strike(site, lead, &slice, states, *victim)?;
-        }
-        site.ok(lead, &["wait", &slice, "destroyed", "--timeout", LIMIT])?;
-        vouched_for(site, lead, &slice)?;
-        site.all_clean(OPERATOR)?;
-        free(site, GPUS)?;
     }
-    show::seen("ten kills later no GPU is lost, and none became free without evidence");
     Ok(())
 }
 
-fn strike(site: &Site, lead: &str, slice: &str, states: &[&str], victim: Victim) -> Outcome {
-    until(site, lead, slice, |s| {
-        // Later is good enough: what is struck is then the step after.
-        text(s, "state").is_ok_and(|now| states.contains(&now) || ["ready", "destroyed"].contains(&now))
-    })?;
-    match victim {
-        Victim::Agent => {
-            site.kill(Daemon::Agent)?;
-            site.start(Daemon::Agent)
-        }
-        Victim::Libvirtd => site
-            .host(
-                "pid=$(pgrep -xo libvirtd); kill -9 $pid; timeout 60 tail --pid=$pid -f /dev/null
-                 ulimit -c 0; libvirtd --daemon; timeout 200 virsh -q -c qemu:///system list >/dev/null",
-            )
-            .map(drop),
+/// All are closed at once. The end is what it always is: every GPU is free again, with evidence of a cleaning after its
+/// last owner, but for the one that was pulled out of the first.
+fn killed_as_it_goes(site: &Site, tenant: Tenant) -> Outcome {
+    let (lead, ..) = tenant;
+    let names = slices(tenant);
+    for name in &names {
+        site.ok(lead, &["slice", "close", name, "--yes"])?;
     }
+    killed(site, tenant, &names, &DOWN)?;
+    for name in &names {
+        site.ok(lead, &["wait", name, "destroyed", "--timeout", LIMIT])?;
+    }
+    names.iter().skip(1).try_for_each(|name| vouched_for(site, lead, name))?;
+    free(site, GPUS - 1)?;
+    show::seen(
+        "ten kills later none is lost or free without evidence; the GPU that was pulled is the only one missing",
+    );
+    Ok(())
+}
+
+fn kill_agent(site: &Site) -> Outcome {
+    site.kill(Daemon::Agent)?;
+    site.start(Daemon::Agent)
+}
+
+fn kill_libvirtd(site: &Site) -> Outcome {
+    site.host(
+        "pid=$(pgrep -xo libvirtd); kill -9 $pid; timeout 60 tail --pid=$pid -f /dev/null
+         ulimit -c 0; libvirtd --daemon; timeout 200 virsh -q -c qemu:///system list >/dev/null",
+    )
+    .map(drop)
 }
 
 /// Pulls one GPU out of a running slice: it is quarantined, nobody else notices, and the slice can be closed.
@@ -333,11 +363,6 @@ fn pulled(site: &Site, tenant: Tenant) -> Outcome {
         still_there(site, lead, name, *size)?;
     }
     show::seen("the GPU is in quarantine, the other slices run on with all of theirs");
-    for name in &names {
-        close(site, lead, name)?;
-    }
-    free(site, GPUS - 1)?;
-    show::seen("all are closed; the GPU that was pulled is the only one that is not free");
     Ok(())
 }
 

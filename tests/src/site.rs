@@ -3,10 +3,10 @@
 use crate::ground::Ground;
 use crate::{Outcome, demand, show};
 use serde_json::Value;
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The host's name in every site.
 pub const HOST: &str = "dgx2-1";
@@ -36,7 +36,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Site {
     plan: Plan,
-    starts: Cell<u32>,
+    starts: AtomicU32,
 }
 
 /// A daemon of a site.
@@ -69,7 +69,7 @@ impl Daemon {
 impl Site {
     /// Sets up holmd and starts it, enrols the first people and the host, starts the agent.
     pub fn open(plan: Plan) -> Outcome<Self> {
-        let site = Self { plan, starts: Cell::new(0) };
+        let site = Self { plan, starts: AtomicU32::new(0) };
         let codes = site.init()?;
         if site.plan.ground.machine().is_some() {
             // What stands in for GPUs and NVSwitches is what this site has bought.
@@ -148,9 +148,9 @@ impl Site {
 
     /// Starts a daemon and waits until it can be used.
     pub fn start(&self, daemon: Daemon) -> Outcome {
-        self.starts.set(self.starts.get() + 1);
+        let start = self.starts.fetch_add(1, Ordering::Relaxed) + 1;
         let (name, ready, root) = (daemon.name(), daemon.ready(), self.plan.root.display());
-        let log = format!("{root}/{name}.{}.log", self.starts.get());
+        let log = format!("{root}/{name}.{start}.log");
         let arguments = match (daemon, &self.plan.agent_config) {
             (Daemon::Holmd, _) => format!("serve --config {root}/holmd/holmd.toml"),
             (Daemon::Agent, Some(config)) => format!("serve --config {}", config.display()),
