@@ -101,7 +101,7 @@ fn real(site: &Site, lead: &str, project: &str) -> Outcome {
     };
     size(ROOM_MIB)?;
     // The same bytes at each time, so that what is read back can be told from what was meant.
-    let make = format!("seq 100000000 | head -c {WRITES_MIB}M");
+    let make = format!("(seq 100000000 2>/dev/null || true) | head -c {WRITES_MIB}M");
     let meant = site.host(&format!("{make} | sha256sum"))?;
     let write = format!("{make} | dd of=large bs=1M iflag=fullblock conv=fsync 2>&1");
     let mut writing = site.command(lead, &["ssh", &slice, "--", &write]).stdout(Stdio::null()).spawn()?;
