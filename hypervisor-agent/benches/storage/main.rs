@@ -101,9 +101,10 @@ impl<'a> Ground<'a> {
             "lvcreate",
             &["--quiet", "--yes", "--type", "thin-pool", "--size", "1100g", "--name", "pool", GROUP],
         );
-        make_lv("files", &["--size", "16g"]);
+        // No more is promised to volumes than there is.
+        make_lv("files", &["--size", "1100g"]);
         let device = format!("/dev/{GROUP}/files");
-        run("mkfs.ext4", &["-q", "-E", "nodiscard", &device]);
+        run("mkfs.ext4", &["-q", "-T", "largefile4", "-E", "nodiscard", &device]);
         let files = directory.join("files");
         fs::create_dir(&files).unwrap();
         run("mount", &[&device, files.to_str().unwrap()]);
