@@ -250,8 +250,8 @@ pub fn changed(slice: &Slice, told: &Changed) -> Option<Vec<Change>> {
     (next != *slice).then(|| put(next))
 }
 
-/// Those of its disks that a backup opens are what they were when it was made: as small as then, and they are to be as large as they were
-/// made since.
+/// Those of its disks that a backup opens are what they were when it was made: as small as then, and they are to be as
+/// large as they were made since.
 pub(super) fn restored(next: &mut Slice, backup: &Backup, by: &Name, now: Timestamp) {
     let before = next.wanted_gib();
     let of: Vec<_> = backup.opening(next).cloned().collect();

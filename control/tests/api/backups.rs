@@ -1,6 +1,6 @@
 //! Backups: who may have them made, tried and restored; what a level demands; what remains of them; escrow.
 
-use crate::world::{Agent, World, decide, hint, ready_slice, reference};
+use crate::world::{Agent, World, decide, hint, ready_slice, reference, stopped};
 use holm_control::config::Config;
 use holm_proto::v1;
 use secrecy::ExposeSecret as _;
@@ -39,10 +39,7 @@ async fn list(world: &World) -> Vec<v1::Backup> {
 /// A slice that was ready, and rests.
 async fn resting(world: &World) -> (Agent, v1::IntendedSlice) {
     let (mut agent, _) = ready_slice(world, "heart/main", 2).await;
-    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
-    let kept = agent.slice(v1::Goal::Kept).await;
-    agent.reaches(&kept, v1::Phase::Kept).await;
-    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    let kept = stopped(world, &mut agent).await;
     (agent, kept)
 }
 
@@ -59,10 +56,7 @@ async fn rebuilt(world: &World, agent: &mut Agent, before: &str) {
         agent.reaches(&again, phase).await;
     }
     world.until("dina", "heart/main", v1::SliceState::Ready).await;
-    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
-    let kept = agent.slice(v1::Goal::Kept).await;
-    agent.reaches(&kept, v1::Phase::Kept).await;
-    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    stopped(world, agent).await;
 }
 
 /// The job that the agent is told of.
@@ -112,6 +106,14 @@ async fn done(world: &World, agent: &mut Agent, kind: v1::JobKind) -> v1::Intend
     let id = job.job_id.clone();
     world.logged(|e| e.action == "observe.job" && e.detail["job"] == id.as_str()).await;
     job
+}
+
+/// A slice that rests, and the job that made a backup of it.
+async fn backed_up(world: &World) -> (Agent, v1::IntendedSlice, v1::IntendedJob) {
+    let (mut agent, kept) = resting(world).await;
+    back_up(world, "dina").await.unwrap();
+    let made = done(world, &mut agent, v1::JobKind::Backup).await;
+    (agent, kept, made)
 }
 
 async fn ask_keys(
@@ -304,13 +306,9 @@ async fn certificate(world: &World) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_backup_from_before_a_rebuild_the_data_is_left() {
     let world = World::full().await;
-    let (mut agent, kept) = resting(&world).await;
-    back_up(&world, "dina").await.unwrap();
-    done(&world, &mut agent, v1::JobKind::Backup).await;
+    let (mut agent, kept, _) = backed_up(&world).await;
     // Under other keys it opens no more at all.
-    let id = world.app.ledger.state().slices.keys().next().copied().unwrap();
-    let state = world.app.ledger.state();
-    let mut slice = state.slices[&id].clone();
+    let mut slice = world.app.ledger.state().slices.values().next().unwrap().clone();
     let backup = slice.copies.backups[0].clone();
     assert_eq!((backup.lacks(&slice), backup.lost(&slice)), (None, None));
     slice.volume = "6f9619ff-8b86-4d01-b42d-00cf4fc964fe".parse().unwrap();
@@ -334,9 +332,7 @@ async fn of_a_backup_from_before_a_rebuild_the_data_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_gone_holds_up_no_destruction_and_the_certificate_says_so() {
     let world = World::full().await;
-    let (mut agent, _) = resting(&world).await;
-    back_up(&world, "dina").await.unwrap();
-    done(&world, &mut agent, v1::JobKind::Backup).await;
+    let (mut agent, ..) = backed_up(&world).await;
     world.close("dina", "heart/main").await.unwrap();
     let gone = agent.slice(v1::Goal::Destroyed).await;
     let removing = job(&mut agent, v1::JobKind::Remove).await;
@@ -356,9 +352,7 @@ async fn a_store_that_is_gone_holds_up_no_destruction_and_the_certificate_says_s
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_hold_is_not_restored() {
     let world = World::full_of(|config| config.backup.keep = 2).await;
-    let (mut agent, _) = resting(&world).await;
-    back_up(&world, "dina").await.unwrap();
-    let made = done(&world, &mut agent, v1::JobKind::Backup).await;
+    let (mut agent, _, made) = backed_up(&world).await;
     // A restore that was wanted before the hold ends with it.
     restore(&world, "dina", &made.backup_id).await.unwrap();
     job(&mut agent, v1::JobKind::Restore).await;
@@ -407,10 +401,7 @@ async fn a_host_without_a_place_and_a_slice_that_runs_have_no_backups() {
     let mut hello = crate::world::hello(0);
     hello.inventory.as_mut().unwrap().backups.clear();
     let mut agent = Agent::dial(&world, "dgx", hello).await.unwrap();
-    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
-    let kept = agent.slice(v1::Goal::Kept).await;
-    agent.reaches(&kept, v1::Phase::Kept).await;
-    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    stopped(&world, &mut agent).await;
     let no = back_up(&world, "dina").await.unwrap_err();
     assert!(no.message().contains("has no place for backups") && hint(&no).contains("[host.backup]"), "{no}");
 }

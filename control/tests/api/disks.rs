@@ -1,6 +1,6 @@
 //! A slice's disks while they stay: larger, under other keys, a new root disk for an old one.
 
-use crate::world::{Agent, World, decide, observed, ready_slice, reference};
+use crate::world::{Agent, World, decide, observed, ready_slice, reference, stopped};
 use holm_control::keys::fingerprint;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid as _;
@@ -51,11 +51,8 @@ async fn says(agent: &Agent, slice: &v1::IntendedSlice, phase: v1::Phase, done: 
     agent.observe(vec![v1::ObservedSlice { change, ..observed(slice, phase) }]).await;
 }
 
-async fn stopped(world: &World, agent: &mut Agent) {
-    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
-    let kept = agent.slice(v1::Goal::Kept).await;
-    agent.reaches(&kept, v1::Phase::Kept).await;
-    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+async fn rests(world: &World, agent: &mut Agent) {
+    stopped(world, agent).await;
     agent.clean(world, "dgx").await;
 }
 
@@ -184,7 +181,7 @@ async fn disks_get_other_keys_and_those_before_are_destroyed_when_the_host_has_c
     assert_eq!((waits.disk_change.unwrap().note.as_str(), wrapped()), ("at its next start", 4));
     // A project's key is rotated meanwhile, and wraps all four.
     world.rotate("frida", Some("heart")).await.unwrap();
-    stopped(&world, &mut agent).await;
+    rests(&world, &mut agent).await;
     let start = v1::StartSliceRequest { slice: Some(reference("heart/main")), ..Default::default() };
     world.slices("dina").start_slice(start).await.unwrap();
     let again = agent.slice(v1::Goal::Run).await;
@@ -202,7 +199,7 @@ async fn disks_get_other_keys_and_those_before_are_destroyed_when_the_host_has_c
     assert_eq!(entry.detail["spent"][0], before.key_fingerprint);
     assert_eq!(wrapped(), 2, "the old ones are gone");
     // And what it has now opens, after all that.
-    stopped(&world, &mut agent).await;
+    rests(&world, &mut agent).await;
     let start = v1::StartSliceRequest { slice: Some(reference("heart/main")), ..Default::default() };
     world.slices("dina").start_slice(start).await.unwrap();
     let again = agent.slice(v1::Goal::Run).await;
@@ -218,7 +215,7 @@ async fn a_rebuilt_slice_has_another_root_disk_and_the_one_before_is_destroyed()
     let before = world.get("dina", "heart/main").await.unwrap();
     let running = rebuild(&world, "dina").await.unwrap_err();
     assert_eq!(running.code(), Code::FailedPrecondition, "{running}");
-    stopped(&world, &mut agent).await;
+    rests(&world, &mut agent).await;
     for (who, code) in
         [("rosa", Code::PermissionDenied), ("olga", Code::PermissionDenied), ("anna", Code::NotFound)]
     {
@@ -292,7 +289,7 @@ async fn what_people_keep_on_a_root_disk_is_not_rebuilt_away() {
     world.until("dina", "heart/main", v1::SliceState::Ready).await;
     let none = grow(&world, "dina", 0, 500).await.unwrap_err();
     assert!(none.message().contains("it has no disk for home"), "{none}");
-    stopped(&world, &mut agent).await;
+    rests(&world, &mut agent).await;
     let refused = rebuild(&world, "dina").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("which a rebuild would destroy"), "{refused}");

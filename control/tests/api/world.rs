@@ -705,6 +705,15 @@ pub fn observed(slice: &v1::IntendedSlice, phase: v1::Phase) -> v1::ObservedSlic
     }
 }
 
+/// What runs is stopped, and rests.
+pub async fn stopped(world: &World, agent: &mut Agent) -> v1::IntendedSlice {
+    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
+    let kept = agent.slice(v1::Goal::Kept).await;
+    agent.reaches(&kept, v1::Phase::Kept).await;
+    world.until("dina", "heart/main", v1::SliceState::Stopped).await;
+    kept
+}
+
 /// A ready slice of dina's, on an agent that is returned.
 pub async fn ready_slice(world: &World, slice: &str, gpus: u32) -> (Agent, v1::IntendedSlice) {
     let mut agent = Agent::ready(world, "dgx").await;

@@ -8,8 +8,8 @@ use crate::{Exit, Failure, view};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::{
-    BackUpSliceRequest, Backup, DrillSliceRequest, JobKind, ListBackupsRequest, RestoreSliceRequest, Slice,
-    SliceRef, SliceState,
+    BackUpSliceRequest, Backup, DrillSliceRequest, ListBackupsRequest, RestoreSliceRequest, Slice, SliceRef,
+    SliceState,
 };
 use serde_json::json;
 use tonic::transport::Channel;
@@ -97,9 +97,8 @@ async fn begun(
         return Ok(0);
     }
     let spinner = Spinner::new(&session.output);
-    // What is removed when a backup is made keeps nobody waiting.
-    let over = |now: &Slice| now.job.as_ref().is_none_or(|job| job.kind() == JobKind::Remove);
-    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(over(now))).await?;
+    // Older backups go first: a drill that is asked for next would be refused meanwhile.
+    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(now.job.is_none())).await?;
     drop(spinner);
     if view::state(&last) != SliceState::Stopped {
         let word = view::word(view::state(&last));

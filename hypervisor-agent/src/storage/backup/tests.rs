@@ -194,24 +194,20 @@ pub(in crate::storage) fn what_a_store_changes_is_found(ground: &dyn Ground) {
     write(&*backend, 7);
     let made = make(&place, ground, &wanted(2, &volumes));
     let (root, data) = (bytes(&*backend, id()), bytes(&*backend, other()));
-    let unchanged = || bytes(&*backend, id()) == root && bytes(&*backend, other()) == data;
-    let mut drills = false;
-    let mut refused = |what: &str, words: &[&str]| {
+    let refused = |what: &str, words: &[&str]| {
         let backups = place.backups(ground);
-        // Both read it in the same way: in turn.
-        drills = !drills;
-        let said = match drills {
-            true => backups.drill(&*backend, &made, &keys(7), &always()).map(drop),
-            false => backups.restore(&*backend, &made, &always()).map(drop),
-        };
-        let said = said.unwrap_err().chain();
-        assert!(words.iter().any(|word| said.contains(word)), "{what}: {said}");
-        assert!(!said.contains("the key"), "{what}: {said}");
+        let restored = backups.restore(&*backend, &made, &always()).unwrap_err().chain();
+        let drilled = backups.drill(&*backend, &made, &keys(7), &always()).unwrap_err().chain();
+        for said in [restored, drilled] {
+            assert!(words.iter().any(|word| said.contains(word)), "{what}: {said}");
+            assert!(!said.contains("the key"), "{what}: {said}");
+        }
+        assert!(bytes(&*backend, id()) == root && bytes(&*backend, other()) == data, "{what}");
     };
     for file in place.files(made.id) {
         let before = fs::read(&file).unwrap();
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        for at in [0, before.len() - 1] {
+        for at in [0, before.len() / 2, before.len() - 1] {
             flip(&file, at as u64);
             refused(&name, &["is not what was written", "is not the one that was made"]);
             flip(&file, at as u64);
@@ -225,7 +221,6 @@ pub(in crate::storage) fn what_a_store_changes_is_found(ground: &dyn Ground) {
         fs::remove_file(&file).unwrap();
         refused(&name, &["is not in the store"]);
         fs::write(&file, &before).unwrap();
-        assert!(unchanged(), "{name}");
     }
     // An older one in its place.
     let manifest = |backup: &Backup| place.directory.path().join(backup.id.to_string()).join("manifest");
@@ -248,7 +243,6 @@ pub(in crate::storage) fn what_a_store_changes_is_found(ground: &dyn Ground) {
     flip(&base, 9);
     refused("base", &["over another base image"]);
     flip(&base, 9);
-    assert!(unchanged());
     assert!(restore(&place, ground, &made).is_ok());
 }
 
