@@ -329,8 +329,8 @@ pub trait Host: Send + Sync + 'static {
     /// Fetch volumes to where no machine uses them, check them, open them with their keys and erase them. What was
     /// looked at, and how many bytes they have.
     fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)>;
-    /// Remove backups from the store, whole or not. One that is not there is removed.
-    fn remove_backups(&self, backups: &[BackupId]) -> Result<()>;
+    /// Remove a backup from the store, whole or not. One that is not there is removed.
+    fn remove_backup(&self, backup: BackupId) -> Result<()>;
 
     /// Write the first-boot seed, replacing one that is there.
     fn write_seed(&self, seed: &Seed) -> Result<()>;

@@ -338,8 +338,8 @@ impl Host for RealHost {
         self.volumes.drill(self.store(backup)?, backup, keys, watch)
     }
 
-    fn remove_backups(&self, backups: &[BackupId]) -> Result<()> {
-        if backups.is_empty() { Ok(()) } else { self.any_store()?.remove(backups) }
+    fn remove_backup(&self, backup: BackupId) -> Result<()> {
+        self.any_store()?.remove(backup)
     }
 
     fn write_seed(&self, seed: &Seed) -> Result<()> {

@@ -520,9 +520,14 @@ fn backups() {
     let mut restored = all[0].clone();
     job.set_kind(JobKind::Restore);
     assert_eq!(view::outcome(Some(&job), &restored), (false, "the restore was given up".to_owned()));
-    restored.restore = restored.drill.take();
+    restored.restore = restored.drill.clone();
     assert!(view::outcome(Some(&job), &restored).0);
+    // One that passed before is not this one.
+    job.since = at("2026-11-03T12:00:01Z");
+    assert_eq!(view::outcome(Some(&job), &restored), (false, "the restore was given up".to_owned()));
     job.set_kind(JobKind::Drill);
+    assert_eq!(view::outcome(Some(&job), &restored), (false, "the drill was given up".to_owned()));
+    job.since = None;
     rests.job = Some(job);
     insta::assert_snapshot!("slice_show_drill", view::slice(&rests, &clock()).text(false));
 }

@@ -11,8 +11,10 @@
 //!
 //! A job is holmd's wish; its host does it, and says how it ended under the job's own id. Closing and holding end what
 //! was wished: what is half made lies in the store under the backup's id and goes with the slice. On hold nothing is
-//! restored. A backup opens with the keys that the disks had then: where they have others now, it is noise. Of one that
-//! was made before a slice was rebuilt, /home and /project are left.
+//! restored, and nothing removed whose key is left; of a project that is on hold such a job waits, or gives way to a
+//! backup. What a restore that was given up has put back nobody knows: the record says so. A backup opens with the keys
+//! that the disks had then: where they have others now, it is noise. Of one that was made before a slice was rebuilt,
+//! /home and /project are left.
 
 use super::records::{Change, NewDisks, Slice, SliceState};
 use super::slice::{held, not_held, put};
@@ -277,10 +279,19 @@ pub fn back_up(
     keep: usize,
     wish: &Wish,
 ) -> Result<Vec<Change>, Refusal> {
-    rests(state, slice, "backed up")?;
+    let mut next = slice.clone();
+    if is_kept_back(state, slice) {
+        // Until the hold is lifted it would keep copies from being made, which change nothing.
+        end_job(&mut next, wish.now);
+    }
+    rests(state, &next, "backed up")?;
+    if !slice.used {
+        let label = state.slice_label(slice);
+        let text = "its new root disk is made when it is started: until then there is no whole copy of it";
+        return Err(no(text).hint(format!("holm slice start {label}, and stop it when it has run")));
+    }
     let host = slice.placement.as_ref().map(|p| p.host.clone());
     let host = host.ok_or_else(|| no("it is on no host"))?;
-    let mut next = slice.clone();
     let half = next.copies.backups.iter().position(|backup| backup.made.is_none());
     let half = half.map(|at| next.copies.backups.remove(at));
     // What was stored of it already is used.
@@ -295,14 +306,15 @@ pub fn back_up(
     let many = if held { 0 } else { many };
     let remove = next.copies.backups.iter().take(many).map(|backup| backup.id).collect();
     let size = |volume| {
-        let other = slice.others.iter().find(|other| other.id == volume);
-        other.map_or(slice.disk_gib, |other| other.size_gib)
+        let other = next.others.iter().find(|other| other.id == volume);
+        other.map_or(next.disk_gib, |other| other.size_gib)
     };
-    let volumes = slice.keyed_volumes().map(|keyed| Copied {
+    let copied = next.keyed_volumes().map(|keyed| Copied {
         id: keyed.volume,
         key_fingerprint: keyed.fingerprint.to_owned(),
         size_gib: size(keyed.volume),
     });
+    let volumes = copied.collect();
     next.copies.backups.push(Backup {
         id,
         host,
@@ -313,7 +325,7 @@ pub fn back_up(
         going: false,
         drill: None,
         restore: None,
-        volumes: volumes.collect(),
+        volumes,
     });
     Ok(begin(next, JobKind::Backup, id, wish, remove))
 }
@@ -403,8 +415,7 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
             let detail = format!(
                 "not restored to the end, and where it says that a disk was put back already, restore it again: {why}"
             );
-            next.reason = format!("stopped; {detail}");
-            tried(&mut next, job, Err(detail), now);
+            half_restored(&mut next, job, detail, now);
         }
         (JobKind::Drill, None) => tried(&mut next, job, Ok(told.method.clone()), now),
         (JobKind::Drill, Some(why)) => tried(&mut next, job, Err(why.clone()), now),
@@ -422,6 +433,16 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
     Some(put(next))
 }
 
+/// A restore that was not seen to its end: each disk is what it was or what it became. They are taken for as small as
+/// they were then, and are made as large as they are to be when the slice is started.
+fn half_restored(next: &mut Slice, job: &Job, detail: String, now: Timestamp) {
+    if let Some(backup) = next.copies.backups.iter().find(|backup| backup.id == job.backup).cloned() {
+        disks::restored(next, &backup, job.by.as_ref().unwrap_or(&backup.by), now);
+    }
+    next.reason = format!("stopped; {detail}");
+    tried(next, job, Err(detail), now);
+}
+
 /// How it ended is noted with the backup that it was of.
 fn tried(next: &mut Slice, job: &Job, outcome: Result<String, String>, at: Timestamp) {
     let passed = outcome.is_ok();
@@ -435,7 +456,9 @@ fn tried(next: &mut Slice, job: &Job, outcome: Result<String, String>, at: Times
 /// Why it is not started before a drill has passed; `None`: it may be. `days`: as old may the last one be at its level;
 /// 0: none is demanded.
 pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
-    if days == 0 {
+    // What never ran, or was made anew and not started since, has nothing that a backup could have: demanded of it, it
+    // would never run.
+    if days == 0 || !slice.used {
         return None;
     }
     let demands = format!("its level demands a restore drill in {days} days");
@@ -455,13 +478,32 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
     old.then(|| format!("{demands}, and the last one was at {:.0}", last.at))
 }
 
+/// A hold keeps its job from its host: nothing is restored, and nothing removed but what no key opens any more.
+pub fn is_kept_back(state: &State, slice: &Slice) -> bool {
+    let destroys = slice.copies.job.as_ref().is_some_and(|job| match job.kind {
+        JobKind::Restore => true,
+        JobKind::Remove => slice.key_destroyed.is_none(),
+        JobKind::Backup | JobKind::Drill => false,
+    });
+    destroys && held(state, slice).is_some()
+}
+
 /// What ends with being closed or put on hold: the host hears nothing more of its job.
-pub fn end_job(slice: &mut Slice) {
-    if let Some(job) = slice.copies.job.take() {
-        let half = slice.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
-        if let Some(half) = half.filter(|half| half.made.is_none()) {
-            "given up: the slice was closed, or put on hold".clone_into(&mut half.failed);
+pub fn end_job(slice: &mut Slice, now: Timestamp) {
+    let Some(job) = slice.copies.job.take() else { return };
+    let given_up = "given up: the slice was closed, or put on hold";
+    match job.kind {
+        JobKind::Restore => {
+            let detail =
+                format!("its restore was {given_up}; a disk may be restored already: restore it again");
+            half_restored(slice, &job, detail, now);
         }
+        JobKind::Backup => {
+            let half = slice.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
+            half.into_iter().for_each(|half| given_up.clone_into(&mut half.failed));
+        }
+        // Those that were to go may be gone, and are marked.
+        JobKind::Drill | JobKind::Remove => {}
     }
 }
 
@@ -502,17 +544,24 @@ fn begin(
 
 /// It is stopped, nothing is done with it, it has disks, and its host has a place for backups.
 fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
+    let label = state.slice_label(slice);
     if slice.state != SliceState::Stopped {
-        let label = state.slice_label(slice);
         let text =
             format!("a slice that is {} cannot be {what}: only one that is stopped", slice.state.text());
-        return Err(no(text).hint(format!("holm slice stop {label}")));
+        return Err(no(text).hint(match slice.state {
+            SliceState::Stopping => format!("holm wait {label} stopped, and then again"),
+            state if SliceState::STOPPABLE.contains(&state) => format!("holm slice stop {label}"),
+            _ => format!("holm slice explain {label}"),
+        }));
     }
     if let Some(job) = &slice.copies.job {
-        return Err(no(format!("{}: one thing at a time", job.kind.text())));
+        let text = format!("{}: one thing at a time", job.kind.text());
+        return Err(no(text).hint(format!("holm backup list {label}, and again when it is over")));
     }
-    if !slice.used {
-        return Err(no("it never ran: there is nothing on its disks"));
+    // One that was rebuilt and not started since has its data.
+    if !slice.used && !slice.worked {
+        let text = "it never ran: there is nothing on its disks";
+        return Err(no(text).hint(format!("holm slice start {label}, and stop it when it has run")));
     }
     let host = slice.placement.as_ref().and_then(|p| state.hosts.get(&p.host));
     match host {

@@ -457,7 +457,7 @@ pub fn close(
         demand(slice, &SliceState::OPEN, "closed")?;
     }
     let mut next = slice.clone();
-    backup::end_job(&mut next);
+    backup::end_job(&mut next, now);
     next.closed_by = Some(by.clone());
     next.closed_at = Some(now);
     next.keep_until = keep.is_positive().then(|| now.checked_add(keep).unwrap_or(Timestamp::MAX));
@@ -495,9 +495,15 @@ pub fn held<'a>(state: &'a State, slice: &'a Slice) -> Option<(&'a Hold, bool)> 
 /// Refuses what must not be done on hold; `why` it must not.
 pub(super) fn not_held(state: &State, slice: &Slice, why: &str) -> Result<(), Refusal> {
     let Some((hold, of_project)) = held(state, slice) else { return Ok(()) };
-    let whose = if of_project { "its project is" } else { "it is" };
+    let label = state.slice_label(slice);
+    let (whose, lifts) = if of_project {
+        let project = label.split_once('/').map_or(label.as_str(), |(project, _)| project);
+        ("its project is", format!("holm project release {project}"))
+    } else {
+        ("it is", format!("holm slice release {label}"))
+    };
     let text = format!("{whose} on hold, by {}: {}: {why}", hold.by, hold.reason);
-    Err(Refusal::new(RefusalKind::State, text).hint("an officer lifts it"))
+    Err(Refusal::new(RefusalKind::State, text).hint(format!("{lifts} --reason TEXT, by an officer")))
 }
 
 /// Put it on hold; `freeze`: and stop it. One that is on hold already can still be frozen.
@@ -522,7 +528,7 @@ pub fn hold(slice: &Slice, hold: Hold, freeze: bool) -> Result<Vec<Change>, Refu
     let now = hold.at;
     let why = format!("frozen by {}: {}", hold.by, hold.reason);
     let mut next = slice.clone();
-    backup::end_job(&mut next);
+    backup::end_job(&mut next, now);
     next.hold.get_or_insert(hold);
     if stops {
         next.generation += 1;

@@ -3,21 +3,18 @@
 use crate::app::App;
 use crate::domain::backup::{self, JobKind};
 use crate::domain::records::Slice;
-use crate::domain::{Refusal, State, slice};
+use crate::domain::{Refusal, State};
 use crate::ledger::{Call, Decided};
 use holm_proto::ids::{JobId, Name};
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 
-/// Every job of this host's slices. Nothing is restored and nothing removed while something is on hold: the agent, which
-/// no longer hears of it, ends it, and begins again when the hold is lifted.
+/// Every job of this host's slices, but for what a hold keeps back: the agent, which no longer hears of it, ends it, and
+/// begins again when the hold is lifted.
 pub fn intended(state: &State, host: &Name) -> Vec<v1::IntendedJob> {
     let here = |s: &&Slice| s.placement.as_ref().is_some_and(|p| &p.host == host);
-    let free = |s: &&Slice| {
-        let destroys = |job: &backup::Job| matches!(job.kind, JobKind::Restore | JobKind::Remove);
-        !s.copies.job.as_ref().is_some_and(destroys) || slice::held(state, s).is_none()
-    };
+    let free = |s: &&Slice| !backup::is_kept_back(state, s);
     state.slices.values().filter(here).filter(free).filter_map(job).collect()
 }
 

@@ -2,6 +2,8 @@
 
 use crate::world::{Agent, World, decide, hint, ready_slice, reference, stopped};
 use holm_control::config::Config;
+use holm_control::domain::backup;
+use holm_control::reconcile;
 use holm_proto::v1;
 use secrecy::ExposeSecret as _;
 use std::collections::BTreeSet;
@@ -363,8 +365,13 @@ async fn what_is_on_hold_is_not_restored() {
     };
     world.slices("frida").hold_slice(hold).await.unwrap();
     agent.intends(|i| i.jobs.is_empty()).await;
+    // What it has put back by then nobody knows, and so it says.
+    let ended = list(&world).await.remove(0).restore.unwrap();
+    assert!(!ended.passed && ended.by == "dina" && ended.detail.contains("may be restored already"));
+    assert!(world.get("dina", "heart/main").await.unwrap().reason.contains("may be restored already"));
     let refused = restore(&world, "dina", &made.backup_id).await.unwrap_err();
     assert!(refused.message().contains("what it holds stays as it is"), "{refused}");
+    assert_eq!(hint(&refused), "holm slice release heart/main --reason TEXT, by an officer");
     // A copy changes nothing.
     back_up(&world, "dina").await.unwrap();
     done(&world, &mut agent, v1::JobKind::Backup).await;
@@ -372,11 +379,6 @@ async fn what_is_on_hold_is_not_restored() {
     // Of a whole project: what is under way waits until it is lifted.
     restore(&world, "dina", &made.backup_id).await.unwrap();
     job(&mut agent, v1::JobKind::Restore).await;
-    let whole = |reason: &str| v1::HoldProjectRequest {
-        project: "heart".to_owned(),
-        reason: reason.to_owned(),
-        dry_run: false,
-    };
     world.projects("frida").hold_project(whole("a case")).await.unwrap();
     agent.intends(|i| i.jobs.is_empty()).await;
     world.projects("frida").release_project(whole("over")).await.unwrap();
@@ -389,6 +391,70 @@ async fn what_is_on_hold_is_not_restored() {
     agent.intends(|i| i.jobs.is_empty()).await;
     world.projects("frida").release_project(whole("over")).await.unwrap();
     assert_eq!(done(&world, &mut agent, v1::JobKind::Remove).await.remove, [made.backup_id]);
+}
+
+fn whole(reason: &str) -> v1::HoldProjectRequest {
+    v1::HoldProjectRequest { project: "heart".to_owned(), reason: reason.to_owned(), dry_run: false }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hold_of_the_project_keeps_back_gives_way_to_a_copy() {
+    let world = World::full_of(|config| config.backup.keep = 1).await;
+    let (mut agent, _, made) = backed_up(&world).await;
+    restore(&world, "dina", &made.backup_id).await.unwrap();
+    job(&mut agent, v1::JobKind::Restore).await;
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    back_up(&world, "dina").await.unwrap();
+    let restored = list(&world).await.remove(0).restore.unwrap();
+    assert!(!restored.passed && restored.detail.contains("given up"), "{restored:?}");
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    world.projects("frida").release_project(whole("over")).await.unwrap();
+    // The same of a removal; what was to go goes with the next.
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    job(&mut agent, v1::JobKind::Remove).await;
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    assert_eq!(list(&world).await.len(), 4);
+    world.projects("frida").release_project(whole("over")).await.unwrap();
+    back_up(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Backup).await;
+    assert_eq!(done(&world, &mut agent, v1::JobKind::Remove).await.remove.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_keeps_no_backup_whose_key_is_gone() {
+    let world = World::full().await;
+    let (mut agent, ..) = backed_up(&world).await;
+    world.close("dina", "heart/main").await.unwrap();
+    let gone = agent.slice(v1::Goal::Destroyed).await;
+    let removing = job(&mut agent, v1::JobKind::Remove).await;
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    let told = reconcile::jobs::intended(&world.app.ledger.state(), &"dgx".parse().unwrap());
+    assert_eq!(told, [removing]);
+    done(&world, &mut agent, v1::JobKind::Remove).await;
+    agent.reaches(&gone, v1::Phase::Absent).await;
+    agent.clean(&world, "dgx").await;
+    assert_eq!(certificate(&world).await["backups"][0]["removed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_restore_that_is_given_up_the_smaller_size_is_taken_for_true() {
+    let world = World::full().await;
+    let (.., made) = backed_up(&world).await;
+    restore(&world, "dina", &made.backup_id).await.unwrap();
+    // Its disks have grown since.
+    let mut slice = world.app.ledger.state().slices.values().next().unwrap().clone();
+    let before = (slice.disk_gib, slice.others[0].size_gib);
+    slice.disk_gib += 10;
+    slice.others[0].size_gib += 10;
+    backup::end_job(&mut slice, world.app.ledger.now());
+    assert_eq!((slice.disk_gib, slice.others[0].size_gib), before);
+    assert_eq!(slice.wanted_gib(), (before.0 + 10, before.1 + 10));
+    assert!(slice.change.is_some() && slice.copies.job.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -430,6 +496,18 @@ async fn a_level_that_demands_drills_starts_nothing_without_one() {
     assert!(failed.message().contains(&format!("did not pass: {why}")), "{failed}");
     drill(&world, "rosa").await.unwrap();
     done(&world, &mut agent, v1::JobKind::Drill).await;
+    // Rebuilt, and stopped before it ran: what the drill was of is gone, and of what it has no copy can be made.
+    let rebuild =
+        v1::StartSliceRequest { slice: Some(reference("heart/main")), rebuild: true, dry_run: false };
+    world.slices("dina").start_slice(rebuild).await.unwrap();
+    agent.slice(v1::Goal::Run).await;
+    stopped(&world, &mut agent).await;
+    let first = list(&world).await.remove(0);
+    assert!(first.reason.contains("/home and /project alone"), "{}", first.reason);
+    let no = back_up(&world, "dina").await.unwrap_err();
+    assert!(no.message().contains("no whole copy") && hint(&no).starts_with("holm slice start"), "{no}");
+    restore(&world, "dina", &first.id).await.unwrap();
+    assert_eq!(done(&world, &mut agent, v1::JobKind::Restore).await.volumes.len(), 1);
     start(&world).await.unwrap();
 }
 

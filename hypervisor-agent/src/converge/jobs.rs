@@ -10,7 +10,7 @@
 //!   as long as it goes on no machine of the slice is started.
 //! * A drill waits for the keys, which are asked for in each session anew, and lets go of them at its end.
 //! * One that was cut off is begun again from the start, under its own id, which changes nothing of its end.
-//! * One that holmd no longer lists ends at the next piece.
+//! * One that holmd no longer lists ends at the next piece, volume or backup.
 
 use super::{
     engine::{Engine, KeyWanted, Now, Turn},
@@ -376,11 +376,23 @@ impl Engine {
                 Ok(v1::ObservedJob { method: method.to_owned(), ..through(bytes) })
             }
             JobKind::Remove => {
-                self.host.remove_backups(&want.remove)?;
+                self.remove_backups(&want.remove, &watch)?;
                 let removed = want.remove.iter().map(ToString::to_string).collect();
                 Ok(v1::ObservedJob { removed, ..Default::default() })
             }
         }
+    }
+
+    /// One that cannot be removed keeps no other. Where holmd wants it no more, those that are left stay.
+    fn remove_backups(&self, backups: &[BackupId], watch: &dyn Watch) -> edge::Result<()> {
+        let mut outcome = Ok(());
+        for backup in backups {
+            if !watch.is_wanted() {
+                return Err(EdgeError::new("it is not known whether holmd wants it still: the rest stays"));
+            }
+            outcome = outcome.and(self.host.remove_backup(*backup));
+        }
+        outcome
     }
 
     fn settle_job(&self, id: JobId, outcome: Stage) -> Turn {

@@ -403,9 +403,9 @@ impl Host for SimulatedHost {
         self.try_copy(backup, keys, watch)
     }
 
-    fn remove_backups(&self, backups: &[BackupId]) -> Result<()> {
-        self.call("remove_backups", 0, |machine| {
-            machine.backups.retain(|id, _| !backups.contains(id));
+    fn remove_backup(&self, backup: BackupId) -> Result<()> {
+        self.call("remove_backup", 0, |machine| {
+            machine.backups.remove(&backup);
             Ok(())
         })
     }

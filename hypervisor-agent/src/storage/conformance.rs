@@ -50,14 +50,18 @@ macro_rules! suite {
             a_drill_opens_it_and_leaves_nothing
             a_damaged_volume_is_not_backed_up
             what_nobody_wants_any_more_ends
+            a_restore_that_is_not_wanted_after_one_disk_leaves_the_other
+            a_chunk_that_was_damaged_meanwhile_is_written_again
             a_kill_while_it_is_backed_up
             a_kill_while_it_is_restored_and_while_it_is_tried
         }
     };
 }
 pub(super) use super::backup::tests::{
-    a_damaged_volume_is_not_backed_up, a_drill_opens_it_and_leaves_nothing, a_kill_while_it_is_backed_up,
-    a_kill_while_it_is_restored_and_while_it_is_tried, a_volume_becomes_what_it_was,
+    a_chunk_that_was_damaged_meanwhile_is_written_again, a_damaged_volume_is_not_backed_up,
+    a_drill_opens_it_and_leaves_nothing, a_kill_while_it_is_backed_up,
+    a_kill_while_it_is_restored_and_while_it_is_tried,
+    a_restore_that_is_not_wanted_after_one_disk_leaves_the_other, a_volume_becomes_what_it_was,
     nothing_in_a_store_tells_what_it_is, one_of_two_volumes_becomes_what_it_was,
     what_a_store_changes_is_found, what_nobody_wants_any_more_ends,
 };

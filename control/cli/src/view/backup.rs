@@ -86,6 +86,11 @@ fn tried_json(tried: &Tried) -> Value {
 
 /// How a job ended: whether well, and in words.
 pub fn outcome(job: Option<&Job>, backup: &Backup) -> (bool, String) {
+    // What an earlier one came to says nothing of this one.
+    let since = |tried: &&Tried| {
+        let began = job.and_then(|job| instant(job.since.as_ref()));
+        instant(tried.at.as_ref()) >= began
+    };
     match job.map(Job::kind) {
         Some(JobKind::Backup) => match &backup.made {
             Some(_) => {
@@ -94,12 +99,12 @@ pub fn outcome(job: Option<&Job>, backup: &Backup) -> (bool, String) {
             }
             None => (false, format!("no backup was made: {}", backup.reason)),
         },
-        Some(JobKind::Drill) => match &backup.drill {
+        Some(JobKind::Drill) => match backup.drill.as_ref().filter(since) {
             Some(drill) if drill.passed => (true, format!("it can be restored; looked at: {}", drill.detail)),
             Some(drill) => (false, format!("it can NOT be restored: {}", drill.detail)),
             None => (false, "the drill was given up".to_owned()),
         },
-        Some(JobKind::Restore) => match &backup.restore {
+        Some(JobKind::Restore) => match backup.restore.as_ref().filter(since) {
             Some(restore) => (restore.passed, restore.detail.clone()),
             None => (false, "the restore was given up".to_owned()),
         },

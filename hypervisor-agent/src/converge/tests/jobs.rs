@@ -1,7 +1,7 @@
 //! Jobs under kills and faults: what is begun comes to its end once, and no machine runs on what a job uses.
 
 use super::{
-    Mode, Stands, World,
+    Mode, Stands, World, fault,
     world::{A, C, data, slice, volume},
 };
 use holm_proto::{
@@ -164,6 +164,36 @@ fn what_runs_is_not_backed_up_and_what_fails_is_said() {
     assert!(wrong.reason.contains("is not the one that was made"), "{}", wrong.reason);
     let gone = world.job(3, v1::JobKind::Drill, 8, &"0".repeat(64));
     assert!(world.ended(gone).reason.contains("is not in the store"));
+}
+
+#[test]
+fn a_removal_that_is_put_on_hold_leaves_the_backups_that_are_left() {
+    let mut world = World::at_rest(Mode::default());
+    for of in [7, 8] {
+        let made = world.job(of, v1::JobKind::Backup, of, "");
+        assert_eq!(world.ended(made).phase(), v1::JobPhase::Done);
+    }
+    let removing = world.job(9, v1::JobKind::Remove, 7, "");
+    world.jobs[0].remove.push(backup(8).to_string());
+    world.engine().intend(world.intended()).unwrap();
+    fault(&world, "hang:remove_backup\n");
+    let (engine, now, calls) = (world.engine(), world.now, &world.calls);
+    let before = calls.load(Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| engine.work(now));
+        while calls.load(Ordering::Relaxed) == before {
+            std::thread::yield_now();
+        }
+        // It is at the first one.
+        let wanted = world.intended();
+        let generation = wanted.generation + 1;
+        engine.intend(v1::Intended { generation, jobs: Vec::new(), ..wanted }).unwrap();
+        fault(&world, "");
+    });
+    assert_eq!(world.host.machine().backups.into_keys().collect::<Vec<_>>(), [backup(8)]);
+    world.holmd.generation += 2;
+    assert_eq!(world.ended(removing).removed.len(), 2, "lifted, it goes on");
+    assert!(world.host.machine().backups.is_empty());
 }
 
 #[test]

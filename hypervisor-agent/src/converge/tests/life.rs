@@ -236,8 +236,8 @@ impl Host for Watched {
     ) -> edge::Result<(&'static str, u64)> {
         self.call(|host| host.drill_backup(backup, keys, watch))
     }
-    fn remove_backups(&self, backups: &[BackupId]) -> edge::Result<()> {
-        self.call(|host| host.remove_backups(backups))
+    fn remove_backup(&self, backup: BackupId) -> edge::Result<()> {
+        self.call(|host| host.remove_backup(backup))
     }
     fn write_seed(&self, seed: &Seed) -> edge::Result<()> {
         self.call(|host| host.write_seed(seed))

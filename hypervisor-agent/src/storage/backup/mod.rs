@@ -7,12 +7,12 @@
 //!   drill:     the same, opened with the key instead, and each staged area erased before the next
 //! ```
 //!
-//! What is copied is the volume as it lies, encrypted: the store never has anything that the key does not open, and
-//! where the key is destroyed all copies are noise. The bytes of a backup are known by the SHA-256 of its manifest,
+//! What is copied is the volume as it lies, encrypted: where the key is destroyed all copies are noise. (On LVM without a
+//! thin pool a part of it that was never written is what the drive held before: the operator erases it.) The bytes of a backup are known by the SHA-256 of its manifest,
 //! which is remembered elsewhere, so that a store that changes, loses or rolls back anything is found out.
 //!
 //! A kill at any point leaves chunks without a manifest, or an area that is staged and no volume yet. Begun again, the
-//! chunks that are there are used and the area is thrown away. In the store nothing is named but ids:
+//! chunks that are there and whole are used and the area is thrown away. In the store nothing is named but ids:
 //!
 //! ```text
 //!   BACKUP/manifest    JSON, see `manifest`
@@ -108,7 +108,10 @@ impl Backups {
                 let chunk = read(&file, index, length).map_err(|error| failed("read", volume, error))?;
                 if zeros.get(..length) != Some(&chunk) {
                     let name = HEXLOWER.encode(digest(&SHA256, &chunk).as_ref());
-                    if there.get(&name) != Some(&(length as u64)) {
+                    // What a store has damaged is not taken for a part of this one: older ones go for it.
+                    let is_there = there.get(&name) == Some(&(length as u64))
+                        && store.chunk(wanted.id, &name, length).is_ok();
+                    if !is_there {
                         store.put(wanted.id, &name, chunk)?;
                         step();
                     }
@@ -145,13 +148,16 @@ impl Backups {
         });
         let taken = outcome.and_then(|(manifest, total)| {
             step();
-            // It took its time: the slice may be on hold by now, or holmd away, which would have said so.
-            if !watch.is_wanted() {
-                return Err(EdgeError::new(
-                    "it is not known whether holmd wants it still: nothing was put back",
-                ));
+            for (number, copy) in manifest.volumes.iter().enumerate() {
+                // It took its time: the slice may be on hold by now, or holmd away, which would have said so.
+                if !watch.is_wanted() {
+                    return Err(EdgeError::new(format!(
+                        "it is not known whether holmd wants it still: of {} disks {number} were put back",
+                        manifest.volumes.len()
+                    )));
+                }
+                backend.take_staged(copy.volume, copy.root)?;
             }
-            manifest.volumes.iter().try_for_each(|copy| backend.take_staged(copy.volume, copy.root))?;
             Ok(total)
         });
         if taken.is_err() {
@@ -196,12 +202,9 @@ impl Backups {
         tried.err().map(|error| error.chain()).into_iter().collect()
     }
 
-    /// Removes backups from the store, whole or not. One that is not there is removed.
-    pub fn remove(&self, backups: &[BackupId]) -> Result<()> {
-        let store = Store::open(&self.config)?;
-        // One that cannot be removed keeps no other.
-        let all: Vec<Result<()>> = backups.iter().map(|backup| store.remove(*backup)).collect();
-        all.into_iter().collect()
+    /// Removes a backup from the store, whole or not. One that is not there is removed.
+    pub fn remove(&self, backup: BackupId) -> Result<()> {
+        Store::open(&self.config)?.remove(backup)
     }
 
     /// Reads the manifest and has each volume fetched.
