@@ -67,7 +67,7 @@ enum Keys {
     Try {
         #[command(flatten)]
         at: At,
-        /// A slice's disk, qcow2.
+        /// A slice's qcow2 file, or a copy of that or of its logical volume.
         disk: PathBuf,
     },
 }

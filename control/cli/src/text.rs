@@ -225,7 +225,8 @@ pub fn parse_gib(text: &str) -> Result<u64, String> {
     if mib % 1024 == 0 {
         Ok(mib / 1024)
     } else {
-        Err(format!("`{}` is not a whole number of GiB", plain(text)))
+        let next = mib.div_ceil(1024);
+        Err(format!("`{}` is not a whole number of GiB: write `{next}G`, or more", plain(text)))
     }
 }
 

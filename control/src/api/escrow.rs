@@ -97,7 +97,11 @@ impl KeyKeeping {
                         return Err(again());
                     }
                     if opened.is_empty() {
-                        return Err(Refusal::new(RefusalKind::State, "the project has no keys"));
+                        let hint = format!(
+                            "keys are made when a slice is placed: holm slice list --project {}",
+                            project.name
+                        );
+                        return Err(Refusal::new(RefusalKind::State, "the project has no keys").hint(hint));
                     }
                     let file = encrypted(scene.state, &project, &recipients, &opened, scene.now)?;
                     let detail = json!({

@@ -211,7 +211,9 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, _| {
-            let keep = keep_closed(&scene.app.pack, &s.level)?;
+            let stops = format!("holm slice hold {} --freeze --reason TEXT", scene.state.slice_label(s));
+            let keep = keep_closed(&scene.app.pack, &s.level)
+                .map_err(|refusal| refusal.hint(format!("{stops}, by an officer: nothing is destroyed")))?;
             slice::close(scene.state, s, scene.person()?, keep, scene.now)
         };
         self.decide(request, Action::SliceClose, decide).await
@@ -463,7 +465,6 @@ fn keep_closed(pack: &Pack, level: &str) -> Result<SignedDuration, Refusal> {
         let text =
             format!("level `{level}` is not in {}: how long the disk is to be kept is not known", pack.id());
         Refusal::new(RefusalKind::State, text)
-            .hint("an officer can stop it, and nothing is destroyed: holm slice hold --freeze")
     })?;
     Ok(SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24))
 }
@@ -532,7 +533,9 @@ fn wanted(
     }
     if let Some(until) = until.filter(|until| *until <= from.unwrap_or(scene.now).max(scene.now)) {
         let text = format!("it would end at {until}, before it begins");
-        return Err(Refusal::new(RefusalKind::Invalid, text).hint("a date alone is its first moment, in UTC"));
+        let hint = "--until must be later than --from and than now; a date alone is its first moment where you are, as in \
+                    2026-12-01T08:00";
+        return Err(Refusal::new(RefusalKind::Invalid, text).hint(hint));
     }
     Ok(Slice {
         id: SliceId::new_v4(),

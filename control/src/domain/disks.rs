@@ -144,7 +144,9 @@ pub fn grow(slice: &Slice, sizes: &Sizes, by: &Name, now: Timestamp) -> Result<V
         let Some(wanted) = wanted else { continue };
         let invalid = |text: String| Err(Refusal::new(RefusalKind::Invalid, text));
         if has == 0 {
-            return invalid(format!("it has no disk for {what}: that is asked for with the slice"));
+            let text = format!("it has no disk for {what}, and none can be added");
+            return Err(Refusal::new(RefusalKind::Invalid, text)
+                .hint("ask for another slice, with --home or --scratch, and copy the files"));
         }
         if wanted < has {
             return invalid(format!(

@@ -51,7 +51,8 @@ pub struct BackUp {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The backup is fetched and checked whole before anything is replaced; where it is not what was made, the \
-    disks stay as they are."
+    disks stay as they are. Only the host that made it restores it: it helps against a damaged disk or a mistake, not \
+    against the loss of the host."
 )]
 pub struct Restore {
     #[command(flatten)]

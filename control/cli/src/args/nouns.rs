@@ -150,7 +150,8 @@ pub enum ProjectVerb {
         /// The person's name
         person: String,
     },
-    /// Put all of its slices on hold, for a security officer: closed, their keys and disks are not destroyed
+    /// Put all of its slices on hold, for a security officer: their keys and disks are not destroyed, also where they are
+    /// closed
     Hold {
         /// The project's name
         name: String,

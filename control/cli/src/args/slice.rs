@@ -116,7 +116,7 @@ pub enum SliceVerb {
     Backup(BackUp),
     /// Make its disks what they were when a backup was made. It must be stopped, and what was written since is lost
     Restore(Restore),
-    /// Put it on hold, for a security officer: closed, its key and disk are not destroyed
+    /// Put it on hold, for a security officer: its key and disk are not destroyed, also where it is closed
     Hold {
         #[command(flatten)]
         target: Target,
@@ -141,10 +141,10 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Every step as it happens, until the slice is ready, failed or gone
+    /// Every step as it happens, until the slice is ready, failed, at rest or gone
     #[command(
-        after_help = "Ends with exit code 0 where the slice is ready or destroyed, 1 where it failed, was rejected \
-        or withdrawn, 4 where the time was up."
+        after_help = "Ends with exit code 0 where the slice is ready, stopped, kept or destroyed, 1 where it failed, \
+        was rejected or withdrawn, 4 where the time was up."
     )]
     Watch {
         #[command(flatten)]
@@ -226,7 +226,8 @@ pub struct Request {
     /// Root disk, as in 50G; otherwise as the site's rule says
     #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
     pub disk: Option<u64>,
-    /// Disk of /home and /project, as in 200G, or 0 to have them on the root disk; otherwise as the site's rule says
+    /// Disk of /home and /project, as in 200G; otherwise as the site's rule says. 0 has them on the root disk for good: such
+    /// a slice is never rebuilt
     #[arg(long, value_name = "SIZE", value_parser = parse_gib_or_none)]
     pub home: Option<u64>,
     /// Disk of /raid, erased whenever the slice stops, as in 1T, or 0 for none; otherwise as the site's rule per GPU says
