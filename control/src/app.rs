@@ -10,11 +10,13 @@
 
 use crate::audit::{Log, SigningKey};
 use crate::config::Config;
+use crate::domain::records::{Change, Policy, Record};
 use crate::identity::Authority;
 use crate::keys::Keyring;
-use crate::ledger::Ledger;
+use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
 use crate::placement::PartitionTable;
+use crate::policy::{self, InForce};
 use crate::reconcile::place::Recent;
 use crate::store::SledStore;
 use holm_policies::Pack;
@@ -41,7 +43,7 @@ pub struct App {
     /// What the hosts are delivered with.
     pub bill: Bill,
     /// The rules.
-    pub pack: Pack,
+    pub rules: InForce,
     /// Signs people's and hosts' certificates and people's SSH keys.
     pub authority: Arc<Authority>,
     /// Who asks the key provider.
@@ -128,7 +130,6 @@ impl App {
     pub fn open(config: Config) -> Result<Self, Failure> {
         let paths = Paths::of(&config.data);
         let restore = "restore it from a copy, or run `holmd init` for a new Holm in a new directory";
-        let pack = pack(&config.pack)?;
         let partitions = partitions(&config.platform)?;
         let bill = bill(&config)?;
         let authority = Authority::load(&paths.ca)
@@ -152,6 +153,7 @@ impl App {
             .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
+        let pack = rules(&config, &ledger)?;
         Ok(Self {
             config,
             ledger,
@@ -160,12 +162,17 @@ impl App {
             log_key,
             partitions,
             bill,
-            pack,
+            rules: InForce::new(pack),
             authority: Arc::new(authority),
             turns: Turns::default(),
             queue: Recent::default(),
             stopping: watch::Sender::new(false),
         })
+    }
+
+    /// The rules in force. Ask once a question.
+    pub fn pack(&self) -> Arc<Pack> {
+        self.rules.pack()
     }
 
     /// holmd is to end: every stream ends.
@@ -180,10 +187,24 @@ impl App {
     }
 }
 
-/// The pack that comes with holmd, or the one in a directory.
-pub fn pack(name: &str) -> Result<Pack, Failure> {
-    let read = if name.contains('/') { Pack::load(Path::new(name)) } else { Pack::builtin(name) };
-    read.map_err(|e| Failure::because("the policy pack is not accepted", "mend it, then: holmd check", e))
+/// The pack in force. That the configuration has come to name another is an entry like any change.
+fn rules(config: &Config, ledger: &Ledger) -> Result<Pack, Failure> {
+    let record = ledger.state().policy.clone();
+    let pack = policy::in_force(&config.policy, &config.pack, &config.data, record.as_ref())?;
+    let digest = policy::digest(&pack);
+    if record.as_ref().is_none_or(|record| record.digest != digest) {
+        let call = Call::own("policy.start", "policy".to_owned());
+        let detail = serde_json::json!({ "pack": pack.id(), "digest": digest, "configured": config.pack });
+        let written = ledger.commit(&call, |_, since| {
+            let record =
+                Policy { pack: pack.id().to_owned(), digest, signer: String::new(), loaded_by: None, since };
+            Ok(Decided { detail, ..Decided::new(vec![Change::Put(Record::Policy(record))], ()) })
+        });
+        written.map_err(|refusal| {
+            Failure::new(format!("the policy pack cannot be put in force: {refusal}"), refusal.hint)
+        })?;
+    }
+    Ok(pack)
 }
 
 /// The partition table of a platform.

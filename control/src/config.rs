@@ -22,6 +22,9 @@ pub struct Config {
     pub server: String,
     /// A directory with a policy pack, or the name of one that holmd brings along.
     pub pack: String,
+    /// Who may sign packs.
+    #[serde(default, skip_serializing_if = "PolicyConfig::is_empty")]
+    pub policy: PolicyConfig,
     /// The log's name in its checkpoints, as a schema-less URL.
     pub log_origin: String,
     /// What a slice gets where the request does not say.
@@ -48,6 +51,21 @@ pub struct Config {
     /// Who may be given a project's keys, beside holmd.
     #[serde(default, skip_serializing_if = "EscrowConfig::is_empty")]
     pub escrow: EscrowConfig,
+}
+
+/// Packs that are loaded while holmd runs, and directories that `pack` names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// Public keys, as `holm policy keygen` prints them; none: no pack is loaded, and a directory needs no signature.
+    pub signers: Vec<String>,
+}
+
+impl PolicyConfig {
+    /// Nobody may.
+    pub fn is_empty(&self) -> bool {
+        self.signers.is_empty()
+    }
 }
 
 /// Backups.
@@ -238,6 +256,7 @@ mod tests {
             enrol_listen: "127.0.0.1:7444".parse().unwrap(),
             server: "localhost:7443".into(),
             pack: "aau-2018".into(),
+            policy: PolicyConfig::default(),
             log_origin: "holm.example/log".into(),
             defaults: Defaults::default(),
             platform: dgx2(),

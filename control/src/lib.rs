@@ -11,6 +11,7 @@ pub mod keys;
 pub mod ledger;
 pub mod live;
 pub mod placement;
+pub mod policy;
 pub mod reconcile;
 pub mod setup;
 pub mod store;

@@ -4,9 +4,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use holm_control::api;
 use holm_control::app::{self, App, Failure, Paths};
 use holm_control::config::Config;
+use holm_control::domain::Record;
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
 use holm_control::ledger::{Ledger, LedgerError, chain, replay};
+use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
 use holm_proto::ids::Name;
@@ -47,6 +49,9 @@ enum Command {
     /// Keys that are left.
     #[command(subcommand)]
     Keys(Keys),
+    /// The rules, while holmd does not run.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Print completions for a shell.
     Completion {
         /// Which shell.
@@ -69,6 +74,17 @@ enum Keys {
         at: At,
         /// A slice's qcow2 file, or a copy of that or of its logical volume.
         disk: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum PolicyVerb {
+    /// Put a signed pack in force, where the one in force keeps holmd from starting.
+    Load {
+        #[command(flatten)]
+        at: At,
+        /// A directory with a pack and its `pack.sig`.
+        directory: PathBuf,
     },
 }
 
@@ -156,6 +172,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Rebuild { at, check } => rebuild(&load(&at.config)?, check),
         Command::Check(at) => check(&at.config),
         Command::Keys(Keys::Try { at, disk }) => try_keys(&load(&at.config)?, &disk),
+        Command::Policy(PolicyVerb::Load { at, directory }) => load_policy(&load(&at.config)?, &directory),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -245,6 +262,16 @@ fn serve(config: &Config) -> Result<ExitCode, Failure> {
     })
 }
 
+fn load_policy(config: &Config, directory: &Path) -> Result<ExitCode, Failure> {
+    let (_, log) = app::log(config)?;
+    let ledger =
+        Ledger::open(Box::new(app::store(&Paths::of(&config.data).store)?), log, jiff::Timestamp::now)
+            .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
+    let policy = policy::load_offline(config, &ledger, directory)?;
+    println!("{} is in force from the next start on; it is signed by {}", policy.pack, policy.signer);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The store holds what the log says, nothing else; with `check` nothing is changed.
 fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
     let paths = Paths::of(&config.data);
@@ -317,7 +344,7 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     let recipients = holm_control::api::check_recipients(&config.escrow.recipients)
         .map_err(|why| Failure::new(why, "mend [escrow.recipients] in holmd.toml"));
     say("configuration", recipients.map(|()| path.display().to_string()));
-    say("policy pack", app::pack(&config.pack).map(|p| format!("{}, {} levels", p.id(), p.levels().len())));
+    say("policy pack", rules(&config));
     say(
         "platform",
         app::partitions(&config.platform)
@@ -341,6 +368,21 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     );
     say("log and store", history(&config, &paths));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The pack that the next start would put in force, as the log says.
+fn rules(config: &Config) -> Result<String, Failure> {
+    let (_, log) = app::log(config)?;
+    let records = replay(&log).map_err(|e| {
+        Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
+    })?;
+    let record = records.iter().find_map(|record| match record {
+        Record::Policy(policy) => Some(policy),
+        _ => None,
+    });
+    let pack = policy::in_force(&config.policy, &config.pack, &config.data, record)?;
+    let from = record.filter(|r| r.is_loaded()).map_or("holmd.toml", |_| "loaded");
+    Ok(format!("{}, {} levels ({from})", pack.id(), pack.levels().len()))
 }
 
 /// The log reads from end to end, and the store agrees with it. A holmd that runs has the store to itself.

@@ -7,6 +7,7 @@ use crate::domain::people;
 use crate::identity::{Authority, Code};
 use crate::keys::{Keyring, ProviderConfig};
 use crate::ledger::{Call, Decided, Ledger};
+use crate::policy;
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -92,6 +93,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         enrol_listen: options.enrol_listen,
         server: options.server.clone(),
         pack: options.pack.clone(),
+        policy: Default::default(),
         log_origin: options.log_origin.clone(),
         defaults: Defaults::default(),
         platform: options.platform.clone(),
@@ -102,7 +104,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         backup: Default::default(),
         escrow: Default::default(),
     };
-    app::pack(&config.pack)?;
+    policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;
     let paths = Paths::of(dir);
     // What lies above it is not holmd's alone: only the directory itself is closed to others.

@@ -15,6 +15,8 @@
 //! pack does not know is refused; a rule that cannot be evaluated refuses; a forbid outweighs every permit.
 
 mod decide;
+mod diff;
+mod enforced;
 mod error;
 mod manifest;
 mod pack;
@@ -22,9 +24,11 @@ mod request;
 mod rules;
 
 pub use decide::Decision;
+pub use diff::{Difference, diff};
+pub use enforced::{ALWAYS, Obligation};
 pub use error::PackError;
-pub use manifest::{Level, Obligation};
-pub use pack::Pack;
+pub use manifest::{Colour, Level, SiteRule};
+pub use pack::{FILES, Pack, built_in};
 pub use request::{Action, Identity, Principal, Request, Resource};
 
 #[cfg(test)]

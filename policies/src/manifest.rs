@@ -1,6 +1,9 @@
 //! `pack.toml`: the pack's name, the levels there are and what each demands.
 
-use crate::error::PackError;
+use crate::{
+    enforced::{ALWAYS, Obligation},
+    error::PackError,
+};
 use serde::Deserialize;
 use std::{collections::BTreeSet, ops::Range, path::Path};
 use toml::Spanned;
@@ -12,6 +15,8 @@ pub struct Level {
     pub id: String,
     /// As people call it, "sensitive".
     pub name: String,
+    /// As it is painted.
+    pub colour: Colour,
     /// Data of this level may be on this server.
     pub runs_here: bool,
     /// By how many different officers a slice is approved before it starts; 0 where it does not run here.
@@ -31,27 +36,52 @@ pub struct Level {
 /// Ten years: who means longer means an archive.
 const KEEP_MAX: u32 = 3653;
 
-/// What a level can demand of a slice. One that nothing here could fulfil is no obligation but an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+/// What a console or a banner paints a level in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Obligation {
-    /// Its disk is encrypted with a key of its own.
-    EncryptedVolume,
-    /// It reaches no network.
-    NoNetwork,
-    /// It has a virtual TPM.
-    Vtpm,
+#[allow(missing_docs, reason = "each is a colour")]
+pub enum Colour {
+    Green,
+    Blue,
+    Yellow,
+    Orange,
+    Red,
+    Purple,
+    Grey,
+}
+
+/// One rule of the site: what is demanded of it from outside, and what here sees to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteRule {
+    /// From 1, as the site counts them.
+    pub number: u32,
+    /// A sentence.
+    pub text: String,
+    /// The law, the standard, the guideline that it comes from.
+    pub source: String,
+    /// What sees to it: `policy/ID`, `obligation/NAME`, `setting/NAME` or `holm/NAME`, each of which there is.
+    pub by: Vec<String>,
+    /// What of it nothing here sees to; empty: nothing is missing.
+    pub missing: String,
 }
 
 /// What is read of `pack.toml`.
 #[derive(Debug)]
 pub(crate) struct Manifest {
+    /// Lower-case letters, digits and hyphens.
+    pub name: String,
+    /// From 1.
+    pub version: u32,
     /// NAME/VERSION
     pub id: String,
     /// Never empty, ids unique.
     pub levels: Vec<Level>,
     /// For texts of rules.
     pub shared_cluster: String,
+    /// By number; numbers unique.
+    pub site_rules: Vec<SiteRule>,
+    /// Where in the text each begins.
+    offsets: Vec<usize>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +91,19 @@ struct File {
     version: Spanned<u32>,
     shared_cluster: Spanned<String>,
     level: Vec<FileLevel>,
+    #[serde(default)]
+    rule: Vec<FileRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    number: Spanned<u32>,
+    text: Spanned<String>,
+    source: Spanned<String>,
+    #[serde(default)]
+    by: Vec<String>,
+    missing: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -68,13 +111,14 @@ struct File {
 struct FileLevel {
     id: Spanned<String>,
     name: Spanned<String>,
+    colour: Option<Colour>,
     runs_here: bool,
     approvals: Option<Spanned<u32>>,
     keep_closed_days: Option<Spanned<u32>>,
     restore_drill_days: Option<Spanned<u32>>,
     escrow: Option<Spanned<bool>>,
     #[serde(default)]
-    obligations: Vec<Spanned<Obligation>>,
+    obligations: Vec<Spanned<String>>,
     refusal: Option<Spanned<String>>,
 }
 
@@ -113,12 +157,110 @@ impl Manifest {
         if levels.is_empty() {
             return Err(PackError::whole(file, "there is no level: add `[[level]]`"));
         }
+        let mut site_rules: Vec<SiteRule> = Vec::new();
+        let mut offsets = Vec::new();
+        for rule in &read.rule {
+            let checked = check_rule(rule).map_err(|(span, problem)| at(span, problem))?;
+            if site_rules.iter().any(|other| other.number == checked.number) {
+                return Err(at(rule.number.span(), format!("there are two rules {}", checked.number)));
+            }
+            site_rules.push(checked);
+            offsets.push(rule.number.span().start);
+        }
         Ok(Self {
+            name: read.name.as_ref().clone(),
+            version: *read.version.as_ref(),
             id: format!("{}/{}", read.name.as_ref(), read.version.as_ref()),
             levels,
             shared_cluster: read.shared_cluster.into_inner(),
+            site_rules,
+            offsets,
         })
     }
+
+    /// Every rule of the site points at what there is: `policies` are the ids of the pack's.
+    pub(crate) fn check_references(
+        &self,
+        (file, text): (&Path, &str),
+        policies: impl Fn(&str) -> bool,
+    ) -> Result<(), PackError> {
+        for (rule, offset) in self.site_rules.iter().zip(&self.offsets) {
+            for reference in &rule.by {
+                self.check_reference(reference, &policies).map_err(|problem| {
+                    PackError::at(file, text, *offset, format!("rule {}: {problem}", rule.number))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reference(&self, reference: &str, policies: impl Fn(&str) -> bool) -> Result<(), String> {
+        let here = || self.levels.iter().filter(|level| level.runs_here);
+        let said = shown(reference);
+        let (kind, name) = reference.split_once('/').unwrap_or((reference, ""));
+        match kind {
+            "policy" if policies(name) => Ok(()),
+            "policy" => Err(format!("`{said}`: no rule in policies.cedar has this id")),
+            "obligation" => {
+                let known =
+                    Obligation::ALL.iter().find(|o| o.text() == name).ok_or_else(|| no_obligation(name))?;
+                match here().any(|level| level.obligations.contains(known)) {
+                    true => Ok(()),
+                    false => Err(format!("`{said}`: no level that runs here demands it")),
+                }
+            }
+            "setting" => {
+                let set = |level: &Level| match name {
+                    "approvals" => Some(level.approvals > 0),
+                    "keep_closed_days" => Some(level.keep_closed_days > 0),
+                    "restore_drill_days" => Some(level.restore_drill_days > 0),
+                    _ => None,
+                };
+                let values: Option<Vec<bool>> = here().map(set).collect();
+                match values {
+                    None => {
+                        Err(format!("`{said}`: there is approvals, keep_closed_days, restore_drill_days"))
+                    }
+                    Some(values) if values.contains(&true) => Ok(()),
+                    Some(_) => Err(format!("`{said}`: no level that runs here sets it")),
+                }
+            }
+            "holm" if ALWAYS.iter().any(|(there, ..)| *there == name) => Ok(()),
+            "holm" => {
+                let names: Vec<&str> = ALWAYS.iter().map(|(name, ..)| *name).collect();
+                Err(format!("`{said}`: there is {}", names.join(", ")))
+            }
+            _ => Err(format!(
+                "`{said}` points at nothing: write policy/ID, obligation/NAME, setting/NAME or holm/NAME"
+            )),
+        }
+    }
+}
+
+fn check_rule(rule: &FileRule) -> Result<SiteRule, (Range<usize>, String)> {
+    let number = *rule.number.as_ref();
+    if number == 0 {
+        return Err((rule.number.span(), "rules count from 1".to_owned()));
+    }
+    for text in [Some(&rule.text), Some(&rule.source), rule.missing.as_ref()].into_iter().flatten() {
+        plain_text(text.as_ref()).map_err(|problem| (text.span(), problem))?;
+    }
+    if rule.by.is_empty() && rule.missing.is_none() {
+        let problem = format!("rule {number}: say in `by` what sees to it, or in `missing` what does not");
+        return Err((rule.number.span(), problem));
+    }
+    Ok(SiteRule {
+        number,
+        text: rule.text.as_ref().clone(),
+        source: rule.source.as_ref().clone(),
+        by: rule.by.clone(),
+        missing: rule.missing.as_ref().map(|text| text.as_ref().clone()).unwrap_or_default(),
+    })
+}
+
+fn no_obligation(name: &str) -> String {
+    let there: Vec<&str> = Obligation::ALL.iter().map(|o| o.text()).collect();
+    format!("nothing in Holm enforces `{}`: there is {}", shown(name), there.join(", "))
 }
 
 /// One level by itself. What is left out is refused, never guessed.
@@ -133,7 +275,11 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
     plain_text(level.name.as_ref()).map_err(|problem| (level.name.span(), problem))?;
     let mut obligations = BTreeSet::new();
     for obligation in &level.obligations {
-        if !obligations.insert(*obligation.as_ref()) {
+        let text = obligation.as_ref();
+        let Some(known) = Obligation::ALL.iter().find(|known| known.text() == text) else {
+            return fail(obligation.span(), no_obligation(text));
+        };
+        if !obligations.insert(*known) {
             return fail(obligation.span(), format!("level `{id}` has this obligation twice"));
         }
     }
@@ -191,6 +337,7 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
     Ok(Level {
         id: id.clone(),
         name: level.name.as_ref().clone(),
+        colour: level.colour.unwrap_or(Colour::Grey),
         runs_here: level.runs_here,
         approvals,
         keep_closed_days,

@@ -3,7 +3,7 @@
 use crate::{
     decide::Vocabulary,
     error::PackError,
-    manifest::{Level, Manifest},
+    manifest::{Level, Manifest, SiteRule},
     request::{Action, Identity, Principal, Request, Resource},
     rules::Rules,
 };
@@ -20,6 +20,8 @@ const FILE_MAX: u64 = 1 << 20;
 const MANIFEST: &str = "pack.toml";
 const SCHEMA: &str = "schema.cedarschema";
 const POLICIES: &str = "policies.cedar";
+/// The files of a pack, in the order of [`Pack::files`].
+pub const FILES: [&str; 3] = [MANIFEST, SCHEMA, POLICIES];
 
 macro_rules! built_in {
     ($($name:literal),*) => {
@@ -35,7 +37,12 @@ macro_rules! built_in {
     };
 }
 
-built_in!("aau-2018");
+built_in!("aau-2018", "aau-2026");
+
+/// Names of the packs that come with Holm.
+pub fn built_in() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name)
+}
 
 /// A checked pack. There is no unchecked one.
 #[derive(Debug)]
@@ -43,6 +50,7 @@ pub struct Pack {
     pub(crate) manifest: Manifest,
     pub(crate) rules: Rules,
     pub(crate) vocabulary: Vocabulary,
+    texts: [String; 3],
 }
 
 impl Pack {
@@ -64,13 +72,51 @@ impl Pack {
     /// There is none of that name.
     pub fn builtin(name: &str) -> Result<Self, PackError> {
         let Some((name, texts)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) else {
-            let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = built_in().collect();
             return Err(PackError::whole(
                 Path::new(&crate::manifest::shown(name)),
                 format!("no pack of this name comes with Holm: there is {}", names.join(", ")),
             ));
         };
         Self::parse([MANIFEST, SCHEMA, POLICIES].map(|file| Path::new(name).join(file)), *texts)
+    }
+
+    /// A pack whose files came over the wire: see [`FILES`].
+    ///
+    /// # Errors
+    /// As [`Pack::load`].
+    pub fn from_texts(texts: [&str; 3]) -> Result<Self, PackError> {
+        for (name, text) in FILES.iter().zip(texts) {
+            if text.len() as u64 > FILE_MAX {
+                return Err(PackError::whole(Path::new(name), "is larger than 1 MiB"));
+            }
+        }
+        Self::parse(FILES.map(PathBuf::from), texts)
+    }
+
+    /// The text of each of [`FILES`], byte for byte.
+    pub fn texts(&self) -> [&str; 3] {
+        self.texts.each_ref().map(String::as_str)
+    }
+
+    /// "aau-2018".
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// From 1; of two packs of a name the one with the higher is the newer.
+    pub fn version(&self) -> u32 {
+        self.manifest.version
+    }
+
+    /// The rules of the site that the pack answers to, in its order.
+    pub fn site_rules(&self) -> &[SiteRule] {
+        &self.manifest.site_rules
+    }
+
+    /// The roles there are.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.vocabulary.roles()
     }
 
     /// NAME/VERSION, "aau-2018/1".
@@ -94,7 +140,8 @@ impl Pack {
         let rules = Rules::parse((&schema, schema_text), (&policies, policies_text))?;
         let vocabulary = Vocabulary::new(&rules.schema, rules.roles.clone())
             .map_err(|problem| PackError::whole(&schema, problem))?;
-        let pack = Self { manifest: read, rules, vocabulary };
+        read.check_references((&manifest, manifest_text), |id| rules.has(id))?;
+        let pack = Self { manifest: read, rules, vocabulary, texts: texts.map(str::to_owned) };
         for action in Action::ALL {
             if let Err(problem) = pack.can_ask(*action) {
                 return Err(Rules::at_action((&schema, schema_text), *action, problem));

@@ -180,6 +180,10 @@ actions! {
     DeviceRelease = "device.release";
     /// Read and verify the log.
     AuditRead = "audit.read";
+    /// Read the rules in force, and ask what they would answer.
+    PolicyRead = "policy.read";
+    /// Put other rules in force.
+    PolicyLoad = "policy.load";
     /// See who holds the keys, and how often they were rotated.
     KeysRead = "keys.read";
     /// Rotate a project's key, or the key-encryption key.

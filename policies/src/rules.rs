@@ -96,6 +96,16 @@ impl Rules {
         self.actions.get(&action).map(|a| &a.uid)
     }
 
+    /// There is a policy of this id.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.rules.contains_key(id)
+    }
+
+    /// Id and effect-and-conditions of each policy, as the file has it.
+    pub(crate) fn all(&self) -> BTreeMap<String, String> {
+        self.policies.policies().map(|policy| (policy.id().to_string(), policy.to_string())).collect()
+    }
+
     /// What there is to say of these policies, in the file's order.
     pub(crate) fn of<'a>(&self, ids: impl Iterator<Item = &'a PolicyId>) -> Vec<&Rule> {
         let mut found: Vec<&Rule> = ids.filter_map(|id| self.rules.get(AsRef::<str>::as_ref(id))).collect();

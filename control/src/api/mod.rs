@@ -22,6 +22,7 @@ mod jobs;
 mod keys;
 mod machine;
 mod person;
+mod policy;
 mod project;
 mod queue;
 mod serve;
@@ -36,7 +37,7 @@ use crate::app::App;
 use crate::domain::{Refusal, RefusalKind, State};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
-use holm_policies::{Action, Identity, Principal, Resource};
+use holm_policies::{Action, Identity, Pack, Principal, Resource};
 use holm_proto::ids::{Name, RequestId};
 use jiff::Timestamp;
 use std::str::FromStr;
@@ -132,6 +133,8 @@ struct Scene<'a> {
     caller: &'a Caller,
     request: RequestId,
     now: Timestamp,
+    /// One pack from question to answer.
+    pack: Arc<Pack>,
 }
 
 impl Scene<'_> {
@@ -174,7 +177,7 @@ impl From<Refusal> for No {
 /// What allowed it.
 struct Granted {
     rules: Vec<String>,
-    pack: String,
+    by: Arc<Pack>,
 }
 
 impl Asked {
@@ -219,10 +222,11 @@ impl Asked {
             let mut told = None;
             let done = self.app.ledger.commit(&self.call, |state, now| {
                 let decided = self.judged(state, find).and_then(|(granted, found)| {
-                    let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now };
+                    let pack = Arc::clone(&granted.by);
+                    let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
                     decided.reasons = granted.rules;
-                    decided.pack = Some(granted.pack);
+                    decided.pack = Some(granted.by.id().to_owned());
                     if self.dry_run {
                         decided.changes.clear();
                         decided.detail = serde_json::json!({ "dry_run": true });
@@ -251,7 +255,9 @@ impl Asked {
             let state = self.app.ledger.state();
             let seen = self.judged(&state, find).and_then(|(granted, found)| {
                 let now = self.app.ledger.now();
-                let scene = Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now };
+                let pack = Arc::clone(&granted.by);
+                let scene =
+                    Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
                 Ok((granted, show(&scene, found)?))
             });
             self.noted(&state, seen)
@@ -269,13 +275,16 @@ impl Asked {
         let done = blocking(move || {
             let state = self.app.ledger.state();
             let seen = self.known(&state).map_err(No::from).and_then(|principal| {
+                let pack = self.app.pack();
                 let may = |action: Action, resource: Resource| {
                     let request = holm_policies::Request { principal: principal.clone(), action, resource };
-                    self.app.pack.decide(&request).allow
+                    pack.decide(&request).allow
                 };
                 let now = self.app.ledger.now();
-                let scene = Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now };
-                let granted = Granted { rules: Vec::new(), pack: self.app.pack.id().to_owned() };
+                let granted = Granted { rules: Vec::new(), by: Arc::clone(&pack) };
+                let pack = Arc::clone(&pack);
+                let scene =
+                    Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
                 Ok((granted, all(&scene, &may)?))
             });
             self.noted(&state, seen)
@@ -297,7 +306,7 @@ impl Asked {
                     self.app.ledger.commit(&self.call, |_, _| {
                         let mut decided = Decided::new(Vec::new(), ());
                         decided.reasons = granted.rules;
-                        decided.pack = Some(granted.pack);
+                        decided.pack = Some(granted.by.id().to_owned());
                         Ok(decided)
                     })?;
                 }
@@ -328,9 +337,10 @@ impl Asked {
         let principal = self.known(state)?;
         let (resource, found) = find(state)?.ok_or_else(|| self.missing.clone())?;
         let request = holm_policies::Request { principal, action: self.action, resource };
-        let decision = self.app.pack.decide(&request);
+        let pack = self.app.pack();
+        let decision = pack.decide(&request);
         if decision.allow {
-            return Ok((Granted { rules: decision.reasons, pack: decision.pack }, found));
+            return Ok((Granted { rules: decision.reasons, by: pack }, found));
         }
         let logged = Refusal { kind: RefusalKind::Denied, reasons: decision.reasons, hint: String::new() };
         let told = if decision.visible { logged.clone() } else { self.missing.clone() };
@@ -368,7 +378,7 @@ impl Asked {
         let request = holm_policies::Request { principal, action: self.action, resource: Resource::System };
         Err(Refusal {
             kind: RefusalKind::Denied,
-            reasons: self.app.pack.decide(&request).reasons,
+            reasons: self.app.pack().decide(&request).reasons,
             hint: String::new(),
         })
     }

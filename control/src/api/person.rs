@@ -136,7 +136,7 @@ impl PersonService for People {
     }
 }
 
-fn account(name: &Name, roles: Vec<String>) -> Resource {
+pub(super) fn account(name: &Name, roles: Vec<String>) -> Resource {
     Resource::Person { name: name.clone(), roles }
 }
 

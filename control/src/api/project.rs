@@ -33,19 +33,12 @@ impl ProjectService for Projects {
                     let name: Name = parsed(&message.name)?;
                     // Whoever registers it leads it; of a host the pack says what it says.
                     let (Caller::Person(lead) | Caller::Host(lead)) = caller;
-                    let level = message.level.clone();
-                    let resource = Resource::Project {
-                        name: name.clone(),
-                        level,
-                        lead: lead.clone(),
-                        members: vec![lead],
-                        held_by: Vec::new(),
-                    };
+                    let resource = new(&name, &lead, &message.level);
                     Ok(Some((resource, (name, message))))
                 },
                 |scene, (name, message)| {
                     let lead = scene.person()?.clone();
-                    let level = scene.app.pack.level(&message.level).ok_or_else(|| {
+                    let level = scene.pack.level(&message.level).ok_or_else(|| {
                         Refusal::new(
                             RefusalKind::Invalid,
                             format!("`{}` is no level", super::shown(&message.level)),
@@ -62,7 +55,7 @@ impl ProjectService for Projects {
                         lead: lead.clone(),
                         members: vec![lead],
                         created: scene.now,
-                        pack: scene.app.pack.id().to_owned(),
+                        pack: scene.pack.id().to_owned(),
                         department,
                         hold: None,
                         disk_gib: None,
@@ -187,6 +180,22 @@ impl Projects {
             )
             .await
     }
+}
+
+/// A project that is to be registered, as the pack sees it.
+fn new(name: &Name, lead: &Name, level: &str) -> Resource {
+    Resource::Project {
+        name: name.clone(),
+        level: level.to_owned(),
+        lead: lead.clone(),
+        members: vec![lead.clone()],
+        held_by: Vec::new(),
+    }
+}
+
+/// One that this lead would register at a level, to ask what the pack would say.
+pub(super) fn registered(lead: &Name, level: &str) -> Result<Resource, Refusal> {
+    Ok(new(&parsed("new-project")?, lead, level))
 }
 
 /// The project of that name, for the pack and for the handler.

@@ -8,6 +8,7 @@ use super::enrolment::Enrolment;
 use super::host::Hosts;
 use super::keys::KeyKeeping;
 use super::person::People;
+use super::policy::Policies;
 use super::project::Projects;
 use super::slice::Slices;
 use crate::app::{App, Failure};
@@ -23,6 +24,7 @@ use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
 use holm_proto::v1::key_service_server::KeyServiceServer;
 use holm_proto::v1::person_service_server::PersonServiceServer;
+use holm_proto::v1::policy_service_server::PolicyServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
 use holm_proto::v1::slice_service_server::SliceServiceServer;
 use std::convert::Infallible;
@@ -152,6 +154,7 @@ struct Services {
     agents: AgentServiceServer<Agents>,
     keys: KeyServiceServer<KeyKeeping>,
     backups: BackupServiceServer<BackupKeeping>,
+    policies: PolicyServiceServer<Policies>,
 }
 
 impl Services {
@@ -168,6 +171,7 @@ impl Services {
             agents: AgentServiceServer::new(Agents(app())).max_decoding_message_size(most),
             keys: KeyServiceServer::new(KeyKeeping(app())).max_decoding_message_size(most),
             backups: BackupServiceServer::new(BackupKeeping(app())).max_decoding_message_size(most),
+            policies: PolicyServiceServer::new(Policies(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -199,6 +203,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.agents) => self.agents.call(request),
             s if s == name(&self.keys) => self.keys.call(request),
             s if s == name(&self.backups) => self.backups.call(request),
+            s if s == name(&self.policies) => self.policies.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -7,7 +7,7 @@ use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceStat
 use crate::domain::{Refusal, RefusalKind, State, backup, quota, slice};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
-use holm_policies::{Action, Pack, Resource};
+use holm_policies::{Action, Obligation, Pack, Resource};
 use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
@@ -176,7 +176,13 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, comment| {
-            let changes = slice::approve(s, scene.person()?, comment, scene.now)?;
+            let level = scene.pack.level(&s.level);
+            let outside = level.is_some_and(|level| level.obligations.contains(&Obligation::OutsideApprover));
+            let demands = slice::Demands {
+                approvals: level.map_or(u32::MAX, |level| level.approvals),
+                outside: scene.state.projects.get(&s.project).filter(|_| outside),
+            };
+            let changes = slice::approve(s, demands, scene.person()?, comment, scene.now)?;
             // Others may have been approved since it was asked for.
             if !reconcile::place::reservable(scene.app, scene.state, s) {
                 let label = scene.state.slice_label(s);
@@ -212,7 +218,7 @@ impl SliceService for Slices {
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, _| {
             let stops = format!("holm slice hold {} --freeze --reason TEXT", scene.state.slice_label(s));
-            let keep = keep_closed(&scene.app.pack, &s.level)
+            let keep = keep_closed(&scene.pack, &s.level)
                 .map_err(|refusal| refusal.hint(format!("{stops}, by an officer: nothing is destroyed")))?;
             slice::close(scene.state, s, scene.person()?, keep, scene.now)
         };
@@ -232,7 +238,7 @@ impl SliceService for Slices {
         request: Request<v1::StartSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         fn begin(scene: &Scene<'_>, s: &Slice, rebuild: Option<VolumeId>) -> Result<Vec<Change>, Refusal> {
-            let days = scene.app.pack.level(&s.level).map_or(0, |level| level.restore_drill_days);
+            let days = scene.pack.level(&s.level).map_or(0, |level| level.restore_drill_days);
             let changes = slice::start(scene.state, s, rebuild, scene.now)?;
             let Some(why) = backup::drill_due(s, days, scene.now) else { return Ok(changes) };
             let label = scene.state.slice_label(s);
@@ -517,7 +523,7 @@ fn wanted(
         Refusal::new(RefusalKind::Invalid, refusal.to_string())
             .hint(format!("holm slice request {label} --gpus N   (N is {})", sizes.join(", ")))
     })?;
-    let level = scene.app.pack.level(&project.level).ok_or_else(|| {
+    let level = scene.pack.level(&project.level).ok_or_else(|| {
         Refusal::new(RefusalKind::State, format!("`{}` is no level any more", shown(&project.level)))
     })?;
     let rule = &scene.app.config.defaults;

@@ -11,12 +11,15 @@ pub mod fullness;
 pub mod machine;
 pub mod maintenance;
 pub mod people;
+pub mod policy;
 pub mod project;
 pub mod quota;
 pub mod records;
 pub mod slice;
 pub mod state;
 
+#[cfg(test)]
+mod approval_laws;
 #[cfg(test)]
 mod tests;
 

@@ -26,6 +26,8 @@ pub enum Record {
     Device(Device),
     /// A sanitising run that has not been reported yet.
     Run(Run),
+    /// The pack in force: there is one at most.
+    Policy(Policy),
 }
 
 /// One change of one record.
@@ -50,11 +52,37 @@ impl Record {
             Self::Host(r) => format!("host/{}", r.name),
             Self::Device(r) => format!("device/{}/{}", r.host, r.address),
             Self::Run(r) => format!("run/{}", r.id.into_untyped_uuid()),
+            Self::Policy(_) => "policy".to_owned(),
         }
     }
 }
 
 use newtype_uuid::GenericUuid;
+
+/// Which pack is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// NAME/VERSION.
+    pub pack: String,
+    /// SHA-256 of what is signed of it, hexadecimal.
+    pub digest: String,
+    /// The key that signed it; empty: holmd's configuration names it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signer: String,
+    /// The officer; absent: nobody who can be named did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_by: Option<Name>,
+    /// Since when it is in force.
+    pub since: Timestamp,
+}
+
+impl Policy {
+    /// It was loaded, and lies where holmd keeps such; otherwise the configuration names it.
+    pub fn is_loaded(&self) -> bool {
+        !self.signer.is_empty()
+    }
+}
 
 /// A person, known from the moment of the invitation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -45,8 +45,8 @@
 //! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
 
 use super::records::{
-    Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Record, Slice, SliceState, Span,
-    VolumeEvidence, VolumeKind,
+    Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Project, Record, Slice,
+    SliceState, Span, VolumeEvidence, VolumeKind,
 };
 use super::{Refusal, RefusalKind, State, backup, device, disks};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
@@ -161,8 +161,23 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
     Ok(put(slice))
 }
 
+/// What the pack in force demands of approvals. It may have come to demand more since a slice was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Demands<'a> {
+    /// By so many different officers.
+    pub approvals: u32,
+    /// One of them is not in this project.
+    pub outside: Option<&'a Project>,
+}
+
 /// One approval more. With the last one needed it is approved.
-pub fn approve(slice: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+pub fn approve(
+    slice: &Slice,
+    demands: Demands<'_>,
+    by: &Name,
+    comment: &str,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Requested], "approved")?;
     // The pack says so too; that nobody approves her own is not for a pack to lift (invariant 11).
     if &slice.requested_by == by {
@@ -176,8 +191,12 @@ pub fn approve(slice: &Slice, by: &Name, comment: &str, now: Timestamp) -> Resul
     }
     let mut next = slice.clone();
     next.approvals.push(Approval { by: by.clone(), at: now, comment: comment.to_owned() });
+    next.approvals_needed = next.approvals_needed.max(demands.approvals);
     let have = u32::try_from(next.approvals.len()).unwrap_or(u32::MAX);
-    if have >= next.approvals_needed {
+    let inside = |p: &Project| next.approvals.iter().all(|a| a.by == p.lead || p.members.contains(&a.by));
+    if have >= next.approvals_needed && demands.outside.is_some_and(inside) {
+        next.reason = "one more approval, by an officer outside the project".to_owned();
+    } else if have >= next.approvals_needed {
         step(&mut next, SliceState::Approved, String::new(), now);
     } else {
         next.reason = format!("{have} of {} approvals", next.approvals_needed);

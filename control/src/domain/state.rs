@@ -1,20 +1,27 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
-use super::records::{Change, Device, Host, Invitation, Person, Project, Record, Run, Slice};
+use super::records::{Change, Device, Host, Invitation, Person, Policy, Project, Record, Run, Slice};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One kind of record. To clone it costs nothing; a change copies it where a reader still has what was before.
+pub type Table<K, V> = Arc<BTreeMap<K, V>>;
 
 /// All records, by key.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs, reason = "each is the table of that record")]
 pub struct State {
-    pub people: BTreeMap<Name, Person>,
-    pub invitations: BTreeMap<String, Invitation>,
-    pub projects: BTreeMap<ProjectId, Project>,
-    pub slices: BTreeMap<SliceId, Slice>,
-    pub hosts: BTreeMap<Name, Host>,
-    pub devices: BTreeMap<(Name, PciAddress), Device>,
-    pub runs: BTreeMap<RunId, Run>,
+    pub people: Table<Name, Person>,
+    pub invitations: Table<String, Invitation>,
+    pub projects: Table<ProjectId, Project>,
+    pub slices: Table<SliceId, Slice>,
+    pub hosts: Table<Name, Host>,
+    pub devices: Table<(Name, PciAddress), Device>,
+    pub runs: Table<RunId, Run>,
+    pub policy: Option<Policy>,
+    /// A project is asked for by its name with each call.
+    named: Table<Name, ProjectId>,
 }
 
 impl State {
@@ -37,13 +44,14 @@ impl State {
         all.extend(self.slices.values().cloned().map(|s| Record::Slice(Box::new(s))));
         all.extend(self.hosts.values().cloned().map(Record::Host));
         all.extend(self.devices.values().cloned().map(Record::Device));
+        all.extend(self.policy.iter().cloned().map(Record::Policy));
         all.extend(self.runs.values().cloned().map(Record::Run));
         all
     }
 
     /// The project of that name.
     pub fn project(&self, name: &Name) -> Option<&Project> {
-        self.projects.values().find(|p| &p.name == name)
+        self.named.get(name).and_then(|id| self.projects.get(id))
     }
 
     /// The slice of that name in the project. Of several with one name the living one, else the newest.
@@ -68,19 +76,29 @@ impl State {
 
     fn put(&mut self, record: Record) {
         match record {
-            Record::Person(r) => drop(self.people.insert(r.name.clone(), r)),
-            Record::Invitation(r) => drop(self.invitations.insert(r.hash.clone(), r)),
-            Record::Project(r) => drop(self.projects.insert(r.id, r)),
-            Record::Slice(r) => drop(self.slices.insert(r.id, *r)),
-            Record::Host(r) => drop(self.hosts.insert(r.name.clone(), r)),
-            Record::Device(r) => drop(self.devices.insert((r.host.clone(), r.address), r)),
-            Record::Run(r) => drop(self.runs.insert(r.id, r)),
+            Record::Person(r) => drop(Arc::make_mut(&mut self.people).insert(r.name.clone(), r)),
+            Record::Invitation(r) => drop(Arc::make_mut(&mut self.invitations).insert(r.hash.clone(), r)),
+            Record::Project(r) => {
+                if self.projects.get(&r.id).is_none_or(|before| before.name != r.name) {
+                    let named = Arc::make_mut(&mut self.named);
+                    named.retain(|_, id| *id != r.id);
+                    named.insert(r.name.clone(), r.id);
+                }
+                Arc::make_mut(&mut self.projects).insert(r.id, r);
+            }
+            Record::Slice(r) => drop(Arc::make_mut(&mut self.slices).insert(r.id, *r)),
+            Record::Host(r) => drop(Arc::make_mut(&mut self.hosts).insert(r.name.clone(), r)),
+            Record::Device(r) => {
+                drop(Arc::make_mut(&mut self.devices).insert((r.host.clone(), r.address), r))
+            }
+            Record::Run(r) => drop(Arc::make_mut(&mut self.runs).insert(r.id, r)),
+            Record::Policy(r) => self.policy = Some(r),
         }
     }
 
     fn delete(&mut self, key: &str) {
         // Few kinds are ever deleted; looking through the table keeps keys in one place, `Record::key`.
-        self.invitations.retain(|_, r| Record::Invitation(r.clone()).key() != key);
-        self.runs.retain(|_, r| Record::Run(r.clone()).key() != key);
+        Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
+        Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);
     }
 }

@@ -18,6 +18,9 @@ use uuid::Uuid;
 const GPUS: u8 = 3;
 const MEMORY: u64 = 32 << 30;
 
+/// No more than a slice was asked for under.
+const ONE: slice::Demands<'static> = slice::Demands { approvals: 1, outside: None };
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -66,7 +69,7 @@ fn slice_id(n: u8) -> SliceId {
     SliceId::from_untyped_uuid(Uuid::from_u128(u128::from(n) + 1))
 }
 
-fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
+pub(super) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
     Slice {
         id: slice_id(n),
         project: ProjectId::from_untyped_uuid(Uuid::from_u128(99)),
@@ -325,7 +328,7 @@ impl World {
             }
             Op::Approve { n, by } => {
                 let by = name(["ada", "olga", "otto"][usize::from(*by)]);
-                slice(n).and_then(|s| slice::approve(s, &by, "fine", now).ok()).unwrap_or_default()
+                slice(n).and_then(|s| slice::approve(s, ONE, &by, "fine", now).ok()).unwrap_or_default()
             }
             Op::Reject(n) => {
                 slice(n).and_then(|s| slice::reject(s, &name("olga"), "no", now).ok()).unwrap_or_default()
@@ -428,7 +431,7 @@ impl World {
         match s.state {
             SliceState::Requested => {
                 let by = if s.approvals.iter().any(|a| a.by == name("olga")) { "otto" } else { "olga" };
-                slice::approve(s, &name(by), "fine", now).unwrap()
+                slice::approve(s, ONE, &name(by), "fine", now).unwrap()
             }
             SliceState::Approved => {
                 let free = state.devices.values().filter(|d| d.state == DeviceState::Free);
@@ -610,7 +613,7 @@ fn lawful(op: &Op, old: &Device, new: &Device, reported: Option<&Run>) -> Result
 fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
     // Of one operation at most one run ends: the one that is gone now, or was reported again.
     let reported = before.state.runs.values().find(|run| !after.state.runs.contains_key(&run.id));
-    for (key, new) in &after.state.devices {
+    for (key, new) in after.state.devices.iter() {
         let lawful = lawful(op, &before.state.devices[key], new, reported);
         prop_assert!(lawful.is_ok(), "{}", lawful.unwrap_err());
     }
@@ -647,7 +650,7 @@ fn check(op: &Op, before: &World, after: &World) -> Result<(), TestCaseError> {
             prop_assert!(devices.collect::<Vec<_>>().iter().all(|a| !addresses(*attached).contains(a)));
         }
     }
-    for (id, old) in &before.state.slices {
+    for (id, old) in before.state.slices.iter() {
         let new = &after.state.slices[id];
         prop_assert!(
             new.state == old.state || next(old.state).contains(&new.state),
@@ -1055,7 +1058,7 @@ fn a_machine_whose_device_was_lost_keeps_it_from_others() {
     assert_eq!(world.state.devices[&(host(), address(0))].state, DeviceState::Free);
 }
 
-fn person(name: &str, roles: &[&str]) -> Person {
+pub(super) fn person(name: &str, roles: &[&str]) -> Person {
     Person {
         name: name.parse().unwrap(),
         roles: roles.iter().map(ToString::to_string).collect(),

@@ -22,6 +22,7 @@ mod keys;
 mod machine;
 mod matrix;
 mod people;
+mod policy;
 mod quota;
 mod rest;
 mod slices;

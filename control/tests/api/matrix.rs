@@ -3,6 +3,7 @@
 use crate::world::{Agent, World, decide, hello, ready_slice, reference};
 use holm_control::identity::Caller;
 use holm_proto::v1;
+use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 51] = [
+const CALLS: [&str; 54] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -70,6 +71,9 @@ const CALLS: [&str; 51] = [
     "KeyService/RotateKeys project",
     "KeyService/RotateKeys kek",
     "KeyService/EscrowKeys",
+    "PolicyService/GetPolicy",
+    "PolicyService/LoadPolicy",
+    "PolicyService/ExplainPolicy",
     "BackupService/BackUpSlice",
     "BackupService/RestoreSlice",
     "BackupService/DrillSlice",
@@ -98,6 +102,7 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         || v1::HoldProjectRequest { project: "heart".to_owned(), reason: "a case".to_owned(), dry_run: true };
     let (mut people, mut projects, mut slices) = (world.person(who), world.projects(who), world.slices(who));
     let (mut hosts, mut audit, mut agents) = (world.hosts(who), world.audit(who), world.agents(who));
+    let mut policies = PolicyServiceClient::new(world.of(who));
     match call {
         "PersonService/WhoAmI" => drop(people.who_am_i(v1::WhoAmIRequest {}).await?),
         "PersonService/ListPeople" => {
@@ -122,6 +127,19 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "ProjectService/ListProjects" => {
             let all = projects.list_projects(v1::ListProjectsRequest {}).await?.into_inner();
             return Ok(Some(all.projects.len()));
+        }
+        "PolicyService/GetPolicy" => drop(policies.get_policy(v1::GetPolicyRequest {}).await?),
+        "PolicyService/LoadPolicy" => {
+            // Who may gets as far as being told that it is no pack.
+            let loaded = policies.load_policy(v1::LoadPolicyRequest::default()).await;
+            drop(loaded.map_err(|status| match status.code() {
+                Code::InvalidArgument => Status::failed_precondition(status.message()),
+                _ => status,
+            })?);
+        }
+        "PolicyService/ExplainPolicy" => {
+            let request = v1::ExplainPolicyRequest { action: "keys.read".to_owned(), ..Default::default() };
+            drop(policies.explain_policy(request).await?);
         }
         "ProjectService/AddMember" => {
             let request = v1::AddMemberRequest { project: "heart".to_owned(), person: "rosa".to_owned() };
@@ -312,6 +330,7 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/agent.proto"),
         include_str!("../../../proto/proto/holm/v1/keys.proto"),
         include_str!("../../../proto/proto/holm/v1/backup.proto"),
+        include_str!("../../../proto/proto/holm/v1/policy.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

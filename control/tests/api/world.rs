@@ -122,6 +122,20 @@ impl World {
         world
     }
 
+    /// holmd ends; what it leaves on disk. Returns when nothing of it is open any more.
+    pub async fn end(self) -> tempfile::TempDir {
+        let Self { app, running, dir, people } = self;
+        running.stop().await;
+        drop(people);
+        let released = async {
+            while Arc::strong_count(&app) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, released).await.expect("something holds on to holmd");
+        dir
+    }
+
     pub async fn invite(&mut self, by: &str, name: &str, roles: &[&str]) {
         let request = v1::InviteRequest {
             subject: Some(v1::invite_request::Subject::Person(name.to_owned())),
@@ -183,6 +197,10 @@ impl World {
     }
 
     pub fn channel(&self, holder: Option<&Holder>) -> Channel {
+        self.channel_to(self.running.address, holder)
+    }
+
+    pub fn channel_to(&self, address: SocketAddr, holder: Option<&Holder>) -> Channel {
         let mut roots = RootCertStore::empty();
         roots.add(self.app.authority.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -196,7 +214,7 @@ impl World {
                 config.with_client_auth_cert(h.chain.clone(), key).unwrap()
             }
         };
-        channel(self.running.address, Arc::new(config))
+        channel(address, Arc::new(config))
     }
 
     pub fn of(&self, who: &str) -> Channel {

@@ -44,20 +44,21 @@ fn breaks(file: &str, from: &str, to: &str, said: &[&str]) {
 
 #[test]
 fn unchanged_it_loads() {
-    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/1");
+    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/2");
     let error = Pack::builtin("../aau-2018").unwrap_err().to_string();
-    assert_eq!(error, "../aau-2018: no pack of this name comes with Holm: there is aau-2018");
+    assert_eq!(error, "../aau-2018: no pack of this name comes with Holm: there is aau-2018, aau-2026");
 }
 
 #[test]
 fn a_manifest_is_read_strictly() {
     let f = "pack.toml";
-    breaks(f, "version = 1", "version = 1\ncolour = \"red\"", &["pack.toml:5", "unknown field `colour`"]);
+    breaks(f, "version = 2", "version = 2\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
+    breaks(f, "colour = \"red\"", "colour = \"pink\"", &["unknown variant `pink`"]);
     breaks(f, "name = \"public\"", "name = \"public\"\nsecret = true", &["unknown field `secret`"]);
-    breaks(f, "version = 1", "version = \"1\"", &["pack.toml:4"]);
-    breaks(f, "version = 1", "version = 0", &["versions count from 1"]);
-    breaks(f, "version = 1", "version = -1", &["pack.toml:4"]);
-    breaks(f, "version = 1", "version = 1 1", &["pack.toml:4"]);
+    breaks(f, "version = 2", "version = \"1\"", &["pack.toml:4"]);
+    breaks(f, "version = 2", "version = 0", &["versions count from 1"]);
+    breaks(f, "version = 2", "version = -1", &["pack.toml:4"]);
+    breaks(f, "version = 2", "version = 1 1", &["pack.toml:4"]);
     breaks(f, "aau-2018", "../aau", &["`../aau` is no name"]);
     breaks(f, "aau-2018", "", &["is no name"]);
     breaks(f, "id = \"1\"", "id = \"0\"", &["two levels `0`"]);
@@ -83,10 +84,70 @@ fn a_manifest_is_read_strictly() {
     breaks(f, "runs_here = false", "runs_here = false\nobligations = [\"vtpm\"]", &["has no `obligations`"]);
     breaks(f, "runs_here = false", "runs_here = \"false\"", &["pack.toml"]);
     breaks(f, "runs_here = true", "runs_here = false", &["where to go instead"]);
-    breaks(f, "\"vtpm\"", "\"vtpm\", \"moat\"", &["unknown variant `moat`"]);
+    breaks(
+        f,
+        "\"vtpm\"",
+        "\"vtpm\", \"moat\"",
+        &["nothing in Holm enforces `moat`: there is encrypted_volume"],
+    );
     breaks(f, "\"vtpm\"", "\"vtpm\", \"vtpm\"", &["twice"]);
     breaks(f, "{shared_cluster}", "{other}", &["is not one line of plain text"]);
     breaks(f, "\"use the shared", "\"\\n\\u0007 the shared", &["is not one line of plain text"]);
+}
+
+#[test]
+fn a_rule_of_the_site_points_at_what_there_is() {
+    let f = "pack.toml";
+    breaks(f, "number = 14", "number = 13", &["two rules 13"]);
+    breaks(f, "number = 14", "number = 0", &["rules count from 1"]);
+    breaks(f, "\"holm/sanitising\"", "", &["rule 14: say in `by`"]);
+    breaks(
+        f,
+        "\"holm/sanitising\"",
+        "\"holm/magic\"",
+        &["rule 14: `holm/magic`: there is audit-before-effect"],
+    );
+    breaks(f, "\"holm/sanitising\"", "\"sanitising\"", &["`sanitising` points at nothing"]);
+    breaks(
+        f,
+        "\"policy/level.runs-here\"",
+        "\"policy/level.run\"",
+        &["no rule in policies.cedar has this id"],
+    );
+    breaks(
+        f,
+        "\"obligation/no_network\"]\n\n[[rule]]",
+        "\"obligation/moat\"]\n\n[[rule]]",
+        &["nothing in Holm enforces `moat`"],
+    );
+    breaks(f, "\"setting/approvals\"", "\"setting/approval\"", &["there is approvals, keep_closed_days"]);
+    // Nothing demands it: then it sees to nothing.
+    breaks(
+        f,
+        "\"setting/approvals\"",
+        "\"setting/restore_drill_days\"",
+        &["no level that runs here sets it"],
+    );
+    let without = |text: &str| text.replace(", \"outside_approver\"", "");
+    let error = with(f, without).unwrap_err().to_string();
+    assert!(
+        error.contains("rule 7: `obligation/outside_approver`: no level that runs here demands it"),
+        "{error}"
+    );
+    // A policy that a rule of the site relies on is not taken out unnoticed.
+    let error =
+        with("policies.cedar", |t| t.replace("@id(\"slice.own-project\")", "@id(\"slice.own-slice\")"));
+    assert!(error.unwrap_err().to_string().contains("`policy/slice.own-project`"));
+}
+
+#[test]
+fn the_twenty_rules_are_in_each_pack() {
+    for name in crate::built_in() {
+        let pack = Pack::builtin(name).unwrap();
+        let numbers: Vec<u32> = pack.site_rules().iter().map(|rule| rule.number).collect();
+        assert_eq!(numbers, (1..=20).collect::<Vec<u32>>(), "{name}");
+        assert!(pack.site_rules().iter().all(|rule| !rule.source.is_empty()));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The built-in packs held against what they must and must never allow.
 
 mod broken;
+mod diff;
 mod laws;
 mod matrix;
 

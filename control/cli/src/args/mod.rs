@@ -2,12 +2,14 @@
 
 mod backup;
 mod nouns;
+mod policy;
 mod slice;
 
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
 };
+pub use policy::{Explain, PolicyVerb};
 pub use slice::{Copy, InProject, Request, Sizes, SliceVerb, Ssh, Target};
 
 use crate::output::Format;
@@ -116,6 +118,9 @@ pub enum Command {
     /// The keys of projects, and who holds the key that wraps them, for officers and operators
     #[command(subcommand)]
     Keys(KeysVerb),
+    /// The rules: what each level demands, and who may do what
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Deletion certificates
     #[command(subcommand)]
     Certificate(CertificateVerb),

@@ -11,6 +11,7 @@ mod host;
 mod keys;
 mod person;
 mod pin;
+mod policy;
 mod project;
 mod slice;
 mod ssh;
@@ -32,6 +33,7 @@ use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
+use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use serde_json::json;
@@ -70,6 +72,11 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Certificate(verb) => {
             return certificate::run(&verb, &cli.global.profile, output, &Clock::system()).map(|()| 0);
         }
+        Command::Policy(ref verb) => {
+            if let Some(done) = policy::offline(verb, output) {
+                return done.map(|()| 0);
+            }
+        }
         _ => {}
     }
     let profiles = Profiles::find()?;
@@ -82,6 +89,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),
         Command::Host(verb) => host::run(&session, verb).await.map(|()| 0),
         Command::Keys(verb) => keys::run(&session, verb).await.map(|()| 0),
+        Command::Policy(verb) => policy::run(&session, verb).await.map(|()| 0),
         Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
         Command::Slice(verb) => slice::run(&session, verb).await,
         Command::Backup(verb) => backup::run(&session, verb).await.map(|()| 0),
@@ -157,6 +165,10 @@ impl Session {
 
     async fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
         Ok(KeyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn policies(&self) -> Result<PolicyServiceClient<Channel>, Failure> {
+        Ok(PolicyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn log(&self) -> Result<AuditServiceClient<Channel>, Failure> {

@@ -8,6 +8,7 @@ mod certificate;
 mod fullness;
 mod host;
 mod keys;
+mod policy;
 mod queue;
 mod slice;
 mod svg;
@@ -20,6 +21,10 @@ pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
 pub use keys::{keys, keys_json, project_keys};
+pub use policy::{
+    changes, difference, difference_json, explanation, explanation_json, levels, pack_json, policy_json,
+    policy_remark, site_rules,
+};
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,

@@ -92,7 +92,7 @@ impl Ground {
     }
 
     fn device(&mut self, n: u8) -> &mut Device {
-        self.state.devices.get_mut(&(name(), address(n))).unwrap()
+        std::sync::Arc::make_mut(&mut self.state.devices).get_mut(&(name(), address(n))).unwrap()
     }
 
     fn alerts(&self) -> Vec<Alert> {

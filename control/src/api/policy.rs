@@ -1,0 +1,262 @@
+//! The rules: which are in force, putting others in their place, and what they would answer.
+
+use super::{About, Asked, Scene, parsed, person, project, slice, view};
+use crate::app::App;
+use crate::domain::records::Policy;
+use crate::domain::{Refusal, RefusalKind, State, policy as domain};
+use crate::ledger::{Decided, chain};
+use crate::policy;
+use holm_policies::{Action, Difference, FILES, Identity, Pack, Principal, Resource};
+use holm_proto::ids::Name;
+use holm_proto::v1;
+use holm_proto::v1::explain_policy_request::Resource as Wanted;
+use holm_proto::v1::policy_service_server::PolicyService;
+use serde_json::json;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// So many projects are named in an entry of the log.
+const NAMED_MAX: usize = 100;
+
+#[derive(Clone)]
+pub(super) struct Policies(pub Arc<App>);
+
+#[tonic::async_trait]
+impl PolicyService for Policies {
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        Asked::new(&self.0, request.extensions(), Action::PolicyRead, about())?
+            .read(
+                |_| Ok(Some((Resource::System, ()))),
+                |scene, ()| Ok(shown(&scene.pack, scene.state.policy.as_ref())),
+            )
+            .await
+    }
+
+    async fn load_policy(
+        &self,
+        request: Request<v1::LoadPolicyRequest>,
+    ) -> Result<Response<v1::LoadPolicyResponse>, Status> {
+        let asked = Asked::new(&self.0, request.extensions(), Action::PolicyLoad, about())?;
+        let message = request.into_inner();
+        let dry_run = message.dry_run;
+        let app = Arc::clone(&self.0);
+        // By itself: once it is in the log it is put in force, also where nobody waits for the answer any more.
+        let loading = tokio::spawn(async move {
+            let answer = asked
+                .dry_run(dry_run)
+                .change(|_| Ok(Some((Resource::System, message))), |scene, message| load(scene, &message))
+                .await?;
+            Ok::<_, Status>(answer.map(|(response, pack)| {
+                if !dry_run {
+                    app.rules.replace(pack);
+                }
+                response
+            }))
+        });
+        loading.await.map_err(|_| Status::internal("holmd failed in this call"))?
+    }
+
+    async fn explain_policy(
+        &self,
+        request: Request<v1::ExplainPolicyRequest>,
+    ) -> Result<Response<v1::PolicyExplanation>, Status> {
+        let message = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::PolicyRead, about())?
+            .read(|_| Ok(Some((Resource::System, message))), |scene, message| explain(scene, &message))
+            .await
+    }
+}
+
+fn about() -> About {
+    About { resource: "policy".to_owned(), ..About::system() }
+}
+
+fn load(
+    scene: &Scene<'_>,
+    message: &v1::LoadPolicyRequest,
+) -> Result<Decided<(v1::LoadPolicyResponse, Pack)>, Refusal> {
+    let (app, old) = (scene.app, &scene.pack);
+    let new = read(&message.files)?;
+    let signer = policy::signer(&new, &message.signature, &app.config.policy.signers).map_err(|why| {
+        Refusal::new(RefusalKind::Denied, format!("this pack is not accepted: {why}"))
+            .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
+    })?;
+    let old_digest = policy::digest(old);
+    if scene.state.policy.as_ref().is_some_and(|record| record.digest != old_digest) {
+        // In the log, and not in force yet: for a moment.
+        let text = "another pack is being put in force";
+        return Err(Refusal::new(RefusalKind::Unavailable, text).hint("try again"));
+    }
+    let record = Policy {
+        pack: new.id().to_owned(),
+        digest: policy::digest(&new),
+        signer,
+        loaded_by: Some(scene.person()?.clone()),
+        since: scene.now,
+    };
+    let effect = domain::effect(scene.state, old, &new);
+    let changes = domain::load(scene.state, (old, &old_digest), (&new, record.clone()))?;
+    if !message.dry_run {
+        policy::keep(&app.config.data, &new, &message.signature).map_err(|e| {
+            Refusal::new(RefusalKind::Unavailable, format!("the pack cannot be stored: {e}"))
+                .hint("tell an operator: free space on holmd's disk")
+        })?;
+    }
+    let named: Vec<&Name> = effect.projects.iter().take(NAMED_MAX).collect();
+    let detail = json!({
+        "pack": record.pack,
+        "digest": record.digest,
+        "signer": record.signer,
+        "instead_of": old.id(),
+        "projects": named,
+        "projects_in_all": effect.projects.len(),
+    });
+    let response = v1::LoadPolicyResponse {
+        policy: Some(shown(&new, Some(&record))),
+        changes: lines(&effect.difference),
+        projects: effect.projects.iter().map(ToString::to_string).collect(),
+    };
+    Ok(Decided { detail, ..Decided::new(changes, (response, new)) })
+}
+
+/// The pack in a message.
+fn read(files: &[v1::PolicyFile]) -> Result<Pack, Refusal> {
+    let invalid = |text: String| {
+        Refusal::new(RefusalKind::Invalid, text)
+            .hint("holm policy check DIR, which says the same without holmd")
+    };
+    let mut texts = Vec::new();
+    for name in FILES {
+        let mut of = files.iter().filter(|file| file.name == name);
+        match (of.next(), of.next()) {
+            (Some(file), None) => texts.push(file.text.as_str()),
+            (Some(_), Some(_)) => return Err(invalid(format!("`{name}` is there twice"))),
+            (None, _) => return Err(invalid(format!("`{name}` is missing"))),
+        }
+    }
+    if let Some(other) = files.iter().find(|file| !FILES.contains(&file.name.as_str())) {
+        return Err(invalid(format!("`{}` is no file of a pack", super::shown(&other.name))));
+    }
+    let texts: [&str; 3] = texts.try_into().map_err(|_| invalid("a pack has three files".to_owned()))?;
+    Pack::from_texts(texts).map_err(|e| invalid(format!("this pack is not accepted: {}", chain(&e))))
+}
+
+/// What becomes different, for people.
+pub(super) fn lines(difference: &Difference) -> Vec<String> {
+    let mut all = Vec::new();
+    for (level, what) in &difference.levels {
+        all.extend(what.iter().map(|line| format!("level {level}: {line}")));
+    }
+    let groups = [
+        ("is new", &difference.added),
+        ("is gone", &difference.removed),
+        ("is another", &difference.changed),
+    ];
+    for (what, ids) in groups {
+        all.extend(ids.iter().map(|id| format!("policy {id}: {what}")));
+    }
+    all
+}
+
+fn shown(pack: &Pack, record: Option<&Policy>) -> v1::Policy {
+    let files = FILES.iter().zip(pack.texts());
+    v1::Policy {
+        id: pack.id().to_owned(),
+        digest: policy::digest(pack),
+        files: files
+            .map(|(name, text)| v1::PolicyFile { name: (*name).to_owned(), text: text.to_owned() })
+            .collect(),
+        loaded_by: record.and_then(|r| r.loaded_by.as_ref()).map(ToString::to_string).unwrap_or_default(),
+        since: record.map(|r| view::time(r.since)),
+        signer: record.map(|r| r.signer.clone()).unwrap_or_default(),
+    }
+}
+
+fn explain(scene: &Scene<'_>, message: &v1::ExplainPolicyRequest) -> Result<v1::PolicyExplanation, Refusal> {
+    let action =
+        Action::ALL.iter().copied().find(|action| action.text() == message.action).ok_or_else(|| {
+            let text = format!("`{}` is no action", super::shown(&message.action));
+            let all: Vec<&str> = Action::ALL.iter().map(|action| action.text()).collect();
+            Refusal::new(RefusalKind::Invalid, text).hint(format!("one of {}", all.join(", ")))
+        })?;
+    let own = scene.person()?.clone();
+    let principal = |state: &State, name: &Name| {
+        let person = state.people.get(name);
+        let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
+        Principal {
+            identity: Identity::Person { name: name.clone(), roles },
+            known: person.is_some_and(|p| p.enrolled),
+        }
+    };
+    let caller = principal(scene.state, &own);
+    let ask = |principal: &Principal, action, resource: &Resource| {
+        let (principal, resource) = (principal.clone(), resource.clone());
+        scene.pack.decide(&holm_policies::Request { principal, action, resource })
+    };
+    let whom = if message.as_person.is_empty() {
+        caller.clone()
+    } else {
+        let name: Name = parsed(&message.as_person)?;
+        if name != own && !ask(&caller, Action::PersonRead, &Resource::System).allow {
+            let text = "only officers and operators ask what others may do";
+            return Err(Refusal::new(RefusalKind::Denied, text).hint("leave --as out"));
+        }
+        if !scene.state.people.contains_key(&name) {
+            return Err(About::person(name.as_str()).missing);
+        }
+        principal(scene.state, &name)
+    };
+    let (resource, missing) = resource(scene, message, &own)?;
+    let resource = resource.ok_or_else(|| missing.clone())?;
+    // What the caller may not see is not found, whomever she asks for.
+    if !ask(&caller, action, &resource).visible {
+        return Err(missing);
+    }
+    let decision = ask(&whom, action, &resource);
+    let outside: Name = parsed("somebody-else")?;
+    let could = |role: &&str| {
+        let identity = Identity::Person { name: outside.clone(), roles: vec![(*role).to_owned()] };
+        ask(&Principal { identity, known: true }, action, &resource).allow
+    };
+    Ok(v1::PolicyExplanation {
+        allowed: decision.allow,
+        reasons: decision.reasons,
+        pack: decision.pack,
+        roles: scene.pack.roles().filter(could).map(str::to_owned).collect(),
+    })
+}
+
+/// What it would be done to, and what is said where there is none.
+fn resource(
+    scene: &Scene<'_>,
+    message: &v1::ExplainPolicyRequest,
+    own: &Name,
+) -> Result<(Option<Resource>, Refusal), Refusal> {
+    let state = scene.state;
+    Ok(match &message.resource {
+        None => (Some(Resource::System), About::system().missing),
+        Some(Wanted::Log(_)) => (Some(Resource::Log), About::system().missing),
+        Some(Wanted::Project(name)) => {
+            (project::find(state, name)?.map(|(resource, _)| resource), About::project(name).missing)
+        }
+        Some(Wanted::Slice(label)) => {
+            let (project, name) = label.split_once('/').unwrap_or((label, ""));
+            let wanted = v1::SliceRef { project: project.to_owned(), name: name.to_owned() };
+            (slice::find(state, &wanted)?.map(|(resource, _)| resource), slice::about(&wanted).missing)
+        }
+        Some(Wanted::Host(name)) => {
+            let name: Name = parsed(name)?;
+            let host = state.hosts.get(&name).map(|h| Resource::Host { name: h.name.clone() });
+            (host, About::host(name.as_str()).missing)
+        }
+        Some(Wanted::Person(name)) => {
+            let name: Name = parsed(name)?;
+            let known = state.people.get(&name).map(|p| person::account(&p.name, p.roles.clone()));
+            (known, About::person(name.as_str()).missing)
+        }
+        Some(Wanted::Level(level)) => (Some(project::registered(own, level)?), About::system().missing),
+    })
+}

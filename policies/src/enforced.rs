@@ -1,0 +1,62 @@
+//! What Holm does, whatever a pack says, and what it can be told to do: the words that a pack's `[[rule]]` may
+//! point at. A rule that points at nothing here is refused when the pack is loaded.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! obligations {
+    ($($(#[$doc:meta])* $name:ident = $text:literal by $component:literal,)*) => {
+        /// What a level can demand of a slice. One that no component enforces is no obligation but an error.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Obligation {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Obligation {
+            /// Every obligation there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// As a pack writes it.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// The component that sees to it.
+            pub fn enforced_by(self) -> &'static str {
+                match self {
+                    $(Self::$name => $component,)*
+                }
+            }
+        }
+    };
+}
+
+obligations! {
+    /// Its disks are encrypted with keys of its own, under its project's.
+    EncryptedVolume = "encrypted_volume" by "hypervisor-agent/src/storage, which makes no other",
+    /// Its memory is its own and never swapped.
+    LockedMemory = "locked_memory" by "hypervisor-agent/src/hypervisor, in each machine's definition",
+    /// It reaches no network.
+    NoNetwork = "no_network" by "hypervisor-agent/src/hypervisor, which gives no machine an interface",
+    /// One of those who approve it is outside its project.
+    OutsideApprover = "outside_approver" by "control/src/domain/slice, at the last approval",
+    /// It has a virtual TPM.
+    Vtpm = "vtpm" by "hypervisor-agent/src/hypervisor, in each machine's definition",
+}
+
+/// What no pack can switch off: its name, what it is, and the component that sees to it.
+pub const ALWAYS: &[(&str, &str, &str)] = &[
+    ("audit-before-effect", "nothing happens that is not in the log first", "control/src/ledger"),
+    ("key-of-project", "a disk's key opens under the key of its project alone", "control/src/keys"),
+    ("level-fixed", "nobody changes the level of a project or of a slice", "control/src/domain"),
+    (
+        "level-shown",
+        "the level is in the slice's records, its machine's definition and its login banner",
+        "control, hypervisor-agent",
+    ),
+    ("log", "every call is an entry, allowed or refused", "control/src/api"),
+    ("roster", "who is not enrolled, or not of the project, reaches nothing of it", "control/src/api"),
+    ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
+];
