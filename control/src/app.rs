@@ -10,13 +10,14 @@
 
 use crate::audit::{Log, SigningKey};
 use crate::config::Config;
-use crate::domain::records::{Change, Policy, Record};
+use crate::domain::policy as domain;
+use crate::domain::records::Policy;
 use crate::identity::Authority;
 use crate::keys::Keyring;
 use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
 use crate::placement::PartitionTable;
-use crate::policy::{self, InForce};
+use crate::policy::{self, Rules};
 use crate::reconcile::place::Recent;
 use crate::store::SledStore;
 use holm_policies::Pack;
@@ -43,7 +44,7 @@ pub struct App {
     /// What the hosts are delivered with.
     pub bill: Bill,
     /// The rules.
-    pub rules: InForce,
+    pub rules: Rules,
     /// Signs people's and hosts' certificates and people's SSH keys.
     pub authority: Arc<Authority>,
     /// Who asks the key provider.
@@ -162,7 +163,7 @@ impl App {
             log_key,
             partitions,
             bill,
-            rules: InForce::new(pack),
+            rules: Rules::new(pack),
             authority: Arc::new(authority),
             turns: Turns::default(),
             queue: Recent::default(),
@@ -170,9 +171,9 @@ impl App {
         })
     }
 
-    /// The rules in force. Ask once a question.
+    /// The rules in force now.
     pub fn pack(&self) -> Arc<Pack> {
-        self.rules.pack()
+        self.rules.of(&self.ledger.state())
     }
 
     /// holmd is to end: every stream ends.
@@ -195,10 +196,9 @@ fn rules(config: &Config, ledger: &Ledger) -> Result<Pack, Failure> {
     if record.as_ref().is_none_or(|record| record.digest != digest) {
         let call = Call::own("policy.start", "policy".to_owned());
         let detail = serde_json::json!({ "pack": pack.id(), "digest": digest, "configured": config.pack });
-        let written = ledger.commit(&call, |_, since| {
-            let record =
-                Policy { pack: pack.id().to_owned(), digest, signer: String::new(), loaded_by: None, since };
-            Ok(Decided { detail, ..Decided::new(vec![Change::Put(Record::Policy(record))], ()) })
+        let written = ledger.commit(&call, |state, since| {
+            let record = Policy::of(&pack, digest, String::new(), None, since);
+            Ok(Decided { detail, ..Decided::new(domain::put(record, state), ()) })
         });
         written.map_err(|refusal| {
             Failure::new(format!("the policy pack cannot be put in force: {refusal}"), refusal.hint)

@@ -175,7 +175,8 @@ impl Ledger {
                 Ok(decided.value)
             }
             Err(refusal) => {
-                let head = ("refused", refusal.reasons.clone(), None, serde_json::Value::Null);
+                let head =
+                    ("refused", refusal.reasons.clone(), refusal.pack.clone(), serde_json::Value::Null);
                 self.write(&mut writer, call, head, Vec::new(), now)?;
                 Err(refusal)
             }

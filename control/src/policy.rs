@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   holmd.toml `pack`      nobody has loaded another ──┐
-//!                                                      ├─▶ InForce ──▶ each decision
+//!                                                      ├─▶ Rules ──▶ each decision
 //!   DATA/policies/DIGEST/  an officer has: the record ─┘
 //!                          `policy` says which
 //! ```
@@ -13,7 +13,9 @@
 use crate::app::Failure;
 use crate::audit::{SigningKey, note};
 use crate::config::{Config, PolicyConfig};
-use crate::domain::records::{Change, Policy, Record};
+use crate::domain::State;
+use crate::domain::policy as domain;
+use crate::domain::records::Policy;
 use crate::ledger::{Call, Decided, Ledger, chain};
 use aws_lc_rs::digest::{SHA256, digest as hash};
 use data_encoding::HEXLOWER;
@@ -27,26 +29,35 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// Beside the files of a pack.
 pub const SIGNATURE: &str = "pack.sig";
 
-/// The pack that decides, now.
+/// The packs that are at hand. Which of them decides, the state says: what is in the log is in force, and nothing else.
 #[derive(Debug)]
-pub struct InForce {
-    pack: RwLock<Arc<Pack>>,
+pub struct Rules {
+    /// The one of the start, which decides where a state names none of the others.
+    first: Arc<Pack>,
+    /// By digest.
+    packs: RwLock<Vec<(String, Arc<Pack>)>>,
 }
 
-impl InForce {
+impl Rules {
     /// This one, to begin with.
     pub fn new(pack: Pack) -> Self {
-        Self { pack: RwLock::new(Arc::new(pack)) }
+        Self { first: Arc::new(pack), packs: RwLock::default() }
     }
 
-    /// The one that decides. Who asks twice may get two: one question is answered by one pack.
-    pub fn pack(&self) -> Arc<Pack> {
-        Arc::clone(&self.pack.read().unwrap_or_else(PoisonError::into_inner))
+    /// The one that decides in this state.
+    pub fn of(&self, state: &State) -> Arc<Pack> {
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        let named = state.policy.as_ref().map(|policy| policy.digest.as_str());
+        let found = packs.iter().find(|(digest, _)| Some(digest.as_str()) == named);
+        Arc::clone(found.map_or(&self.first, |(_, pack)| pack))
     }
 
-    /// From now on this one decides.
-    pub fn replace(&self, pack: Pack) {
-        *self.pack.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pack);
+    /// Have one at hand, for a state that is about to name it.
+    pub fn stage(&self, pack: Pack) {
+        let digest = digest(&pack);
+        let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
+        packs.retain(|(of, _)| *of != digest);
+        packs.push((digest, Arc::new(pack)));
     }
 }
 
@@ -148,10 +159,9 @@ pub fn load_offline(config: &Config, ledger: &Ledger, directory: &Path) -> Resul
     let digest = digest(&pack);
     let detail =
         serde_json::json!({ "pack": pack.id(), "digest": digest, "signer": signer, "offline": true });
-    let written = ledger.commit(&call, |_, since| {
-        let record = Policy { pack: pack.id().to_owned(), digest, signer, loaded_by: None, since };
-        let change = Change::Put(Record::Policy(record.clone()));
-        Ok(Decided { detail, ..Decided::new(vec![change], record) })
+    let written = ledger.commit(&call, |state, since| {
+        let record = Policy::of(&pack, digest, signer, None, since);
+        Ok(Decided { detail, ..Decided::new(domain::load(state, &pack, record.clone())?, record) })
     });
     written.map_err(|refusal| Failure::new(format!("nothing was loaded: {refusal}"), refusal.hint))
 }
@@ -164,12 +174,15 @@ fn place(data: &Path, digest: &str) -> PathBuf {
 /// Put a pack where the next start finds it; durable when it returns.
 pub fn keep(data: &Path, pack: &Pack, signature: &str) -> io::Result<()> {
     let (whole, beside) = (place(data, &digest(pack)), place(data, "new"));
-    if whole.is_dir() {
+    if Pack::load(&whole).is_ok_and(|there| digest(&there) == digest(pack)) {
         return Ok(());
     }
-    match fs::remove_dir_all(&beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    // Half a one that a kill left, or one that was damaged since.
+    for left in [&whole, &beside] {
+        match fs::remove_dir_all(left) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&beside)?;
     let texts = pack.texts();

@@ -39,7 +39,10 @@ impl Pack {
             Ok(entities) => entities,
             Err(reason) => return no(reason),
         };
-        let verdict = self.ask(request, request.action, &entities);
+        let verdict = self.ask(request, request.action, &entities).and_then(|rules| match never(request) {
+            Some(why) => Err(vec![format!("{why} (built in)")]),
+            None => Ok(rules),
+        });
         let visible = verdict.is_ok()
             || match (identity, request.resource.read_by()) {
                 (Identity::Host { .. }, _) => false,
@@ -214,6 +217,26 @@ impl Pack {
                 format!("`{}` is no level in {}: here run {}", shown(id), self.id(), here.join(", "))
             }
         }
+    }
+}
+
+/// Why this is refused whatever a pack says: the separation of duties that no site lifts.
+fn never(request: &Request) -> Option<&'static str> {
+    let Identity::Person { name, roles } = &request.principal.identity else { return None };
+    let is = |role: &str| roles.iter().any(|one| one == role);
+    if is("officer") && is("operator") {
+        return Some("nobody is officer and operator at once");
+    }
+    let decides = matches!(request.action, Action::SliceApprove | Action::SliceReject);
+    match &request.resource {
+        Resource::Slice { requested_by, .. } if decides && requested_by == name => {
+            Some("nobody decides on what they asked for")
+        }
+        _ if decides && !is("officer") => Some("only an officer decides on a slice"),
+        _ if request.action == Action::SliceConnect && is("operator") => {
+            Some("operators have no way into a project's data")
+        }
+        _ => None,
     }
 }
 

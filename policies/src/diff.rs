@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Difference {
     /// By id of the level: a line for each thing that becomes different there.
     pub levels: BTreeMap<String, Vec<String>>,
+    /// A line for each other thing that becomes different.
+    pub others: Vec<String>,
     /// Ids of policies that only the new one has.
     pub added: Vec<String>,
     /// Ids of policies that only the old one has.
@@ -38,12 +40,41 @@ pub fn diff(old: &Pack, new: &Pack) -> Difference {
         a.keys().filter(|id| !b.contains_key(*id)).cloned().collect()
     };
     let changed = before.iter().filter(|(id, text)| after.get(*id).is_some_and(|other| other != *text));
+    let mut others = Vec::new();
+    // What a policy means depends on it: what allows an action allows those that are in it.
+    if schema(old) != schema(new) {
+        others.push("schema.cedarschema: is another: read it line by line".to_owned());
+    }
+    if old.manifest.shared_cluster != new.manifest.shared_cluster {
+        others.push(format!("shared_cluster: {}", new.manifest.shared_cluster));
+    }
+    others.extend(site_rules(old, new));
     Difference {
         levels,
+        others,
         added: only(&after, &before),
         removed: only(&before, &after),
         changed: changed.map(|(id, _)| id.clone()).collect(),
     }
+}
+
+fn schema(pack: &Pack) -> &str {
+    let [_, schema, _] = pack.texts();
+    schema
+}
+
+fn site_rules(old: &Pack, new: &Pack) -> Vec<String> {
+    let find =
+        |pack: &'_ Pack, number: u32| pack.site_rules().iter().find(|rule| rule.number == number).cloned();
+    let numbers: BTreeSet<u32> =
+        old.site_rules().iter().chain(new.site_rules()).map(|rule| rule.number).collect();
+    let line = |number: u32| match (find(old, number), find(new, number)) {
+        (Some(before), Some(after)) if before == after => None,
+        (Some(_), Some(_)) => Some(format!("rule {number}: is another")),
+        (Some(_), None) => Some(format!("rule {number}: is gone")),
+        (None, _) => Some(format!("rule {number}: is new")),
+    };
+    numbers.into_iter().filter_map(line).collect()
 }
 
 fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
@@ -60,6 +91,8 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
             ("approvals", l.approvals.to_string()),
             ("days that what is closed is kept", l.keep_closed_days.to_string()),
             ("days that a restore drill may be old", l.restore_drill_days.to_string()),
+            ("colour", format!("{:?}", l.colour).to_lowercase()),
+            ("what is said where it does not run", l.refusal.clone()),
             ("escrow", if l.escrow { "allowed" } else { "not allowed" }.to_owned()),
         ]
     };

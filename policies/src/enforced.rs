@@ -56,7 +56,11 @@ pub const ALWAYS: &[(&str, &str, &str)] = &[
         "the level is in the slice's records, its machine's definition and its login banner",
         "control, hypervisor-agent",
     ),
-    ("log", "every call is an entry, allowed or refused", "control/src/api"),
+    (
+        "log",
+        "every change and every refusal is an entry, and every read by an officer or auditor",
+        "control/src/api",
+    ),
     ("roster", "who is not enrolled, or not of the project, reaches nothing of it", "control/src/api"),
     ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
 ];

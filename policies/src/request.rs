@@ -214,7 +214,7 @@ impl Action {
 
 impl Resource {
     /// Who may do this may know that the resource exists. `None`: that it exists is no secret.
-    pub(crate) fn read_by(&self) -> Option<Action> {
+    pub fn read_by(&self) -> Option<Action> {
         match self {
             Self::System | Self::Log => None,
             Self::Project { .. } => Some(Action::ProjectRead),

@@ -174,12 +174,6 @@ impl From<Refusal> for No {
     }
 }
 
-/// What allowed it.
-struct Granted {
-    rules: Vec<String>,
-    by: Arc<Pack>,
-}
-
 impl Asked {
     fn new(
         app: &Arc<App>,
@@ -221,12 +215,13 @@ impl Asked {
         let done = blocking(move || {
             let mut told = None;
             let done = self.app.ledger.commit(&self.call, |state, now| {
-                let decided = self.judged(state, find).and_then(|(granted, found)| {
-                    let pack = Arc::clone(&granted.by);
+                let pack = self.app.rules.of(state);
+                let by = Some(pack.id().to_owned());
+                let decided = self.judged(state, &pack, find).and_then(|(rules, found)| {
                     let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
-                    decided.reasons = granted.rules;
-                    decided.pack = Some(granted.by.id().to_owned());
+                    decided.reasons = rules;
+                    decided.pack.clone_from(&by);
                     if self.dry_run {
                         decided.changes.clear();
                         decided.detail = serde_json::json!({ "dry_run": true });
@@ -235,7 +230,7 @@ impl Asked {
                 });
                 decided.map_err(|no| {
                     told = Some(no.told);
-                    no.logged
+                    Refusal { pack: by, ..no.logged }
                 })
             });
             done.map_err(|failure| told.unwrap_or(failure))
@@ -253,14 +248,15 @@ impl Asked {
         let id = self.call.request;
         let done = blocking(move || {
             let state = self.app.ledger.state();
-            let seen = self.judged(&state, find).and_then(|(granted, found)| {
+            let pack = self.app.rules.of(&state);
+            let by = pack.id().to_owned();
+            let seen = self.judged(&state, &pack, find).and_then(|(rules, found)| {
                 let now = self.app.ledger.now();
-                let pack = Arc::clone(&granted.by);
                 let scene =
                     Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
-                Ok((granted, show(&scene, found)?))
+                Ok((rules, show(&scene, found)?))
             });
-            self.noted(&state, seen)
+            self.noted(&state, by, seen)
         })
         .await?;
         answer(done, id)
@@ -274,20 +270,19 @@ impl Asked {
         let id = self.call.request;
         let done = blocking(move || {
             let state = self.app.ledger.state();
+            let pack = self.app.rules.of(&state);
+            let by = pack.id().to_owned();
             let seen = self.known(&state).map_err(No::from).and_then(|principal| {
-                let pack = self.app.pack();
                 let may = |action: Action, resource: Resource| {
                     let request = holm_policies::Request { principal: principal.clone(), action, resource };
                     pack.decide(&request).allow
                 };
-                let now = self.app.ledger.now();
-                let granted = Granted { rules: Vec::new(), by: Arc::clone(&pack) };
-                let pack = Arc::clone(&pack);
+                let (now, pack) = (self.app.ledger.now(), Arc::clone(&pack));
                 let scene =
                     Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
-                Ok((granted, all(&scene, &may)?))
+                Ok((Vec::new(), all(&scene, &may)?))
             });
-            self.noted(&state, seen)
+            self.noted(&state, by, seen)
         })
         .await?;
         answer(done, id)
@@ -295,28 +290,32 @@ impl Asked {
 
     /// May it still be done? Without an entry: for streams, at each of their steps.
     fn allowed(&self, state: &State, resource: Resource) -> bool {
-        self.judged(state, |_| Ok(Some((resource, ())))).is_ok()
+        self.judged(state, &self.app.rules.of(state), |_| Ok(Some((resource, ())))).is_ok()
     }
 
-    /// Write down a read: that it was refused, or that one who watches did it.
-    fn noted<T>(&self, state: &State, seen: Result<(Granted, T), No>) -> Result<T, Refusal> {
+    /// Write down a read: that it was refused, or that one who watches did it. `by` is the pack.
+    fn noted<T>(&self, state: &State, by: String, seen: Result<(Vec<String>, T), No>) -> Result<T, Refusal> {
         match seen {
-            Ok((granted, value)) => {
+            Ok((rules, value)) => {
                 if self.watches(state) {
                     self.app.ledger.commit(&self.call, |_, _| {
                         let mut decided = Decided::new(Vec::new(), ());
-                        decided.reasons = granted.rules;
-                        decided.pack = Some(granted.by.id().to_owned());
+                        decided.reasons = rules;
+                        decided.pack = Some(by);
                         Ok(decided)
                     })?;
                 }
                 Ok(value)
             }
-            Err(no) => match self.app.ledger.commit::<()>(&self.call, |_, _| Err(no.logged)) {
+            Err(no) => match self.refuse(Refusal { pack: Some(by), ..no.logged }) {
                 Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
                 _ => Err(no.told),
             },
         }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
+        self.app.ledger.commit(&self.call, |_, _| Err(refusal))
     }
 
     fn watches(&self, state: &State) -> bool {
@@ -328,21 +327,21 @@ impl Asked {
         }
     }
 
-    /// Find and decide.
+    /// Find and decide: the ids of the policies that allow it.
     fn judged<F>(
         &self,
         state: &State,
+        pack: &Pack,
         find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal>,
-    ) -> Result<(Granted, F), No> {
+    ) -> Result<(Vec<String>, F), No> {
         let principal = self.known(state)?;
         let (resource, found) = find(state)?.ok_or_else(|| self.missing.clone())?;
         let request = holm_policies::Request { principal, action: self.action, resource };
-        let pack = self.app.pack();
         let decision = pack.decide(&request);
         if decision.allow {
-            return Ok((Granted { rules: decision.reasons, by: pack }, found));
+            return Ok((decision.reasons, found));
         }
-        let logged = Refusal { kind: RefusalKind::Denied, reasons: decision.reasons, hint: String::new() };
+        let logged = Refusal::of(RefusalKind::Denied, decision.reasons);
         let told = if decision.visible { logged.clone() } else { self.missing.clone() };
         Err(No { logged, told })
     }
@@ -376,11 +375,7 @@ impl Asked {
         }
         // The pack has the words for it.
         let request = holm_policies::Request { principal, action: self.action, resource: Resource::System };
-        Err(Refusal {
-            kind: RefusalKind::Denied,
-            reasons: self.app.pack().decide(&request).reasons,
-            hint: String::new(),
-        })
+        Err(Refusal::of(RefusalKind::Denied, self.app.rules.of(state).decide(&request).reasons))
     }
 }
 

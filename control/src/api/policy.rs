@@ -41,22 +41,10 @@ impl PolicyService for Policies {
     ) -> Result<Response<v1::LoadPolicyResponse>, Status> {
         let asked = Asked::new(&self.0, request.extensions(), Action::PolicyLoad, about())?;
         let message = request.into_inner();
-        let dry_run = message.dry_run;
-        let app = Arc::clone(&self.0);
-        // By itself: once it is in the log it is put in force, also where nobody waits for the answer any more.
-        let loading = tokio::spawn(async move {
-            let answer = asked
-                .dry_run(dry_run)
-                .change(|_| Ok(Some((Resource::System, message))), |scene, message| load(scene, &message))
-                .await?;
-            Ok::<_, Status>(answer.map(|(response, pack)| {
-                if !dry_run {
-                    app.rules.replace(pack);
-                }
-                response
-            }))
-        });
-        loading.await.map_err(|_| Status::internal("holmd failed in this call"))?
+        asked
+            .dry_run(message.dry_run)
+            .change(|_| Ok(Some((Resource::System, message))), |scene, message| load(scene, &message))
+            .await
     }
 
     async fn explain_policy(
@@ -64,7 +52,9 @@ impl PolicyService for Policies {
         request: Request<v1::ExplainPolicyRequest>,
     ) -> Result<Response<v1::PolicyExplanation>, Status> {
         let message = request.get_ref().clone();
-        Asked::new(&self.0, request.extensions(), Action::PolicyRead, about())?
+        let question = format!("policy/{}", super::shown(&message.action));
+        let about = About { resource: question, ..About::system() };
+        Asked::new(&self.0, request.extensions(), Action::PolicyRead, about)?
             .read(|_| Ok(Some((Resource::System, message))), |scene, message| explain(scene, &message))
             .await
     }
@@ -77,28 +67,30 @@ fn about() -> About {
 fn load(
     scene: &Scene<'_>,
     message: &v1::LoadPolicyRequest,
-) -> Result<Decided<(v1::LoadPolicyResponse, Pack)>, Refusal> {
+) -> Result<Decided<v1::LoadPolicyResponse>, Refusal> {
     let (app, old) = (scene.app, &scene.pack);
     let new = read(&message.files)?;
+    let digest = policy::digest(&new);
     let signer = policy::signer(&new, &message.signature, &app.config.policy.signers).map_err(|why| {
-        Refusal::new(RefusalKind::Denied, format!("this pack is not accepted: {why}"))
+        let text = format!("this pack ({}, SHA-256 {digest}) is not accepted: {why}", new.id());
+        Refusal::new(RefusalKind::Denied, text)
             .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
     })?;
-    let old_digest = policy::digest(old);
-    if scene.state.policy.as_ref().is_some_and(|record| record.digest != old_digest) {
-        // In the log, and not in force yet: for a moment.
-        let text = "another pack is being put in force";
-        return Err(Refusal::new(RefusalKind::Unavailable, text).hint("try again"));
-    }
-    let record = Policy {
-        pack: new.id().to_owned(),
-        digest: policy::digest(&new),
-        signer,
-        loaded_by: Some(scene.person()?.clone()),
-        since: scene.now,
+    let caller = scene.person()?.clone();
+    let roles = scene.state.people.get(&caller).map(|p| p.roles.clone()).unwrap_or_default();
+    let identity = Identity::Person { name: caller.clone(), roles };
+    let again = holm_policies::Request {
+        principal: Principal { identity, known: true },
+        action: Action::PolicyLoad,
+        resource: Resource::System,
     };
+    if !new.decide(&again).allow {
+        let text = "by this pack you could put no other in its place, and what is wrong with it would stay";
+        return Err(Refusal::new(RefusalKind::State, text).hint("let officers do policy.load"));
+    }
+    let record = Policy::of(&new, digest, signer, Some(caller), scene.now);
     let effect = domain::effect(scene.state, old, &new);
-    let changes = domain::load(scene.state, (old, &old_digest), (&new, record.clone()))?;
+    let changes = domain::load(scene.state, &new, record.clone())?;
     if !message.dry_run {
         policy::keep(&app.config.data, &new, &message.signature).map_err(|e| {
             Refusal::new(RefusalKind::Unavailable, format!("the pack cannot be stored: {e}"))
@@ -119,7 +111,11 @@ fn load(
         changes: lines(&effect.difference),
         projects: effect.projects.iter().map(ToString::to_string).collect(),
     };
-    Ok(Decided { detail, ..Decided::new(changes, (response, new)) })
+    if !message.dry_run {
+        // With the entry, whenever that is in the log, it is in force.
+        app.rules.stage(new);
+    }
+    Ok(Decided { detail, ..Decided::new(changes, response) })
 }
 
 /// The pack in a message.
@@ -150,6 +146,7 @@ pub(super) fn lines(difference: &Difference) -> Vec<String> {
     for (level, what) in &difference.levels {
         all.extend(what.iter().map(|line| format!("level {level}: {line}")));
     }
+    all.extend(difference.others.iter().cloned());
     let groups = [
         ("is new", &difference.added),
         ("is gone", &difference.removed),
@@ -211,8 +208,11 @@ fn explain(scene: &Scene<'_>, message: &v1::ExplainPolicyRequest) -> Result<v1::
     };
     let (resource, missing) = resource(scene, message, &own)?;
     let resource = resource.ok_or_else(|| missing.clone())?;
-    // What the caller may not see is not found, whomever she asks for.
-    if !ask(&caller, action, &resource).visible {
+    // What the caller may not see is not found, whomever she asks for. What there is not yet is no secret.
+    let is_there = !matches!(message.resource, Some(Wanted::Level(_)));
+    let read = resource.read_by().filter(|_| is_there);
+    if read.is_some_and(|read| !ask(&caller, read, &resource).allow && !ask(&caller, action, &resource).allow)
+    {
         return Err(missing);
     }
     let decision = ask(&whom, action, &resource);

@@ -35,6 +35,8 @@ pub struct Refusal {
     pub reasons: Vec<String>,
     /// The next command, or empty.
     pub hint: String,
+    /// NAME/VERSION of the policy pack, where one was asked; for the log.
+    pub pack: Option<String>,
 }
 
 /// The kinds of no, as gRPC distinguishes them.
@@ -57,7 +59,12 @@ pub enum RefusalKind {
 impl Refusal {
     /// A refusal with one reason.
     pub fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
-        Self { kind, reasons: vec![reason.into()], hint: String::new() }
+        Self::of(kind, vec![reason.into()])
+    }
+
+    /// A refusal with several.
+    pub fn of(kind: RefusalKind, reasons: Vec<String>) -> Self {
+        Self { kind, reasons, hint: String::new(), pack: None }
     }
 
     /// The same with the command to run next.

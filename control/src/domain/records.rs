@@ -2,10 +2,11 @@
 
 use super::backup::Copies;
 use super::machine::{Hardware, Health, Machine};
+use holm_policies::Pack;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One record of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,9 +76,24 @@ pub struct Policy {
     pub loaded_by: Option<Name>,
     /// Since when it is in force.
     pub since: Timestamp,
+    /// The highest version of each name that ever was in force. None of these and none below comes back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub highest: BTreeMap<String, u32>,
 }
 
 impl Policy {
+    /// Of this pack; which were in force before is added where it is put in force.
+    pub fn of(
+        pack: &Pack,
+        digest: String,
+        signer: String,
+        loaded_by: Option<Name>,
+        since: Timestamp,
+    ) -> Self {
+        let highest = BTreeMap::from([(pack.name().to_owned(), pack.version())]);
+        Self { pack: pack.id().to_owned(), digest, signer, loaded_by, since, highest }
+    }
+
     /// It was loaded, and lies where holmd keeps such; otherwise the configuration names it.
     pub fn is_loaded(&self) -> bool {
         !self.signer.is_empty()

@@ -34,6 +34,12 @@ fn changed(change: impl Fn(String) -> String) -> Pack {
     Pack::from_texts([&change(newer), schema, policies]).unwrap()
 }
 
+/// A pack with this changed in each of its files.
+fn texts(pack: &Pack, change: impl Fn(&str) -> String) -> Pack {
+    let [manifest, schema, policies] = pack.texts().map(change);
+    Pack::from_texts([&manifest, &schema, &policies]).unwrap()
+}
+
 fn request(pack: &Pack, signature: String) -> v1::LoadPolicyRequest {
     let files = FILES.iter().zip(pack.texts());
     let file =
@@ -139,7 +145,7 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         (request(&newer, policy::sign(&newer, &other, SIGNER)), Code::PermissionDenied, "is not signed by"),
         (request(&newer, policy::sign(&newer, &key, "another")), Code::PermissionDenied, "is not signed by"),
         (request(&softer, good.clone()), Code::PermissionDenied, "of other files"),
-        (signed(&same), Code::FailedPrecondition, "aau-2018/2 is in force"),
+        (signed(&same), Code::FailedPrecondition, "aau-2018/2 was in force"),
         (signed(&older), Code::AlreadyExists, "in force already"),
         (without("policies.cedar"), Code::InvalidArgument, "`policies.cedar` is missing"),
         (twice, Code::InvalidArgument, "is there twice"),
@@ -151,7 +157,15 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         assert!(refused.message().contains(text), "{text}: {refused}");
         let entry = world.logged(|e| e.action == "policy.load" && e.outcome == "refused").await;
         assert!(entry.changes.is_empty());
+        assert_eq!(entry.pack.as_deref(), Some("aau-2018/2"), "a refusal, too, says by which pack");
     }
+    // Whoever has a role that there is not, would be refused everything; and so would she who loads it.
+    let roles = texts(&newer, |text| text.replace("\"officer\"", "\"guard\""));
+    let refused = load(&world, "frida", signed(&roles)).await.unwrap_err();
+    assert!(refused.message().contains("could put no other in its place"), "{refused}");
+    let roles = texts(&newer, |text| text.replace("\"auditor\"", "\"reviewer\""));
+    let refused = load(&world, "frida", signed(&roles)).await.unwrap_err();
+    assert!(refused.message().contains("`anna` is auditor"), "{refused}");
     for who in ["dina", "rosa", "olga", "anna"] {
         let refused = load(&world, who, request(&newer, good.clone())).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{who}");
@@ -183,6 +197,37 @@ async fn without_a_trusted_key_nothing_is_loaded() {
         load(&world, "frida", request(&newer, policy::sign(&newer, &key, SIGNER))).await.unwrap_err();
     assert!(refused.message().contains("trusts no key"), "{refused}");
     assert!(crate::world::hint(&refused).contains("[policy] signers"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_force_before_does_not_come_back() {
+    let keys = tempfile::tempdir().unwrap();
+    let (world, key) = world(keys.path()).await;
+    let signed = |pack: &Pack| request(pack, policy::sign(pack, &key, SIGNER));
+    let version = |name: &str, version: u32| {
+        let (from, to) = ("name = \"aau-2018\"", format!("name = \"{name}\""));
+        changed(|text| text.replace(from, &to).replace("version = 7", &format!("version = {version}")))
+    };
+    // By way of another name.
+    for pack in [version("mine", 1), version("mine", 2), version("other", 1)] {
+        load(&world, "frida", signed(&pack)).await.unwrap();
+        assert_eq!(id(&world).await, pack.id());
+    }
+    for pack in [version("mine", 1), version("mine", 2), version("aau-2018", 2)] {
+        let refused = load(&world, "frida", signed(&pack)).await.unwrap_err();
+        assert!(refused.message().contains("was in force, and this is"), "{refused}");
+    }
+    load(&world, "frida", signed(&version("mine", 3))).await.unwrap();
+    // Nor while holmd does not run, by who has the server and a pack that it kept.
+    let old = world.app.config.data.join("policies").join(policy::digest(&version("mine", 2)));
+    let config = world.app.config.clone();
+    assert!(old.join(policy::SIGNATURE).is_file());
+    let _dir = world.end().await;
+    let (_, log) = holm_control::app::log(&config).unwrap();
+    let store = holm_control::app::store(&holm_control::app::Paths::of(&config.data).store).unwrap();
+    let ledger = holm_control::ledger::Ledger::open(Box::new(store), log, jiff::Timestamp::now).unwrap();
+    let failure = policy::load_offline(&config, &ledger, &old).unwrap_err();
+    assert!(failure.what.contains("mine/3 was in force, and this is mine/2"), "{}", failure.what);
 }
 
 async fn explain(
@@ -231,6 +276,16 @@ async fn what_the_pack_would_answer_is_told_to_who_may_see_it() {
     assert_eq!(theirs.message().replace("brain", "brian"), none.message());
     let guessed = explain(&world, "lars", "slice.approve", slice(), "").await.unwrap_err();
     assert_eq!(guessed.code(), Code::NotFound);
+
+    // Nor does a question that fits nothing tell: not of what is there, not of what somebody is.
+    for action in ["project.create", "person.invite-officer", "keys.read"] {
+        for resource in
+            [brain(), Some(Resource::Person("frida".to_owned())), Some(Resource::Host("dgx".to_owned()))]
+        {
+            let told = explain(&world, "rune", action, resource.clone(), "").await.unwrap_err();
+            assert_eq!(told.code(), Code::NotFound, "{action} {resource:?}");
+        }
+    }
 
     // What there is not yet.
     let level = |id: &str| Some(Resource::Level(id.to_owned()));

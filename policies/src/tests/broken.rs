@@ -116,8 +116,8 @@ fn a_rule_of_the_site_points_at_what_there_is() {
     );
     breaks(
         f,
-        "\"obligation/no_network\"]\n\n[[rule]]",
-        "\"obligation/moat\"]\n\n[[rule]]",
+        "\"obligation/no_network\"]\nmissing",
+        "\"obligation/moat\"]\nmissing",
         &["nothing in Holm enforces `moat`"],
     );
     breaks(f, "\"setting/approvals\"", "\"setting/approval\"", &["there is approvals, keep_closed_days"]);

@@ -1,8 +1,8 @@
 //! What becomes different with another pack.
 
 use super::broken::with_each;
-use super::pack;
-use crate::{Pack, diff};
+use super::{ask, pack, person, slice};
+use crate::{Action, Pack, Principal, Resource, diff};
 
 #[test]
 fn a_pack_is_not_different_from_itself() {
@@ -22,7 +22,10 @@ fn between_the_numberings_of_2018_and_2026_only_the_levels_differ() {
         levels,
         [
             ("0", &lines("is no level any more")[..]),
-            ("1", &lines("name: open instead of internal")[..]),
+            (
+                "1",
+                &["name: open instead of internal".to_owned(), "colour: green instead of blue".to_owned()][..]
+            ),
             ("4", &lines("is new: highly sensitive")[..])
         ]
     );
@@ -56,8 +59,67 @@ fn each_thing_that_a_level_or_a_policy_says_is_compared() {
         ]
     );
     assert_eq!(found.levels.get("3").unwrap(), &["approvals: 3 instead of 2"]);
+    assert_eq!(found.others, ["rule 4: is another"]);
     assert_eq!(
         (&found.added[..], &found.removed[..], &found.changed[..]),
         (&["host.see".to_owned()][..], &["host.read".to_owned()][..], &["audit.read".to_owned()][..])
+    );
+}
+
+/// An action that is in another is allowed by whatever allows that one, and no policy changes.
+#[test]
+fn a_schema_that_is_another_is_never_the_same() {
+    let sly = with_each(|_, text| {
+        text.replacen("\"slice.read\", \"slice.approve\", ", "\"slice.read\", ", 1).replace(
+            "action \"slice.watch\" in [\"slice.read\"]",
+            "action \"slice.watch\", \"slice.approve\" in [\"slice.read\"]",
+        )
+    })
+    .unwrap();
+    let found = diff(&pack(), &sly);
+    assert_eq!(found.others, ["schema.cedarschema: is another: read it line by line"]);
+    // And what it was to allow is refused all the same.
+    let decision = ask(&sly, &person("odin", &["operator"]), Action::SliceApprove, &slice("3"));
+    assert_eq!(decision.reasons, ["only an officer decides on a slice (built in)"]);
+    assert!(!decision.allow);
+}
+
+/// The separation of duties that no site lifts.
+#[test]
+fn what_no_pack_allows() {
+    let open = with_each(|name, text| {
+        if name != "policies.cedar" {
+            // The rules of the site point at the policies that are taken away here.
+            return text.split("\n# ---- What is demanded").next().unwrap().to_owned();
+        }
+        let without = ["role.officer-and-operator", "slice.connect-as-operator", "slice.own-request"];
+        let mut kept = String::new();
+        for policy in text.split_inclusive("\n@id(") {
+            let id = policy.split('"').nth(1).unwrap_or_default();
+            if kept.is_empty() || !without.contains(&id) {
+                kept.push_str(policy);
+            } else {
+                kept.push_str("\n@id(");
+            }
+        }
+        kept.replace("\n@id(\n@id(", "\n@id(")
+    })
+    .unwrap();
+    let refused = |who: &Principal, action, resource: &Resource| {
+        let decision = ask(&open, who, action, resource);
+        assert!(!decision.allow, "{action}");
+        decision.reasons
+    };
+    let both = person("otis", &["officer", "operator"]);
+    assert_eq!(
+        refused(&both, Action::SliceRead, &slice("3")),
+        ["nobody is officer and operator at once (built in)"]
+    );
+    let own = person("lina", &["lead", "officer"]);
+    assert!(!refused(&own, Action::SliceApprove, &slice("3")).is_empty());
+    let member = person("opal", &["researcher", "operator"]);
+    assert_eq!(
+        refused(&member, Action::SliceConnect, &slice("3")),
+        ["operators have no way into a project's data (built in)"]
     );
 }

@@ -111,6 +111,10 @@ pub fn difference(found: &Difference) -> Table {
     for (level, lines) in &found.levels {
         rows.extend(lines.iter().map(|line| vec![Cell::new(format!("level {level}")), line.as_str().into()]));
     }
+    for line in &found.others {
+        let (what, how) = line.split_once(": ").unwrap_or((line, ""));
+        rows.push(vec![Cell::from(what), how.into()]);
+    }
     let groups = [("is new", &found.added), ("is gone", &found.removed), ("is another", &found.changed)];
     for (what, ids) in groups {
         rows.extend(ids.iter().map(|id| vec![Cell::new(format!("policy {id}")), what.into()]));
@@ -135,6 +139,7 @@ pub fn changes(lines: &[String]) -> Table {
 pub fn difference_json(found: &Difference) -> Value {
     json!({
         "levels": found.levels,
+        "others": found.others,
         "policies": { "added": found.added, "removed": found.removed, "changed": found.changed },
     })
 }
