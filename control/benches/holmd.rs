@@ -41,6 +41,8 @@ fn decision(c: &mut Criterion) {
             requested_by: name("ada"),
             approved_by: vec![name("gustav")],
             held_by: Vec::new(),
+            missing: Vec::new(),
+            lapsed: Vec::new(),
         },
     };
     c.bench_function("policy: may this officer approve this slice", |b| {

@@ -131,7 +131,7 @@ fn project(n: u32, created: Timestamp) -> Project {
         lead: members[0].clone(),
         members,
         created,
-        pack: "aau-2018/2".to_owned(),
+        pack: "aau-2018/3".to_owned(),
         department: "health".to_owned(),
         hold: None,
         disk_gib: None,

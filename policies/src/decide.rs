@@ -141,32 +141,50 @@ impl Pack {
         let this = names.resource(resource);
         let person = |name: &Name| RestrictedExpression::new_entity_uid(uid(&names.person, name.as_str()));
         let people = |all: &[Name]| RestrictedExpression::new_set(all.iter().map(person));
+        let texts = |all: &[String]| {
+            RestrictedExpression::new_set(all.iter().cloned().map(RestrictedExpression::new_string))
+        };
         let level = |id: &str| RestrictedExpression::new_entity_uid(uid(&names.level, id));
         match resource {
             Resource::System | Resource::Log => entities.push(Entity::with_uid(this)),
             Resource::Host { .. } if this == principal => {}
             Resource::Host { .. } => entities.push(Entity::with_uid(this)),
-            Resource::Project { level: id, lead, members, held_by, .. } => entities.push(entity(
-                this,
-                [
-                    ("level", level(id)),
-                    ("lead", person(lead)),
-                    ("members", people(members)),
-                    ("held_by", people(held_by)),
-                ],
-            )?),
-            Resource::Slice { level: id, lead, members, requested_by, approved_by, held_by, .. } => entities
-                .push(entity(
+            Resource::Project { level: id, lead, members, held_by, missing, lapsed, .. } => {
+                entities.push(entity(
                     this,
                     [
                         ("level", level(id)),
                         ("lead", person(lead)),
                         ("members", people(members)),
-                        ("requested_by", person(requested_by)),
-                        ("approved_by", people(approved_by)),
                         ("held_by", people(held_by)),
+                        ("missing", texts(missing)),
+                        ("lapsed", people(lapsed)),
                     ],
-                )?),
+                )?)
+            }
+            Resource::Slice {
+                level: id,
+                lead,
+                members,
+                requested_by,
+                approved_by,
+                held_by,
+                missing,
+                lapsed,
+                ..
+            } => entities.push(entity(
+                this,
+                [
+                    ("level", level(id)),
+                    ("lead", person(lead)),
+                    ("members", people(members)),
+                    ("requested_by", person(requested_by)),
+                    ("approved_by", people(approved_by)),
+                    ("held_by", people(held_by)),
+                    ("missing", texts(missing)),
+                    ("lapsed", people(lapsed)),
+                ],
+            )?),
             Resource::Person { name, roles } => {
                 let roles = self.role_uids(roles)?.into_iter().map(RestrictedExpression::new_entity_uid);
                 let attributes = [("person", person(name)), ("roles", RestrictedExpression::new_set(roles))];
@@ -196,6 +214,8 @@ impl Pack {
         let text = fill(&rule.reason, |name| match name {
             "principal" => Some(request.principal.identity.name().to_string()),
             "shared_cluster" => Some(self.manifest.shared_cluster.clone()),
+            "project" => request.resource.project().map(ToString::to_string),
+            "missing" => Some(request.resource.missing().join(", ")),
             "level_refusal" => request.resource.level().map(|level| self.refusal(level)),
             _ => None,
         });

@@ -115,5 +115,12 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
         .difference(&new.obligations)
         .map(|o| format!("does not demand {} any more", o.text()));
     lines.extend(more.chain(less));
+    let more =
+        new.must_file.difference(&old.must_file).map(|e| format!("demands that {} is filed", e.text()));
+    let less = old
+        .must_file
+        .difference(&new.must_file)
+        .map(|e| format!("does not demand that {} is filed any more", e.text()));
+    lines.extend(more.chain(less));
     lines
 }

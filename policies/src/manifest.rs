@@ -29,6 +29,8 @@ pub struct Level {
     pub escrow: bool,
     /// What must be true of every slice of this level.
     pub obligations: BTreeSet<Obligation>,
+    /// What a project of this level must have filed before anything of it starts or is entered.
+    pub must_file: BTreeSet<Evidence>,
     /// Why it does not run here and where to go; empty where it does.
     pub refusal: String,
 }
@@ -59,10 +61,47 @@ pub struct SiteRule {
     pub text: String,
     /// The law, the standard, the guideline that it comes from.
     pub source: String,
-    /// What sees to it: `policy/ID`, `obligation/NAME`, `setting/NAME` or `holm/NAME`, each of which there is.
+    /// What sees to it: `policy/ID`, `obligation/NAME`, `must_file/NAME`, `setting/NAME` or `holm/NAME`, each of which
+    /// there is.
     pub by: Vec<String>,
     /// What of it nothing here sees to; empty: nothing is missing.
     pub missing: String,
+}
+
+/// What a level can demand that a project has filed. Where one runs out, it must be filed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// On what ground personal data is processed (GDPR, articles 6 and 9), and whether there are special categories.
+    LegalBasis,
+    /// That it is for research or statistics (Danish Data Protection Act, §10(2)).
+    Research,
+    /// A data protection impact assessment (GDPR, article 35).
+    Dpia,
+    /// An approval by an ethics committee.
+    Ethics,
+    /// A data-management plan.
+    DataManagementPlan,
+    /// When the project ends.
+    EndDate,
+}
+
+impl Evidence {
+    /// All there are.
+    pub const ALL: [Self; 6] =
+        [Self::LegalBasis, Self::Research, Self::Dpia, Self::Ethics, Self::DataManagementPlan, Self::EndDate];
+
+    /// As a pack writes it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::LegalBasis => "legal_basis",
+            Self::Research => "research",
+            Self::Dpia => "dpia",
+            Self::Ethics => "ethics",
+            Self::DataManagementPlan => "data_management_plan",
+            Self::EndDate => "end_date",
+        }
+    }
 }
 
 /// What is read of `pack.toml`.
@@ -119,6 +158,8 @@ struct FileLevel {
     escrow: Option<Spanned<bool>>,
     #[serde(default)]
     obligations: Vec<Spanned<String>>,
+    #[serde(default)]
+    must_file: Vec<Spanned<Evidence>>,
     refusal: Option<Spanned<String>>,
 }
 
@@ -209,6 +250,17 @@ impl Manifest {
                     false => Err(format!("`{said}`: no level that runs here demands it")),
                 }
             }
+            "must_file" => {
+                let known = Evidence::ALL.iter().find(|evidence| evidence.text() == name);
+                match known.map(|known| here().any(|level| level.must_file.contains(known))) {
+                    Some(true) => Ok(()),
+                    Some(false) => Err(format!("`{said}`: no level that runs here demands it")),
+                    None => {
+                        let there = Evidence::ALL.map(Evidence::text).join(", ");
+                        Err(format!("`{said}`: there is {there}"))
+                    }
+                }
+            }
             "setting" => {
                 let set = |level: &Level| match name {
                     "approvals" => Some(level.approvals > 0),
@@ -231,7 +283,7 @@ impl Manifest {
                 Err(format!("`{said}`: there is {}", names.join(", ")))
             }
             _ => Err(format!(
-                "`{said}` points at nothing: write policy/ID, obligation/NAME, setting/NAME or holm/NAME"
+                "`{said}` points at nothing: write policy/ID, obligation/NAME, must_file/NAME, setting/NAME or holm/NAME"
             )),
         }
     }
@@ -281,6 +333,12 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         };
         if !obligations.insert(*known) {
             return fail(obligation.span(), format!("level `{id}` has this obligation twice"));
+        }
+    }
+    let mut must_file = BTreeSet::new();
+    for evidence in &level.must_file {
+        if !must_file.insert(*evidence.as_ref()) {
+            return fail(evidence.span(), format!("level `{id}` demands this evidence twice"));
         }
     }
     let (mut approvals, mut refusal) = (0, String::new());
@@ -333,6 +391,9 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         if let Some(first) = level.obligations.first() {
             return fail(first.span(), format!("level `{id}` does not run here: it has no `obligations`"));
         }
+        if let Some(first) = level.must_file.first() {
+            return fail(first.span(), format!("level `{id}` does not run here: it has no `must_file`"));
+        }
     }
     Ok(Level {
         id: id.clone(),
@@ -344,6 +405,7 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         restore_drill_days,
         escrow: level.escrow.as_ref().is_some_and(|flag| *flag.as_ref()),
         obligations,
+        must_file,
         refusal,
     })
 }

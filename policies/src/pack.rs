@@ -119,7 +119,7 @@ impl Pack {
         self.vocabulary.roles()
     }
 
-    /// NAME/VERSION, "aau-2018/1".
+    /// NAME/VERSION, "aau-2018/3".
     pub fn id(&self) -> &str {
         &self.manifest.id
     }
@@ -148,6 +148,7 @@ impl Pack {
             }
         }
         pack.refuses_other_levels().map_err(|problem| PackError::whole(&policies, problem))?;
+        pack.refuses_what_is_not_filed().map_err(|problem| PackError::whole(&policies, problem))?;
         Ok(pack)
     }
 
@@ -177,6 +178,43 @@ impl Pack {
                         if self.decide(&request).allow {
                             return Err(format!(
                                 "`{action}` is allowed at level `{level}`, which does not run here"
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a level demands that something is filed, nothing starts and nobody gets in without it, whoever asks.
+    fn refuses_what_is_not_filed(&self) -> Result<(), String> {
+        const DEMANDED: [Action; 6] = [
+            Action::SliceRequest,
+            Action::SliceApprove,
+            Action::SliceStart,
+            Action::SliceRebuild,
+            Action::SliceRestore,
+            Action::SliceConnect,
+        ];
+        let Ok(another) = "another".parse::<Name>() else { return Ok(()) };
+        for level in self.levels().iter().filter(|level| !level.must_file.is_empty()) {
+            for identity in self.samples() {
+                let own = Resource::samples(identity.name(), &level.id);
+                for mut resource in own.into_iter().chain(Resource::samples(&another, &level.id)) {
+                    let (Resource::Project { missing, .. } | Resource::Slice { missing, .. }) = &mut resource
+                    else {
+                        continue;
+                    };
+                    missing.push("something".to_owned());
+                    for action in DEMANDED {
+                        let principal = Principal { identity: identity.clone(), known: true };
+                        let request = Request { principal, action, resource: resource.clone() };
+                        if self.decide(&request).allow {
+                            return Err(format!(
+                                "level `{}` has `must_file`, and `{action}` is allowed whatever is filed: forbid it \
+                                 unless `resource.missing.isEmpty()`",
+                                level.id
                             ));
                         }
                     }

@@ -56,6 +56,10 @@ pub enum Resource {
         members: Vec<Name>,
         /// Who has put it on hold.
         held_by: Vec<Name>,
+        /// What its level demands and it has not filed, or what of that has run out, in words for its lead.
+        missing: Vec<String>,
+        /// Members from outside whose agreement has ended.
+        lapsed: Vec<Name>,
     },
     /// A slice of a project.
     Slice {
@@ -75,6 +79,10 @@ pub enum Resource {
         approved_by: Vec<Name>,
         /// Who has put it on hold, and not its whole project.
         held_by: Vec<Name>,
+        /// What the slice's level demands and the project has not filed, or what of that has run out.
+        missing: Vec<String>,
+        /// Members from outside whose agreement has ended.
+        lapsed: Vec<Name>,
     },
     /// A host and its devices; for [`Action::PersonInviteHost`] the one that is to be.
     Host {
@@ -122,6 +130,10 @@ actions! {
     ProjectRead = "project.read";
     /// Add a person to a project.
     ProjectAddMember = "project.add-member";
+    /// File what a project's level demands.
+    ProjectFile = "project.file";
+    /// Have a project's record of processing written.
+    ProjectRecord = "project.record";
     /// Say how much disk a project's slices may have together.
     ProjectQuota = "project.quota";
     /// Ask for a slice; the resource is the **project**.
@@ -232,6 +244,22 @@ impl Resource {
         }
     }
 
+    /// What its project has yet to file.
+    pub(crate) fn missing(&self) -> &[String] {
+        match self {
+            Self::Project { missing, .. } | Self::Slice { missing, .. } => missing,
+            Self::System | Self::Host { .. } | Self::Person { .. } | Self::Log => &[],
+        }
+    }
+
+    /// The project that it is, or is of.
+    pub(crate) fn project(&self) -> Option<&Name> {
+        match self {
+            Self::Project { name, .. } | Self::Slice { project: name, .. } => Some(name),
+            Self::System | Self::Host { .. } | Self::Person { .. } | Self::Log => None,
+        }
+    }
+
     /// One resource of each kind, for questions put to a new pack.
     pub(crate) fn samples(name: &Name, level: &str) -> Vec<Self> {
         let (level, members) = (level.to_owned(), vec![name.clone()]);
@@ -243,6 +271,8 @@ impl Resource {
                 lead: name.clone(),
                 members: members.clone(),
                 held_by: Vec::new(),
+                missing: Vec::new(),
+                lapsed: Vec::new(),
             },
             Self::Slice {
                 project: name.clone(),
@@ -253,6 +283,8 @@ impl Resource {
                 requested_by: name.clone(),
                 approved_by: Vec::new(),
                 held_by: Vec::new(),
+                missing: Vec::new(),
+                lapsed: Vec::new(),
             },
             Self::Host { name: name.clone() },
             Self::Person { name: name.clone(), roles: Vec::new() },

@@ -32,7 +32,7 @@ pub fn on_the_machine(site: &Site, known: &mut Known) -> Outcome {
 /// A lead with a project.
 pub fn lead(site: &Site, name: &str, project: &str) -> Outcome {
     site.invite(OPERATOR, name, Some("lead"))?;
-    site.ok(name, &["project", "create", project, "--level", "2", "--purpose", "what goes wrong"]).map(drop)
+    site.project(name, project, "2", "what goes wrong")
 }
 
 /// Asks for a slice and has it approved.

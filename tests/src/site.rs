@@ -15,6 +15,10 @@ pub const OPERATOR: &str = "olga";
 /// Security officers.
 pub const OFFICERS: [&str; 2] = ["frida", "gustav"];
 
+/// All that level 2 demands of a project to be filed; level 3 wants a DPIA as well.
+pub const FILED: &str = "--legal-basis e --special-categories yes --special-basis j --research yes \
+    --ethics N-20260017 --data-management-plan DMP-42 --ends 400d";
+
 /// How a site is made.
 #[derive(Debug)]
 pub struct Plan {
@@ -134,6 +138,13 @@ impl Site {
         let arguments: Vec<&str> = ["person", "invite", name].into_iter().chain(role).collect();
         let said = self.json(by, &arguments)?;
         self.enrol(name, text(&said, "code")?)
+    }
+
+    /// Registers a project that has filed all that any level demands.
+    pub fn project(&self, lead: &str, name: &str, level: &str, purpose: &str) -> Outcome {
+        let mut command = vec!["project", "create", name, "--level", level, "--purpose", purpose];
+        command.extend(FILED.split(' ').chain(["--dpia", "DPIA-2026-17"]));
+        self.ok(lead, &command).map(drop)
     }
 
     /// Waits until no GPU of the host is dirty any more.

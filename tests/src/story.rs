@@ -3,7 +3,7 @@
 
 use crate::by_hand;
 use crate::search::Known;
-use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
+use crate::site::{Daemon, FILED, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
 use crate::{Outcome, demand, show};
 use serde_json::Value;
@@ -140,10 +140,19 @@ fn register(site: &Site, team: &Team) -> Outcome {
         &format!("holm project create {project} --level {level} --purpose \"{purpose}\""),
         true,
     )?;
+    site.typed(lead, &format!("holm project file {project} {FILED}"), true)?;
     site.typed(lead, &format!("holm project add-member {project} {researcher}"), true)?;
     // Small machines: the whole host is emulated by one processor.
     let size = "--vcpus 1 --memory 512M --disk 4G";
-    site.typed(lead, &format!("holm slice request {} --gpus {gpus} {size} {disks}", team.slice()), true)?;
+    let request = format!("holm slice request {} --gpus {gpus} {size} {disks}", team.slice());
+    if *level == "3" {
+        show::say("data of level 3 without an impact assessment gets no machine:");
+        let said = site.typed(lead, &request, false)?;
+        demand(said.contains("a DPIA (--dpia)"), "the refusal does not name the DPIA")?;
+        let file = format!("holm project file {project} --dpia DPIA-2026-17 --dpia-expires 365d");
+        site.typed(lead, &file, true)?;
+    }
+    site.typed(lead, &request, true)?;
     Ok(())
 }
 

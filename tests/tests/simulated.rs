@@ -54,7 +54,7 @@ fn the_story() -> Outcome {
     site.invite(OPERATOR, "ada", Some("lead"))?;
     site.invite(OPERATOR, "rosa", Some("researcher"))?;
     site.invite(OPERATOR, "bo", Some("lead"))?;
-    site.ok("ada", &["project", "create", "heart-study", "--level", "3", "--purpose", "strokes"])?;
+    site.project("ada", "heart-study", "3", "strokes")?;
     site.ok("ada", &["project", "add-member", "heart-study", "rosa"])?;
     let dry = site.ok("ada", &["slice", "request", "heart-study/main", "--gpus", "2", "--dry-run"])?;
     demand(dry.contains("2"), "a dry run shows what would be asked for")?;
@@ -184,7 +184,7 @@ fn a_slice_that_rests_is_backed_up_tried_restored_and_started_again() -> Outcome
     let Simulated { _files, site } = open()?;
     site.invite(OPERATOR, "ada", Some("lead"))?;
     site.invite(OPERATOR, "rosa", Some("researcher"))?;
-    site.ok("ada", &["project", "create", "heart-study", "--level", "2", "--purpose", "strokes"])?;
+    site.project("ada", "heart-study", "2", "strokes")?;
     site.ok("ada", &["project", "add-member", "heart-study", "rosa"])?;
     let main = "heart-study/main";
     site.ok("ada", &["slice", "request", main, "--gpus", "1"])?;

@@ -260,15 +260,17 @@ pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     clock.now.checked_sub(ago.abs()).map_err(|_| bad())
 }
 
-/// A moment to come: `2026-12-01`, `2026-12-01T08:00` (local), RFC 3339, or `36h` (from now).
+/// A moment to come: `2026-12-01`, `2026-12-01T08:00` (local), RFC 3339, or `36h` or `90d` (from now).
 pub fn parse_when(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     let bad = || {
         format!(
-            "`{}` is no time: write `2026-12-01`, `2026-12-01T08:00`, `36h` (from now) or RFC 3339",
+            "`{}` is no time: write `2026-12-01`, `2026-12-01T08:00`, `36h` or `90d` (from now), or RFC 3339",
             plain(text)
         )
     };
-    match text.parse::<SignedDuration>() {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok());
+    let ahead = days.map(|days| SignedDuration::from_hours(i64::from(days) * 24));
+    match ahead.map_or_else(|| text.parse::<SignedDuration>(), Ok) {
         Ok(ahead) => clock.now.checked_add(ahead.abs()).map_err(|_| bad()),
         Err(_) => parse_since(text, clock).map_err(|_| bad()),
     }
@@ -324,7 +326,8 @@ mod tests {
         assert_eq!(at("36h").unwrap(), "2026-11-05T01:02:11Z");
         assert_eq!(at("2026-12-01").unwrap(), "2026-11-30T23:00:00Z");
         assert_eq!(at("2026-12-01T08:00").unwrap(), "2026-12-01T07:00:00Z");
-        assert!(at("tomorrow").is_err());
+        assert_eq!(at("2d").unwrap(), "2026-11-05T13:02:11Z");
+        assert!(at("tomorrow").is_err() && at("d").is_err());
     }
 
     #[test]

@@ -5,9 +5,10 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse, Explanation,
-    Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice, Person, Prevents,
-    Project, QueueEntry, Quota, Slice, SliceState, Step, Tried, Verdict,
+    Agreement, Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse,
+    Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice,
+    Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota, Registration, Slice, SliceState, Step,
+    Tried, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -402,7 +403,7 @@ fn people_and_projects() {
         lead: "ada".to_owned(),
         members: vec!["ada".to_owned(), "rosa".to_owned()],
         created: at("2026-10-02T08:00:00Z"),
-        pack: "aau-2018/1".to_owned(),
+        pack: "aau-2018/3".to_owned(),
         department: "health".to_owned(),
         hold: Some(hold(false)),
         quota: Some(Quota {
@@ -411,6 +412,23 @@ fn people_and_projects() {
             used_gib: 300,
             of_site: false,
         }),
+        registration: Some(Registration {
+            legal_basis: Some("e".to_owned()),
+            special_categories: Some(true),
+            special_basis: Some("j".to_owned()),
+            research: Some(true),
+            dpia: Some(Filed { reference: "DPIA-17".to_owned(), expires: at("2026-11-10T00:00:00Z") }),
+            ethics: Some(Filed { reference: "N-4711".to_owned(), expires: None }),
+            ends: at("2028-01-01T00:00:00Z"),
+            recipients: Some("none".to_owned()),
+            ..Registration::default()
+        }),
+        missing: vec!["a data-management plan (--data-management-plan)".to_owned()],
+        warnings: vec!["its DPIA ends in 6 days, on 2026-11-10".to_owned()],
+        agreements: vec![Agreement {
+            person: "rosa".to_owned(),
+            filed: Some(Filed { reference: "AAU-7".to_owned(), expires: at("2027-01-01T00:00:00Z") }),
+        }],
     };
     insta::assert_snapshot!(
         "person_list",
@@ -424,6 +442,33 @@ fn people_and_projects() {
     );
     insta::assert_snapshot!("project_show", view::project(&project, &clock()).text(false));
     insta::assert_json_snapshot!("project_json", view::project_json(&project));
+    let mut ended = Project { name: "old-study".to_owned(), ..project.clone() };
+    ended.registration.as_mut().unwrap().ends = at("2026-11-03T00:00:00Z");
+    let both = [project.clone(), ended];
+    insta::assert_snapshot!("project_register", view::register(&both, &clock()).csv());
+    let json: Vec<_> = both.iter().map(|p| view::entry_json(p, &clock())).collect();
+    insta::assert_json_snapshot!("project_register_json", json);
+    let record = ProcessingRecord {
+        project: "heart-study".to_owned(),
+        controller: "Aalborg University".to_owned(),
+        lead: "ada".to_owned(),
+        department: "health".to_owned(),
+        purpose: "risk of stroke".to_owned(),
+        legal_bases: vec!["article 6(1)(e)".to_owned(), "article 9(2)(j)".to_owned()],
+        categories: "patients: ECGs".to_owned(),
+        special_categories: true,
+        recipients: "none".to_owned(),
+        transfers: "none".to_owned(),
+        erased_after: at("2028-01-01T00:00:00Z"),
+        erasure: "keys are destroyed".to_owned(),
+        measures: vec!["machines reach no network".to_owned(), "names are replaced".to_owned()],
+        level_name: "sensitive".to_owned(),
+        registration: project.registration.clone(),
+        written: at("2026-11-03T13:02:11Z"),
+        pack: "aau-2018/3".to_owned(),
+    };
+    insta::assert_snapshot!("project_record", view::record(&record, &clock()).text(false));
+    insta::assert_json_snapshot!("project_record_json", view::record_json(&record));
     let none = Quota { disk_gib: 0, of_site: true, ..project.quota.unwrap() };
     assert_eq!(view::quota(&none), "300 GiB, no limit, as for every project here");
 }

@@ -60,7 +60,7 @@ fn exit_codes() {
 fn the_way_of_a_request() {
     let holmd = Holmd::with_people();
     holmd.invite("ada", "lead");
-    holmd.ok("ada", &["project", "create", "heart", "--level", "3", "--purpose", "=1+1, \"x\""]);
+    holmd.project("ada", "heart", "3", "=1+1, \"x\"");
     let said = holmd.fails("ada", &["slice", "request", "main", "--gpus", "2"], 2);
     assert!(said.contains("holm project switch"), "{said}");
     holmd.ok("ada", &["project", "switch", "heart"]);
@@ -102,6 +102,48 @@ fn the_way_of_a_request() {
 }
 
 #[test]
+fn a_project_files_what_its_level_demands() {
+    let holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    // A form, filled in as far as somebody got.
+    let form = holmd.ok("ada", &["project", "form", "--level", "3"]);
+    let filled = form
+        .replacen("name = \"\"", "name = \"heart\"", 1)
+        .replacen("purpose = \"\"", "purpose = \"beats\"", 1)
+        .replacen("legal_basis = \"\"", "legal_basis = \"e\"", 1)
+        .replacen("special_categories = \"\"", "special_categories = \"no\"", 1)
+        .replacen("dpia = \"\"", "dpia = \"DPIA-17\"", 1)
+        .replacen("dpia_expires = \"\"", "dpia_expires = \"10d\"", 1);
+    let file = holmd.dir.path().join("form.toml");
+    std::fs::write(&file, filled).unwrap();
+    let file = file.to_str().unwrap();
+    let dry = holmd.json("ada", &["project", "create", "--file", file, "--dry-run"]);
+    assert_eq!(dry["missing"].as_array().unwrap().len(), 4, "{dry}");
+    assert_eq!(holmd.json("ada", &["project", "list"]), serde_json::json!([]));
+    let said = holmd.ok("ada", &["project", "create", "--file", file, "--research"]);
+    assert!(said.contains("next: holm project file heart"), "{said}");
+    assert!(said.contains("missing       an ethics approval (--ethics)"), "{said}");
+    let said = holmd.fails("ada", &["slice", "request", "heart/main", "--gpus", "1"], 1);
+    assert!(said.contains("an end date (--ends)"), "{said}");
+    holmd.fails("ada", &["project", "file", "heart"], 1);
+    holmd.fails("ada", &["project", "file", "heart", "--ethics-expires", "10d"], 2);
+    holmd.fails("ada", &["project", "file", "heart", "--research", "perhaps"], 2);
+    let rest = ["--ethics", "N-4711", "--data-management-plan", "DMP-3", "--ends", "400d"];
+    let filed: Vec<&str> = ["project", "file", "heart"].into_iter().chain(rest).collect();
+    let said = holmd.ok("ada", &filed);
+    assert!(
+        said.contains("next: holm slice request heart/main") && said.contains("DPIA-17, until"),
+        "{said}"
+    );
+    holmd.ok("ada", &["slice", "request", "heart/main", "--gpus", "1"]);
+    let list = holmd.ok("ada", &["project", "list"]);
+    assert!(list.contains("its DPIA ends in 9 days"), "{list}");
+    let nothing = holmd.fails("ada", &["project", "create", "--file", "/nonexistent"], 2);
+    assert!(nothing.contains("holm project form"), "{nothing}");
+    holmd.fails("ada", &["project", "create", "x"], 2);
+}
+
+#[test]
 fn what_was_asked_about_is_printed_and_nothing_else() {
     let holmd = Holmd::with_people();
     holmd.ok("olga", &["host", "invite", "dgx"]);
@@ -137,7 +179,7 @@ fn a_reader_who_leaves_ends_it_quietly() {
 fn a_watch_outlives_holmd() {
     let mut holmd = Holmd::with_people();
     holmd.invite("ada", "lead");
-    holmd.ok("ada", &["project", "create", "heart", "--level", "2", "--purpose", "x"]);
+    holmd.project("ada", "heart", "2", "x");
     holmd.ok("ada", &["slice", "request", "heart/main", "--gpus", "1"]);
     let mut watching = holmd
         .command("ada", &["slice", "watch", "heart/main", "--timeout", "60s"])

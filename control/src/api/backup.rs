@@ -94,10 +94,9 @@ impl BackupService for BackupKeeping {
         let Some(wanted) = request.get_ref().slice.clone() else {
             return Asked::new(&self.0, request.extensions(), Action::SliceRead, About::system())?
                 .list(|scene, may| {
-                    let state = scene.state;
-                    let seen = |s: &&Slice| {
-                        view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r))
-                    };
+                    let (state, now) = (scene.state, scene.seen());
+                    let seen =
+                        |s: &&Slice| view::slice_resource(&now, s).is_some_and(|r| may(Action::SliceRead, r));
                     let all = state.slices.values().filter(seen).flat_map(|s| backups(state, s));
                     Ok(answer(all.collect()))
                 })

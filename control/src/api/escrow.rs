@@ -72,7 +72,7 @@ impl KeyKeeping {
         let asked = Asked::new(&self.0, request.extensions(), Action::KeysEscrow, about)?;
         // Who may not have them causes no question to the provider.
         let state = self.0.ledger.state();
-        let found = project::find(&state, &name).ok().flatten();
+        let found = project::find(&asked.seen(&state), &name).ok().flatten();
         let found = found.filter(|(resource, _)| asked.allowed(&state, resource.clone()));
         let opened = match found {
             None => None,

@@ -1,6 +1,6 @@
 //! Hosts and their devices, for operators.
 
-use super::{About, Asked, commissioning, parsed, view};
+use super::{About, Asked, Seen, commissioning, parsed, view};
 use crate::app::App;
 use crate::domain::records::{Device, Host, Slice};
 use crate::domain::{Refusal, RefusalKind, State, device, maintenance};
@@ -27,7 +27,7 @@ impl HostService for Hosts {
         Asked::new(&self.0, request.extensions(), Action::HostRead, About::system())?
             .list(|scene, may| {
                 let state = scene.state;
-                let sees = sees(state, may);
+                let sees = sees(scene.seen(), may);
                 let hosts = state
                     .hosts
                     .values()
@@ -167,7 +167,7 @@ fn find(state: &State, name: &str) -> Result<Option<(Resource, Host)>, Refusal> 
 fn shown(asked: &Asked, state: &State, host: &Host) -> v1::Host {
     let sees = |s: &Slice| {
         let reading = Asked { action: Action::SliceRead, ..asked.clone() };
-        view::slice_resource(state, s).is_some_and(|r| reading.allowed(state, r))
+        view::slice_resource(&asked.seen(state), s).is_some_and(|r| reading.allowed(state, r))
     };
     whole(&asked.app, state, host, &sees)
 }
@@ -181,6 +181,6 @@ fn whole(app: &App, state: &State, host: &Host, sees: &dyn Fn(&Slice) -> bool) -
     }
 }
 
-fn sees<'a>(state: &'a State, may: &'a dyn Fn(Action, Resource) -> bool) -> impl Fn(&Slice) -> bool + 'a {
-    move |s| view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r))
+fn sees<'a>(seen: Seen<'a>, may: &'a dyn Fn(Action, Resource) -> bool) -> impl Fn(&Slice) -> bool + 'a {
+    move |s| view::slice_resource(&seen, s).is_some_and(|r| may(Action::SliceRead, r))
 }

@@ -25,6 +25,7 @@ mod person;
 mod policy;
 mod project;
 mod queue;
+mod register;
 mod serve;
 mod slice;
 mod tunnel;
@@ -40,6 +41,7 @@ use crate::ledger::{Call, Decided};
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
 use holm_proto::ids::{Name, RequestId};
 use jiff::Timestamp;
+use register::Seen;
 use std::str::FromStr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -138,6 +140,10 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
+    fn seen(&self) -> Seen<'_> {
+        Seen { app: self.app, pack: Arc::clone(&self.pack), state: self.state, now: self.now }
+    }
+
     /// The person who calls. A pack that lets a host do what people do stops here.
     fn person(&self) -> Result<&Name, Refusal> {
         match self.caller {
@@ -208,16 +214,17 @@ impl Asked {
     /// changes meanwhile. `find` gives `None` for what is not there.
     async fn change<F: 'static, T: Send + 'static>(
         self,
-        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
         act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let id = self.call.request;
         let done = blocking(move || {
             let mut told = None;
             let done = self.app.ledger.commit(&self.call, |state, now| {
-                let pack = self.app.rules.of(state);
+                let seen = self.at(state, now);
+                let pack = Arc::clone(&seen.pack);
                 let by = Some(pack.id().to_owned());
-                let decided = self.judged(state, &pack, find).and_then(|(rules, found)| {
+                let decided = self.judged(&seen, find).and_then(|(rules, found)| {
                     let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
                     decided.reasons = rules;
@@ -242,16 +249,16 @@ impl Asked {
     /// A read.
     async fn read<F: 'static, T: Send + 'static>(
         self,
-        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
         show: impl FnOnce(&Scene<'_>, F) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let id = self.call.request;
         let done = blocking(move || {
             let state = self.app.ledger.state();
-            let pack = self.app.rules.of(&state);
-            let by = pack.id().to_owned();
-            let seen = self.judged(&state, &pack, find).and_then(|(rules, found)| {
-                let now = self.app.ledger.now();
+            let now = self.app.ledger.now();
+            let seen = self.at(&state, now);
+            let (pack, by) = (Arc::clone(&seen.pack), seen.pack.id().to_owned());
+            let seen = self.judged(&seen, find).and_then(|(rules, found)| {
                 let scene =
                     Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
                 Ok((rules, show(&scene, found)?))
@@ -288,9 +295,18 @@ impl Asked {
         answer(done, id)
     }
 
+    fn at<'a>(&'a self, state: &'a State, now: Timestamp) -> Seen<'a> {
+        Seen { app: &self.app, pack: self.app.rules.of(state), state, now }
+    }
+
+    /// The state as it is seen now.
+    fn seen<'a>(&'a self, state: &'a State) -> Seen<'a> {
+        self.at(state, self.app.ledger.now())
+    }
+
     /// May it still be done? Without an entry: for streams, at each of their steps.
     fn allowed(&self, state: &State, resource: Resource) -> bool {
-        self.judged(state, &self.app.rules.of(state), |_| Ok(Some((resource, ())))).is_ok()
+        self.judged(&self.seen(state), |_| Ok(Some((resource, ())))).is_ok()
     }
 
     /// Write down a read: that it was refused, or that one who watches did it. `by` is the pack.
@@ -330,14 +346,13 @@ impl Asked {
     /// Find and decide: the ids of the policies that allow it.
     fn judged<F>(
         &self,
-        state: &State,
-        pack: &Pack,
-        find: impl FnOnce(&State) -> Result<Option<(Resource, F)>, Refusal>,
+        seen: &Seen<'_>,
+        find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal>,
     ) -> Result<(Vec<String>, F), No> {
-        let principal = self.known(state)?;
-        let (resource, found) = find(state)?.ok_or_else(|| self.missing.clone())?;
+        let principal = self.known(seen.state)?;
+        let (resource, found) = find(seen)?.ok_or_else(|| self.missing.clone())?;
         let request = holm_policies::Request { principal, action: self.action, resource };
-        let decision = pack.decide(&request);
+        let decision = seen.pack.decide(&request);
         if decision.allow {
             return Ok((decision.reasons, found));
         }

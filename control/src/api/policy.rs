@@ -235,17 +235,17 @@ fn resource(
     message: &v1::ExplainPolicyRequest,
     own: &Name,
 ) -> Result<(Option<Resource>, Refusal), Refusal> {
-    let state = scene.state;
+    let (state, seen) = (scene.state, scene.seen());
     Ok(match &message.resource {
         None => (Some(Resource::System), About::system().missing),
         Some(Wanted::Log(_)) => (Some(Resource::Log), About::system().missing),
         Some(Wanted::Project(name)) => {
-            (project::find(state, name)?.map(|(resource, _)| resource), About::project(name).missing)
+            (project::find(&seen, name)?.map(|(resource, _)| resource), About::project(name).missing)
         }
         Some(Wanted::Slice(label)) => {
             let (project, name) = label.split_once('/').unwrap_or((label, ""));
             let wanted = v1::SliceRef { project: project.to_owned(), name: name.to_owned() };
-            (slice::find(state, &wanted)?.map(|(resource, _)| resource), slice::about(&wanted).missing)
+            (slice::find(&seen, &wanted)?.map(|(resource, _)| resource), slice::about(&wanted).missing)
         }
         Some(Wanted::Host(name)) => {
             let name: Name = parsed(name)?;

@@ -1,15 +1,17 @@
 //! Projects.
 
-use super::{About, Asked, Scene, parsed, slice, view};
+use super::{About, Asked, Scene, Seen, parsed, register, slice, view};
 use crate::app::App;
 use crate::domain::records::{Change, Hold, Project, Record};
-use crate::domain::{Refusal, RefusalKind, State, project, quota};
+use crate::domain::register::Registration;
+use crate::domain::{self, Refusal, RefusalKind, project, quota};
 use crate::identity::Caller;
 use crate::ledger::Decided;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, ProjectId};
 use holm_proto::v1;
 use holm_proto::v1::project_service_server::ProjectService;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -59,7 +61,12 @@ impl ProjectService for Projects {
                         department,
                         hold: None,
                         disk_gib: None,
+                        registration: Registration::default(),
+                        agreements: BTreeMap::new(),
+                        warned: Vec::new(),
                     };
+                    let filed = register::wanted(message.registration.unwrap_or_default())?;
+                    let made = domain::register::file(&made, filed, scene.now)?;
                     decided(scene, project::create(scene.state, made)?)
                 },
             )
@@ -74,7 +81,7 @@ impl ProjectService for Projects {
         Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::project(&name))?
             .read(
                 move |state| find(state, &name),
-                |scene, project| Ok(view::project(scene.app, scene.state, &project)),
+                |scene, project| Ok(view::project(&scene.seen(), &project)),
             )
             .await
     }
@@ -85,14 +92,15 @@ impl ProjectService for Projects {
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
         Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::system())?
             .list(|scene, may| {
+                let now = scene.seen();
                 let mut seen: Vec<&Project> = scene
                     .state
                     .projects
                     .values()
-                    .filter(|p| may(Action::ProjectRead, view::project_resource(p)))
+                    .filter(|p| may(Action::ProjectRead, view::project_resource(&now, p)))
                     .collect();
                 seen.sort_by(|a, b| a.name.cmp(&b.name));
-                let shown = |p| view::project(scene.app, scene.state, p);
+                let shown = |p| view::project(&now, p);
                 Ok(v1::ListProjectsResponse { projects: seen.into_iter().map(shown).collect() })
             })
             .await
@@ -108,14 +116,52 @@ impl ProjectService for Projects {
                 move |state| {
                     let person: Name = parsed(&message.person)?;
                     let found = find(state, &message.project)?;
-                    Ok(found.map(|(resource, project)| (resource, (project, person))))
+                    let agreement = message.external_agreement.map(register::paper).transpose()?;
+                    Ok(found.map(|(resource, project)| (resource, (project, person, agreement))))
                 },
-                |scene, (project, person)| {
-                    let mut decided = decided(scene, project::add_member(scene.state, &project, &person)?)?;
-                    decided.detail = serde_json::json!({ "person": person });
-                    Ok(decided)
+                |scene, (project, person, agreement)| {
+                    let detail = serde_json::json!({ "person": person, "agreement": agreement });
+                    let changes = project::add_member(scene.state, &project, &person, agreement, scene.now)?;
+                    Ok(Decided { detail, ..decided(scene, changes)? })
                 },
             )
+            .await
+    }
+
+    async fn file_project(
+        &self,
+        request: Request<v1::FileProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let v1::FileProjectRequest { project: name, registration, dry_run } = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::ProjectFile, About::project(&name))?
+            .dry_run(dry_run)
+            .change(
+                move |state| {
+                    let wanted = register::wanted(registration.unwrap_or_default())?;
+                    Ok(find(state, &name)?.map(|(resource, project)| (resource, (project, wanted))))
+                },
+                |scene, (project, wanted)| {
+                    if wanted.is_empty() {
+                        let help =
+                            format!("holm project show {}, and: holm project file --help", project.name);
+                        return Err(Refusal::new(RefusalKind::Invalid, "nothing is named to file").hint(help));
+                    }
+                    let detail = serde_json::json!({ "filed": wanted.named() });
+                    let filed = domain::register::file(&project, wanted, scene.now)?;
+                    let changes = vec![Change::Put(Record::Project(filed))];
+                    Ok(Decided { detail, ..decided(scene, changes)? })
+                },
+            )
+            .await
+    }
+
+    async fn get_processing_record(
+        &self,
+        request: Request<v1::GetProjectRequest>,
+    ) -> Result<Response<v1::ProcessingRecord>, Status> {
+        let name = request.get_ref().name.clone();
+        Asked::new(&self.0, request.extensions(), Action::ProjectRecord, About::project(&name))?
+            .read(move |state| find(state, &name), |scene, project| register::record(&scene.seen(), &project))
             .await
     }
 
@@ -190,6 +236,8 @@ fn new(name: &Name, lead: &Name, level: &str) -> Resource {
         lead: lead.clone(),
         members: vec![lead.clone()],
         held_by: Vec::new(),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     }
 }
 
@@ -199,9 +247,9 @@ pub(super) fn registered(lead: &Name, level: &str) -> Result<Resource, Refusal> 
 }
 
 /// The project of that name, for the pack and for the handler.
-pub(super) fn find(state: &State, name: &str) -> Result<Option<(Resource, Project)>, Refusal> {
+pub(super) fn find(state: &Seen<'_>, name: &str) -> Result<Option<(Resource, Project)>, Refusal> {
     let name: Name = parsed(name)?;
-    Ok(state.project(&name).map(|p| (view::project_resource(p), p.clone())))
+    Ok(state.project(&name).map(|p| (view::project_resource(state, p), p.clone())))
 }
 
 /// The department as it is listed. A new one for each project would be charged for nothing.
@@ -223,7 +271,7 @@ fn department(listed: &[String], named: &str) -> Result<String, Refusal> {
 
 fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
-        Change::Put(Record::Project(p)) => Some(view::project(scene.app, scene.state, p)),
+        Change::Put(Record::Project(p)) => Some(view::project(&scene.seen(), p)),
         _ => None,
     });
     let value = value.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no project was written"))?;

@@ -135,7 +135,7 @@ pub(super) fn list(
         };
         let wish = queue.wishes.get(*at)?;
         let slice = state.slices.get(&wish.id)?;
-        view::slice_resource(state, slice).filter(|r| may(Action::SliceRead, r.clone()))?;
+        view::slice_resource(&scene.seen(), slice).filter(|r| may(Action::SliceRead, r.clone()))?;
         Some(v1::QueueEntry {
             position: u32::try_from(queue.plan.position(*at).unwrap_or_default()).unwrap_or(u32::MAX),
             slice: Some(view::slice(scene.app, state, slice)),

@@ -1,6 +1,6 @@
 //! Slices.
 
-use super::{About, Asked, Scene, answer, parsed, project, queue, shown, status, tunnel, view};
+use super::{About, Asked, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view};
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
@@ -156,13 +156,13 @@ impl SliceService for Slices {
         Asked::new(&self.0, request.extensions(), Action::SliceRead, about)?
             .list(move |scene, may| {
                 let only: Option<Name> = if project.is_empty() { None } else { Some(parsed(&project)?) };
-                let state = scene.state;
+                let (state, now) = (scene.state, scene.seen());
                 let of_project = |s: &&Slice| {
                     let name = state.projects.get(&s.project).map(|p| &p.name);
                     only.as_ref().is_none_or(|only| Some(only) == name)
                 };
                 let seen =
-                    |s: &&Slice| view::slice_resource(state, s).is_some_and(|r| may(Action::SliceRead, r));
+                    |s: &&Slice| view::slice_resource(&now, s).is_some_and(|r| may(Action::SliceRead, r));
                 let mut slices: Vec<&Slice> = state.slices.values().filter(of_project).filter(seen).collect();
                 slices.sort_by_key(|s| (s.requested, s.id));
                 let slices = slices.into_iter().map(|s| view::slice(scene.app, state, s)).collect();
@@ -503,7 +503,7 @@ pub(super) fn about(wanted: &v1::SliceRef) -> About {
 }
 
 /// The slice of that name, for the pack and for the handler.
-pub(super) fn find(state: &State, wanted: &v1::SliceRef) -> Result<Option<(Resource, Slice)>, Refusal> {
+pub(super) fn find(state: &Seen<'_>, wanted: &v1::SliceRef) -> Result<Option<(Resource, Slice)>, Refusal> {
     let (project, name): (Name, Name) = (parsed(&wanted.project)?, parsed(&wanted.name)?);
     let slice = state.project(&project).and_then(|p| state.slice(p.id, &name));
     Ok(slice.and_then(|s| Some((view::slice_resource(state, s)?, s.clone()))))
@@ -658,7 +658,7 @@ pub(super) fn asked_for(asked: &Asked, state: &State, s: &Slice) -> v1::Slice {
 /// Whether the caller's roles let her do this with it.
 fn may(asked: &Asked, action: Action, state: &State, s: &Slice) -> bool {
     let trying = Asked { action, ..asked.clone() };
-    view::slice_resource(state, s).is_some_and(|resource| trying.allowed(state, resource))
+    view::slice_resource(&asked.seen(state), s).is_some_and(|resource| trying.allowed(state, resource))
 }
 
 pub(super) fn decided(
@@ -718,7 +718,8 @@ async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, S
         live.mark_unchanged();
         let state = app.ledger.state();
         let Some(slice) = state.slices.get(&id) else { return };
-        let allowed = view::slice_resource(&state, slice).is_some_and(|r| asked.allowed(&state, r));
+        let allowed =
+            view::slice_resource(&asked.seen(&state), slice).is_some_and(|r| asked.allowed(&state, r));
         if !allowed {
             let _ = send.send(Err(status(&asked.missing, asked.call.request))).await;
             return;

@@ -197,7 +197,7 @@ async fn unready(asked: &Asked, id: SliceId) -> String {
         if slice.state != SliceState::Ready {
             return format!("the slice is {}", slice.state.text());
         }
-        if !view::slice_resource(&state, slice).is_some_and(|r| asked.allowed(&state, r)) {
+        if !view::slice_resource(&asked.seen(&state), slice).is_some_and(|r| asked.allowed(&state, r)) {
             return "the caller may connect no more".to_owned();
         }
         // The sender lives as long as the ledger.

@@ -1,6 +1,7 @@
 //! Records as they cross the wire.
 
-use super::{claims, machine};
+use super::register::Seen;
+use super::{claims, machine, register};
 use crate::app::App;
 use crate::domain::State;
 use crate::domain::backup::Job;
@@ -10,6 +11,7 @@ use crate::domain::records::{
     Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project, Slice,
     SliceState, VolumeKind,
 };
+use crate::domain::register::lapsed;
 use crate::live::{Live, Moment};
 use crate::reconcile::{jobs, place};
 use holm_policies::Resource;
@@ -30,8 +32,8 @@ pub(super) fn person(p: &Person) -> v1::Person {
     }
 }
 
-pub(super) fn project(app: &App, state: &State, p: &Project) -> v1::Project {
-    v1::Project {
+pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
+    let project = v1::Project {
         id: p.id.into_untyped_uuid().to_string(),
         name: p.name.to_string(),
         level: p.level.clone(),
@@ -43,8 +45,10 @@ pub(super) fn project(app: &App, state: &State, p: &Project) -> v1::Project {
         pack: p.pack.clone(),
         department: p.department.clone(),
         hold: p.hold.as_ref().map(|h| hold(h, false)),
-        quota: Some(quota(app, state, p)),
-    }
+        quota: Some(quota(seen.app, seen.state, p)),
+        ..Default::default()
+    };
+    register::shown(seen, p, project)
 }
 
 pub(super) fn quota(app: &App, state: &State, p: &Project) -> v1::Quota {
@@ -287,19 +291,21 @@ fn evidence(e: &Evidence) -> v1::Evidence {
 }
 
 /// A project as the pack sees it.
-pub(super) fn project_resource(p: &Project) -> Resource {
+pub(super) fn project_resource(seen: &Seen<'_>, p: &Project) -> Resource {
     Resource::Project {
         name: p.name.clone(),
         level: p.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
         held_by: p.hold.iter().map(|h| h.by.clone()).collect(),
+        missing: seen.missing(p, &p.level),
+        lapsed: lapsed(p, seen.now),
     }
 }
 
 /// A slice as the pack sees it; `None` where its project is gone, which cannot be.
-pub(super) fn slice_resource(state: &State, s: &Slice) -> Option<Resource> {
-    let p = state.projects.get(&s.project)?;
+pub(super) fn slice_resource(seen: &Seen<'_>, s: &Slice) -> Option<Resource> {
+    let p = seen.projects.get(&s.project)?;
     Some(Resource::Slice {
         project: p.name.clone(),
         name: s.name.clone(),
@@ -309,5 +315,7 @@ pub(super) fn slice_resource(state: &State, s: &Slice) -> Option<Resource> {
         requested_by: s.requested_by.clone(),
         approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
         held_by: s.hold.iter().map(|h| h.by.clone()).collect(),
+        missing: seen.missing(p, &s.level),
+        lapsed: lapsed(p, seen.now),
     })
 }

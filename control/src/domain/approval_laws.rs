@@ -63,6 +63,9 @@ fn project_at(level: &str) -> Project {
         department: String::new(),
         hold: None,
         disk_gib: None,
+        registration: Default::default(),
+        agreements: Default::default(),
+        warned: Vec::new(),
     }
 }
 
@@ -78,6 +81,8 @@ fn of_project(p: &Project) -> Resource {
         lead: p.lead.clone(),
         members: p.members.clone(),
         held_by: Vec::new(),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     }
 }
 
@@ -91,6 +96,8 @@ fn of_slice(p: &Project, s: &Slice) -> Resource {
         requested_by: s.requested_by.clone(),
         approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
         held_by: Vec::new(),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     }
 }
 
@@ -133,7 +140,7 @@ fn called(
             let (mut known, member) = (state.clone(), of(*at));
             let roles: Vec<&str> = member.1.iter().map(String::as_str).collect();
             known.apply(&[Change::Put(Record::Person(person(member.0, &roles)))]);
-            project::add_member(&known, p, &name(member.0))
+            project::add_member(&known, p, &name(member.0), None, now)
         }
         _ => Ok(Vec::new()),
     };

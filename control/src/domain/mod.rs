@@ -15,6 +15,7 @@ pub mod policy;
 pub mod project;
 pub mod quota;
 pub mod records;
+pub mod register;
 pub mod slice;
 pub mod state;
 

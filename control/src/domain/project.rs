@@ -1,8 +1,10 @@
 //! Projects: registered by their lead under a level of the pack.
 
 use super::records::{Change, Hold, Project, Record};
+use super::register::{self, Filed};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
+use jiff::Timestamp;
 
 /// The longest purpose, in characters.
 const PURPOSE_MAX: usize = 2000;
@@ -56,8 +58,15 @@ pub fn lift(project: &Project) -> Result<Vec<Change>, Refusal> {
     Ok(vec![Change::Put(Record::Project(Project { hold: None, ..project.clone() }))])
 }
 
-/// Add a person to a project. One who is in it stays in it.
-pub fn add_member(state: &State, project: &Project, person: &Name) -> Result<Vec<Change>, Refusal> {
+/// Add a person to a project; one from outside under an agreement. One who is in it stays in it, under the agreement
+/// that she has or a new one.
+pub fn add_member(
+    state: &State,
+    project: &Project,
+    person: &Name,
+    agreement: Option<Filed>,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
     let known = state.people.get(person).ok_or_else(|| {
         Refusal::new(RefusalKind::NotFound, format!("no person named `{person}` is known"))
             .hint(format!("ask an operator to invite `{person}` as a researcher"))
@@ -73,5 +82,8 @@ pub fn add_member(state: &State, project: &Project, person: &Name) -> Result<Vec
     if !project.members.contains(person) {
         project.members.push(person.clone());
     }
-    Ok(vec![Change::Put(Record::Project(project))])
+    if let Some(filed) = agreement {
+        register::agreement(&mut project, person, filed, now)?;
+    }
+    Ok(vec![Change::Put(Record::Project(register::fits(project)?))])
 }

@@ -2,6 +2,7 @@
 
 use super::backup::Copies;
 use super::machine::{Hardware, Health, Machine};
+use super::register::{Filed, Registration, Warned};
 use holm_policies::Pack;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
@@ -174,6 +175,15 @@ pub struct Project {
     /// GiB of disks that its slices may have together, 0: no limit; absent: as the site says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_gib: Option<u64>,
+    /// What it has filed.
+    #[serde(default, skip_serializing_if = "Registration::is_empty")]
+    pub registration: Registration,
+    /// Of members from outside: the agreement under which they work.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub agreements: BTreeMap<Name, Filed>,
+    /// Of what ends soon, or has ended: the warnings that are in the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warned: Vec<Warned>,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.

@@ -1089,19 +1089,25 @@ fn only_those_who_work_with_data_join_a_project() {
         department: String::new(),
         hold: None,
         disk_gib: None,
+        registration: Default::default(),
+        agreements: Default::default(),
+        warned: Vec::new(),
     };
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);
     for stranger in ["olga", "oscar"] {
         assert_eq!(
-            project::add_member(&state, &heart, &name(stranger)).unwrap_err().kind,
+            project::add_member(&state, &heart, &name(stranger), None, now(1)).unwrap_err().kind,
             RefusalKind::Denied
         );
     }
-    assert_eq!(project::add_member(&state, &heart, &name("nobody")).unwrap_err().kind, RefusalKind::NotFound);
+    assert_eq!(
+        project::add_member(&state, &heart, &name("nobody"), None, now(1)).unwrap_err().kind,
+        RefusalKind::NotFound
+    );
     for _ in 0..2 {
         let heart = state.project(&name("heart")).unwrap();
-        state.apply(&project::add_member(&state, heart, &name("rita")).unwrap());
+        state.apply(&project::add_member(&state, heart, &name("rita"), None, now(1)).unwrap());
         assert_eq!(state.project(&name("heart")).unwrap().members, [name("ada"), name("rita")]);
     }
 }

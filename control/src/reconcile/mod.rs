@@ -6,6 +6,7 @@ mod intended;
 pub mod jobs;
 pub mod keys;
 pub mod place;
+mod register;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +66,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     for (host, live) in app.live.reporting() {
         passed(devices(app, &host, &live))?;
     }
+    register::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;
     let state = app.ledger.state();
     for s in state.slices.values() {

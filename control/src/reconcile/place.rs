@@ -9,6 +9,7 @@ use crate::domain::{Refusal, State, slice};
 use crate::ledger::{Call, Decided};
 use crate::placement::queue::{self, Plan, Reserved, Rules, Shares, Use, Verdict, Wish};
 use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable, Request, Shapes, Tenant};
+use crate::reconcile::register;
 use holm_proto::ids::{Name, PciAddress, SliceId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,9 @@ pub(super) fn all(
     if !state.slices.values().any(|s| s.state == SliceState::Approved) {
         return Ok(());
     }
+    for s in state.slices.values().filter(|s| s.state == SliceState::Approved) {
+        passed(freeze(app, &state, s))?;
+    }
     let queue = Queue::now(app, &state, app.ledger.now());
     for (at, verdict) in &queue.plan.turns {
         if let Some(wish) = queue.wishes.get(*at) {
@@ -49,12 +53,28 @@ pub(super) fn all(
     Ok(())
 }
 
-fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict) -> Result<(), Refusal> {
-    let Some(s) = state.slices.get(&wish.id) else { return Ok(()) };
+/// One whose project has yet to file something waits, and holds up nobody.
+fn freeze(app: &App, state: &State, s: &Slice) -> Result<(), Refusal> {
+    app.ledger.commit_if(&call(state, s), |state, now| {
+        let s = state.slices.get(&s.id).filter(|s| s.state == SliceState::Approved)?;
+        Some(Decided::new(slice::waits(s, &register::frozen(app, state, s, now)?)?, ()))
+    })?;
+    Ok(())
+}
+
+fn call(state: &State, s: &Slice) -> Call {
     let mut call = Call::own("slice.place", format!("slice/{}", state.slice_label(s)));
     call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
-    app.ledger.commit_if(&call, |state, now| {
+    call
+}
+
+fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict) -> Result<(), Refusal> {
+    let Some(s) = state.slices.get(&wish.id) else { return Ok(()) };
+    app.ledger.commit_if(&call(state, s), |state, now| {
         let s = state.slices.get(&wish.id).filter(|s| s.state == SliceState::Approved)?;
+        if let Some(why) = register::frozen(app, state, s, now) {
+            return Some(Decided::new(slice::waits(s, &why)?, ()));
+        }
         if s.home().is_some() && slice::held(state, s).is_some() {
             return Some(Decided::new(slice::waits(s, "on hold: what it holds stays as it is")?, ()));
         }
@@ -125,7 +145,7 @@ type Thought = ((u64, u64), Arc<Queue>);
 /// Who waits, and what comes of it.
 #[derive(Debug)]
 pub struct Queue {
-    /// Every approved slice.
+    /// Every approved slice, but those whose project has yet to file something.
     pub wishes: Vec<Wish>,
     /// What would be done now.
     pub plan: Plan,
@@ -141,7 +161,7 @@ impl Queue {
         let rules = rules(&app.config.placement);
         let view = Views::of(app, state, Some(now));
         let hosts: Vec<Host> = app.live.reporting().into_iter().map(|(name, _)| view.host(&name)).collect();
-        let wishes = wishes(state);
+        let wishes = wishes(app, state, now);
         let shares = Shares::of(uses(state), now, &rules);
         let plan = queue::plan(hosts, &wishes, shares, &rules, now);
         Self { wishes, plan, rules, now }
@@ -235,9 +255,10 @@ fn department(state: &State, s: &Slice) -> String {
     state.projects.get(&s.project).map(|p| p.department.clone()).unwrap_or_default()
 }
 
-fn wishes(state: &State) -> Vec<Wish> {
+fn wishes(app: &App, state: &State, now: Timestamp) -> Vec<Wish> {
     let approved = state.slices.values().filter(|s| s.state == SliceState::Approved);
     approved
+        .filter(|s| register::frozen(app, state, s, now).is_none())
         .map(|s| Wish {
             id: s.id,
             department: department(state, s),

@@ -6,6 +6,7 @@ use crate::domain::people;
 use crate::domain::records::{
     Approval, Change, Device, DeviceState, Evidence, Hold, Host, Project, Record, VolumeEvidence,
 };
+use crate::domain::register::{Filed, Registration};
 use crate::domain::slice::{Phase, Sighting};
 use crate::setup::{self, tests::options};
 use holm_proto::ids::{PciAddress, ProjectId, SliceId, VolumeId};
@@ -33,6 +34,19 @@ fn gpu(n: u8) -> PciAddress {
     PciAddress { domain: 0, bus: n, device: 0, function: 0 }
 }
 
+/// All that level 2 demands, for a long time.
+fn filed() -> Registration {
+    let paper = Filed { reference: "2026-17".to_owned(), expires: None };
+    Registration {
+        legal_basis: Some("e".to_owned()),
+        special_categories: Some(false),
+        research: Some(true),
+        data_management_plan: Some(paper),
+        ends: Some(Timestamp::MAX),
+        ..Registration::default()
+    }
+}
+
 impl Ground {
     /// A host with 16 free GPUs, connected, and a project.
     fn new() -> Self {
@@ -58,6 +72,9 @@ impl Ground {
             department: String::new(),
             hold: None,
             disk_gib: None,
+            registration: filed(),
+            agreements: Default::default(),
+            warned: Vec::new(),
         }))];
         let host =
             people::invite_host(&crate::domain::State::default(), &ground.host, String::new(), "olga", at(0));

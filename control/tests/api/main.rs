@@ -24,6 +24,7 @@ mod matrix;
 mod people;
 mod policy;
 mod quota;
+mod register;
 mod rest;
 mod slices;
 mod vault;

@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 54] = [
+const CALLS: [&str; 56] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -38,6 +38,8 @@ const CALLS: [&str; 54] = [
     "ProjectService/GetProject",
     "ProjectService/ListProjects",
     "ProjectService/AddMember",
+    "ProjectService/FileProject",
+    "ProjectService/GetProcessingRecord",
     "ProjectService/HoldProject",
     "ProjectService/ReleaseProject",
     "ProjectService/SetQuota",
@@ -142,8 +144,23 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
             drop(policies.explain_policy(request).await?);
         }
         "ProjectService/AddMember" => {
-            let request = v1::AddMemberRequest { project: "heart".to_owned(), person: "rosa".to_owned() };
+            let request = v1::AddMemberRequest {
+                project: "heart".to_owned(),
+                person: "rosa".to_owned(),
+                external_agreement: None,
+            };
             drop(projects.add_member(request).await?);
+        }
+        "ProjectService/FileProject" => {
+            let request = v1::FileProjectRequest {
+                project: "heart".to_owned(),
+                registration: Some(crate::world::filed()),
+                dry_run: true,
+            };
+            drop(projects.file_project(request).await?);
+        }
+        "ProjectService/GetProcessingRecord" => {
+            drop(projects.get_processing_record(v1::GetProjectRequest { name: "heart".to_owned() }).await?);
         }
         "ProjectService/HoldProject" => drop(projects.hold_project(hold_project()).await?),
         "ProjectService/ReleaseProject" => drop(projects.release_project(hold_project()).await?),

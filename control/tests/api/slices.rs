@@ -345,6 +345,7 @@ async fn a_department_is_one_that_the_site_lists() {
             purpose: "a study".to_owned(),
             department: department.to_owned(),
             dry_run: true,
+            ..Default::default()
         };
         world.projects("dina").create_project(request).await
     };

@@ -270,14 +270,30 @@ impl World {
             name: name.to_owned(),
             level: level.to_owned(),
             purpose: "a study".to_owned(),
-            dry_run: false,
+            registration: Some(filed()),
             ..Default::default()
         };
         self.projects(who).create_project(request).await.map(tonic::Response::into_inner)
     }
 
+    /// File something of a project.
+    pub async fn file(
+        &self,
+        who: &str,
+        project: &str,
+        what: v1::Registration,
+    ) -> Result<v1::Project, Status> {
+        let request =
+            v1::FileProjectRequest { project: project.to_owned(), registration: Some(what), dry_run: false };
+        self.projects(who).file_project(request).await.map(tonic::Response::into_inner)
+    }
+
     pub async fn member(&self, who: &str, project: &str, person: &str) -> Result<v1::Project, Status> {
-        let request = v1::AddMemberRequest { project: project.to_owned(), person: person.to_owned() };
+        let request = v1::AddMemberRequest {
+            project: project.to_owned(),
+            person: person.to_owned(),
+            external_agreement: None,
+        };
         self.projects(who).add_member(request).await.map(tonic::Response::into_inner)
     }
 
@@ -353,6 +369,29 @@ impl World {
             .await
             .unwrap_or_else(|_| panic!("no such entry in {:#?}", self.log()))
     }
+}
+
+/// All that any level demands, and that does not run out soon.
+pub fn filed() -> v1::Registration {
+    let year = ahead(SignedDuration::from_hours(365 * 24));
+    let paper = || Some(v1::Filed { reference: "2026-17".to_owned(), expires: Some(year) });
+    v1::Registration {
+        legal_basis: Some("e".to_owned()),
+        special_categories: Some(true),
+        special_basis: Some("j".to_owned()),
+        research: Some(true),
+        dpia: paper(),
+        ethics: paper(),
+        data_management_plan: paper(),
+        ends: Some(year),
+        ..Default::default()
+    }
+}
+
+/// A time to come.
+pub fn ahead(time: SignedDuration) -> prost_types::Timestamp {
+    let at = Timestamp::now().checked_add(time).unwrap();
+    prost_types::Timestamp { seconds: at.as_second(), nanos: 0 }
 }
 
 pub fn reference(slice: &str) -> v1::SliceRef {

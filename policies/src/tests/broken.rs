@@ -44,7 +44,7 @@ fn breaks(file: &str, from: &str, to: &str, said: &[&str]) {
 
 #[test]
 fn unchanged_it_loads() {
-    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/2");
+    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/3");
     let error = Pack::builtin("../aau-2018").unwrap_err().to_string();
     assert_eq!(error, "../aau-2018: no pack of this name comes with Holm: there is aau-2018, aau-2026");
 }
@@ -52,13 +52,13 @@ fn unchanged_it_loads() {
 #[test]
 fn a_manifest_is_read_strictly() {
     let f = "pack.toml";
-    breaks(f, "version = 2", "version = 2\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
+    breaks(f, "version = 3", "version = 3\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
     breaks(f, "colour = \"red\"", "colour = \"pink\"", &["unknown variant `pink`"]);
     breaks(f, "name = \"public\"", "name = \"public\"\nsecret = true", &["unknown field `secret`"]);
-    breaks(f, "version = 2", "version = \"1\"", &["pack.toml:4"]);
-    breaks(f, "version = 2", "version = 0", &["versions count from 1"]);
-    breaks(f, "version = 2", "version = -1", &["pack.toml:4"]);
-    breaks(f, "version = 2", "version = 1 1", &["pack.toml:4"]);
+    breaks(f, "version = 3", "version = \"1\"", &["pack.toml:4"]);
+    breaks(f, "version = 3", "version = 0", &["versions count from 1"]);
+    breaks(f, "version = 3", "version = -1", &["pack.toml:4"]);
+    breaks(f, "version = 3", "version = 1 1", &["pack.toml:4"]);
     breaks(f, "aau-2018", "../aau", &["`../aau` is no name"]);
     breaks(f, "aau-2018", "", &["is no name"]);
     breaks(f, "id = \"1\"", "id = \"0\"", &["two levels `0`"]);
@@ -90,6 +90,10 @@ fn a_manifest_is_read_strictly() {
         "\"vtpm\", \"moat\"",
         &["nothing in Holm enforces `moat`: there is encrypted_volume"],
     );
+    let sworn = "\"dpia\", \"oath\"";
+    breaks(f, "\"dpia\"", sworn, &["unknown variant `oath`", "`legal_basis`"]);
+    breaks(f, "\"dpia\"", "\"dpia\", \"dpia\"", &["demands this evidence twice"]);
+    breaks(f, "runs_here = false", "runs_here = false\nmust_file = [\"dpia\"]", &["has no `must_file`"]);
     breaks(f, "\"vtpm\"", "\"vtpm\", \"vtpm\"", &["twice"]);
     breaks(f, "{shared_cluster}", "{other}", &["is not one line of plain text"]);
     breaks(f, "\"use the shared", "\"\\n\\u0007 the shared", &["is not one line of plain text"]);
@@ -120,6 +124,7 @@ fn a_rule_of_the_site_points_at_what_there_is() {
         "\"obligation/moat\"]\nmissing",
         &["nothing in Holm enforces `moat`"],
     );
+    breaks(f, "\"must_file/research\"", "\"must_file/oath\"", &["`must_file/oath`: there is legal_basis"]);
     breaks(f, "\"setting/approvals\"", "\"setting/approval\"", &["there is approvals, keep_closed_days"]);
     // Nothing demands it: then it sees to nothing.
     breaks(
@@ -244,6 +249,22 @@ fn a_pack_keeps_its_own_levels() {
     .unwrap_err()
     .to_string();
     assert!(error.contains("`project.create` is allowed at level `0`, which does not run here"), "{error}");
+}
+
+#[test]
+fn a_pack_holds_to_what_its_levels_demand_to_be_filed() {
+    let some = "unless { resource.missing.isEmpty() || resource.level.approvals == 1 };";
+    let error = with("policies.cedar", |t| t.replacen("unless { resource.missing.isEmpty() };", some, 1));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("level `2` has `must_file`, and `slice.request` is allowed"), "{error}");
+    let error = with("policies.cedar", |t| {
+        t.replacen(
+            "    Action::\"slice.connect\"\n  ],\n  resource\n)\nunless { resource.missing",
+            "    Action::\"slice.start\"\n  ],\n  resource\n)\nunless { resource.missing",
+            1,
+        )
+    });
+    assert!(error.unwrap_err().to_string().contains("`slice.connect` is allowed whatever is filed"));
 }
 
 #[test]

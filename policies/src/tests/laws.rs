@@ -27,17 +27,26 @@ fn any_level() -> impl Strategy<Value = String> {
     prop_oneof![select(vec!["0", "1", "2", "3"]).prop_map(str::to_owned), ".{0,8}"]
 }
 
+fn any_missing() -> impl Strategy<Value = Vec<String>> {
+    vec(select(vec!["a DPIA (--dpia)", "an end date (--ends)"]).prop_map(str::to_owned), 0..2)
+}
+
 fn any_slice() -> impl Strategy<Value = Resource> {
-    (any_name(), any_level(), any_name(), any_names(), any_name(), any_names(), any_names()).prop_map(
-        |(project, level, lead, members, requested_by, approved_by, held_by)| Resource::Slice {
-            name: project.clone(),
-            project,
-            level,
-            lead,
-            members,
-            requested_by,
-            approved_by,
-            held_by,
+    let people = (any_name(), any_names(), any_name(), any_names(), any_names(), any_names());
+    (any_name(), any_level(), people, any_missing()).prop_map(
+        |(project, level, (lead, members, requested_by, approved_by, held_by, lapsed), missing)| {
+            Resource::Slice {
+                name: project.clone(),
+                project,
+                level,
+                lead,
+                members,
+                requested_by,
+                approved_by,
+                held_by,
+                missing,
+                lapsed,
+            }
         },
     )
 }
@@ -48,8 +57,16 @@ fn any_resource() -> impl Strategy<Value = Resource> {
         Just(Resource::Log),
         any_name().prop_map(|name| Resource::Host { name }),
         (any_name(), any_roles()).prop_map(|(name, roles)| Resource::Person { name, roles }),
-        (any_name(), any_level(), any_name(), any_names(), any_names()).prop_map(
-            |(name, level, lead, members, held_by)| Resource::Project { name, level, lead, members, held_by }
+        (any_name(), any_level(), any_name(), any_names(), any_names(), any_missing(), any_names()).prop_map(
+            |(name, level, lead, members, held_by, missing, lapsed)| Resource::Project {
+                name,
+                level,
+                lead,
+                members,
+                held_by,
+                missing,
+                lapsed,
+            }
         ),
         any_slice(),
     ]
@@ -79,13 +96,13 @@ proptest! {
     #[test]
     fn nobody_decides_on_their_own(who in any_person(), resource in any_slice(), approve: bool) {
         let action = if approve { Action::SliceApprove } else { Action::SliceReject };
-        let Resource::Slice { level, lead, members, requested_by, approved_by, .. } = &resource else {
+        let Resource::Slice { level, lead, members, requested_by, approved_by, missing, .. } = &resource else {
             unreachable!()
         };
         let name = who.identity.name();
         let own = requested_by == name || lead == name || members.contains(name);
         let again = approve && approved_by.contains(name);
-        let here = !approve || PACK.level(level).is_some_and(|l| l.runs_here);
+        let here = !approve || missing.is_empty() && PACK.level(level).is_some_and(|l| l.runs_here);
         let may = has(&who, "officer") && !has(&who, "operator") && !own && !again && here;
         prop_assert_eq!(ask(&PACK, &who, action, &resource).allow, may);
     }
@@ -141,10 +158,11 @@ proptest! {
     #[test]
     fn data_is_for_the_project_alone(who in any_principal(), what in any_slice()) {
         let decision = ask(&PACK, &who, Action::SliceConnect, &what);
-        let Resource::Slice { lead, members, .. } = &what else { unreachable!() };
+        let Resource::Slice { lead, members, missing, lapsed, .. } = &what else { unreachable!() };
         if decision.allow {
             let name = who.identity.name();
             prop_assert!(lead == name || members.contains(name));
+            prop_assert!(missing.is_empty() && !lapsed.contains(name));
             prop_assert!(!has(&who, "operator"));
             prop_assert!(has(&who, "lead") || has(&who, "researcher"));
         }

@@ -1,6 +1,6 @@
 //! Actor × action × resource × level as one table, and every reason a person can read.
 
-use super::{account, ask, host, name, names, pack, person, project, slice};
+use super::{account, ask, but, host, name, names, pack, person, project, slice};
 use crate::{Action, Pack, Principal, Resource};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,7 +47,12 @@ fn resources() -> Vec<(String, Resource)> {
         requested_by: name("otto"),
         approved_by: names(&[]),
         held_by: names(&[]),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     };
+    all.push(("project at `3` without a DPIA".to_owned(), but(project("3"), &["a DPIA (--dpia)"], &[])));
+    all.push(("slice at `3` without a DPIA".to_owned(), but(slice("3"), &["a DPIA (--dpia)"], &[])));
+    all.push(("slice at `3`, its member's agreement ended".to_owned(), but(slice("3"), &[], &["ravn"])));
     all.push(("slice at `3` of lars that otto asked for".to_owned(), by_officer));
     all.push(("system".to_owned(), Resource::System));
     all.push(("log".to_owned(), Resource::Log));
@@ -150,7 +155,7 @@ fn a_lead_is_told_who_must_approve() {
             "nobody decides on what they asked for: an officer other than `lina` must do it (rule slice.own-request)"
         ]
     );
-    assert_eq!(decision.pack, "aau-2018/2");
+    assert_eq!(decision.pack, "aau-2018/3");
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn public_and_internal_data_are_pointed_to_the_shared_cluster() {
 #[test]
 fn levels_are_what_the_pack_says() {
     let pack = pack();
-    assert_eq!(pack.id(), "aau-2018/2");
+    assert_eq!(pack.id(), "aau-2018/3");
     let of = |id: &str| pack.level(id).map(|l| (l.name.as_str(), l.runs_here, l.approvals));
     assert_eq!(of("0"), Some(("public", false, 0)));
     assert_eq!(of("1"), Some(("internal", false, 0)));

@@ -36,6 +36,8 @@ fn project(level: &str) -> Resource {
         lead: name("lina"),
         members: names(&["lina", "ravn", "opal", "mona"]),
         held_by: names(&["olga"]),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     }
 }
 
@@ -50,7 +52,18 @@ fn slice(level: &str) -> Resource {
         requested_by: name("lina"),
         approved_by: names(&["olga"]),
         held_by: names(&["olga"]),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
     }
+}
+
+/// The same, of a project that has yet to file something, or where ravn's agreement has ended.
+fn but(mut resource: Resource, without: &[&str], ended: &[&str]) -> Resource {
+    if let Resource::Project { missing, lapsed, .. } | Resource::Slice { missing, lapsed, .. } = &mut resource
+    {
+        (*missing, *lapsed) = (strings(without), names(ended));
+    }
+    resource
 }
 
 fn account(who: &str, roles: &[&str]) -> Resource {

@@ -3,13 +3,13 @@
 mod backup;
 mod nouns;
 mod policy;
+mod project;
 mod slice;
 
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
-pub use nouns::{
-    AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, ProjectVerb, Wait,
-};
+pub use nouns::{AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, Wait};
 pub use policy::{Explain, PolicyVerb};
+pub use project::{Create, Filing, ProjectVerb};
 pub use slice::{Copy, InProject, Request, Sizes, SliceVerb, Ssh, Target};
 
 use crate::output::Format;

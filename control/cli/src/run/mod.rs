@@ -13,6 +13,7 @@ mod person;
 mod pin;
 mod policy;
 mod project;
+mod registration;
 mod slice;
 mod ssh;
 mod tunnel;
@@ -24,7 +25,7 @@ use crate::dial::{self, ANSWER};
 use crate::output::{Cell, Output, Table, Tone};
 use crate::profile::{Place, Profiles};
 use crate::progress::patiently;
-use crate::text::Clock;
+use crate::text::{Clock, parse_when};
 use crate::{Failure, tls, view};
 use clap::CommandFactory;
 use holm_proto::MAX_MESSAGE_BYTES;
@@ -114,6 +115,12 @@ struct Session {
 }
 
 impl Session {
+    /// A moment to come, as it is typed.
+    fn when(&self, text: &str) -> Result<prost_types::Timestamp, Failure> {
+        let at = parse_when(text, &self.clock).map_err(Failure::usage)?;
+        Ok(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 })
+    }
+
     /// A connection to this profile's holmd.
     async fn connect(&self) -> Result<Channel, Failure> {
         let profile = self.place.profile()?;

@@ -1,15 +1,18 @@
 //! Projects.
 
-use super::Session;
+use super::{Session, registration};
 use crate::args::ProjectVerb;
 use crate::{Failure, view};
 use holm_proto::v1::{
-    AddMemberRequest, CreateProjectRequest, GetProjectRequest, HoldProjectRequest, ListProjectsRequest,
-    SetQuotaRequest,
+    AddMemberRequest, FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, ListProjectsRequest,
+    Project, SetQuotaRequest,
 };
 use serde_json::json;
 
 pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Failure> {
+    if let ProjectVerb::Form { level } = &verb {
+        return crate::output::put(&registration::form(level));
+    }
     let mut client = session.projects().await?;
     let output = &session.output;
     match verb {
@@ -23,21 +26,33 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             let project = session.ask(client.get_project(GetProjectRequest { name })).await?;
             output.sheet(&view::project(&project, &session.clock), &view::project_json(&project))
         }
-        ProjectVerb::Create { name, level, purpose, department, dry_run } => {
-            let request = CreateProjectRequest { name, level, purpose, dry_run, department };
+        ProjectVerb::Create(args) => {
+            let request = registration::request(session, *args)?;
+            let dry_run = request.dry_run;
             let project = session.ask(client.create_project(request)).await?;
-            if dry_run {
-                output.remark("nothing was changed; this is what would be registered:");
-            }
-            output.sheet(&view::project(&project, &session.clock), &view::project_json(&project))?;
-            if dry_run {
-                Ok(())
-            } else {
-                output.next(&format!("holm slice request {}/main --gpus N", project.name))
-            }
+            shown(session, &project, dry_run)
         }
-        ProjectVerb::AddMember { project, person } => {
-            let request = AddMemberRequest { project, person: person.clone() };
+        // Done above, without a connection.
+        ProjectVerb::Form { .. } => Ok(()),
+        ProjectVerb::File { name, filing, dry_run } => {
+            let registration = Some(registration::registration(session, *filing)?);
+            let request = FileProjectRequest { project: name, registration, dry_run };
+            let project = session.ask(client.file_project(request)).await?;
+            shown(session, &project, dry_run)
+        }
+        ProjectVerb::Record { name } => {
+            let record = session.ask(client.get_processing_record(GetProjectRequest { name })).await?;
+            output.sheet(&view::record(&record, &session.clock), &view::record_json(&record))
+        }
+        ProjectVerb::Register => {
+            let all = session.ask(client.list_projects(ListProjectsRequest {})).await?.projects;
+            let json = all.iter().map(|p| view::entry_json(p, &session.clock)).collect::<Vec<_>>();
+            output.list(&view::register(&all, &session.clock), &json!(json))
+        }
+        ProjectVerb::AddMember { project, person, external_agreement, agreement_expires } => {
+            let expires = agreement_expires.as_deref().map(|text| session.when(text)).transpose()?;
+            let external_agreement = external_agreement.map(|reference| Filed { reference, expires });
+            let request = AddMemberRequest { project, person: person.clone(), external_agreement };
             let project = session.ask(client.add_member(request)).await?;
             let sentence =
                 format!("{person} is a member of {}: {}", project.name, project.members.join(", "));
@@ -69,6 +84,20 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             session.place.remember(&memory)?;
             output.done(&format!("the current project is {}", project.name), &view::project_json(&project))
         }
+    }
+}
+
+/// A project after it was registered, or has filed something; and what is to be done next.
+fn shown(session: &Session, project: &Project, dry_run: bool) -> Result<(), Failure> {
+    let output = &session.output;
+    if dry_run {
+        output.remark("nothing was changed; this is what would be registered:");
+    }
+    output.sheet(&view::project(project, &session.clock), &view::project_json(project))?;
+    match &project.missing[..] {
+        _ if dry_run => Ok(()),
+        [] => output.next(&format!("holm slice request {}/main --gpus N", project.name)),
+        _ => output.next(&format!("holm project file {} …   (--help says how)", project.name)),
     }
 }
 

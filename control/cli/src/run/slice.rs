@@ -5,7 +5,6 @@ use super::project::afterwards;
 use super::{Session, backup, copy, disks, ssh, tunnel, watch};
 use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
-use crate::text::parse_when;
 use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
@@ -137,8 +136,8 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
         home_gib: request.home,
         scratch_gib: request.scratch,
         dry_run: request.dry_run,
-        from: when(session, request.from.as_deref())?,
-        until: when(session, request.until.as_deref())?,
+        from: request.from.as_deref().map(|text| session.when(text)).transpose()?,
+        until: request.until.as_deref().map(|text| session.when(text)).transpose()?,
     };
     let slice = session.ask(client.request_slice(message)).await?;
     if request.dry_run {
@@ -146,12 +145,6 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
     }
     session.output.sheet(&view::slice(&slice, &session.clock), &view::slice_json(&slice))?;
     if request.dry_run { Ok(()) } else { next(session, &slice) }
-}
-
-fn when(session: &Session, text: Option<&str>) -> Result<Option<prost_types::Timestamp>, Failure> {
-    let Some(text) = text else { return Ok(None) };
-    let at = parse_when(text, &session.clock).map_err(Failure::usage)?;
-    Ok(Some(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 }))
 }
 
 #[derive(Debug, Clone, Copy)]

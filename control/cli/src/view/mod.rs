@@ -10,6 +10,7 @@ mod host;
 mod keys;
 mod policy;
 mod queue;
+mod registration;
 mod slice;
 mod svg;
 mod things;
@@ -26,6 +27,7 @@ pub use policy::{
     policy_remark, site_rules,
 };
 pub use queue::{explained, explained_json, queue, queue_json};
+pub use registration::{entry_json, record, record_json, register};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };

@@ -13,6 +13,7 @@ pub fn levels(pack: &Pack) -> Table {
     let days = |days: u32| if days == 0 { "-".to_owned() } else { format!("{days} days") };
     let row = |level: &Level| {
         let obligations: Vec<&str> = level.obligations.iter().map(|o| o.text()).collect();
+        let must_file: Vec<&str> = level.must_file.iter().map(|evidence| evidence.text()).collect();
         vec![
             Cell::from(level.id.as_str()),
             level.name.as_str().into(),
@@ -22,10 +23,21 @@ pub fn levels(pack: &Pack) -> Table {
             days(level.restore_drill_days).into(),
             yes_no(level.escrow),
             obligations.join(", ").into(),
+            must_file.join(", ").into(),
         ]
     };
     Table {
-        columns: vec!["level", "name", "runs here", "approvals", "kept", "drill", "escrow", "demands"],
+        columns: vec![
+            "level",
+            "name",
+            "runs here",
+            "approvals",
+            "kept",
+            "drill",
+            "escrow",
+            "demands",
+            "must file",
+        ],
         rows: pack.levels().iter().map(row).collect(),
         empty: "no levels",
     }
@@ -63,6 +75,7 @@ pub fn pack_json(pack: &Pack) -> Value {
             "restore_drill_days": level.restore_drill_days,
             "escrow": level.escrow,
             "obligations": level.obligations,
+            "must_file": level.must_file.iter().map(|evidence| evidence.text()).collect::<Vec<_>>(),
             "refusal": level.refusal,
         })
     };

@@ -55,13 +55,23 @@ pub fn projects(all: &[Project], current: Option<&str>, clock: &Clock) -> Table 
             p.lead.as_str().into(),
             p.members.len().to_string().into(),
             when(p.created.as_ref(), clock),
+            filed(p),
             p.purpose.as_str().into(),
         ]
     };
     Table {
-        columns: vec!["project", "level", "lead", "members", "registered", "purpose"],
+        columns: vec!["project", "level", "lead", "members", "registered", "filed", "purpose"],
         rows: all.iter().map(row).collect(),
         empty: "no projects that you may see: a lead registers one, and adds its members",
+    }
+}
+
+/// Whether all is filed that the level demands, and what is about to run out.
+fn filed(p: &Project) -> Cell {
+    match (p.missing.len(), p.warnings.first()) {
+        (0, None) => Cell::new("all").tone(Tone::Good),
+        (0, Some(warning)) => Cell::new(warning).tone(Tone::Busy),
+        (n, _) => Cell::both(format!("{n} missing"), format!("missing {n}")).tone(Tone::Bad),
     }
 }
 
@@ -76,9 +86,9 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("members", p.members.join(", "))
         .line("disks", p.quota.as_ref().map(super::quota).unwrap_or_default())
         .line("on hold", p.hold.as_ref().map(|h| super::slice::hold(h, clock)).unwrap_or_default())
-        .line("registered", when_full(p.created.as_ref(), clock))
-        .line("rules", p.pack.as_str())
-        .line("id", p.id.as_str());
+        .line("registered", when_full(p.created.as_ref(), clock));
+    super::registration::lines(&mut sheet, p, clock);
+    sheet.line("rules", p.pack.as_str()).line("id", p.id.as_str());
     sheet
 }
 
@@ -97,6 +107,10 @@ pub fn project_json(p: &Project) -> Value {
         "department": p.department,
         "hold": p.hold.as_ref().map(super::slice::hold_json),
         "quota": p.quota.as_ref().map(super::quota_json),
+        "registration": p.registration.as_ref().map(super::registration::json),
+        "missing": p.missing,
+        "warnings": p.warnings,
+        "agreements": p.agreements.iter().map(super::registration::agreement_json).collect::<Vec<_>>(),
     })
 }
 

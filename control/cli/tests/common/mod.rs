@@ -16,6 +16,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+/// All that any level demands to be filed.
+pub const FILED: [&str; 16] = [
+    "--legal-basis",
+    "e",
+    "--special-categories",
+    "yes",
+    "--special-basis",
+    "j",
+    "--research",
+    "yes",
+    "--dpia",
+    "DPIA-17",
+    "--ethics",
+    "N-4711",
+    "--data-management-plan",
+    "DMP-3",
+    "--ends",
+    "400d",
+];
+
 /// holmd, its people, and a runtime for it.
 pub struct Holmd {
     pub runtime: tokio::runtime::Runtime,
@@ -100,6 +120,13 @@ impl Holmd {
     pub fn invite(&self, name: &str, role: &str) {
         let code = self.ok("olga", &["person", "invite", name, "--role", role, "--quiet"]);
         self.ok(name, &["enrol", code.trim(), "--server", &self.enrolment_at()]);
+    }
+
+    /// A project that has filed all that any level demands.
+    pub fn project(&self, lead: &str, name: &str, level: &str, purpose: &str) {
+        let mut command = vec!["project", "create", name, "--level", level, "--purpose", purpose];
+        command.extend(FILED);
+        self.ok(lead, &command);
     }
 
     pub fn profiles(&self) -> PathBuf {

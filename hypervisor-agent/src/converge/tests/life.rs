@@ -809,6 +809,9 @@ impl Life {
             department: String::new(),
             hold: None,
             disk_gib: None,
+            registration: Default::default(),
+            agreements: Default::default(),
+            warned: Vec::new(),
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
             id,
