@@ -135,6 +135,9 @@ fn project(n: u32, created: Timestamp) -> Project {
         department: "health".to_owned(),
         hold: None,
         disk_gib: None,
+        registration: Default::default(),
+        agreements: Default::default(),
+        warned: Default::default(),
     }
 }
 
@@ -153,6 +156,8 @@ fn decisions(app: &App) -> (f64, f64) {
             lead: p.lead.clone(),
             members: p.members.clone(),
             held_by: Vec::new(),
+            missing: Vec::new(),
+            lapsed: Vec::new(),
         };
         let principal = Principal { identity, known: person.enrolled };
         let decision = pack.decide(&Request { principal, action: Action::ProjectRead, resource });

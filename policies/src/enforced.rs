@@ -50,7 +50,11 @@ obligations! {
 pub const ALWAYS: &[(&str, &str, &str)] = &[
     ("audit-before-effect", "nothing happens that is not in the log first", "control/src/ledger"),
     ("key-of-project", "a disk's key opens under the key of its project alone", "control/src/keys"),
-    ("level-fixed", "nobody changes the level of a project or of a slice", "control/src/domain"),
+    (
+        "level-lowered-by-two",
+        "no level is raised, and none lowered but by two officers outside the project; a slice keeps its own",
+        "control/src/domain/declassify",
+    ),
     (
         "level-shown",
         "the level is in the slice's records, its machine's definition and its login banner",

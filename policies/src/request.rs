@@ -132,6 +132,12 @@ actions! {
     ProjectAddMember = "project.add-member";
     /// File what a project's level demands.
     ProjectFile = "project.file";
+    /// Say what data a project works with.
+    ProjectAddData = "project.add-data";
+    /// Ask for a level of a project's data to be lowered, or take that back.
+    ProjectDeclassify = "project.declassify";
+    /// Approve or reject that a level is lowered.
+    ProjectDeclassifyDecide = "project.declassify-decide";
     /// Have a project's record of processing written.
     ProjectRecord = "project.record";
     /// Say how much disk a project's slices may have together.

@@ -5,10 +5,10 @@
 use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
-    Agreement, Alert, Approval, Backup, Check, Commissioning, Device, DeviceKind, DeviceState, DiskUse,
-    Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Maintenance, PciDevice,
-    Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota, Registration, Slice, SliceState, Step,
-    Tried, Verdict,
+    Agreement, Alert, Approval, Backup, Check, Commissioning, DataSet, Declassification, Device, DeviceKind,
+    DeviceState, DiskUse, Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind,
+    Maintenance, PciDevice, Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota, Registration,
+    Slice, SliceState, Step, Tried, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -425,6 +425,24 @@ fn people_and_projects() {
         }),
         missing: vec!["a data-management plan (--data-management-plan)".to_owned()],
         warnings: vec!["its DPIA ends in 6 days, on 2026-11-10".to_owned()],
+        data_sets: vec![DataSet {
+            name: "ecgs".to_owned(),
+            owner: "the clinic".to_owned(),
+            level: "3".to_owned(),
+        }],
+        declassification: Some(Declassification {
+            data_set: "ecgs".to_owned(),
+            level: "2".to_owned(),
+            reason: "names were removed".to_owned(),
+            by: "ada".to_owned(),
+            at: at("2026-11-03T12:00:00Z"),
+            approvals: vec![Approval {
+                by: "frida".to_owned(),
+                at: at("2026-11-03T12:30:00Z"),
+                comment: "seen".to_owned(),
+            }],
+            approvals_needed: 2,
+        }),
         agreements: vec![Agreement {
             person: "rosa".to_owned(),
             filed: Some(Filed { reference: "AAU-7".to_owned(), expires: at("2027-01-01T00:00:00Z") }),

@@ -144,6 +144,27 @@ fn a_project_files_what_its_level_demands() {
 }
 
 #[test]
+fn a_level_is_lowered_by_two() {
+    let holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    holmd.project("ada", "heart", "3", "beats");
+    let said =
+        holmd.ok("ada", &["project", "add-data", "heart", "ecgs", "--owner", "the clinic", "--level", "3"]);
+    assert!(said.contains("ecgs: level 3, of the clinic"), "{said}");
+    let ask = ["project", "declassify", "heart", "--data-set", "ecgs", "--to", "2"];
+    holmd.fails("ada", &ask, 2);
+    let asked: Vec<&str> = ask.into_iter().chain(["--reason", "names were removed"]).collect();
+    let said = holmd.ok("ada", &asked);
+    assert!(said.contains("ecgs to level 2, asks ada: names were removed; 0 of 2 approvals"), "{said}");
+    holmd.fails("ada", &["project", "declassify", "heart", "--approve"], 1);
+    holmd.ok("frida", &["project", "declassify", "heart", "--approve"]);
+    let done = holmd.json("gustav", &["project", "declassify", "heart", "--approve", "--comment", "seen"]);
+    assert_eq!((&done["level"], &done["declassification"]), (&"2".into(), &serde_json::Value::Null));
+    holmd.fails("frida", &["project", "declassify", "heart", "--reject"], 1);
+    holmd.fails("frida", &["project", "declassify", "heart"], 2);
+}
+
+#[test]
 fn what_was_asked_about_is_printed_and_nothing_else() {
     let holmd = Holmd::with_people();
     holmd.ok("olga", &["host", "invite", "dgx"]);

@@ -15,6 +15,7 @@ mod audit;
 mod backup;
 mod claims;
 mod commissioning;
+mod declassify;
 mod enrolment;
 mod escrow;
 mod host;

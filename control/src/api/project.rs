@@ -1,6 +1,6 @@
 //! Projects.
 
-use super::{About, Asked, Scene, Seen, parsed, register, slice, view};
+use super::{About, Asked, Scene, Seen, declassify, parsed, register, slice, view};
 use crate::app::App;
 use crate::domain::records::{Change, Hold, Project, Record};
 use crate::domain::register::Registration;
@@ -64,6 +64,8 @@ impl ProjectService for Projects {
                         registration: Registration::default(),
                         agreements: BTreeMap::new(),
                         warned: Vec::new(),
+                        data_sets: Vec::new(),
+                        declassification: None,
                     };
                     let filed = register::wanted(message.registration.unwrap_or_default())?;
                     let made = domain::register::file(&made, filed, scene.now)?;
@@ -153,6 +155,34 @@ impl ProjectService for Projects {
                 },
             )
             .await
+    }
+
+    async fn add_data_set(
+        &self,
+        request: Request<v1::AddDataSetRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        declassify::add(&self.0, request).await
+    }
+
+    async fn declassify(
+        &self,
+        request: Request<v1::DeclassifyRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        declassify::ask(&self.0, request).await
+    }
+
+    async fn withdraw_declassification(
+        &self,
+        request: Request<v1::WithdrawDeclassificationRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        declassify::withdraw(&self.0, request).await
+    }
+
+    async fn decide_declassification(
+        &self,
+        request: Request<v1::DecideDeclassificationRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        declassify::decide(&self.0, request).await
     }
 
     async fn get_processing_record(
@@ -269,7 +299,7 @@ fn department(listed: &[String], named: &str) -> Result<String, Refusal> {
     Err(Refusal::new(RefusalKind::Invalid, text).hint(format!("{next}; {ask}")))
 }
 
-fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
+pub(super) fn decided(scene: &Scene<'_>, changes: Vec<Change>) -> Result<Decided<v1::Project>, Refusal> {
     let value = changes.iter().find_map(|change| match change {
         Change::Put(Record::Project(p)) => Some(view::project(&scene.seen(), p)),
         _ => None,

@@ -477,7 +477,7 @@ fn keep_closed(pack: &Pack, level: &str) -> Result<SignedDuration, Refusal> {
 
 /// A comment as it is kept: in the record, the certificate and the certificate's note. Six bytes a character there
 /// would be too much for one entry.
-fn comment(text: &str) -> Result<String, Refusal> {
+pub(super) fn comment(text: &str) -> Result<String, Refusal> {
     if text.chars().count() > COMMENT_MAX {
         let text = format!("a comment has at most {COMMENT_MAX} characters");
         return Err(Refusal::new(RefusalKind::Invalid, text));

@@ -1,15 +1,15 @@
 //! Records as they cross the wire.
 
 use super::register::Seen;
-use super::{claims, machine, register};
+use super::{claims, declassify, machine, register};
 use crate::app::App;
 use crate::domain::State;
 use crate::domain::backup::Job;
 use crate::domain::fullness;
 use crate::domain::quota::{self, Quota};
 use crate::domain::records::{
-    Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project, Slice,
-    SliceState, VolumeKind,
+    Approval, Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project,
+    Slice, SliceState, VolumeKind,
 };
 use crate::domain::register::lapsed;
 use crate::live::{Live, Moment};
@@ -48,7 +48,7 @@ pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
         quota: Some(quota(seen.app, seen.state, p)),
         ..Default::default()
     };
-    register::shown(seen, p, project)
+    declassify::shown(p, register::shown(seen, p, project))
 }
 
 pub(super) fn quota(app: &App, state: &State, p: &Project) -> v1::Quota {
@@ -94,11 +94,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         state: slice_state(s.state).into(),
         reason: s.reason.clone(),
         requested_by: s.requested_by.to_string(),
-        approvals: s
-            .approvals
-            .iter()
-            .map(|a| v1::Approval { by: a.by.to_string(), at: Some(time(a.at)), comment: a.comment.clone() })
-            .collect(),
+        approvals: s.approvals.iter().map(approval).collect(),
         approvals_needed: s.approvals_needed,
         host: s.placement.as_ref().map(|p| p.host.to_string()).unwrap_or_default(),
         partition: s.placement.as_ref().filter(|_| !rests).map(|p| p.partition),
@@ -134,6 +130,10 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         paused,
         disk_change: s.change.as_ref().map(disk_change),
     }
+}
+
+pub(super) fn approval(a: &Approval) -> v1::Approval {
+    v1::Approval { by: a.by.to_string(), at: Some(time(a.at)), comment: a.comment.clone() }
 }
 
 fn disk_change(change: &DiskChange) -> v1::DiskChangeWanted {

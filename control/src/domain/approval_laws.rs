@@ -66,6 +66,8 @@ fn project_at(level: &str) -> Project {
         registration: Default::default(),
         agreements: Default::default(),
         warned: Vec::new(),
+        data_sets: Vec::new(),
+        declassification: None,
     }
 }
 

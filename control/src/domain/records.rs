@@ -1,6 +1,7 @@
 //! The records Holm keeps, as they stand in the store and in the log.
 
 use super::backup::Copies;
+use super::declassify::{DataSet, Declassification};
 use super::machine::{Hardware, Health, Machine};
 use super::register::{Filed, Registration, Warned};
 use holm_policies::Pack;
@@ -184,6 +185,12 @@ pub struct Project {
     /// Of what ends soon, or has ended: the warnings that are in the log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warned: Vec<Warned>,
+    /// What data it works with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_sets: Vec<DataSet>,
+    /// A level that is to be lowered, and is not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declassification: Option<Declassification>,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.

@@ -1092,6 +1092,8 @@ fn only_those_who_work_with_data_join_a_project() {
         registration: Default::default(),
         agreements: Default::default(),
         warned: Vec::new(),
+        data_sets: Vec::new(),
+        declassification: None,
     };
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);

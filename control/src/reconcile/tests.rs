@@ -75,6 +75,8 @@ impl Ground {
             registration: filed(),
             agreements: Default::default(),
             warned: Vec::new(),
+            data_sets: Vec::new(),
+            declassification: None,
         }))];
         let host =
             people::invite_host(&crate::domain::State::default(), &ground.host, String::new(), "olga", at(0));

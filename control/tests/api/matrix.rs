@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 56] = [
+const CALLS: [&str; 60] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -40,6 +40,10 @@ const CALLS: [&str; 56] = [
     "ProjectService/AddMember",
     "ProjectService/FileProject",
     "ProjectService/GetProcessingRecord",
+    "ProjectService/AddDataSet",
+    "ProjectService/Declassify",
+    "ProjectService/WithdrawDeclassification",
+    "ProjectService/DecideDeclassification",
     "ProjectService/HoldProject",
     "ProjectService/ReleaseProject",
     "ProjectService/SetQuota",
@@ -161,6 +165,43 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         }
         "ProjectService/GetProcessingRecord" => {
             drop(projects.get_processing_record(v1::GetProjectRequest { name: "heart".to_owned() }).await?);
+        }
+        "ProjectService/AddDataSet" => {
+            let data_set = v1::DataSet {
+                name: "scans".to_owned(),
+                owner: "the clinic".to_owned(),
+                level: "2".to_owned(),
+            };
+            let request = v1::AddDataSetRequest {
+                project: "heart".to_owned(),
+                data_set: Some(data_set),
+                dry_run: true,
+            };
+            drop(projects.add_data_set(request).await?);
+        }
+        "ProjectService/Declassify" => {
+            let request = v1::DeclassifyRequest {
+                project: "brain".to_owned(),
+                level: "2".to_owned(),
+                reason: "x".to_owned(),
+                dry_run: true,
+                ..Default::default()
+            };
+            drop(projects.declassify(request).await?);
+        }
+        // Nobody has asked for it: whether one may is decided first.
+        "ProjectService/WithdrawDeclassification" => {
+            let request = v1::WithdrawDeclassificationRequest { project: "brain".to_owned() };
+            drop(projects.withdraw_declassification(request).await?);
+        }
+        "ProjectService/DecideDeclassification" => {
+            let request = v1::DecideDeclassificationRequest {
+                project: "brain".to_owned(),
+                approve: true,
+                dry_run: true,
+                ..Default::default()
+            };
+            drop(projects.decide_declassification(request).await?);
         }
         "ProjectService/HoldProject" => drop(projects.hold_project(hold_project()).await?),
         "ProjectService/ReleaseProject" => drop(projects.release_project(hold_project()).await?),

@@ -329,3 +329,110 @@ async fn a_record_of_processing_is_whole_or_refused() {
         assert_eq!(record(who).await.unwrap_err().code(), code, "{who}");
     }
 }
+
+async fn add_data(world: &World, name: &str, level: &str) -> Result<v1::Project, Status> {
+    let data_set =
+        v1::DataSet { name: name.to_owned(), owner: "the clinic".to_owned(), level: level.to_owned() };
+    let request =
+        v1::AddDataSetRequest { project: "brain".to_owned(), data_set: Some(data_set), dry_run: false };
+    world.projects("lars").add_data_set(request).await.map(tonic::Response::into_inner)
+}
+
+async fn lower(world: &World, data_set: &str, reason: &str) -> Result<v1::Project, Status> {
+    let request = v1::DeclassifyRequest {
+        project: "brain".to_owned(),
+        data_set: data_set.to_owned(),
+        level: "2".to_owned(),
+        reason: reason.to_owned(),
+        dry_run: false,
+    };
+    world.projects("lars").declassify(request).await.map(tonic::Response::into_inner)
+}
+
+async fn decide_lower(world: &World, who: &str, approve: bool) -> Result<v1::Project, Status> {
+    let request = v1::DecideDeclassificationRequest {
+        project: "brain".to_owned(),
+        approve,
+        comment: "seen".to_owned(),
+        dry_run: false,
+    };
+    world.projects(who).decide_declassification(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_highest_level_wins_and_is_lowered_by_two_officers_for_a_reason() {
+    let world = World::full().await;
+    add_data(&world, "scans", "3").await.unwrap();
+    let low = add_data(&world, "notes", "1").await.unwrap();
+    assert_eq!((low.level.as_str(), low.data_sets.len()), ("3", 2));
+    // Data of a higher level than the project's.
+    let request = v1::AddDataSetRequest {
+        project: "heart".to_owned(),
+        data_set: Some(v1::DataSet {
+            name: "scans".to_owned(),
+            owner: "the clinic".to_owned(),
+            level: "3".to_owned(),
+        }),
+        dry_run: false,
+    };
+    let high = world.projects("dina").add_data_set(request).await.unwrap_err();
+    assert_eq!(high.code(), Code::FailedPrecondition);
+    assert!(hint(&high).contains("holm project create NAME --level 3"), "{}", hint(&high));
+    let entry = world.logged(|e| e.action == "project.add-data" && e.actor == "person/dina").await;
+    assert_eq!((entry.outcome.as_str(), entry.resource.as_str()), ("refused", "project/heart"));
+
+    // Not without a reason, not by its lead or one officer alone.
+    let silent = lower(&world, "scans", " ").await.unwrap_err();
+    assert_eq!((silent.code(), hint(&silent).as_str()), (Code::InvalidArgument, "--reason TEXT"));
+    assert_eq!(decide_lower(&world, "frida", true).await.unwrap_err().code(), Code::FailedPrecondition);
+    let asked = lower(&world, "scans", "names were removed").await.unwrap();
+    assert_eq!(asked.level, "3");
+    let own = decide_lower(&world, "lars", true).await.unwrap_err();
+    assert_eq!(own.code(), Code::PermissionDenied);
+    let once = decide_lower(&world, "frida", true).await.unwrap();
+    assert_eq!((once.level.as_str(), once.declassification.unwrap().approvals.len()), ("3", 1));
+    let again = decide_lower(&world, "frida", true).await.unwrap_err();
+    assert!(again.code() == Code::PermissionDenied && again.message().contains("another officer"), "{again}");
+    let log = world.log();
+    let refusals = log.iter().filter(|e| e.action == "project.declassify-decide" && e.outcome == "refused");
+    assert_eq!(
+        refusals.map(|e| e.actor.as_str()).collect::<Vec<_>>(),
+        ["person/frida", "person/lars", "person/frida"]
+    );
+    // A slice takes the level that the project has when it is asked for, and keeps it.
+    assert_eq!(world.request("lars", "brain/before", 1).await.unwrap().level, "3");
+    let lowered = decide_lower(&world, "gustav", true).await.unwrap();
+    assert_eq!((lowered.level.as_str(), lowered.level_name.as_str()), ("2", "confidential"));
+    assert!(lowered.declassification.is_none());
+    let entry = world.logged(|e| e.action == "project.declassify-decide" && e.outcome == "allowed").await;
+    assert_eq!(
+        (entry.actor.as_str(), &entry.detail["of"]["reason"]),
+        ("person/gustav", &"names were removed".into())
+    );
+    assert_eq!(world.get("lars", "brain/before").await.unwrap().level, "3");
+    let after = world.request("lars", "brain/after", 1).await.unwrap();
+    assert_eq!((after.level.as_str(), after.approvals_needed), ("2", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rejected_or_withdrawn_is_not_lowered() {
+    let world = World::full().await;
+    for reject in [true, false] {
+        lower(&world, "", "names were removed").await.unwrap();
+        decide_lower(&world, "frida", true).await.unwrap();
+        let after = match reject {
+            true => decide_lower(&world, "gustav", false).await.unwrap(),
+            false => {
+                let request = v1::WithdrawDeclassificationRequest { project: "brain".to_owned() };
+                world.projects("lars").withdraw_declassification(request).await.unwrap().into_inner()
+            }
+        };
+        assert!(after.declassification.is_none() && after.level == "3");
+    }
+    // What has run out stands in its way as in that of a slice.
+    let ends = Some(ahead(SignedDuration::from_secs(2)));
+    world.file("lars", "brain", v1::Registration { ends, ..Default::default() }).await.unwrap();
+    a_moment().await;
+    let refused = lower(&world, "", "names were removed").await.unwrap_err();
+    refused_by(&world, &refused, "lars", "project.declassify", "project.filed").await;
+}

@@ -78,7 +78,7 @@ fn who_may_do_what() {
     let actors = actors();
     let mut table = String::from("+ allowed   - refused   . not found, as if it were not there\n\n");
     for (i, (heading, _)) in actors.iter().enumerate() {
-        writeln!(table, "{:width$}┌ {heading}", "", width = 26 + 2 * i).unwrap();
+        writeln!(table, "{:width$}┌ {heading}", "", width = 28 + 2 * i).unwrap();
     }
     for (label, resource) in resources() {
         writeln!(table, "\n{label}").unwrap();
@@ -98,7 +98,7 @@ fn who_may_do_what() {
                 })
                 .collect();
             if row.contains(&"+") {
-                writeln!(table, "  {:<24}{}", action.text(), row.join(" ")).unwrap();
+                writeln!(table, "  {:<26}{}", action.text(), row.join(" ")).unwrap();
             } else {
                 never.push(action.text());
             }

@@ -40,6 +40,57 @@ pub enum ProjectVerb {
         #[command(flatten)]
         filing: Box<Filing>,
     },
+    /// Say what data it works with: of a level no higher than the project's
+    AddData {
+        /// The project's name
+        project: String,
+        /// The data set's name: 1 to 32 lower-case letters, digits and hyphens
+        name: String,
+        /// Who classifies it
+        #[arg(long, value_name = "TEXT")]
+        owner: String,
+        /// How sensitive it is, as the site's rules number it
+        #[arg(long)]
+        level: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have a level lowered: its lead asks, and two security officers outside the project approve
+    #[command(
+        group = clap::ArgGroup::new("what").required(true),
+        after_help = "  holm project declassify heart-study --data-set scans --to 2 --reason \"names were removed\"\n  \
+        holm project declassify heart-study --approve    # an officer, then another\n\nA project's level follows the \
+        highest of its data sets. Slices that there are keep the level that they were asked for at."
+    )]
+    Declassify {
+        /// The project's name
+        project: String,
+        /// Ask for this level
+        #[arg(long, value_name = "LEVEL", group = "what", requires = "reason")]
+        to: Option<String>,
+        /// Of this data set; otherwise of the project, down to no less than its data sets
+        #[arg(long, value_name = "NAME", requires = "to")]
+        data_set: Option<String>,
+        /// Why; officers read it, and it is in the log
+        #[arg(long, value_name = "TEXT", requires = "to")]
+        reason: Option<String>,
+        /// Take it back, as its lead
+        #[arg(long, group = "what")]
+        withdraw: bool,
+        /// Approve what is asked for, as an officer
+        #[arg(long, group = "what")]
+        approve: bool,
+        /// Reject it, as an officer
+        #[arg(long, group = "what")]
+        reject: bool,
+        /// What you have to say of it
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        comment: String,
+        /// Say what would happen, change nothing
+        #[arg(long, conflicts_with = "withdraw")]
+        dry_run: bool,
+    },
     /// The record of its processing of personal data, as article 30 of the GDPR wants it
     Record {
         /// The project's name

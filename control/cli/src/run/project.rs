@@ -4,8 +4,9 @@ use super::{Session, registration};
 use crate::args::ProjectVerb;
 use crate::{Failure, view};
 use holm_proto::v1::{
-    AddMemberRequest, FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, ListProjectsRequest,
-    Project, SetQuotaRequest,
+    AddDataSetRequest, AddMemberRequest, DataSet, DecideDeclassificationRequest, DeclassifyRequest,
+    FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, ListProjectsRequest, Project,
+    SetQuotaRequest, WithdrawDeclassificationRequest,
 };
 use serde_json::json;
 
@@ -39,6 +40,43 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             let request = FileProjectRequest { project: name, registration, dry_run };
             let project = session.ask(client.file_project(request)).await?;
             shown(session, &project, dry_run)
+        }
+        ProjectVerb::AddData { project, name, owner, level, dry_run } => {
+            let data_set = Some(DataSet { name, owner, level });
+            let project =
+                session.ask(client.add_data_set(AddDataSetRequest { project, data_set, dry_run })).await?;
+            shown(session, &project, dry_run)
+        }
+        ProjectVerb::Declassify {
+            project,
+            to,
+            data_set,
+            reason,
+            withdraw,
+            approve,
+            comment,
+            dry_run,
+            ..
+        } => {
+            let project = match to {
+                Some(level) => {
+                    let (data_set, reason) = (data_set.unwrap_or_default(), reason.unwrap_or_default());
+                    let request = DeclassifyRequest { project, data_set, level, reason, dry_run };
+                    session.ask(client.declassify(request)).await?
+                }
+                None if withdraw => {
+                    let request = WithdrawDeclassificationRequest { project };
+                    session.ask(client.withdraw_declassification(request)).await?
+                }
+                None => {
+                    let request = DecideDeclassificationRequest { project, approve, comment, dry_run };
+                    session.ask(client.decide_declassification(request)).await?
+                }
+            };
+            if dry_run {
+                output.remark("nothing was changed; this is what would be:");
+            }
+            output.sheet(&view::project(&project, &session.clock), &view::project_json(&project))
         }
         ProjectVerb::Record { name } => {
             let record = session.ask(client.get_processing_record(GetProjectRequest { name })).await?;

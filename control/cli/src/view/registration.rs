@@ -3,7 +3,7 @@
 use super::time_json;
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant};
-use holm_proto::v1::{Agreement, Filed, ProcessingRecord, Project, Registration};
+use holm_proto::v1::{Agreement, DataSet, Declassification, Filed, ProcessingRecord, Project, Registration};
 use serde_json::{Value, json};
 
 /// Lines of a project's sheet.
@@ -35,6 +35,9 @@ pub(super) fn lines(sheet: &mut Sheet, p: &Project, clock: &Clock) {
         .line("transfers", text(&r.transfers))
         .line("erasure", text(&r.erasure))
         .line("measures", text(&r.measures));
+    let set = |s: &DataSet| format!("{}: level {}, of {}", s.name, s.level, s.owner);
+    several(sheet, "data", p.data_sets.iter().map(|s| set(s).into()));
+    sheet.line("to be lowered", p.declassification.as_ref().map(lowering).unwrap_or_default());
     let agreement = |a: &Agreement| {
         let filed = a.filed.as_ref().map(|f| self::paper(f, clock)).unwrap_or_default();
         format!("{}: {filed}", a.person)
@@ -42,6 +45,18 @@ pub(super) fn lines(sheet: &mut Sheet, p: &Project, clock: &Clock) {
     several(sheet, "from outside", p.agreements.iter().map(|a| agreement(a).into()));
     several(sheet, "soon", p.warnings.iter().map(|text| Cell::new(text).tone(Tone::Busy)));
     several(sheet, "missing", p.missing.iter().map(|text| Cell::new(text).tone(Tone::Bad)));
+}
+
+/// A level that is to be lowered.
+fn lowering(d: &Declassification) -> Cell {
+    let what = if d.data_set.is_empty() { "the project" } else { &d.data_set };
+    let by: Vec<&str> = d.approvals.iter().map(|a| a.by.as_str()).collect();
+    let approved = match by.is_empty() {
+        true => format!("0 of {} approvals", d.approvals_needed),
+        false => format!("{} of {} approvals: {}", by.len(), d.approvals_needed, by.join(", ")),
+    };
+    Cell::new(format!("{what} to level {}, asks {}: {}; {approved}", d.level, d.by, d.reason))
+        .tone(Tone::Busy)
 }
 
 /// One label for all of them.
@@ -76,7 +91,7 @@ pub fn record(r: &ProcessingRecord, clock: &Clock) -> Sheet {
         .line("", special)
         .line("(d) recipients", r.recipients.as_str())
         .line("(e) transfers", r.transfers.as_str())
-        .line("(f) erased after", r.erased_after.as_ref().map(|at| day(at)).unwrap_or_default())
+        .line("(f) erased after", r.erased_after.as_ref().map(day).unwrap_or_default())
         .line("", r.erasure.as_str());
     several(&mut sheet, "(g) measures", r.measures.iter().map(|text| text.as_str().into()));
     let papers = r.registration.clone().unwrap_or_default();
@@ -180,6 +195,28 @@ pub(super) fn json(r: &Registration) -> Value {
         "transfers": r.transfers,
         "erasure": r.erasure,
         "measures": r.measures,
+    })
+}
+
+/// As `holm.v1.DataSet` has it.
+pub(super) fn data_set_json(s: &DataSet) -> Value {
+    json!({ "name": s.name, "owner": s.owner, "level": s.level })
+}
+
+/// As `holm.v1.Declassification` has it.
+pub(super) fn lowering_json(d: &Declassification) -> Value {
+    json!({
+        "data_set": d.data_set,
+        "level": d.level,
+        "reason": d.reason,
+        "by": d.by,
+        "at": time_json(d.at.as_ref()),
+        "approvals": d
+            .approvals
+            .iter()
+            .map(|a| json!({ "by": a.by, "at": time_json(a.at.as_ref()), "comment": a.comment }))
+            .collect::<Vec<_>>(),
+        "approvals_needed": d.approvals_needed,
     })
 }
 

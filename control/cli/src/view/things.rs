@@ -110,6 +110,8 @@ pub fn project_json(p: &Project) -> Value {
         "registration": p.registration.as_ref().map(super::registration::json),
         "missing": p.missing,
         "warnings": p.warnings,
+        "data_sets": p.data_sets.iter().map(super::registration::data_set_json).collect::<Vec<_>>(),
+        "declassification": p.declassification.as_ref().map(super::registration::lowering_json),
         "agreements": p.agreements.iter().map(super::registration::agreement_json).collect::<Vec<_>>(),
     })
 }

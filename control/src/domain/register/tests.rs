@@ -26,6 +26,8 @@ fn project() -> Project {
         registration: Registration::default(),
         agreements: Default::default(),
         warned: Vec::new(),
+        data_sets: Vec::new(),
+        declassification: None,
     }
 }
 

@@ -812,6 +812,8 @@ impl Life {
             registration: Default::default(),
             agreements: Default::default(),
             warned: Vec::new(),
+            data_sets: Vec::new(),
+            declassification: None,
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
             id,
