@@ -138,6 +138,8 @@ fn project(n: u32, created: Timestamp) -> Project {
         registration: Default::default(),
         agreements: Default::default(),
         warned: Default::default(),
+        data_sets: Default::default(),
+        declassification: None,
     }
 }
 

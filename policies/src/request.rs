@@ -174,6 +174,12 @@ actions! {
     HoldSet = "hold.set";
     /// Lift a hold.
     HoldLift = "hold.lift";
+    /// Lock a person, a project, a slice, a device (the resource is its host) or a project's keys (its project).
+    LockSet = "lock.set";
+    /// Lift a lock.
+    LockLift = "lock.lift";
+    /// List what is locked, by whom and why.
+    LockRead = "lock.read";
     /// Read a slice at each change.
     SliceWatch = "slice.watch";
     /// Log in to a slice: a signed SSH key, a tunnel.

@@ -6,7 +6,7 @@ use holm_cli::text::Clock;
 use holm_cli::view;
 use holm_proto::v1::{
     Agreement, Alert, Approval, Backup, Check, Commissioning, DataSet, Declassification, Device, DeviceKind,
-    DeviceState, DiskUse, Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind,
+    DeviceState, DiskUse, Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Lock,
     Maintenance, PciDevice, Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota, Registration,
     Slice, SliceState, Step, Tried, Verdict,
 };
@@ -22,6 +22,33 @@ fn clock() -> Clock {
 fn at(text: &str) -> Option<Timestamp> {
     let at: jiff::Timestamp = text.parse().unwrap();
     Some(Timestamp { seconds: at.as_second(), nanos: 0 })
+}
+
+/// As it is shown where something is locked.
+fn lock(subject: &str) -> Option<Lock> {
+    let (subject, at) = (subject.to_owned(), at("2026-11-03T12:50:00Z"));
+    Some(Lock { subject, by: "frida".to_owned(), at, reason: String::new() })
+}
+
+#[test]
+fn what_is_locked() {
+    let all = [
+        Lock { reason: "her laptop was stolen".to_owned(), ..lock("person/ada").unwrap() },
+        Lock { reason: "a complaint".to_owned(), ..lock("device/dgx2-1/0000:34:00.0").unwrap() },
+    ];
+    insta::assert_snapshot!("lock_list", view::locks(&all, &clock()).text(false, None));
+    insta::assert_json_snapshot!("lock_json", view::lock_json(&all[0]));
+    let locked = Slice { lock: lock("slice/heart-study/main"), ..ready() };
+    insta::assert_snapshot!(
+        "slice_locked_list",
+        view::slices(std::slice::from_ref(&locked), &clock()).text(false, None)
+    );
+    let sheet = view::slice(&locked, &clock()).text(false);
+    assert!(sheet.contains("locked") && sheet.contains("by frida, 2026-11-03 13:50:00"), "{sheet}");
+    let mut host = host(true, false);
+    host.devices[2].lock = lock("device/dgx2-1/0000:34:00.0");
+    let (_, devices) = view::host(&host, &clock());
+    assert!(devices.text(false, None).contains("locked by frida, 2026-11-03 13:50:00"));
 }
 
 fn slice(name: &str, state: SliceState) -> Slice {
@@ -393,6 +420,7 @@ fn people_and_projects() {
         roles: vec!["lead".to_owned(), "researcher".to_owned()],
         created: at("2026-10-01T08:00:00Z"),
         enrolled: true,
+        lock: lock("person/ada"),
     };
     let project = Project {
         id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),
@@ -447,6 +475,8 @@ fn people_and_projects() {
             person: "rosa".to_owned(),
             filed: Some(Filed { reference: "AAU-7".to_owned(), expires: at("2027-01-01T00:00:00Z") }),
         }],
+        lock: lock("project/heart-study"),
+        keys_lock: None,
     };
     insta::assert_snapshot!(
         "person_list",

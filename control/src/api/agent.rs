@@ -13,7 +13,7 @@
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
+use super::{About, Asked, RECHECK, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
@@ -22,7 +22,7 @@ use crate::domain::records::{
     Change, Device, DeviceState, Evidence, Guest, Host, Record, Slice, VolumeEvidence,
 };
 use crate::domain::slice::{Phase, Sighting};
-use crate::domain::{Refusal, RefusalKind, State, device, slice};
+use crate::domain::{Refusal, RefusalKind, State, device, lock, slice};
 use crate::identity::{Caller, Peer};
 use crate::keys::{Key, KeyError, fingerprint};
 use crate::ledger::{Call, Decided};
@@ -90,6 +90,7 @@ impl AgentService for Agents {
             certificate,
             refused: false,
             later: BTreeMap::new(),
+            locked: BTreeMap::new(),
         };
         tokio::spawn(session.run(frames));
         Ok(begun.map(|()| ReceiverStream::new(receive)))
@@ -284,6 +285,8 @@ struct Session {
     refused: bool,
     /// Asked for while the key provider was away, by slice.
     later: BTreeMap<String, v1::KeyRequest>,
+    /// Asked for while they were locked.
+    locked: BTreeMap<String, v1::KeyRequest>,
 }
 
 /// The agent is gone; nothing is left to tell it.
@@ -306,6 +309,7 @@ impl Session {
         let (mut ledger, mut live) = (app.ledger.subscribe(), app.live.subscribe());
         let mut provider = app.keys.health();
         ledger.mark_changed();
+        let mut recheck = tokio::time::interval(RECHECK);
         // A newer session may have begun before this one listened.
         self.superseded(app)?;
         loop {
@@ -316,13 +320,15 @@ impl Session {
                 },
                 _ = ledger.changed() => {
                     let generation = *ledger.borrow_and_update();
-                    self.asked
-                        .known(&app.ledger.state())
-                        .map_err(|refusal| status(&refusal, self.asked.call.request))?;
+                    self.known(app)?;
                     if self.intend(app, generation).await.is_err() {
                         return Ok(());
                     }
+                    for request in self.unlocked(&app.ledger.state()) {
+                        self.key(app, request).await?;
+                    }
                 }
+                _ = recheck.tick() => self.known(app)?,
                 _ = live.changed() => self.superseded(app)?,
                 _ = provider.changed() => {
                     if provider.borrow_and_update().down.is_none() {
@@ -335,6 +341,19 @@ impl Session {
                 () = app.stopped() => return Err(Status::unavailable("holmd is stopping")),
             }
         }
+    }
+
+    fn known(&self, app: &App) -> Result<(), Status> {
+        let known = self.asked.known(&app.ledger.state());
+        known.map(drop).map_err(|refusal| status(&refusal, self.asked.call.request))
+    }
+
+    /// What was asked for while it was locked, and is not any more.
+    fn unlocked(&mut self, state: &State) -> Vec<v1::KeyRequest> {
+        let free = |wanted: &v1::KeyRequest| locks(state, wanted).is_ok();
+        let (free, locked) = std::mem::take(&mut self.locked).into_iter().partition(|(_, r)| free(r));
+        self.locked = locked;
+        BTreeMap::into_values(free).collect()
     }
 
     fn superseded(&self, app: &App) -> Result<(), Status> {
@@ -480,10 +499,12 @@ impl Session {
             // The log cannot be written: the agent asks again in a new session.
             Err(status) if status.code() == tonic::Code::Unavailable => return Err(status),
             Err(status) => {
-                if later && self.later.len() < MANY {
-                    self.later.insert(format!("{slice_id} {job_id}"), request);
+                let locked = locks(&app.ledger.state(), &request).is_err();
+                let waits = if locked { &mut self.locked } else { &mut self.later };
+                if (later || locked) && waits.len() < MANY {
+                    waits.insert(format!("{slice_id} {job_id}"), request);
                 }
-                let reason = status.message().to_owned();
+                let (later, reason) = (later || locked, status.message().to_owned());
                 v1::to_agent::Body::KeyRefused(v1::KeyRefused { slice_id, generation, reason, later, job_id })
             }
         };
@@ -736,8 +757,21 @@ type Opened = BTreeMap<VolumeId, Key>;
 /// The keys of a slice's volumes: of each the one that opens it, and the one that is to.
 type Keys = Vec<(VolumeId, (Key, Option<Key>))>;
 
+/// Refuses keys that are locked.
+fn locks(state: &State, wanted: &v1::KeyRequest) -> Result<(), Refusal> {
+    let slice = typed(&wanted.slice_id).and_then(|id| state.slices.get(&id));
+    slice.map_or(Ok(()), |s| lock::keys(state, s))
+}
+
 /// The slice whose key this host may ask for now.
 fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
+    let s = held_there(state, host, wanted)?;
+    lock::keys(state, &s)?;
+    Ok(s)
+}
+
+/// The slice whose key this host may ask for now, unless it is locked.
+fn held_there(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let none = || Refusal::new(RefusalKind::NotFound, "this host has no such slice");
     if !wanted.job_id.is_empty() {

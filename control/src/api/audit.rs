@@ -51,7 +51,9 @@ impl AuditService for Auditing {
         request: Request<v1::ListEntriesRequest>,
     ) -> Result<Response<Self::ListEntriesStream>, Status> {
         let v1::ListEntriesRequest { start, end } = *request.get_ref();
-        let response = Asked::new(&self.0, request.extensions(), Action::AuditRead, log())?
+        let asked = Asked::new(&self.0, request.extensions(), Action::AuditRead, log())?;
+        let again = asked.clone();
+        let response = asked
             .change(
                 |_| Ok(Some((Resource::Log, ()))),
                 move |scene, ()| {
@@ -67,7 +69,7 @@ impl AuditService for Auditing {
             )
             .await?;
         let (send, receive) = mpsc::channel(BATCH as usize);
-        tokio::spawn(stream(Arc::clone(&self.0), start, *response.get_ref(), send));
+        tokio::spawn(stream(again, start, *response.get_ref(), send));
         Ok(response.map(|_| ReceiverStream::new(receive)))
     }
 }
@@ -76,9 +78,14 @@ fn log() -> About {
     About { resource: "log".to_owned(), ..About::system() }
 }
 
-async fn stream(app: Arc<App>, start: u64, end: u64, send: mpsc::Sender<Result<v1::LogEntry, Status>>) {
+async fn stream(asked: Asked, start: u64, end: u64, send: mpsc::Sender<Result<v1::LogEntry, Status>>) {
+    let app = Arc::clone(&asked.app);
     let mut at = start;
     while at < end {
+        if let Err(no) = asked.still(&app.ledger.state(), Some(Resource::Log)) {
+            let _ = send.send(Err(asked.ended(no).await)).await;
+            return;
+        }
         let until = (at / BATCH + 1).saturating_mul(BATCH).min(end);
         let worker = Arc::clone(&app);
         let read = super::blocking(move || worker.ledger.entries(at, until)).await;

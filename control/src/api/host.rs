@@ -125,7 +125,7 @@ impl HostService for Hosts {
 }
 
 /// A host, or a device of it as it was typed.
-fn about(host: &str, device: &str) -> About {
+pub(super) fn about(host: &str, device: &str) -> About {
     let about = About::host(host);
     if device.is_empty() {
         return about;
@@ -135,7 +135,11 @@ fn about(host: &str, device: &str) -> About {
 }
 
 /// The device of a host that somebody means.
-fn find_device<'a>(state: &'a State, host: &Name, typed: TypedPciAddress) -> Result<&'a Device, Refusal> {
+pub(super) fn find_device<'a>(
+    state: &'a State,
+    host: &Name,
+    typed: TypedPciAddress,
+) -> Result<&'a Device, Refusal> {
     let found = typed.among(state.host_devices(host).map(|d| d.address));
     let device = found.map(|address: PciAddress| state.devices.get(&(host.clone(), address)));
     let refused = |kind, text: String| Refusal::new(kind, text).hint(format!("holm host show {host}"));
@@ -149,7 +153,7 @@ fn find_device<'a>(state: &'a State, host: &Name, typed: TypedPciAddress) -> Res
 }
 
 /// The host of that name; without a name the only one.
-fn find(state: &State, name: &str) -> Result<Option<(Resource, Host)>, Refusal> {
+pub(super) fn find(state: &State, name: &str) -> Result<Option<(Resource, Host)>, Refusal> {
     let host = if name.is_empty() {
         match state.hosts.len() {
             0 | 1 => state.hosts.values().next(),

@@ -2,7 +2,7 @@
 
 use super::{About, Asked, parsed};
 use crate::app::App;
-use crate::domain::{Refusal, RefusalKind};
+use crate::domain::{Refusal, RefusalKind, lock};
 use crate::keys::Health;
 use crate::ledger::{Decided, chain};
 use crate::reconcile;
@@ -59,6 +59,7 @@ impl KeyService for KeyKeeping {
                     match what {
                         Some(What::Project(name)) => {
                             let name: Name = parsed(&name)?;
+                            lock::rotation(scene.state, &name)?;
                             let project = scene.state.project(&name).map(|p| p.id).ok_or_else(|| {
                                 let text = format!("there is no project `{name}`");
                                 Refusal::new(RefusalKind::NotFound, text).hint("holm project list")

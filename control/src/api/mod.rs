@@ -21,6 +21,7 @@ mod escrow;
 mod host;
 mod jobs;
 mod keys;
+mod lock;
 mod machine;
 mod person;
 mod policy;
@@ -36,7 +37,7 @@ pub use escrow::check as check_recipients;
 pub use serve::{Running, start};
 
 use crate::app::App;
-use crate::domain::{Refusal, RefusalKind, State};
+use crate::domain::{Refusal, RefusalKind, State, lock as locks};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
@@ -45,6 +46,7 @@ use jiff::Timestamp;
 use register::Seen;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
@@ -53,6 +55,9 @@ use tonic::{Code, Response, Status};
 pub const HINT: &str = "holm-hint-bin";
 /// The call's id, as it stands in the log.
 pub const REQUEST: &str = "holm-request";
+
+/// Streams are asked this often whether they may go on, beside whenever something changes: some things end by the clock.
+const RECHECK: Duration = Duration::from_secs(3);
 
 /// Roles whose every read is an entry.
 const WATCHERS: [&str; 2] = ["officer", "auditor"];
@@ -283,7 +288,7 @@ impl Asked {
             let seen = self.known(&state).map_err(No::from).and_then(|principal| {
                 let may = |action: Action, resource: Resource| {
                     let request = holm_policies::Request { principal: principal.clone(), action, resource };
-                    pack.decide(&request).allow
+                    pack.decide(&request).allow && locks::permits(&state, &request).is_ok()
                 };
                 let (now, pack) = (self.app.ledger.now(), Arc::clone(&pack));
                 let scene =
@@ -300,14 +305,35 @@ impl Asked {
         Seen { app: &self.app, pack: self.app.rules.of(state), state, now }
     }
 
+    /// May it be done?
+    fn allowed(&self, state: &State, resource: Resource) -> bool {
+        self.still(state, Some(resource)).is_ok()
+    }
+
+    /// May it still be done? Without an entry: for streams, at each of their steps. `None`: what it is about is gone.
+    fn still(&self, state: &State, resource: Option<Resource>) -> Result<(), No> {
+        self.judged(&self.seen(state), |_| Ok(resource.map(|resource| (resource, ())))).map(drop)
+    }
+
+    /// A stream ends because it may not go on: an entry. What the caller is told of it.
+    async fn ended(&self, no: No) -> Status {
+        let (asked, id) = (self.clone(), self.call.request);
+        let done = blocking(move || {
+            let state = asked.app.ledger.state();
+            let by = asked.app.rules.of(&state).id().to_owned();
+            asked.noted::<()>(&state, by, Err(no))
+        })
+        .await;
+        match done {
+            Ok(Err(told)) => status(&told, id),
+            Err(failure) => failure,
+            Ok(Ok(())) => Status::internal("what may not go on went on"),
+        }
+    }
+
     /// The state as it is seen now.
     fn seen<'a>(&'a self, state: &'a State) -> Seen<'a> {
         self.at(state, self.app.ledger.now())
-    }
-
-    /// May it still be done? Without an entry: for streams, at each of their steps.
-    fn allowed(&self, state: &State, resource: Resource) -> bool {
-        self.judged(&self.seen(state), |_| Ok(Some((resource, ())))).is_ok()
     }
 
     /// Write down a read: that it was refused, or that one who watches did it. `by` is the pack.
@@ -355,6 +381,7 @@ impl Asked {
         let request = holm_policies::Request { principal, action: self.action, resource };
         let decision = seen.pack.decide(&request);
         if decision.allow {
+            locks::permits(seen.state, &request)?;
             return Ok((decision.reasons, found));
         }
         let logged = Refusal::of(RefusalKind::Denied, decision.reasons);
@@ -386,6 +413,9 @@ impl Asked {
                 let text = "this certificate was replaced by a newer one: if you did not enrol again, somebody \
                             did in your name, and an officer must know";
                 return Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
+            }
+            if let Caller::Person(name) = &self.caller {
+                locks::person(state, name)?;
             }
             return Ok(principal);
         }

@@ -33,7 +33,7 @@ impl PersonService for People {
                     let person = state.people.get(&name).cloned();
                     Ok(person.map(|p| (account(&p.name, p.roles.clone()), p)))
                 },
-                |_, person| Ok(view::person(&person)),
+                |scene, person| Ok(view::person(scene.state, &person)),
             )
             .await
     }
@@ -48,7 +48,8 @@ impl PersonService for People {
                 let seen = |p: &&crate::domain::records::Person| {
                     all || may(Action::PersonRead, account(&p.name, p.roles.clone()))
                 };
-                let people = scene.state.people.values().filter(seen).map(view::person).collect();
+                let shown = |p| view::person(scene.state, p);
+                let people = scene.state.people.values().filter(seen).map(shown).collect();
                 Ok(v1::ListPeopleResponse { people })
             })
             .await

@@ -7,6 +7,7 @@ use super::backup::BackupKeeping;
 use super::enrolment::Enrolment;
 use super::host::Hosts;
 use super::keys::KeyKeeping;
+use super::lock::Locks;
 use super::person::People;
 use super::policy::Policies;
 use super::project::Projects;
@@ -23,6 +24,7 @@ use holm_proto::v1::backup_service_server::BackupServiceServer;
 use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
 use holm_proto::v1::key_service_server::KeyServiceServer;
+use holm_proto::v1::lock_service_server::LockServiceServer;
 use holm_proto::v1::person_service_server::PersonServiceServer;
 use holm_proto::v1::policy_service_server::PolicyServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
@@ -155,6 +157,7 @@ struct Services {
     keys: KeyServiceServer<KeyKeeping>,
     backups: BackupServiceServer<BackupKeeping>,
     policies: PolicyServiceServer<Policies>,
+    locks: LockServiceServer<Locks>,
 }
 
 impl Services {
@@ -172,6 +175,7 @@ impl Services {
             keys: KeyServiceServer::new(KeyKeeping(app())).max_decoding_message_size(most),
             backups: BackupServiceServer::new(BackupKeeping(app())).max_decoding_message_size(most),
             policies: PolicyServiceServer::new(Policies(app())).max_decoding_message_size(most),
+            locks: LockServiceServer::new(Locks(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -204,6 +208,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.keys) => self.keys.call(request),
             s if s == name(&self.backups) => self.backups.call(request),
             s if s == name(&self.policies) => self.policies.call(request),
+            s if s == name(&self.locks) => self.locks.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -1,6 +1,8 @@
 //! Slices.
 
-use super::{About, Asked, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view};
+use super::{
+    About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view,
+};
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
@@ -489,9 +491,7 @@ pub(super) fn comment(text: &str) -> Result<String, Refusal> {
 pub(super) fn reason(text: &str) -> Result<String, Refusal> {
     let reason = comment(text)?.trim().to_owned();
     if reason.is_empty() {
-        return Err(
-            Refusal::new(RefusalKind::Invalid, "a hold is set and lifted for a reason").hint("--reason TEXT")
-        );
+        return Err(Refusal::new(RefusalKind::Invalid, "say why: it is in the log").hint("--reason TEXT"));
     }
     Ok(reason)
 }
@@ -718,10 +718,8 @@ async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, S
         live.mark_unchanged();
         let state = app.ledger.state();
         let Some(slice) = state.slices.get(&id) else { return };
-        let allowed =
-            view::slice_resource(&asked.seen(&state), slice).is_some_and(|r| asked.allowed(&state, r));
-        if !allowed {
-            let _ = send.send(Err(status(&asked.missing, asked.call.request))).await;
+        if let Err(no) = asked.still(&state, view::slice_resource(&asked.seen(&state), slice)) {
+            let _ = send.send(Err(asked.ended(no).await)).await;
             return;
         }
         let now = view::slice(&app, &state, slice);
@@ -734,6 +732,7 @@ async fn watch(asked: Asked, id: SliceId, send: mpsc::Sender<Result<v1::Slice, S
         tokio::select! {
             _ = ledger.changed() => {}
             _ = live.changed() => {}
+            () = tokio::time::sleep(RECHECK) => {}
             () = send.closed() => return,
             () = app.stopped() => {
                 let _ = send.send(Err(Status::unavailable("holmd is stopping"))).await;

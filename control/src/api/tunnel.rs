@@ -6,7 +6,7 @@
 //!                         ◀─────Tunnel─────── agent ──▶ the slice's SSH server, over its channel
 //! ```
 
-use super::{Asked, view};
+use super::{Asked, No, RECHECK, view};
 use crate::app::App;
 use crate::domain::records::SliceState;
 use crate::domain::{Refusal, RefusalKind};
@@ -102,9 +102,9 @@ pub(super) async fn carry(
     let why = tokio::select! {
         why = down(&carried.down, from_slice.data, from_agent, &out) => why,
         why = up(&carried.up, first, frames, to_agent) => why,
-        why = unready(&asked, slice) => {
-            let _ = out.send(Err(Status::failed_precondition(why.clone()))).await;
-            why
+        no = unready(&asked, slice) => {
+            let _ = out.send(Err(super::status(&no.told, asked.call.request))).await;
+            no.logged.to_string()
         }
         () = out.closed() => "the caller left".to_owned(),
         () = asked.app.stopped() => "holmd is stopping".to_owned(),
@@ -188,19 +188,23 @@ async fn up(
     std::future::pending().await
 }
 
-async fn unready(asked: &Asked, id: SliceId) -> String {
+/// Returns when the slice is ready no more, or the caller may not have it any more.
+async fn unready(asked: &Asked, id: SliceId) -> No {
     let mut changes = asked.app.ledger.subscribe();
     loop {
         changes.mark_unchanged();
         let state = asked.app.ledger.state();
-        let Some(slice) = state.slices.get(&id) else { return "the slice is gone".to_owned() };
+        let gone = |text: String| No::from(Refusal::new(RefusalKind::State, text));
+        let Some(slice) = state.slices.get(&id) else { return gone("the slice is gone".to_owned()) };
         if slice.state != SliceState::Ready {
-            return format!("the slice is {}", slice.state.text());
+            return gone(format!("the slice is {}", slice.state.text()));
         }
-        if !view::slice_resource(&asked.seen(&state), slice).is_some_and(|r| asked.allowed(&state, r)) {
-            return "the caller may connect no more".to_owned();
+        if let Err(no) = asked.still(&state, view::slice_resource(&asked.seen(&state), slice)) {
+            let logged =
+                Refusal::new(no.logged.kind, format!("the caller may connect no more: {}", no.logged));
+            return No { logged, ..no };
         }
         // The sender lives as long as the ledger.
-        let _ = changes.changed().await;
+        let _ = tokio::time::timeout(RECHECK, changes.changed()).await;
     }
 }

@@ -6,10 +6,11 @@ use crate::app::App;
 use crate::domain::State;
 use crate::domain::backup::Job;
 use crate::domain::fullness;
+use crate::domain::lock::{self, Subject};
 use crate::domain::quota::{self, Quota};
 use crate::domain::records::{
-    Approval, Device, DeviceState, DiskChange, Evidence, Hold, Host, Maintenance, NewDisks, Person, Project,
-    Slice, SliceState, VolumeKind,
+    Approval, Device, DeviceState, DiskChange, Evidence, Hold, Host, Lock, Maintenance, NewDisks, Person,
+    Project, Slice, SliceState, VolumeKind,
 };
 use crate::domain::register::lapsed;
 use crate::live::{Live, Moment};
@@ -23,12 +24,27 @@ pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
-pub(super) fn person(p: &Person) -> v1::Person {
+/// What is locked, without why.
+pub(super) fn lock(l: &Lock) -> v1::Lock {
+    v1::Lock {
+        subject: l.subject.to_string(),
+        by: l.by.to_string(),
+        at: Some(time(l.at)),
+        ..Default::default()
+    }
+}
+
+fn locked(state: &State, subject: &Subject) -> Option<v1::Lock> {
+    state.locks.get(subject).map(lock)
+}
+
+pub(super) fn person(state: &State, p: &Person) -> v1::Person {
     v1::Person {
         name: p.name.to_string(),
         roles: p.roles.clone(),
         created: Some(time(p.created)),
         enrolled: p.enrolled,
+        lock: locked(state, &Subject::Person(p.name.clone())),
     }
 }
 
@@ -46,6 +62,8 @@ pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
         department: p.department.clone(),
         hold: p.hold.as_ref().map(|h| hold(h, false)),
         quota: Some(quota(seen.app, seen.state, p)),
+        lock: locked(seen.state, &Subject::Project(p.name.clone())),
+        keys_lock: locked(seen.state, &Subject::Keys(p.name.clone())),
         ..Default::default()
     };
     declassify::shown(p, register::shown(seen, p, project))
@@ -129,6 +147,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         warnings,
         paused,
         disk_change: s.change.as_ref().map(disk_change),
+        lock: lock::of_slice(state, s).map(self::lock),
     }
 }
 
@@ -198,7 +217,8 @@ pub(super) fn host(state: &State, live: &Live, h: &Host, sees: &dyn Fn(&Slice) -
         .map(|d| {
             let of = d.slice.and_then(|id| state.slices.get(&id)).filter(|s| sees(s));
             let moment = session.as_ref().and_then(|s| s.moments.get(&d.address));
-            device(d, of.map(|s| state.slice_label(s)).unwrap_or_default(), moment)
+            let lock = locked(state, &Subject::Device(h.name.clone(), d.address));
+            v1::Device { lock, ..device(d, of.map(|s| state.slice_label(s)).unwrap_or_default(), moment) }
         })
         .collect();
     let mut inventory = v1::Inventory {
@@ -254,6 +274,7 @@ fn device(d: &Device, slice: String, moment: Option<&Moment>) -> v1::Device {
         reason: d.reason.clone(),
         evidence: d.evidence.as_ref().map(evidence),
         maintenance: d.maintenance.as_ref().map(maintenance),
+        lock: None,
     }
 }
 

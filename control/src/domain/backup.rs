@@ -18,7 +18,7 @@
 
 use super::records::{Change, NewDisks, Slice, SliceState};
 use super::slice::{held, not_held, put};
-use super::{Refusal, RefusalKind, State, disks};
+use super::{Refusal, RefusalKind, State, disks, lock};
 use holm_proto::ids::{BackupId, JobId, Name, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -478,14 +478,14 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
     old.then(|| format!("{demands}, and the last one was at {:.0}", last.at))
 }
 
-/// A hold keeps its job from its host: nothing is restored, and nothing removed but what no key opens any more.
+/// A hold or a lock keeps its job from its host: nothing is restored, and nothing removed but what no key opens any more.
 pub fn is_kept_back(state: &State, slice: &Slice) -> bool {
     let destroys = slice.copies.job.as_ref().is_some_and(|job| match job.kind {
         JobKind::Restore => true,
         JobKind::Remove => slice.key_destroyed.is_none(),
         JobKind::Backup | JobKind::Drill => false,
     });
-    destroys && held(state, slice).is_some()
+    destroys && (held(state, slice).is_some() || lock::of_keys(state, slice).is_some())
 }
 
 /// What ends with being closed or put on hold: the host hears nothing more of its job.

@@ -9,6 +9,7 @@ pub mod declassify;
 pub mod device;
 pub mod disks;
 pub mod fullness;
+pub mod lock;
 pub mod machine;
 pub mod maintenance;
 pub mod people;

@@ -1,5 +1,6 @@
 //! People and hosts get in by a one-time code that somebody who may has asked for.
 
+use super::lock::Subject as Locked;
 use super::records::{Change, Host, Invitation, Person, Record, Subject};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
@@ -124,7 +125,9 @@ pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<
             .hint("ask the person who invited you for a new one")
     };
     let invitation = state.invitations.get(hash).ok_or_else(no)?;
-    if now >= invitation.expires {
+    // What a locked person gave out is good for nothing as long as she is locked.
+    let locked = invitation.by.parse().is_ok_and(|by| state.locks.contains_key(&Locked::Person(by)));
+    if now >= invitation.expires || locked {
         return Err(no());
     }
     let mut changes = vec![Change::Delete(Record::Invitation(invitation.clone()).key())];

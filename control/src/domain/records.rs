@@ -2,6 +2,7 @@
 
 use super::backup::Copies;
 use super::declassify::{DataSet, Declassification};
+use super::lock::Subject as Locked;
 use super::machine::{Hardware, Health, Machine};
 use super::register::{Filed, Registration, Warned};
 use holm_policies::Pack;
@@ -31,6 +32,8 @@ pub enum Record {
     Run(Run),
     /// The pack in force: there is one at most.
     Policy(Policy),
+    /// Something that an officer has locked.
+    Lock(Lock),
 }
 
 /// One change of one record.
@@ -56,6 +59,7 @@ impl Record {
             Self::Device(r) => format!("device/{}/{}", r.host, r.address),
             Self::Run(r) => format!("run/{}", r.id.into_untyped_uuid()),
             Self::Policy(_) => "policy".to_owned(),
+            Self::Lock(r) => format!("lock/{}", r.subject),
         }
     }
 }
@@ -220,6 +224,20 @@ pub enum SliceState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
+    /// The officer.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// What it is of may do little or nothing until it is lifted; `domain::lock` says what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// What is locked.
+    pub subject: Locked,
     /// The officer.
     pub by: Name,
     /// When.

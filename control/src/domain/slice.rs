@@ -28,6 +28,7 @@
 //!
 //! What keeps key and disk of a slice that no longer runs, each by itself ([`kept_by`]):
 //! * a hold on it, or on its project, that an officer has set and none has lifted;
+//! * a lock on it, on its project or on its keys;
 //! * the days that its level keeps what is closed;
 //! * that it was frozen and nobody has closed it.
 //!
@@ -48,7 +49,7 @@ use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Project, Record, Slice,
     SliceState, Span, VolumeEvidence, VolumeKind,
 };
-use super::{Refusal, RefusalKind, State, backup, device, disks};
+use super::{Refusal, RefusalKind, State, backup, device, disks, lock};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -495,6 +496,9 @@ pub fn kept_by(state: &State, slice: &Slice, now: Timestamp) -> Option<String> {
     if let Some((hold, of_project)) = held(state, slice) {
         let whose = if of_project { "its project is on hold" } else { "on hold" };
         all.push(format!("{whose} by {}: {}", hold.by, hold.reason));
+    }
+    if let Some(lock) = lock::of_keys(state, slice) {
+        all.push(format!("locked by {}", lock.by));
     }
     if slice.closed_at.is_none() {
         all.push("frozen: until somebody closes it".to_owned());

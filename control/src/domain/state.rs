@@ -1,6 +1,7 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
-use super::records::{Change, Device, Host, Invitation, Person, Policy, Project, Record, Run, Slice};
+use super::lock::Subject;
+use super::records::{Change, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub struct State {
     pub hosts: Table<Name, Host>,
     pub devices: Table<(Name, PciAddress), Device>,
     pub runs: Table<RunId, Run>,
+    pub locks: Table<Subject, Lock>,
     pub policy: Option<Policy>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
@@ -46,6 +48,7 @@ impl State {
         all.extend(self.devices.values().cloned().map(Record::Device));
         all.extend(self.policy.iter().cloned().map(Record::Policy));
         all.extend(self.runs.values().cloned().map(Record::Run));
+        all.extend(self.locks.values().cloned().map(Record::Lock));
         all
     }
 
@@ -92,6 +95,7 @@ impl State {
                 drop(Arc::make_mut(&mut self.devices).insert((r.host.clone(), r.address), r))
             }
             Record::Run(r) => drop(Arc::make_mut(&mut self.runs).insert(r.id, r)),
+            Record::Lock(r) => drop(Arc::make_mut(&mut self.locks).insert(r.subject.clone(), r)),
             Record::Policy(r) => self.policy = Some(r),
         }
     }
@@ -100,5 +104,6 @@ impl State {
         // Few kinds are ever deleted; looking through the table keeps keys in one place, `Record::key`.
         Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
         Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);
+        Arc::make_mut(&mut self.locks).retain(|_, r| Record::Lock(r.clone()).key() != key);
     }
 }

@@ -10,8 +10,8 @@ use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 
-/// Every job of this host's slices, but for what a hold keeps back: the agent, which no longer hears of it, ends it, and
-/// begins again when the hold is lifted.
+/// Every job of this host's slices, but for what a hold or a lock keeps back: the agent, which no longer hears of it,
+/// ends it, and begins again when that is lifted.
 pub fn intended(state: &State, host: &Name) -> Vec<v1::IntendedJob> {
     let here = |s: &&Slice| s.placement.as_ref().is_some_and(|p| &p.host == host);
     let free = |s: &&Slice| !backup::is_kept_back(state, s);

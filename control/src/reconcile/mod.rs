@@ -15,7 +15,7 @@ pub use intended::intended;
 use crate::app::App;
 use crate::domain::disks::{self, Keyed};
 use crate::domain::records::{NewDisks, Slice, SliceState, VolumeKey};
-use crate::domain::{Refusal, RefusalKind, device, slice};
+use crate::domain::{Refusal, RefusalKind, device, lock, slice};
 use crate::keys::KeyError;
 use crate::ledger::{Call, Decided};
 use crate::live::HostLive;
@@ -83,14 +83,15 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     }
     // One a round, which brings the next: a provider that is slow holds up what else there is to do by one key.
     let keyless = |s: &&Slice| s.state == SliceState::Placed && s.key_fingerprint.is_empty();
-    for s in state.slices.values().filter(keyless) {
+    let free = |s: &&Slice| lock::of_keys(&state, s).is_none();
+    for s in state.slices.values().filter(keyless).filter(free) {
         let made = make_key(app, s);
         if matches!(made, Ok(true)) {
             break;
         }
         passed(made.map(drop))?;
     }
-    for s in state.slices.values().filter(|s| s.change.is_some() && s.due_change().is_none()) {
+    for s in state.slices.values().filter(|s| s.change.is_some() && s.due_change().is_none()).filter(free) {
         passed(make_next(app, s))?;
     }
     failed.map_or(Ok(()), Err)
@@ -162,8 +163,9 @@ fn make_next(app: &App, s: &Slice) -> Result<(), Refusal> {
 
 /// Destroys the keys that open nothing of a slice any more.
 fn spend(app: &App, s: &Slice) -> Result<(), Refusal> {
-    // On hold no key is destroyed: these go when it is lifted, or with the slice.
-    if s.spent.is_empty() || slice::held(&app.ledger.state(), s).is_some() {
+    // On hold or locked no key is destroyed: these go when that is lifted, or with the slice.
+    let state = app.ledger.state();
+    if s.spent.is_empty() || slice::held(&state, s).is_some() || lock::of_keys(&state, s).is_some() {
         return Ok(());
     }
     let (id, spent) = (s.id, s.spent.clone());

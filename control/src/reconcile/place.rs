@@ -3,9 +3,10 @@
 use crate::app::App;
 use crate::config;
 use crate::domain::alert::{self, Blocked};
+use crate::domain::lock::Subject;
 use crate::domain::machine;
 use crate::domain::records::{self, DeviceState, NumaShare, Placement, Slice, SliceState};
-use crate::domain::{Refusal, State, slice};
+use crate::domain::{Refusal, State, lock, slice};
 use crate::ledger::{Call, Decided};
 use crate::placement::queue::{self, Plan, Reserved, Rules, Shares, Use, Verdict, Wish};
 use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable, Request, Shapes, Tenant};
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const RECENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// What keeps a host, or some of its devices, from being given to anybody, for operators to read: what they have
-/// taken out of service, and what its alerts prevent.
+/// taken out of service, what officers have locked, and what its alerts prevent.
 pub fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>) -> Blocked {
     let said = |m: &records::Maintenance| format!("in maintenance: {}", m.reason);
     let Some(host) = state.hosts.get(name) else { return Blocked::default() };
@@ -29,6 +30,11 @@ pub fn blocked(app: &App, state: &State, name: &Name, alerted: Option<Timestamp>
     blocked.host = host.maintenance.as_ref().map(said).or(blocked.host);
     let out = state.host_devices(name).filter_map(|d| Some((d.address, said(d.maintenance.as_ref()?))));
     blocked.devices.extend(out);
+    let locked = state.host_devices(name).filter_map(|d| {
+        let lock = state.locks.get(&Subject::Device(name.clone(), d.address))?;
+        Some((d.address, format!("locked by {}", lock.by)))
+    });
+    blocked.devices.extend(locked);
     blocked
 }
 
@@ -42,7 +48,7 @@ pub(super) fn all(
         return Ok(());
     }
     for s in state.slices.values().filter(|s| s.state == SliceState::Approved) {
-        passed(freeze(app, &state, s))?;
+        passed(kept_out(app, &state, s))?;
     }
     let queue = Queue::now(app, &state, app.ledger.now());
     for (at, verdict) in &queue.plan.turns {
@@ -53,11 +59,18 @@ pub(super) fn all(
     Ok(())
 }
 
-/// One whose project has yet to file something waits, and holds up nobody.
-fn freeze(app: &App, state: &State, s: &Slice) -> Result<(), Refusal> {
+/// What has no turn: nothing is kept free for it, and it holds up nobody.
+fn barred(app: &App, state: &State, s: &Slice, now: Timestamp) -> Option<String> {
+    match lock::of_keys(state, s) {
+        Some(_) => Some("locked: an officer lifts it".to_owned()),
+        None => register::frozen(app, state, s, now),
+    }
+}
+
+fn kept_out(app: &App, state: &State, s: &Slice) -> Result<(), Refusal> {
     app.ledger.commit_if(&call(state, s), |state, now| {
         let s = state.slices.get(&s.id).filter(|s| s.state == SliceState::Approved)?;
-        Some(Decided::new(slice::waits(s, &register::frozen(app, state, s, now)?)?, ()))
+        Some(Decided::new(slice::waits(s, &barred(app, state, s, now)?)?, ()))
     })?;
     Ok(())
 }
@@ -72,7 +85,7 @@ fn turn(app: &App, state: &State, queue: &Queue, wish: &Wish, verdict: &Verdict)
     let Some(s) = state.slices.get(&wish.id) else { return Ok(()) };
     app.ledger.commit_if(&call(state, s), |state, now| {
         let s = state.slices.get(&wish.id).filter(|s| s.state == SliceState::Approved)?;
-        if let Some(why) = register::frozen(app, state, s, now) {
+        if let Some(why) = barred(app, state, s, now) {
             return Some(Decided::new(slice::waits(s, &why)?, ()));
         }
         if s.home().is_some() && slice::held(state, s).is_some() {
@@ -258,7 +271,7 @@ fn department(state: &State, s: &Slice) -> String {
 fn wishes(app: &App, state: &State, now: Timestamp) -> Vec<Wish> {
     let approved = state.slices.values().filter(|s| s.state == SliceState::Approved);
     approved
-        .filter(|s| register::frozen(app, state, s, now).is_none())
+        .filter(|s| barred(app, state, s, now).is_none())
         .map(|s| Wish {
             id: s.id,
             department: department(state, s),

@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 60] = [
+const CALLS: [&str; 63] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -80,6 +80,9 @@ const CALLS: [&str; 60] = [
     "PolicyService/GetPolicy",
     "PolicyService/LoadPolicy",
     "PolicyService/ExplainPolicy",
+    "LockService/SetLock",
+    "LockService/LiftLock",
+    "LockService/ListLocks",
     "BackupService/BackUpSlice",
     "BackupService/RestoreSlice",
     "BackupService/DrillSlice",
@@ -307,6 +310,21 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
             let request = v1::EscrowKeysRequest { project: "heart".to_owned(), to: vec!["safe".to_owned()] };
             drop(world.keys(who).escrow_keys(request).await?);
         }
+        // Of somebody whom nobody has locked: whether one may is decided first.
+        "LockService/SetLock" | "LockService/LiftLock" => {
+            let (subject, reason) = ("person/rune".to_owned(), "a case".to_owned());
+            if call == "LockService/SetLock" {
+                let request = v1::SetLockRequest { subject, reason, dry_run: true };
+                drop(world.locks(who).set_lock(request).await?);
+            } else {
+                let request = v1::LiftLockRequest { subject, reason, dry_run: true };
+                drop(world.locks(who).lift_lock(request).await?);
+            }
+        }
+        "LockService/ListLocks" => {
+            let all = world.locks(who).list_locks(v1::ListLocksRequest {}).await?.into_inner();
+            return Ok(Some(all.locks.len()));
+        }
         // Of a slice that runs: whether one may is decided first.
         "BackupService/BackUpSlice" => {
             let request = v1::BackUpSliceRequest { slice: Some(main()), dry_run: true };
@@ -338,8 +356,8 @@ fn one<T>(frame: T) -> ReceiverStream<T> {
     ReceiverStream::new(frames)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_gets_what() {
+/// Everybody above, a slice that is ready, and one that was asked for. The agent stays connected as long as it lives.
+async fn world() -> (World, Agent) {
     let mut world = World::full().await;
     world.invite_host("other").await;
     for (name, caller) in [
@@ -349,9 +367,13 @@ async fn who_gets_what() {
         let channel = world.channel(Some(&world.holder(&caller)));
         world.know(name, channel);
     }
-    let _agent = ready_slice(&world, "heart/main", 2).await;
+    let (agent, _) = ready_slice(&world, "heart/main", 2).await;
     world.request("lars", "brain/asked", 1).await.unwrap();
     world.approve("gustav", "brain/asked").await.unwrap();
+    (world, agent)
+}
+
+async fn table(world: &World) -> String {
     let mut table = String::from(
         "+ done   ! may, but not in this state   - refused   . not found   number: how many are in the list\n\n",
     );
@@ -361,7 +383,7 @@ async fn who_gets_what() {
     for name in CALLS {
         let mut row = Vec::new();
         for (who, _) in ACTORS {
-            row.push(match call(&world, who, name).await {
+            row.push(match call(world, who, name).await {
                 Ok(None) => "+".to_owned(),
                 Ok(Some(n)) => n.to_string(),
                 Err(status) => match status.code() {
@@ -374,7 +396,47 @@ async fn who_gets_what() {
         }
         writeln!(table, "{name:<40}{}", row.join(" ")).unwrap();
     }
-    insta::assert_snapshot!("matrix", table);
+    table
+}
+
+async fn lock(world: &World, subject: &str) {
+    let (subject, reason) = (subject.to_owned(), "a case".to_owned());
+    world.locks("frida").set_lock(v1::SetLockRequest { subject, reason, dry_run: false }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gets_what() {
+    let (world, _agent) = world().await;
+    insta::assert_snapshot!("matrix", table(&world).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gets_what_while_both_projects_are_locked() {
+    let (world, _agent) = world().await;
+    lock(&world, "project/heart").await;
+    lock(&world, "project/brain").await;
+    insta::assert_snapshot!("matrix_locked", table(&world).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_locked_gets_nothing_and_each_try_is_an_entry() {
+    let (world, _agent) = world().await;
+    for (who, what) in ACTORS.iter().filter(|(who, _)| !who.starts_with("no") && *who != "dgx") {
+        // It takes an officer to lock, and hosts are no persons.
+        if ["frida", "other"].contains(who) {
+            continue;
+        }
+        lock(&world, &format!("person/{who}")).await;
+        for name in CALLS {
+            let refused = call(&world, who, name).await.expect_err(what);
+            assert_eq!(refused.code(), Code::PermissionDenied, "{who} {name}: {refused}");
+            assert!(refused.message().contains(&format!("`person/{who}` is locked")), "{name}: {refused}");
+            assert!(refused.message().contains("ask `frida`") && !refused.message().contains("a case"));
+            let id = refused.metadata().get(holm_control::api::REQUEST).unwrap().to_str().unwrap();
+            let entry = world.log().into_iter().rev().find(|e| e.request == id).unwrap();
+            assert_eq!((entry.actor, entry.outcome), (format!("person/{who}"), "refused".to_owned()));
+        }
+    }
 }
 
 #[test]
@@ -389,6 +451,7 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/keys.proto"),
         include_str!("../../../proto/proto/holm/v1/backup.proto"),
         include_str!("../../../proto/proto/holm/v1/policy.proto"),
+        include_str!("../../../proto/proto/holm/v1/lock.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

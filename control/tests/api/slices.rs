@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
-fn first(slice: &str, data: &[u8]) -> v1::ConnectFrame {
+pub fn first(slice: &str, data: &[u8]) -> v1::ConnectFrame {
     v1::ConnectFrame { slice: Some(reference(slice)), data: data.to_vec() }
 }
 
@@ -15,9 +15,9 @@ fn data(data: &[u8]) -> v1::ConnectFrame {
     v1::ConnectFrame { slice: None, data: data.to_vec() }
 }
 
-type Connection = (mpsc::Sender<v1::ConnectFrame>, Streaming<v1::ConnectFrame>);
+pub type Connection = (mpsc::Sender<v1::ConnectFrame>, Streaming<v1::ConnectFrame>);
 
-async fn connect(world: &World, who: &str, frame: v1::ConnectFrame) -> Result<Connection, Status> {
+pub async fn connect(world: &World, who: &str, frame: v1::ConnectFrame) -> Result<Connection, Status> {
     let (send, frames) = mpsc::channel(4);
     send.send(frame).await.unwrap();
     let mut request = Request::new(ReceiverStream::new(frames));
@@ -27,7 +27,7 @@ async fn connect(world: &World, who: &str, frame: v1::ConnectFrame) -> Result<Co
 }
 
 /// Opens each tunnel that holmd asks for, and says everything back in capitals.
-async fn echo(world: &World, mut agent: Agent) -> mpsc::Sender<v1::FromAgent> {
+pub async fn echo(world: &World, mut agent: Agent) -> mpsc::Sender<v1::FromAgent> {
     let out = agent.out.clone();
     let client = world.agents("dgx");
     tokio::spawn(async move {

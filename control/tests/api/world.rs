@@ -20,6 +20,7 @@ use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
+use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
@@ -136,6 +137,17 @@ impl World {
         dir
     }
 
+    /// holmd ends, and begins again at the same addresses.
+    pub async fn restart(self) -> Self {
+        let (listen, enrol_listen) = (self.running.address, self.running.enrolment);
+        let config = Config { listen, enrol_listen, ..self.app.config.clone() };
+        let people = self.people.clone();
+        let dir = self.end().await;
+        let app = Arc::new(App::open(config).unwrap());
+        let running = api::start(Arc::clone(&app)).await.unwrap();
+        Self { app, running, dir, people }
+    }
+
     pub async fn invite(&mut self, by: &str, name: &str, roles: &[&str]) {
         let request = v1::InviteRequest {
             subject: Some(v1::invite_request::Subject::Person(name.to_owned())),
@@ -248,6 +260,10 @@ impl World {
 
     pub fn keys(&self, who: &str) -> KeyServiceClient<Channel> {
         KeyServiceClient::new(self.of(who))
+    }
+
+    pub fn locks(&self, who: &str) -> LockServiceClient<Channel> {
+        LockServiceClient::new(self.of(who))
     }
 
     /// Rotate a project's key; without a project the key-encryption key.

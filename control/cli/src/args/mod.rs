@@ -7,7 +7,9 @@ mod project;
 mod slice;
 
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
-pub use nouns::{AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, Log, PersonVerb, ProfileVerb, Wait};
+pub use nouns::{
+    AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb, Wait,
+};
 pub use policy::{Explain, PolicyVerb};
 pub use project::{Create, Filing, ProjectVerb};
 pub use slice::{Copy, InProject, Request, Sizes, SliceVerb, Ssh, Target};
@@ -121,6 +123,9 @@ pub enum Command {
     /// The rules: what each level demands, and who may do what
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// What a security officer has locked
+    #[command(subcommand)]
+    Lock(LockVerb),
     /// Deletion certificates
     #[command(subcommand)]
     Certificate(CertificateVerb),

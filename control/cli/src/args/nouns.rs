@@ -116,6 +116,44 @@ pub enum HostVerb {
     },
 }
 
+/// `holm lock`.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "What can be locked: person/NAME, project/NAME, slice/PROJECT/NAME, device/HOST/ADDRESS, keys/PROJECT."
+)]
+pub enum LockVerb {
+    /// What is locked, by whom and why, for officers and auditors
+    List,
+    /// Lock it, at once and until an officer lifts it
+    #[command(
+        after_help = "A person can do nothing, and what she has open ends. In a project or a slice nothing starts and \
+        nobody connects; what runs runs on, and officers, auditors and operators read it. A device is given to nobody \
+        new. Keys of a project are given to no host and to nobody outside. Nobody locks herself.\n\n  \
+        holm lock set person/ada --reason \"her laptop was stolen\""
+    )]
+    Set {
+        /// person/NAME, project/NAME, slice/PROJECT/NAME, device/HOST/ADDRESS or keys/PROJECT
+        subject: String,
+        /// Why; officers and auditors read it, and it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Lift a lock; where a level takes two approvals, another officer than who set it
+    Lift {
+        /// As `holm lock list` names it
+        subject: String,
+        /// Why; it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 /// `holm wait`.
 #[derive(Debug, Args)]
 #[command(

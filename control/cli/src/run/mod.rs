@@ -9,6 +9,7 @@ mod doctor;
 mod enrol;
 mod host;
 mod keys;
+mod lock;
 mod person;
 mod pin;
 mod policy;
@@ -33,6 +34,7 @@ use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
+use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
@@ -90,6 +92,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),
         Command::Host(verb) => host::run(&session, verb).await.map(|()| 0),
         Command::Keys(verb) => keys::run(&session, verb).await.map(|()| 0),
+        Command::Lock(verb) => lock::run(&session, verb).await.map(|()| 0),
         Command::Policy(verb) => policy::run(&session, verb).await.map(|()| 0),
         Command::Project(verb) => project::run(&session, verb).await.map(|()| 0),
         Command::Slice(verb) => slice::run(&session, verb).await,
@@ -172,6 +175,10 @@ impl Session {
 
     async fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
         Ok(KeyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
+        Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn policies(&self) -> Result<PolicyServiceClient<Channel>, Failure> {

@@ -1,5 +1,6 @@
 //! Hosts and their devices.
 
+use super::lock::{lock_json, locked};
 use super::topology::health_word;
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
@@ -154,6 +155,9 @@ fn device(d: &Device, clock: &Clock) -> Vec<Cell> {
         ("", true) if d.reason.is_empty() && unreached > 0 => {
             Cell::new(format!("clean but for {} that its driver keeps", bytes(unreached)))
         }
+        ("", _) if d.lock.is_some() => {
+            Cell::new(format!("locked {}", locked(d.lock.as_ref(), clock))).tone(Tone::Bad)
+        }
         ("", _) if d.maintenance.is_some() => {
             let said = d.maintenance.as_ref().map(|m| maintenance(m, clock)).unwrap_or_default();
             Cell::new(format!("out of service. {said}")).tone(Tone::Bad)
@@ -245,6 +249,7 @@ fn device_json(d: &Device) -> Value {
         "reason": d.reason,
         "evidence": d.evidence.as_ref().map(evidence_json),
         "maintenance": d.maintenance.as_ref().map(maintenance_json),
+        "lock": d.lock.as_ref().map(lock_json),
     })
 }
 

@@ -8,6 +8,7 @@ mod certificate;
 mod fullness;
 mod host;
 mod keys;
+mod lock;
 mod policy;
 mod queue;
 mod registration;
@@ -22,6 +23,7 @@ pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
 pub use keys::{keys, keys_json, project_keys};
+pub use lock::{lock_json, locks};
 pub use policy::{
     changes, difference, difference_json, explanation, explanation_json, levels, pack_json, policy_json,
     policy_remark, site_rules,

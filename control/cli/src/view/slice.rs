@@ -1,5 +1,6 @@
 //! Slices.
 
+use super::lock::{lock_json, locked};
 use super::{backup, fullness, plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
@@ -61,7 +62,11 @@ pub fn state_tone(state: SliceState) -> Tone {
 
 fn state_cell(s: &Slice) -> Cell {
     let word = word(state(s));
-    let shown = if s.hold.is_some() { format!("{word}, on hold") } else { word.to_owned() };
+    let shown = match (s.lock.is_some(), s.hold.is_some()) {
+        (true, _) => format!("{word}, locked"),
+        (false, true) => format!("{word}, on hold"),
+        (false, false) => word.to_owned(),
+    };
     match fullness::beside(s) {
         Some((beside, tone)) => Cell::both(format!("{shown}, {beside}"), word).tone(tone),
         None => Cell::both(shown, word).tone(state_tone(state(s))),
@@ -82,6 +87,7 @@ pub(super) fn hold_json(hold: &Hold) -> Value {
 
 /// What keeps its key and disk.
 fn keeps(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
+    sheet.line("locked", Cell::new(locked(s.lock.as_ref(), clock)).tone(Tone::Bad));
     sheet.line("on hold", s.hold.as_ref().map(|h| hold(h, clock)).unwrap_or_default());
     sheet.line("kept until", when_full(s.keep_until.as_ref(), clock));
 }
@@ -416,6 +422,7 @@ pub fn slice_json(s: &Slice) -> Value {
         "detached": time_json(s.detached.as_ref()),
         "may": s.may,
         "hold": s.hold.as_ref().map(hold_json),
+        "lock": s.lock.as_ref().map(lock_json),
         "closed": time_json(s.closed.as_ref()),
         "keep_until": time_json(s.keep_until.as_ref()),
         "disk_change": s.disk_change.as_ref().map(disk_change_json),

@@ -1,5 +1,6 @@
 //! People, projects, invitations.
 
+use super::lock::{lock_json, locked};
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::Clock;
@@ -31,7 +32,10 @@ pub fn person(p: &Person, clock: &Clock) -> Sheet {
         Cell::new("invited").tone(Tone::Busy)
     };
     let mut sheet = Sheet::new(&p.name).state(enrolled);
-    sheet.line("roles", p.roles.join(", ")).line("invited", when_full(p.created.as_ref(), clock));
+    sheet
+        .line("roles", p.roles.join(", "))
+        .line("invited", when_full(p.created.as_ref(), clock))
+        .line("locked", bad(locked(p.lock.as_ref(), clock)));
     sheet
 }
 
@@ -42,6 +46,7 @@ pub fn person_json(p: &Person) -> Value {
         "roles": p.roles,
         "created": time_json(p.created.as_ref()),
         "enrolled": p.enrolled,
+        "lock": p.lock.as_ref().map(lock_json),
     })
 }
 
@@ -86,6 +91,8 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("members", p.members.join(", "))
         .line("disks", p.quota.as_ref().map(super::quota).unwrap_or_default())
         .line("on hold", p.hold.as_ref().map(|h| super::slice::hold(h, clock)).unwrap_or_default())
+        .line("locked", bad(locked(p.lock.as_ref(), clock)))
+        .line("keys locked", bad(locked(p.keys_lock.as_ref(), clock)))
         .line("registered", when_full(p.created.as_ref(), clock));
     super::registration::lines(&mut sheet, p, clock);
     sheet.line("rules", p.pack.as_str()).line("id", p.id.as_str());
@@ -113,6 +120,8 @@ pub fn project_json(p: &Project) -> Value {
         "data_sets": p.data_sets.iter().map(super::registration::data_set_json).collect::<Vec<_>>(),
         "declassification": p.declassification.as_ref().map(super::registration::lowering_json),
         "agreements": p.agreements.iter().map(super::registration::agreement_json).collect::<Vec<_>>(),
+        "lock": p.lock.as_ref().map(lock_json),
+        "keys_lock": p.keys_lock.as_ref().map(lock_json),
     })
 }
 
@@ -124,6 +133,10 @@ pub fn invitation_json(i: &Invitation) -> Value {
 /// `person/ada`, of the URI in a certificate.
 pub fn short_identity(uri: &str) -> &str {
     uri.strip_prefix("spiffe://holm/").unwrap_or(uri)
+}
+
+fn bad(text: String) -> Cell {
+    Cell::new(text).tone(Tone::Bad)
 }
 
 fn level(p: &Project) -> String {
