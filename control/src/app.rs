@@ -9,7 +9,7 @@
 //! ```
 
 use crate::audit::{Log, SigningKey};
-use crate::config::Config;
+use crate::config::{CertificateConfig, Config};
 use crate::domain::policy as domain;
 use crate::domain::records::Policy;
 use crate::identity::Authority;
@@ -141,6 +141,15 @@ impl App {
             let most = crate::domain::backup::KEEP_MAX;
             let text = format!("`keep` in [backup] can be 1 to {most}: `{}` is not", config.backup.keep);
             return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
+        }
+        for (name, days) in
+            [("person_days", config.certificates.person_days), ("host_days", config.certificates.host_days)]
+        {
+            if !(1..=CertificateConfig::DAYS_MAX).contains(&days) {
+                let most = CertificateConfig::DAYS_MAX;
+                let text = format!("`{name}` in [certificates] can be 1 to {most}: `{days}` is not");
+                return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
+            }
         }
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;

@@ -1,8 +1,10 @@
 //! holmd's one configuration file. An unknown field is an error that names the file and the line.
 
+use crate::identity::Caller;
 use crate::keys::ProviderConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -42,6 +44,9 @@ pub struct Config {
     /// Of slices' disks.
     #[serde(default)]
     pub backup: BackupConfig,
+    /// Of people and hosts.
+    #[serde(default)]
+    pub certificates: CertificateConfig,
     /// Who holds the key-encryption key.
     #[serde(default)]
     pub keys: ProviderConfig,
@@ -79,6 +84,36 @@ pub struct BackupConfig {
 impl Default for BackupConfig {
     fn default() -> Self {
         Self { keep: 3 }
+    }
+}
+
+/// Certificates that holmd gives out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CertificateConfig {
+    /// So long one of a person is good, 1 to 366. She renews it.
+    pub person_days: u32,
+    /// So long one of a host is good. Its agent renews it.
+    pub host_days: u32,
+}
+
+impl Default for CertificateConfig {
+    fn default() -> Self {
+        Self { person_days: 30, host_days: 90 }
+    }
+}
+
+impl CertificateConfig {
+    /// The longest that can be said.
+    pub const DAYS_MAX: u32 = 366;
+
+    /// How long one of this caller's is good.
+    pub fn life(&self, caller: &Caller) -> SignedDuration {
+        let days = match caller {
+            Caller::Person(_) => self.person_days,
+            Caller::Host(_) => self.host_days,
+        };
+        SignedDuration::from_hours(i64::from(days) * 24)
     }
 }
 
@@ -265,6 +300,7 @@ mod tests {
             keys: ProviderConfig::default(),
             former_keys: None,
             backup: BackupConfig { keep: 2 },
+            certificates: CertificateConfig { person_days: 7, ..CertificateConfig::default() },
             escrow: EscrowConfig {
                 recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
             },

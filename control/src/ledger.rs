@@ -452,6 +452,8 @@ mod tests {
             created: clock(),
             enrolled: false,
             certificate: String::new(),
+            renewed: String::new(),
+            revoked: None,
         }))
     }
 

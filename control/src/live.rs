@@ -20,6 +20,8 @@ pub struct TunnelEnd {
     pub from_agent: tonic::Streaming<v1::TunnelFrame>,
     /// What it is told.
     pub to_agent: mpsc::Sender<Result<v1::TunnelFrame, Status>>,
+    /// Whose agent it is, and which certificate it shows.
+    pub host: (Name, String),
 }
 
 /// What was true of a device when its host's session began.

@@ -102,6 +102,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         keys: ProviderConfig::default(),
         former_keys: None,
         backup: Default::default(),
+        certificates: Default::default(),
         escrow: Default::default(),
     };
     policy::configured(&config.policy, &config.pack)?;
@@ -187,7 +188,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 27] = [
+const SAID: [(&str, &str); 30] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -225,6 +226,9 @@ const SAID: [(&str, &str); 27] = [
     ),
     ("[backup]", "Copies of slices' disks, which their hosts make."),
     ("keep =", "As many of a slice stay, 1 to 8; the oldest goes when a new one is whole."),
+    ("[certificates]", "How long they are good, in days, 1 to 366."),
+    ("person_days =", "Of people, who renew theirs: holm renew."),
+    ("host_days =", "Of hosts, whose agents renew them by themselves when a third is left."),
     ("[keys]", "Who holds the key that wraps all others."),
     ("provider =", "\"file\", \"vault\", \"pkcs11\" or \"tpm2\"."),
 ];

@@ -192,6 +192,12 @@ actions! {
     PersonInviteOfficer = "person.invite-officer";
     /// Give somebody who has a certificate another: whoever uses the code is her.
     PersonRenew = "person.renew";
+    /// Take away the certificates of a person.
+    PersonRevoke = "person.revoke";
+    /// Take away those of a host.
+    HostRevoke = "host.revoke";
+    /// Get a new certificate for the one that one has.
+    CertificateRenew = "certificate.renew";
     /// Invite a host.
     PersonInviteHost = "person.invite-host";
     /// Read a person's entry; of the system: list them all.

@@ -421,6 +421,7 @@ fn people_and_projects() {
         created: at("2026-10-01T08:00:00Z"),
         enrolled: true,
         lock: lock("person/ada"),
+        revoked: false,
     };
     let project = Project {
         id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),

@@ -253,3 +253,45 @@ fn the_log_is_recomputed_here() {
     assert!(holmd.fails("frida", &["audit", "verify"], 1).contains("ALARM"));
     assert!(holmd.fails("frida", &["audit", "key"], 1).contains("ALARM"));
 }
+
+#[test]
+fn locked_lifted_renewed_and_revoked() {
+    let holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    let lock = holmd.json("frida", &["lock", "set", "person/ada", "--reason", "a suspicion"]);
+    assert_eq!((&lock["subject"], &lock["by"]), (&"person/ada".into(), &"frida".into()));
+    let said = holmd.fails("ada", &["whoami"], 1);
+    assert!(said.contains("ask `frida`") && !said.contains("a suspicion"), "{said}");
+    assert!(holmd.ok("gustav", &["lock", "list"]).contains("a suspicion"));
+    holmd.fails("olga", &["lock", "lift", "person/ada", "--reason", "x"], 1);
+    holmd.ok("gustav", &["lock", "lift", "person/ada", "--reason", "settled"]);
+    assert_eq!(holmd.json("frida", &["lock", "list"]), serde_json::json!([]));
+
+    let read = |file: &str| std::fs::read(holmd.profile("ada").join(file)).unwrap();
+    let (key, certificate) = (read("key.pem"), read("cert.pem"));
+    assert!(holmd.ok("ada", &["renew"]).contains("is person/ada until"));
+    assert!(read("key.pem") != key && read("cert.pem") != certificate);
+    holmd.ok("ada", &["whoami"]);
+    let uses = holmd.json("frida", &["audit", "log", "--action", "certificate.use"]);
+    assert_eq!(uses.as_array().unwrap().len(), 1);
+    // The one before is good for nothing.
+    let renewed = (read("key.pem"), read("cert.pem"));
+    let write = |file: &str, bytes: &[u8]| std::fs::write(holmd.profile("ada").join(file), bytes).unwrap();
+    write("key.pem", &key);
+    write("cert.pem", &certificate);
+    assert!(holmd.fails("ada", &["whoami"], 1).contains("replaced by a newer one"));
+    write("key.pem", &renewed.0);
+    write("cert.pem", &renewed.1);
+
+    holmd.fails("olga", &["person", "revoke", "ada", "--reason", "x"], 1);
+    let dry = holmd.ok("frida", &["person", "revoke", "ada", "--reason", "stolen", "--dry-run"]);
+    assert!(dry.starts_with("nothing was changed"), "{dry}");
+    holmd.ok("ada", &["whoami"]);
+    holmd.ok("frida", &["person", "revoke", "ada", "--reason", "stolen"]);
+    assert!(holmd.fails("ada", &["whoami"], 1).contains("was revoked by `frida`"));
+    assert!(holmd.fails("ada", &["renew"], 1).contains("was revoked by `frida`"));
+    assert!(holmd.ok("frida", &["person", "show", "ada"]).contains("certificate revoked"));
+    holmd.ok("olga", &["host", "invite", "dgx"]);
+    let revoked = holmd.json("olga", &["host", "revoke", "dgx", "--reason", "stolen"]);
+    assert_eq!(revoked["identity"], "spiffe://holm/host/dgx");
+}

@@ -104,13 +104,14 @@ impl AgentService for Agents {
         let first = tunnel::first(&mut frames).await?;
         let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
         let (asked, host) = itself(asked);
-        let name = host.clone();
+        let (name, certificate) = (host.clone(), asked.certificate.clone());
         // The connection that it is for is in the log; this is the other end of it.
         let allowed = asked.read(move |state| find(state, &name), |_, _| Ok(())).await?;
         let nobody = || Status::not_found("nobody waits for this tunnel");
         let id: TunnelId = typed(&first.tunnel_id).ok_or_else(nobody)?;
         let (to_agent, receive) = mpsc::channel(AHEAD);
-        if !self.0.live.open_tunnel(id, &host, TunnelEnd { first, from_agent: frames, to_agent }) {
+        let end = TunnelEnd { first, from_agent: frames, to_agent, host: (host.clone(), certificate) };
+        if !self.0.live.open_tunnel(id, &host, end) {
             return Err(nobody());
         }
         Ok(allowed.map(|()| ReceiverStream::new(receive)))

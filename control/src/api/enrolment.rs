@@ -12,6 +12,7 @@ use crate::ledger::{Call, Decided};
 use holm_proto::ids::RequestId;
 use holm_proto::v1;
 use holm_proto::v1::enrolment_service_server::EnrolmentService;
+use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -98,9 +99,8 @@ impl EnrolmentService for Enrolment {
             app.ledger.commit(&call, |state, now| {
                 let (subject, mut changes) = people::enrol(state, &hash, now)?;
                 let caller = caller(&subject);
-                let issued = app.authority.enrol(&caller, &message.csr_pem, now).map_err(|e| {
-                    Refusal::new(RefusalKind::Invalid, plain(&e.to_string(), 200)).hint("holm enrol CODE")
-                })?;
+                let issued = issue(&app, &caller, &message.csr_pem, now)
+                    .map_err(|refusal| refusal.hint("holm enrol CODE"))?;
                 changes.extend(people::certified(state, &subject, &issued.fingerprint()));
                 let detail = json!({ "certificate": issued.fingerprint(), "until": issued.until });
                 let value = response(&app, &caller, issued);
@@ -119,7 +119,14 @@ pub(super) fn caller(subject: &Subject) -> Caller {
     }
 }
 
-fn response(app: &App, caller: &Caller, issued: Issued) -> v1::EnrolResponse {
+/// A certificate for the key in a signing request.
+pub(super) fn issue(app: &App, caller: &Caller, csr_pem: &str, now: Timestamp) -> Result<Issued, Refusal> {
+    let life = app.config.certificates.life(caller);
+    let issued = app.authority.enrol(caller, csr_pem, life, now);
+    issued.map_err(|e| Refusal::new(RefusalKind::Invalid, plain(&e.to_string(), 200)))
+}
+
+pub(super) fn response(app: &App, caller: &Caller, issued: Issued) -> v1::EnrolResponse {
     v1::EnrolResponse {
         certificate_pem: issued.pem,
         ca_pem: app.authority.pem().to_owned(),

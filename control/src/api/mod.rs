@@ -37,7 +37,7 @@ pub use escrow::check as check_recipients;
 pub use serve::{Running, start};
 
 use crate::app::App;
-use crate::domain::{Refusal, RefusalKind, State, lock as locks};
+use crate::domain::{Refusal, RefusalKind, State, lock as locks, people};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
@@ -168,6 +168,8 @@ struct Asked {
     caller: Caller,
     /// SHA-256 of the certificate it shows.
     certificate: String,
+    /// When that ends.
+    until: Timestamp,
     call: Call,
     action: Action,
     missing: Refusal,
@@ -194,8 +196,8 @@ impl Asked {
         about: About,
     ) -> Result<Self, Status> {
         let peer = extensions.get::<Peer>();
-        let known = peer.and_then(|p| Some((p.caller.clone()?, p.certificate.clone(), p.address)));
-        let Some((caller, certificate, address)) = known else {
+        let known = peer.and_then(|p| Some((p.caller.clone()?, p.certificate.clone(), p.until, p.address)));
+        let Some((caller, certificate, until, address)) = known else {
             return Err(Status::unauthenticated("this connection has no certificate; run: holm enrol CODE"));
         };
         let call = Call {
@@ -207,7 +209,7 @@ impl Asked {
             project: about.project,
         };
         let app = Arc::clone(app);
-        Ok(Self { app, caller, certificate, call, action, missing: about.missing, dry_run: false })
+        Ok(Self { app, caller, certificate, until, call, action, missing: about.missing, dry_run: false })
     }
 
     /// Decide and say what would happen, change nothing.
@@ -393,27 +395,21 @@ impl Asked {
     /// that one name got, only the newest speaks for it: a stolen one ends when its owner enrols again, and one
     /// that somebody got in her name cannot be used without her noticing.
     fn known(&self, state: &State) -> Result<Principal, Refusal> {
-        let (identity, known, newest) = match &self.caller {
+        let (identity, known) = match &self.caller {
             Caller::Person(name) => {
                 let person = state.people.get(name);
                 let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
-                let identity = Identity::Person { name: name.clone(), roles };
-                (identity, person.is_some_and(|p| p.enrolled), person.map(|p| p.certificate.as_str()))
+                (Identity::Person { name: name.clone(), roles }, person.is_some_and(|p| p.enrolled))
             }
-            Caller::Host(name) => {
-                let host = state.hosts.get(name);
-                let identity = Identity::Host { name: name.clone() };
-                (identity, host.is_some(), host.map(|h| h.certificate.as_str()))
-            }
+            Caller::Host(name) => (Identity::Host { name: name.clone() }, state.hosts.contains_key(name)),
         };
         let principal = Principal { identity, known };
         if known {
-            // Where none is noted, it was given out before that was done.
-            if newest.is_some_and(|newest| !newest.is_empty() && newest != self.certificate) {
-                let text = "this certificate was replaced by a newer one: if you did not enrol again, somebody \
-                            did in your name, and an officer must know";
+            if self.app.ledger.now() >= self.until {
+                let text = format!("this certificate ended at {:.0}", self.until);
                 return Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
             }
+            people::holds(state, &self.caller.subject(), &self.certificate)?;
             if let Caller::Person(name) = &self.caller {
                 locks::person(state, name)?;
             }

@@ -1,15 +1,16 @@
 //! People: who one is, who there is, and one-time codes.
 
-use super::{About, Asked, parsed, view};
+use super::{About, Asked, enrolment, parsed, slice, view};
 use crate::app::App;
-use crate::domain::records::{Change, Record};
+use crate::domain::records::{Change, Record, Revoked, Subject};
 use crate::domain::{Refusal, RefusalKind, State, people};
 use crate::identity::{Caller, Code};
 use crate::ledger::Decided;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::Name;
 use holm_proto::v1::person_service_server::PersonService;
-use holm_proto::v1::{self, invite_request::Subject};
+use holm_proto::v1::{self, invite_request::Subject as Invited};
+use serde_json::json;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -58,7 +59,7 @@ impl PersonService for People {
     async fn invite(&self, request: Request<v1::InviteRequest>) -> Result<Response<v1::Invitation>, Status> {
         let message = request.get_ref().clone();
         match message.subject {
-            Some(Subject::Host(name)) => {
+            Some(Invited::Host(name)) => {
                 Asked::new(&self.0, request.extensions(), Action::PersonInviteHost, About::host(&name))?
                     .change(
                         move |_| {
@@ -74,7 +75,7 @@ impl PersonService for People {
                     )
                     .await
             }
-            Some(Subject::Person(name)) => {
+            Some(Invited::Person(name)) => {
                 let roles = message.roles;
                 let state = self.0.ledger.state();
                 let action = invitation_action(&state, &name, &roles);
@@ -135,6 +136,76 @@ impl PersonService for People {
             }
         }
     }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::EnrolResponse>, Status> {
+        let csr_pem = request.get_ref().csr_pem.clone();
+        let mut asked = Asked::new(&self.0, request.extensions(), Action::CertificateRenew, About::system())?;
+        let subject = asked.caller.subject();
+        let about = match &subject {
+            Subject::Person(name) => About::person(name.as_str()),
+            Subject::Host(name) => About::host(name.as_str()),
+        };
+        (asked.call.resource, asked.missing) = (about.resource, about.missing);
+        asked
+            .change(
+                move |state| Ok(certified(state, &subject).map(|resource| (resource, (subject, csr_pem)))),
+                |scene, (subject, csr_pem)| {
+                    let issued = enrolment::issue(scene.app, scene.caller, &csr_pem, scene.now)
+                        .map_err(|refusal| refusal.hint("holm renew"))?;
+                    let detail = json!({ "certificate": issued.fingerprint(), "until": issued.until });
+                    let changes = people::renewed(scene.state, &subject, &issued.fingerprint());
+                    let value = enrolment::response(scene.app, scene.caller, issued);
+                    Ok(Decided { detail, ..Decided::new(changes, value) })
+                },
+            )
+            .await
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        use v1::revoke_request::Subject as Named;
+        let v1::RevokeRequest { subject, reason, dry_run } = request.get_ref().clone();
+        let (action, about) = match &subject {
+            Some(Named::Host(name)) => (Action::HostRevoke, About::host(name)),
+            Some(Named::Person(name)) => (Action::PersonRevoke, About::person(name)),
+            None => (Action::PersonRevoke, About::system()),
+        };
+        Asked::new(&self.0, request.extensions(), action, about)?
+            .dry_run(dry_run)
+            .change(
+                move |state| {
+                    let reason = slice::reason(&reason)?;
+                    let subject = match subject {
+                        Some(Named::Host(name)) => Subject::Host(parsed(&name)?),
+                        Some(Named::Person(name)) => Subject::Person(parsed(&name)?),
+                        None => {
+                            let text = "say whose certificates: a person's or a host's";
+                            return Err(Refusal::new(RefusalKind::Invalid, text));
+                        }
+                    };
+                    Ok(certified(state, &subject).map(|resource| (resource, (subject, reason))))
+                },
+                |scene, (subject, reason)| {
+                    let (detail, by) = (json!({ "reason": reason }), scene.person()?.clone());
+                    let revoked = Revoked { by, at: scene.now, reason };
+                    let changes = people::revoke(scene.state, &subject, revoked)?;
+                    let identity = enrolment::caller(&subject).uri();
+                    let value = v1::RevokeResponse { identity, at: Some(view::time(scene.now)) };
+                    Ok(Decided { detail, ..Decided::new(changes, value) })
+                },
+            )
+            .await
+    }
+}
+
+/// Who has certificates, for the pack.
+fn certified(state: &State, subject: &Subject) -> Option<Resource> {
+    match subject {
+        Subject::Person(name) => state.people.get(name).map(|p| account(name, p.roles.clone())),
+        Subject::Host(name) => state.hosts.get(name).map(|_| Resource::Host { name: name.clone() }),
+    }
 }
 
 pub(super) fn account(name: &Name, roles: Vec<String>) -> Resource {
@@ -172,7 +243,7 @@ fn invitation(
     });
     let (expires, subject) =
         made.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no invitation was made"))?;
-    let caller = super::enrolment::caller(&subject);
+    let caller = enrolment::caller(&subject);
     let value =
         v1::Invitation { code: code.text(), expires: Some(view::time(expires)), identity: caller.uri() };
     Ok(Decided::new(changes, value))

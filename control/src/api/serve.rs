@@ -13,8 +13,9 @@ use super::policy::Policies;
 use super::project::Projects;
 use super::slice::Slices;
 use crate::app::{App, Failure};
+use crate::domain::people;
 use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
-use crate::ledger::Call;
+use crate::ledger::{Call, Decided};
 use crate::reconcile;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
@@ -212,12 +213,40 @@ impl Service<http::Request<Body>> for Services {
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {
+            if let Some(peer) = &peer {
+                taken_up(&app, peer).await;
+            }
             let answer = answer.await?;
             if let Some(reason) = unheard(&answer) {
                 note(app, peer, path, reason).await;
             }
             Ok(answer)
         })
+    }
+}
+
+/// Whoever comes with the certificate that she renewed hers to has that one from now on.
+async fn taken_up(app: &Arc<App>, peer: &Peer) {
+    let Some(caller) = peer.caller.clone() else { return };
+    let (app, subject, print) = (Arc::clone(app), caller.subject(), peer.certificate.clone());
+    if people::taken_up(&app.ledger.state(), &subject, &print).is_none() {
+        return;
+    }
+    let call = Call {
+        request: RequestId::new_v4(),
+        actor: caller.actor(),
+        peer: peer.address.to_string(),
+        action: "certificate.use",
+        resource: caller.actor(),
+        project: None,
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        app.ledger
+            .commit_if(&call, |state, _| Some(Decided::new(people::taken_up(state, &subject, &print)?, ())))
+    });
+    // Until it can be noted both are good.
+    if let Ok(Err(failure)) = done.await {
+        tracing::error!("a renewed certificate is not noted: {failure}");
     }
 }
 

@@ -8,8 +8,8 @@
 
 use super::{Asked, No, RECHECK, view};
 use crate::app::App;
-use crate::domain::records::SliceState;
-use crate::domain::{Refusal, RefusalKind};
+use crate::domain::records::{SliceState, Subject};
+use crate::domain::{Refusal, RefusalKind, people};
 use crate::ledger::Decided;
 use crate::live::TunnelEnd;
 use holm_proto::ids::{Name, SliceId, TunnelId};
@@ -98,11 +98,11 @@ pub(super) async fn carry(
 ) {
     let began = Instant::now();
     let mut carried = Carried::default();
-    let TunnelEnd { first: from_slice, from_agent, to_agent } = end;
+    let TunnelEnd { first: from_slice, from_agent, to_agent, host } = end;
     let why = tokio::select! {
         why = down(&carried.down, from_slice.data, from_agent, &out) => why,
         why = up(&carried.up, first, frames, to_agent) => why,
-        no = unready(&asked, slice) => {
+        no = unready(&asked, slice, &host) => {
             let _ = out.send(Err(super::status(&no.told, asked.call.request))).await;
             no.logged.to_string()
         }
@@ -189,7 +189,7 @@ async fn up(
 }
 
 /// Returns when the slice is ready no more, or the caller may not have it any more.
-async fn unready(asked: &Asked, id: SliceId) -> No {
+async fn unready(asked: &Asked, id: SliceId, host: &(Name, String)) -> No {
     let mut changes = asked.app.ledger.subscribe();
     loop {
         changes.mark_unchanged();
@@ -203,6 +203,10 @@ async fn unready(asked: &Asked, id: SliceId) -> No {
             let logged =
                 Refusal::new(no.logged.kind, format!("the caller may connect no more: {}", no.logged));
             return No { logged, ..no };
+        }
+        let (name, certificate) = host;
+        if people::holds(&state, &Subject::Host(name.clone()), certificate).is_err() {
+            return gone("its host's certificate was revoked or replaced".to_owned());
         }
         // The sender lives as long as the ledger.
         let _ = tokio::time::timeout(RECHECK, changes.changed()).await;

@@ -45,6 +45,7 @@ pub(super) fn person(state: &State, p: &Person) -> v1::Person {
         created: Some(time(p.created)),
         enrolled: p.enrolled,
         lock: locked(state, &Subject::Person(p.name.clone())),
+        revoked: p.revoked.is_some(),
     }
 }
 

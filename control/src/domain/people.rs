@@ -1,7 +1,7 @@
 //! People and hosts get in by a one-time code that somebody who may has asked for.
 
 use super::lock::Subject as Locked;
-use super::records::{Change, Host, Invitation, Person, Record, Subject};
+use super::records::{Change, Host, Invitation, Person, Record, Revoked, Subject};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
@@ -58,6 +58,8 @@ pub fn invite_person(
             created: now,
             enrolled: false,
             certificate: String::new(),
+            renewed: String::new(),
+            revoked: None,
         },
     };
     let mut changes = vec![Change::Put(Record::Person(person))];
@@ -82,6 +84,8 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         machine: None,
         disagreements: Vec::new(),
         certificate: String::new(),
+        renewed: String::new(),
+        revoked: None,
         present: BTreeSet::new(),
         commissioning: None,
         volumes_gib: 0,
@@ -104,17 +108,104 @@ fn invitation(state: &State, subject: Subject, hash: String, by: &str, now: Time
     changes
 }
 
-/// Whoever used a code has this certificate from now on, and no other.
-pub fn certified(state: &State, subject: &Subject, fingerprint: &str) -> Vec<Change> {
-    let certificate = fingerprint.to_owned();
+/// What is known of somebody's certificates.
+struct Certificates {
+    newest: String,
+    renewed: String,
+    revoked: Option<Revoked>,
+}
+
+fn certificates(state: &State, subject: &Subject) -> Option<Certificates> {
+    let of = |newest: &String, renewed: &String, revoked: &Option<Revoked>| Certificates {
+        newest: newest.clone(),
+        renewed: renewed.clone(),
+        revoked: revoked.clone(),
+    };
+    match subject {
+        Subject::Person(name) => state.people.get(name).map(|p| of(&p.certificate, &p.renewed, &p.revoked)),
+        Subject::Host(name) => state.hosts.get(name).map(|h| of(&h.certificate, &h.renewed, &h.revoked)),
+    }
+}
+
+fn with(state: &State, subject: &Subject, has: Certificates) -> Vec<Change> {
+    let Certificates { newest: certificate, renewed, revoked } = has;
     let record = match subject {
-        Subject::Person(name) => state
-            .people
-            .get(name)
-            .map(|p| Record::Person(Person { enrolled: true, certificate, ..p.clone() })),
-        Subject::Host(name) => state.hosts.get(name).map(|h| Record::Host(Host { certificate, ..h.clone() })),
+        Subject::Person(name) => {
+            let with = |p: &Person| Person { certificate, renewed, revoked, enrolled: true, ..p.clone() };
+            state.people.get(name).map(with).map(Record::Person)
+        }
+        Subject::Host(name) => {
+            let with = |h: &Host| Host { certificate, renewed, revoked, ..h.clone() };
+            state.hosts.get(name).map(with).map(Record::Host)
+        }
     };
     record.map(Change::Put).into_iter().collect()
+}
+
+/// Whoever used a code has this certificate from now on, and no other.
+pub fn certified(state: &State, subject: &Subject, fingerprint: &str) -> Vec<Change> {
+    let newest = fingerprint.to_owned();
+    with(state, subject, Certificates { newest, renewed: String::new(), revoked: None })
+}
+
+/// Whoever renewed hers has two until she uses the new one: an answer that gets lost costs nobody her certificate.
+pub fn renewed(state: &State, subject: &Subject, fingerprint: &str) -> Vec<Change> {
+    let Some(has) = certificates(state, subject) else { return Vec::new() };
+    with(state, subject, Certificates { renewed: fingerprint.to_owned(), ..has })
+}
+
+/// She has used the one that she renewed hers to: the one before ends. `None`: nothing changes.
+pub fn taken_up(state: &State, subject: &Subject, fingerprint: &str) -> Option<Vec<Change>> {
+    let has = certificates(state, subject)?;
+    (has.renewed == fingerprint && !fingerprint.is_empty())
+        .then(|| with(state, subject, Certificates { newest: has.renewed, renewed: String::new(), ..has }))
+}
+
+/// Takes all certificates of a person or a host away, and codes that would get another. What else she is stays: to keep
+/// her from getting one, she is locked.
+pub fn revoke(state: &State, subject: &Subject, revoked: Revoked) -> Result<Vec<Change>, Refusal> {
+    let no = |text: String| Refusal::new(RefusalKind::State, text);
+    let (what, name) = match subject {
+        Subject::Person(name) => ("person", name),
+        Subject::Host(name) => ("host", name),
+    };
+    if subject == &Subject::Person(revoked.by.clone()) {
+        let text = "nobody revokes her own certificate: another officer must do it";
+        return Err(Refusal::new(RefusalKind::Denied, text));
+    }
+    let has = certificates(state, subject).ok_or_else(|| no(format!("there is no {what} `{name}`")))?;
+    if let Some(before) = &has.revoked {
+        return Err(no(format!("it is revoked already, by {}: {}", before.by, before.reason))
+            .hint(format!("holm {what} invite {name}")));
+    }
+    if state.people.get(name).is_some_and(|p| what == "person" && !p.enrolled) {
+        return Err(no(format!("`{name}` has no certificate")));
+    }
+    let codes = state.invitations.values().filter(|i| &i.subject == subject);
+    let mut changes: Vec<Change> =
+        codes.map(|i| Change::Delete(Record::Invitation(i.clone()).key())).collect();
+    let renewed = String::new();
+    changes.extend(with(state, subject, Certificates { renewed, revoked: Some(revoked), ..has }));
+    Ok(changes)
+}
+
+/// Refuses a certificate that is good for nothing any more, of who is known.
+pub fn holds(state: &State, subject: &Subject, fingerprint: &str) -> Result<(), Refusal> {
+    let Some(has) = certificates(state, subject) else { return Ok(()) };
+    let denied = |text: String| Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
+    if let Some(revoked) = has.revoked {
+        let by = revoked.by;
+        return denied(format!("this certificate was revoked by `{by}`: who may invites you again"));
+    }
+    // Where none is noted, it was given out before that was done.
+    if has.newest.is_empty() || has.newest == fingerprint || has.renewed == fingerprint {
+        return Ok(());
+    }
+    denied(
+        "this certificate was replaced by a newer one: if you did not enrol again or renew it, somebody did in your \
+         name, and an officer must know"
+            .to_owned(),
+    )
 }
 
 /// Use a code. It is gone afterwards, whether or not the certificate reaches whom it is for.

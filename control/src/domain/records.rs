@@ -123,6 +123,24 @@ pub struct Person {
     /// SHA-256 of the newest one. Those before it are good for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,
+    /// Of the one that she renewed it to and has not used yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub renewed: String,
+    /// They are good for nothing until she enrols again; absent: they are good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
+}
+
+/// Certificates were taken away.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoked {
+    /// The officer, or of a host the operator.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// A one-time code, by its hash.
@@ -612,6 +630,12 @@ pub struct Host {
     /// SHA-256 of its newest certificate. Those before it are good for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,
+    /// Of the one that it renewed it to and has not used yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub renewed: String,
+    /// They are good for nothing until it is enrolled again; absent: they are good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
     /// Devices that were there when last reported.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub present: BTreeSet<PciAddress>,

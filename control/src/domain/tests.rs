@@ -1066,6 +1066,8 @@ pub(super) fn person(name: &str, roles: &[&str]) -> Person {
         created: now(0),
         enrolled: true,
         certificate: String::new(),
+        renewed: String::new(),
+        revoked: None,
     }
 }
 

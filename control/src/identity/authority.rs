@@ -36,8 +36,6 @@ use zeroize::Zeroizing;
 pub(super) const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 const CA_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 const SERVER_LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
-const PERSON_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
-const HOST_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// A signing request is some hundred bytes.
 const CSR_MAX: usize = 16 * 1024;
 
@@ -90,12 +88,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The certificate of a person or host that is issued now.
-    pub fn of(caller: &Caller, now: Timestamp) -> Self {
-        let life = match caller {
-            Caller::Person(_) => PERSON_LIFE,
-            Caller::Host(_) => HOST_LIFE,
-        };
+    /// The certificate of a person or host that is issued now, good for so long.
+    pub fn of(caller: &Caller, life: SignedDuration, now: Timestamp) -> Self {
         Self {
             uris: vec![caller.uri()],
             hosts: Vec::new(),
@@ -202,7 +196,13 @@ impl Authority {
 
     /// A certificate of this caller for the public key in a signing request. Nothing else in the request
     /// counts; that it is signed with the key shows that the sender has it.
-    pub fn enrol(&self, caller: &Caller, csr_pem: &str, now: Timestamp) -> Result<Issued, IdentityError> {
+    pub fn enrol(
+        &self,
+        caller: &Caller,
+        csr_pem: &str,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Issued, IdentityError> {
         if csr_pem.len() > CSR_MAX {
             return Err(IdentityError::Request(format!("it is longer than {CSR_MAX} bytes")));
         }
@@ -212,7 +212,7 @@ impl Authority {
         if ![&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519].contains(&algorithm) {
             return Err(IdentityError::Request("its key is not ECDSA P-256 or Ed25519".to_owned()));
         }
-        self.sign(&request.public_key, &Wanted::of(caller, now))
+        self.sign(&request.public_key, &Wanted::of(caller, life, now))
     }
 
     /// Sign whatever is wanted.
@@ -352,7 +352,8 @@ mod tests {
         for (caller, days) in
             [(Caller::Person("ada".parse().unwrap()), 30), (Caller::Host("dgx".parse().unwrap()), 365)]
         {
-            let issued = authority.enrol(&caller, &csr(&KeyPair::generate().unwrap()), now).unwrap();
+            let life = SignedDuration::from_hours(days * 24);
+            let issued = authority.enrol(&caller, &csr(&KeyPair::generate().unwrap()), life, now).unwrap();
             let (named, ends) = Caller::of(&issued.der).unwrap();
             assert_eq!(named, caller);
             assert_eq!(ends.as_second() - now.as_second(), days * 86_400);
@@ -366,6 +367,7 @@ mod tests {
     fn bad_requests_are_refused() {
         let (_dir, authority) = authority();
         let caller = Caller::Person("ada".parse().unwrap());
+        let life = SignedDuration::from_hours(24);
         let good = csr(&KeyPair::generate().unwrap());
         let p384 = csr(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap());
         let mut der = x509_parser::pem::parse_x509_pem(good.as_bytes()).unwrap().1.contents;
@@ -375,16 +377,20 @@ mod tests {
             data_encoding::BASE64.encode(&der)
         );
         for bad in [String::new(), "x".repeat(100_000), p384, forged, good.replace('M', "!")] {
-            assert!(authority.enrol(&caller, &bad, Timestamp::now()).is_err(), "{bad:.80}");
+            assert!(authority.enrol(&caller, &bad, life, Timestamp::now()).is_err(), "{bad:.80}");
         }
-        assert!(authority.enrol(&caller, &good, Timestamp::now()).is_ok());
+        assert!(authority.enrol(&caller, &good, life, Timestamp::now()).is_ok());
     }
 
     #[test]
     fn a_certificate_with_not_exactly_one_name_is_nobodys() {
         let (_dir, authority) = authority();
         let key = KeyPair::generate().unwrap();
-        let good = Wanted::of(&Caller::Person("ada".parse().unwrap()), Timestamp::now());
+        let good = Wanted::of(
+            &Caller::Person("ada".parse().unwrap()),
+            SignedDuration::from_hours(1),
+            Timestamp::now(),
+        );
         let of = |uris: &[&str], hosts: &[&str]| {
             let wanted = Wanted {
                 uris: uris.iter().map(ToString::to_string).collect(),

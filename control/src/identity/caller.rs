@@ -1,5 +1,6 @@
 //! The name in a certificate.
 
+use crate::domain::records::Subject;
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub struct Peer {
     pub certificate: String,
     /// The same, DER.
     pub der: Arc<[u8]>,
+    /// When its certificate ends; where there is none, never.
+    pub until: Timestamp,
     /// Where it comes from.
     pub address: SocketAddr,
 }
@@ -50,6 +53,14 @@ impl Caller {
         match self {
             Self::Person(name) => format!("{PERSON}{name}"),
             Self::Host(name) => format!("{HOST}{name}"),
+        }
+    }
+
+    /// As records have it.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Person(name) => Subject::Person(name.clone()),
+            Self::Host(name) => Subject::Host(name.clone()),
         }
     }
 

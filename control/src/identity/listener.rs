@@ -154,7 +154,7 @@ async fn handshake(
         .await
         .map_err(|_| (Stranger::Slow, String::new()))?
         .map_err(|failure| kind_of(&failure))?;
-    let (mut print, mut der) = (String::new(), Arc::default());
+    let (mut print, mut der, mut until) = (String::new(), Arc::default(), Timestamp::MAX);
     let (caller, expires) = match demand {
         Demand::Nothing => (None, Some(ENROLMENT_TIME)),
         Demand::Certificate => {
@@ -164,6 +164,7 @@ async fn handshake(
                 Caller::of(certificate).map_err(|e| (Stranger::NoIdentity, e.to_string()))?;
             let left = ends.duration_since(Timestamp::now());
             print = fingerprint(certificate);
+            until = ends;
             der = Arc::from(certificate.as_ref());
             (Some(caller), Some(Duration::try_from(left).unwrap_or(Duration::ZERO)))
         }
@@ -175,7 +176,7 @@ async fn handshake(
         ),
     };
     let expires = expires.map(|left| Box::pin(tokio::time::sleep(left)));
-    let peer = Peer { caller, certificate: print, der, address };
+    let peer = Peer { caller, certificate: print, der, until, address };
     Ok(Connection { stream, peer, expires, _seat: seat, _place: place })
 }
 

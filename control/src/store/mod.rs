@@ -94,6 +94,8 @@ mod tests {
             created: jiff::Timestamp::UNIX_EPOCH,
             enrolled: false,
             certificate: String::new(),
+            renewed: String::new(),
+            revoked: None,
         })
     }
 

@@ -19,10 +19,11 @@ async fn each_bad_certificate_is_refused_and_logged() {
     let olga = "spiffe://holm/person/olga";
     let other = Authority::create(&world.dir.path().join("other"), Timestamp::now()).unwrap();
     let good = Caller::Person("olga".parse().unwrap());
+    let day = jiff::SignedDuration::from_hours(24);
     let server = Wanted { usage: holm_control::identity::Usage::Server, ..wanted(&[olga], -1, 1) };
     for (what, holder) in [
         ("no certificate", None),
-        ("another authority", Some(signed(&other, &Wanted::of(&good, Timestamp::now())))),
+        ("another authority", Some(signed(&other, &Wanted::of(&good, day, Timestamp::now())))),
         ("has expired", Some(world.signed(&wanted(&[olga], -48, -24)))),
         ("not valid yet", Some(world.signed(&wanted(&[olga], 24, 48)))),
         ("has 2 names", Some(world.signed(&wanted(&[olga, "spiffe://holm/person/frida"], -1, 1)))),

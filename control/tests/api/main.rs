@@ -27,6 +27,7 @@ mod policy;
 mod quota;
 mod register;
 mod rest;
+mod revocation;
 mod slices;
 mod vault;
 mod world;

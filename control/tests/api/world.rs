@@ -189,7 +189,7 @@ impl World {
 
     /// A good certificate for somebody, whether or not she is known.
     pub fn holder(&self, caller: &Caller) -> Holder {
-        self.signed(&Wanted::of(caller, Timestamp::now()))
+        self.signed(&Wanted::of(caller, SignedDuration::from_hours(24), Timestamp::now()))
     }
 
     /// Let this certificate be the newest of whom it names.

@@ -85,6 +85,8 @@ pub struct Global {
 pub enum Command {
     /// Get a certificate for a one-time code
     Enrol(Enrol),
+    /// Get a new certificate, for a new key, before yours ends; the one before is then good for nothing
+    Renew,
     /// Who you are to holmd, and until when
     Whoami,
     /// Profiles on this machine

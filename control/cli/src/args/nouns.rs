@@ -47,6 +47,21 @@ pub enum PersonVerb {
         #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
         roles: Vec<String>,
     },
+    /// Take a person's certificates away at once, for a security officer
+    #[command(
+        after_help = "What she has open ends, and codes that she has not used yet are good for nothing. She is known as \
+        before: by a new code, `holm person invite NAME`, she gets in again. To keep her out, lock her: `holm lock set`."
+    )]
+    Revoke {
+        /// The person's name
+        name: String,
+        /// Why; it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `holm host`.
@@ -83,6 +98,21 @@ pub enum HostVerb {
     Invite {
         /// The host's name
         name: String,
+    },
+    /// Take a host's certificates away at once, for an operator
+    #[command(
+        after_help = "Its agent's session ends, and connections through it; what runs there runs on. It comes back with a new \
+        code: `holm host invite NAME`."
+    )]
+    Revoke {
+        /// The host's name
+        name: String,
+        /// Why; it is in the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take a host, or one device of it, out of service: nothing new is placed there
     #[command(after_help = "What runs there runs on, and is closed as ever.")]

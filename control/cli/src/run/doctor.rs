@@ -11,8 +11,6 @@ use serde_json::json;
 use std::process::Stdio;
 use tokio::process::Command;
 
-/// A certificate that ends sooner should be renewed.
-const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Clocks that differ by more spoil certificates and times in the log.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
 
@@ -62,7 +60,7 @@ pub(super) async fn run(session: &Session) -> Result<u8, Failure> {
         Ok((profile, identity)) => {
             let who = view::short_identity(&profile.identity);
             add("profile", fine(format!("{} in {}", who, session.place.dir.display())));
-            add("certificate", certificate(session, &profile.identity));
+            add("certificate", certificate(session));
             let reached = async {
                 let (host, port) = dial::split(&profile.server, PORT)?;
                 Ok::<_, Failure>((dial::tcp(&host, port).await?, host))
@@ -118,11 +116,9 @@ async fn ssh() -> Result<(Verdict, String, String), Failure> {
     }
 }
 
-fn certificate(session: &Session, identity: &str) -> Result<(Verdict, String, String), Failure> {
+fn certificate(session: &Session) -> Result<(Verdict, String, String), Failure> {
     let (from, until) = session.place.validity()?;
     let now = session.clock.now;
-    let name = view::short_identity(identity).rsplit('/').next().unwrap_or_default();
-    let mend = format!("holm person invite {name}, then: holm enrol CODE --replace");
     if until <= now {
         let mend = "ask an officer for a new code, then: holm enrol CODE --replace";
         return Err(Failure::new(format!("it ended {}", session.clock.relative(until))).hint(mend));
@@ -133,8 +129,8 @@ fn certificate(session: &Session, identity: &str) -> Result<(Verdict, String, St
         return Err(Failure::new(text).hint("set the clock: timedatectl set-ntp true"));
     }
     let text = format!("ends {}", session.clock.relative(until));
-    if until.duration_since(now) < SOON {
-        Ok((Verdict::Soon, text, mend))
+    if super::is_old(from, until, now) {
+        Ok((Verdict::Soon, text, "holm renew".to_owned()))
     } else {
         Ok((Verdict::Good, text, String::new()))
     }

@@ -2,11 +2,11 @@
 
 use super::{ENROL_PORT, Session};
 use crate::args::Enrol;
-use crate::profile::{Memory, Place, Profile};
+use crate::profile::{Memory, Place, Profile, Staged};
 use crate::{Failure, dial, tls, view};
 use holm_control::identity::Code;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
-use holm_proto::v1::{EnrolRequest, EnrolResponse};
+use holm_proto::v1::{EnrolRequest, EnrolResponse, RenewRequest, WhoAmIRequest};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -25,13 +25,8 @@ pub(super) async fn run(session: &Session, args: Enrol) -> Result<(), Failure> {
 
     let (config, found) = tls::enrolment(code.ca())?;
     let channel = dial::connect(&server, ENROL_PORT, config).await?;
-    let key = KeyPair::generate().map_err(|e| Failure::of(&e))?;
     // On disk before the code is spent.
-    let staged = place.stage_key(&Zeroizing::new(key.serialize_pem()))?;
-    let csr_pem = CertificateParams::default()
-        .serialize_request(&key)
-        .and_then(|csr| csr.pem())
-        .map_err(|e| Failure::of(&e))?;
+    let (key, staged, csr_pem) = fresh(&place)?;
     let request = EnrolRequest { code: code.text(), csr_pem };
     let response = session.ask(EnrolmentServiceClient::new(channel).enrol(request)).await;
     let response = response.map_err(|failure| match failure.is_lost() {
@@ -63,6 +58,35 @@ pub(super) async fn run(session: &Session, args: Enrol) -> Result<(), Failure> {
         }),
     )?;
     if place.name.is_some() { session.output.next("holm whoami") } else { Ok(()) }
+}
+
+/// A new key, beside its place, and the request to sign it.
+fn fresh(place: &Place) -> Result<(KeyPair, Staged, String), Failure> {
+    let key = KeyPair::generate().map_err(|e| Failure::of(&e))?;
+    let staged = place.stage_key(&Zeroizing::new(key.serialize_pem()))?;
+    let csr = CertificateParams::default().serialize_request(&key).and_then(|csr| csr.pem());
+    Ok((key, staged, csr.map_err(|e| Failure::of(&e))?))
+}
+
+/// A new certificate for the one that is still good. That one ends when the new one is used, which is done at once.
+pub(super) async fn renew(session: &Session) -> Result<(), Failure> {
+    let place = &session.place;
+    let (profile, ca) = (place.profile()?, place.identity()?.ca);
+    let mut client = session.people().await?;
+    let (key, staged, csr_pem) = fresh(place)?;
+    let response = session.ask(client.renew(RenewRequest { csr_pem })).await?;
+    if !is_answer(&response, &ca, &key) {
+        return Err(Failure::new("holmd answered with a certificate of another key or authority")
+            .hint("tell an operator; the one that you have is still good"));
+    }
+    place.enrolled(staged, &response.certificate_pem, &response.ca_pem, &profile)?;
+    let (_, until) = place.validity()?;
+    session.ask(session.people().await?.who_am_i(WhoAmIRequest {})).await?;
+    let (who, label) = (view::short_identity(&profile.identity), place.label());
+    session.output.done(
+        &format!("{label} is {who} until {}", session.clock.full(until)),
+        &json!({ "identity": profile.identity, "until": until.to_string() }),
+    )
 }
 
 /// The code, as typed or, for `-`, as a line of standard input.

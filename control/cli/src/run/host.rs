@@ -7,8 +7,10 @@ use crate::text::Clock;
 use crate::{Failure, view};
 use holm_proto::v1::host_service_client::HostServiceClient;
 use holm_proto::v1::invite_request::Subject;
+use holm_proto::v1::revoke_request::Subject as Revocable;
 use holm_proto::v1::{
-    GetHostRequest, Host, InviteRequest, ListHostsRequest, ReleaseDeviceRequest, SetMaintenanceRequest,
+    GetHostRequest, Host, InviteRequest, ListHostsRequest, ReleaseDeviceRequest, RevokeRequest,
+    SetMaintenanceRequest,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -55,6 +57,11 @@ pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure
             let request = InviteRequest { subject: Some(Subject::Host(name)), roles: Vec::new() };
             let invitation = session.ask(client.invite(request)).await?;
             person::invited(session, &invitation, " --dir /etc/holm/agent")
+        }
+        HostVerb::Revoke { name, reason, dry_run } => {
+            let subject = Some(Revocable::Host(name.clone()));
+            let next = format!("holm host invite {name}");
+            person::revoke(session, RevokeRequest { subject, reason, dry_run }, &next).await
         }
         HostVerb::Drain { host, device, reason } => {
             let now = maintain(session, &host, device.as_deref(), true, reason).await?;

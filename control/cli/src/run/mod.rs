@@ -39,6 +39,7 @@ use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
+use jiff::Timestamp;
 use serde_json::json;
 use std::future::Future;
 use tonic::transport::Channel;
@@ -87,6 +88,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
     let session = Session { output: output.clone(), clock: Clock::system(), profiles, place };
     match cli.command {
         Command::Enrol(args) => enrol::run(&session, args).await.map(|()| 0),
+        Command::Renew => enrol::renew(&session).await.map(|()| 0),
         Command::Whoami => person::whoami(&session).await.map(|()| 0),
         Command::Profile(ProfileVerb::List) => profile_list(&session).map(|()| 0),
         Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),
@@ -127,13 +129,17 @@ impl Session {
     /// A connection to this profile's holmd.
     async fn connect(&self) -> Result<Channel, Failure> {
         let profile = self.place.profile()?;
-        let (_, until) = self.place.validity()?;
+        let (from, until) = self.place.validity()?;
         if until <= self.clock.now {
             let when = self.clock.relative(until);
             return Err(Failure::new(format!(
                 "your certificate ended {when}: ask an officer for a new code"
             ))
             .hint("with it: holm enrol CODE"));
+        }
+        if is_old(from, until, self.clock.now) {
+            let when = self.clock.relative(until);
+            self.output.remark(&format!("your certificate ends {when}; for a new one: holm renew"));
         }
         let config = tls::mutual(&self.place.identity()?)?;
         let connected = dial::connect(&profile.server, PORT, config);
@@ -204,6 +210,11 @@ impl Session {
         })?;
         Ok(SliceRef { project, name: text.to_owned() })
     }
+}
+
+/// Less than a third of a certificate's life is left.
+fn is_old(from: Timestamp, until: Timestamp, now: Timestamp) -> bool {
+    until.duration_since(now) < until.duration_since(from) / 3
 }
 
 fn profile_list(session: &Session) -> Result<(), Failure> {

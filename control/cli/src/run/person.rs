@@ -1,12 +1,14 @@
 //! People.
 
 use super::Session;
+use super::project::afterwards;
 use crate::args::PersonVerb;
 use crate::output::Format;
 use crate::text::instant;
 use crate::{Failure, view};
 use holm_proto::v1::invite_request::Subject;
-use holm_proto::v1::{Invitation, InviteRequest, ListPeopleRequest, WhoAmIRequest};
+use holm_proto::v1::revoke_request::Subject as Revocable;
+use holm_proto::v1::{Invitation, InviteRequest, ListPeopleRequest, RevokeRequest, WhoAmIRequest};
 use serde_json::json;
 
 pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failure> {
@@ -29,7 +31,24 @@ pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failu
             let invitation = session.ask(client.invite(request)).await?;
             invited(session, &invitation, "")
         }
+        PersonVerb::Revoke { name, reason, dry_run } => {
+            let subject = Some(Revocable::Person(name.clone()));
+            let next = format!("holm person invite {name}");
+            revoke(session, RevokeRequest { subject, reason, dry_run }, &next).await
+        }
     }
+}
+
+/// Takes somebody's certificates away. `next`: how she gets another.
+pub(super) async fn revoke(session: &Session, request: RevokeRequest, next: &str) -> Result<(), Failure> {
+    let mut client = session.people().await?;
+    let dry_run = request.dry_run;
+    let revoked = session.ask(client.revoke(request)).await?;
+    let who = view::short_identity(&revoked.identity);
+    let sentence = afterwards(dry_run, format!("the certificates of {who} are good for nothing"));
+    let at = instant(revoked.at.as_ref()).map(|at| at.to_string());
+    session.output.done(&sentence, &json!({ "identity": revoked.identity, "at": at }))?;
+    if dry_run { Ok(()) } else { session.output.next(next) }
 }
 
 /// A code, and what to do with it.

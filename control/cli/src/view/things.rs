@@ -26,10 +26,10 @@ pub fn people(all: &[Person], clock: &Clock) -> Table {
 
 /// One person.
 pub fn person(p: &Person, clock: &Clock) -> Sheet {
-    let enrolled = if p.enrolled {
-        Cell::new("enrolled").tone(Tone::Good)
-    } else {
-        Cell::new("invited").tone(Tone::Busy)
+    let enrolled = match (p.revoked, p.enrolled) {
+        (true, _) => Cell::new("certificate revoked").tone(Tone::Bad),
+        (false, true) => Cell::new("enrolled").tone(Tone::Good),
+        (false, false) => Cell::new("invited").tone(Tone::Busy),
     };
     let mut sheet = Sheet::new(&p.name).state(enrolled);
     sheet
@@ -46,6 +46,7 @@ pub fn person_json(p: &Person) -> Value {
         "roles": p.roles,
         "created": time_json(p.created.as_ref()),
         "enrolled": p.enrolled,
+        "revoked": p.revoked,
         "lock": p.lock.as_ref().map(lock_json),
     })
 }
