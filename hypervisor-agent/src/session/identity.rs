@@ -16,10 +16,12 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-const KEY: &str = "key.pem";
-const CERTIFICATE: &str = "cert.pem";
+/// The key; once it was renewed, with its certificate below it.
+pub(super) const KEY: &str = "key.pem";
+pub(super) const CERTIFICATE: &str = "cert.pem";
 const AUTHORITY: &str = "ca.pem";
 const PROFILE: &str = "profile.toml";
 /// What TLS is to carry.
@@ -35,6 +37,8 @@ pub struct Identity {
     pub(super) name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
     pub(super) signer: Arc<EcdsaKeyPair>,
+    /// From when until when the certificate is good.
+    pub(super) validity: (SystemTime, SystemTime),
 }
 
 /// Why holmd cannot be dialled.
@@ -87,8 +91,15 @@ impl Identity {
         if mode & 0o077 != 0 {
             return Err(IdentityError::Open(path(KEY)));
         }
+        // Renewed, they are in one file, so that neither is ever without the other.
+        let beside = certificates(&key).ok();
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad(KEY, error.to_string()))?;
-        let chain = certificates(&read(CERTIFICATE)?).map_err(|why| bad(CERTIFICATE, why))?;
+        let chain = match beside {
+            Some(chain) => chain,
+            None => certificates(&read(CERTIFICATE)?).map_err(|why| bad(CERTIFICATE, why))?,
+        };
+        let validity = validity(&chain)
+            .ok_or_else(|| bad(CERTIFICATE, "it does not say how long it is good".to_owned()))?;
         // The one kind of key that holmd signs: what a host signs with it can be checked in years.
         let signer = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der())
             .map_err(|_| bad(KEY, "it is no ECDSA key on P-256".to_owned()))?;
@@ -113,13 +124,19 @@ impl Identity {
             .map_err(|error| bad(CERTIFICATE, error.to_string()))?;
         tls.alpn_protocols = vec![HTTP2.to_vec()];
         let (server, host) = (profile.server, profile.identity);
-        Ok(Self { server, host, name, tls: Arc::new(tls), signer: Arc::new(signer) })
+        Ok(Self { server, host, name, tls: Arc::new(tls), signer: Arc::new(signer), validity })
     }
 
     /// This host's signature over these bytes, ASN.1 DER; `None` where the system gives no random numbers.
     pub fn sign(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         self.signer.sign(&SystemRandom::new(), bytes).ok().map(|signature| signature.as_ref().to_vec())
     }
+}
+
+fn validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
+    let (_, read) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
+    Some((at(read.validity().not_before.timestamp())?, at(read.validity().not_after.timestamp())?))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -12,10 +12,12 @@
 //! * The inventory goes out again when the machine has become another: a device came, went, or is not well.
 //! * A volume's key is asked for once a session; evidence is reported once a session until holmd no longer
 //!   lists its run.
+//! * The certificate is renewed when a third of its life is left (`renew`).
 //! * When the stream ends, what runs keeps running and nothing new starts (`converge`).
 
 mod commissioned;
 mod identity;
+mod renew;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -181,7 +183,7 @@ impl Session {
         let directory = self.identity.clone();
         let identity = tokio::task::spawn_blocking(move || Identity::load(&directory)).await??;
         let channel = dial(&identity).await?;
-        let client = AgentServiceClient::new(channel)
+        let client = AgentServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let _present = Present(&self.driver);
@@ -197,7 +199,7 @@ impl Session {
             .into_inner();
         tracing::info!(server = identity.server, "session with holmd");
         up(&identity);
-        self.talk(client, send, incoming, said, &identity).await
+        self.talk((client, channel), send, incoming, said, &identity).await
     }
 
     async fn hello(&self) -> Result<Hello, SessionError> {
@@ -216,7 +218,7 @@ impl Session {
 
     async fn talk(
         &self,
-        client: AgentServiceClient<Channel>,
+        (client, channel): (AgentServiceClient<Channel>, Channel),
         send: mpsc::Sender<FromAgent>,
         mut incoming: Streaming<ToAgent>,
         mut said: Said,
@@ -233,6 +235,7 @@ impl Session {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking = JoinSet::new();
+        let mut renewing = JoinSet::new();
         let mut commissioned = Commissioned::default();
         loop {
             let mut due = false;
@@ -260,7 +263,11 @@ impl Session {
                 _ = look.tick(), if together && looking.is_empty() => {
                     let host = Arc::clone(engine.host());
                     looking.spawn_blocking(move || host.commission());
+                    if renewing.is_empty() {
+                        renewing.spawn(renew::in_time(self.identity.clone(), channel.clone()));
+                    }
                 }
+                Some(_) = renewing.join_next() => {}
                 Some(report) = looking.join_next() => {
                     if let Some(signed) = commissioned.news(report?, identity) {
                         say(&send, from_agent::Body::Commissioning(signed)).await?;

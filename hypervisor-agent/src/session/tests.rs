@@ -11,15 +11,17 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use holm_proto::v1::{
     TunnelFrame,
     agent_service_server::{AgentService, AgentServiceServer},
+    person_service_server::{PersonService, PersonServiceServer},
 };
 use prost::Message as _;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     pin::Pin,
     task::{Context, Poll},
+    time::SystemTime,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -27,7 +29,12 @@ use tokio::{
     sync::oneshot,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::{Request, Response, transport::server::Connected};
+use tonic::{
+    Request, Response,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    transport::server::Connected,
+};
 
 /// Everything here happens within milliseconds; only a failure takes this long.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -52,8 +59,11 @@ impl Authority {
 
     /// Certificate and key of somebody of this name.
     fn sign(&self, name: &str) -> [String; 2] {
+        self.sign_with(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    fn sign_with(&self, params: CertificateParams) -> [String; 2] {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         [params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem()]
     }
 }
@@ -65,6 +75,58 @@ struct Theirs {
 }
 
 type Tunnel = (Streaming<TunnelFrame>, mpsc::Sender<Result<TunnelFrame, Status>>);
+
+/// Signs what a host renews its certificate with, and is asked nothing else.
+struct Signs(Arc<Authority>);
+
+#[tonic::async_trait]
+impl PersonService for Signs {
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::EnrolResponse>, Status> {
+        let request = CertificateSigningRequestParams::from_pem(&request.into_inner().csr_pem).unwrap();
+        let certificate_pem = request.signed_by(&self.0.issuer).unwrap().pem();
+        Ok(Response::new(v1::EnrolResponse { certificate_pem, ..Default::default() }))
+    }
+
+    async fn who_am_i(&self, _: Request<v1::WhoAmIRequest>) -> Result<Response<v1::Person>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_people(
+        &self,
+        _: Request<v1::ListPeopleRequest>,
+    ) -> Result<Response<v1::ListPeopleResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn invite(&self, _: Request<v1::InviteRequest>) -> Result<Response<v1::Invitation>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// Both services, by the path.
+#[derive(Clone)]
+struct Both(AgentServiceServer<StandIn>, PersonServiceServer<Signs>);
+
+impl Service<http::Request<Body>> for Both {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match request.uri().path().starts_with("/holm.v1.PersonService/") {
+            true => self.1.call(request),
+            false => self.0.call(request),
+        }
+    }
+}
 
 /// Hands each stream to the test.
 struct StandIn {
@@ -134,6 +196,7 @@ impl AsyncWrite for Plain {
 
 struct World {
     directory: tempfile::TempDir,
+    authority: Arc<Authority>,
     host: Arc<SimulatedHost>,
     driver: Arc<Driver>,
     sessions: mpsc::Receiver<Theirs>,
@@ -145,7 +208,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let authority = Authority::new();
+        let authority = Arc::new(Authority::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("localhost:{}", listener.local_addr().unwrap().port());
         let identity = directory.path().join("identity");
@@ -173,7 +236,7 @@ impl World {
             session.keep(stopped, |_| ups += 1).await;
             let _ = end.send(ups);
         });
-        Self { directory, host, driver, sessions: theirs, tunnels: their_tunnels, stop, ended }
+        Self { directory, authority, host, driver, sessions: theirs, tunnels: their_tunnels, stop, ended }
     }
 
     async fn session(&mut self) -> Theirs {
@@ -205,7 +268,7 @@ fn enrolled(directory: &Path, authority: &Authority, server: &str) {
     }
 }
 
-fn serve(listener: TcpListener, authority: &Authority, stand_in: StandIn) {
+fn serve(listener: TcpListener, authority: &Arc<Authority>, stand_in: StandIn) {
     let [certificate, key] = authority.sign("localhost");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -235,7 +298,8 @@ fn serve(listener: TcpListener, authority: &Authority, stand_in: StandIn) {
         }
     });
     let server = tonic::transport::Server::builder();
-    let service = AgentServiceServer::new(stand_in);
+    let agents = AgentServiceServer::new(stand_in);
+    let service = Both(agents, PersonServiceServer::new(Signs(Arc::clone(authority))));
     tokio::spawn(async move { server.serve_with_incoming(service, ReceiverStream::new(receive)).await });
 }
 
@@ -331,6 +395,47 @@ async fn bring_up(theirs: &mut Theirs) {
     theirs.say(key()).await;
     let observed = theirs.phase(v1::Phase::Ready).await;
     assert_eq!((observed.generation, observed.attached.as_slice()), (2, &["0000:34:00.0".to_owned()][..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_in_time_and_the_next_session_uses_it() {
+    let mut world = World::new().await;
+    let mut theirs = world.session().await;
+    theirs.hello().await;
+    let directory = world.directory.path().join("identity");
+    let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
+    // Nine of ten days are over.
+    let days = |n: u64| Duration::from_secs(n * 86_400);
+    let mut old = CertificateParams::new(vec!["dgx2-1".to_owned()]).unwrap();
+    let until = SystemTime::now() + days(1);
+    (old.not_before, old.not_after) = ((until - days(10)).into(), until.into());
+    let [certificate, key] = world.authority.sign_with(old);
+    fs::write(directory.join("cert.pem"), &certificate).unwrap();
+    fs::write(directory.join("key.pem"), &key).unwrap();
+    theirs.say(intended(1, None, false)).await;
+    let renewed = async {
+        while read("cert.pem") == certificate {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, renewed).await.expect("it is not renewed");
+    // With its key in one file, which nobody else reads.
+    assert!(read("key.pem").ends_with(&read("cert.pem")) && !read("key.pem").contains(&key));
+    assert_eq!(fs::metadata(directory.join("key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+    let now = Identity::load(&directory).unwrap();
+    assert!(now.validity.1 > until);
+    // Of the two alone neither is missed.
+    fs::remove_file(directory.join("cert.pem")).unwrap();
+    drop(theirs);
+    let mut theirs = world.session().await;
+    theirs.hello().await;
+    // Enrolled anew, the certificate is the one beside it again.
+    fs::write(directory.join("key.pem"), &key).unwrap();
+    assert!(Identity::load(&directory).is_err());
+    fs::write(directory.join("cert.pem"), &certificate).unwrap();
+    assert!(Identity::load(&directory).unwrap().validity.1 <= until);
+    drop(theirs);
+    assert_eq!(world.end().await, 2);
 }
 
 #[tokio::test]
