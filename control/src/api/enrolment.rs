@@ -15,7 +15,7 @@ use holm_proto::v1::enrolment_service_server::EnrolmentService;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
@@ -30,7 +30,7 @@ const ADDRESSES_MAX: usize = 1024;
 pub(super) struct Enrolment {
     app: Arc<App>,
     strangers: Arc<Strangers>,
-    wrong: Arc<Mutex<BTreeMap<IpAddr, (u32, Instant)>>>,
+    wrong: Arc<Mutex<Wrong>>,
 }
 
 impl Enrolment {
@@ -38,23 +38,55 @@ impl Enrolment {
         Self { app, strangers, wrong: Arc::default() }
     }
 
-    /// How many wrong codes came from there, less those that are forgiven by now.
-    fn wrong(&self, from: IpAddr, one_more: bool) -> u32 {
-        let mut all = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= ADDRESSES_MAX {
-            all.clear();
+    fn wrong<T>(&self, with: impl FnOnce(&mut Wrong) -> T) -> T {
+        with(&mut self.wrong.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// How many wrong codes came from where, less those that are forgiven by now.
+#[derive(Default)]
+struct Wrong(BTreeMap<IpAddr, (u32, Instant)>);
+
+impl Wrong {
+    /// Whoever is there has to wait.
+    fn is_locked_out(&mut self, from: IpAddr, now: Instant) -> bool {
+        self.count(network(from), now) >= WRONG_MAX
+    }
+
+    fn one_more(&mut self, from: IpAddr, now: Instant) {
+        let from = network(from);
+        let count = self.count(from, now).saturating_add(1);
+        if self.0.len() >= ADDRESSES_MAX {
+            // Who comes from many addresses makes nobody forget what came from others lately.
+            let oldest = self.0.iter().min_by_key(|(_, (_, since))| *since).map(|(from, _)| *from);
+            oldest.and_then(|oldest| self.0.remove(&oldest));
         }
-        let now = Instant::now();
-        let (count, since) = all.get(&from).copied().unwrap_or((0, now));
-        let forgiven = u32::try_from(since.elapsed().as_secs() / WRONG_EVERY.as_secs()).unwrap_or(u32::MAX);
-        let since = if forgiven == 0 { since } else { now };
-        let count = count.saturating_sub(forgiven) + u32::from(one_more);
-        if count == 0 {
-            all.remove(&from);
-        } else {
-            all.insert(from, (count, since));
+        let since = self.0.get(&from).map_or(now, |(_, since)| *since);
+        self.0.insert(from, (count, since));
+    }
+
+    fn count(&mut self, from: IpAddr, now: Instant) -> u32 {
+        let Some((count, since)) = self.0.get(&from).copied() else { return 0 };
+        let gone = now.saturating_duration_since(since).as_secs() / WRONG_EVERY.as_secs();
+        let forgiven = u32::try_from(gone).unwrap_or(u32::MAX);
+        let left = count.saturating_sub(forgiven);
+        match (left, forgiven) {
+            (0, _) => drop(self.0.remove(&from)),
+            (_, 0) => {}
+            _ => drop(self.0.insert(from, (left, now))),
         }
-        count
+        left
+    }
+}
+
+/// Of IPv6 whoever has one address has 2⁶⁴ of them.
+fn network(from: IpAddr) -> IpAddr {
+    match from {
+        IpAddr::V4(_) => from,
+        IpAddr::V6(from) => match from.to_ipv4_mapped() {
+            Some(from) => from.into(),
+            None => Ipv6Addr::from_bits(from.to_bits() & !u128::from(u64::MAX)).into(),
+        },
     }
 }
 
@@ -65,7 +97,7 @@ impl EnrolmentService for Enrolment {
             return Err(Status::internal("the connection has no address"));
         };
         let message = request.into_inner();
-        if self.wrong(address.ip(), false) >= WRONG_MAX {
+        if self.wrong(|all| all.is_locked_out(address.ip(), Instant::now())) {
             self.strangers.note(Stranger::TooManyCodes, String::new(), address);
             return Err(Status::resource_exhausted(
                 "too many wrong codes came from your address: wait a minute",
@@ -78,7 +110,7 @@ impl EnrolmentService for Enrolment {
         let subject = match people::enrol(&self.app.ledger.state(), &hash, self.app.ledger.now()) {
             Ok((subject, _)) => subject,
             Err(refusal) => {
-                self.wrong(address.ip(), true);
+                self.wrong(|all| all.one_more(address.ip(), Instant::now()));
                 self.strangers.note(Stranger::BadCode, String::new(), address);
                 return super::answer(Err(refusal), id);
             }
@@ -132,5 +164,59 @@ pub(super) fn response(app: &App, caller: &Caller, issued: Issued) -> v1::EnrolR
         ca_pem: app.authority.pem().to_owned(),
         identity: caller.uri(),
         server: app.config.server.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn after_ten_wrong_codes_an_address_waits_and_no_other() {
+        let (mut wrong, now) = (Wrong::default(), Instant::now());
+        let guesses =
+            |wrong: &mut Wrong, from: &str, n: u32| (0..n).for_each(|_| wrong.one_more(ip(from), now));
+        guesses(&mut wrong, "192.0.2.7", 9);
+        assert!(!wrong.is_locked_out(ip("192.0.2.7"), now));
+        guesses(&mut wrong, "192.0.2.7", 1);
+        assert!(wrong.is_locked_out(ip("192.0.2.7"), now));
+        assert!(wrong.is_locked_out(ip("::ffff:192.0.2.7"), now));
+        assert!(!wrong.is_locked_out(ip("192.0.2.8"), now));
+        // One more every six seconds, and a minute later all of them.
+        let later = now + Duration::from_secs(6);
+        assert!(!wrong.is_locked_out(ip("192.0.2.7"), later));
+        wrong.one_more(ip("192.0.2.7"), later);
+        assert!(wrong.is_locked_out(ip("192.0.2.7"), later));
+        assert_eq!(wrong.count(ip("192.0.2.7"), later + Duration::from_secs(60)), 0);
+        assert!(wrong.0.is_empty());
+    }
+
+    #[test]
+    fn neighbours_of_one_ipv6_network_are_one() {
+        let (mut wrong, now) = (Wrong::default(), Instant::now());
+        for n in 0..10 {
+            wrong.one_more(ip(&format!("2001:db8:0:1::{n:x}")), now);
+        }
+        assert!(wrong.is_locked_out(ip("2001:db8:0:1:ffff::1"), now));
+        assert!(!wrong.is_locked_out(ip("2001:db8:0:2::1"), now));
+    }
+
+    #[test]
+    fn many_addresses_make_nobody_forget_what_came_lately() {
+        let (mut wrong, start) = (Wrong::default(), Instant::now());
+        let later = start + Duration::from_secs(1);
+        for n in 0..2000_u32 {
+            wrong.one_more(std::net::Ipv4Addr::from_bits(n).into(), start);
+        }
+        (0..10).for_each(|_| wrong.one_more(ip("192.0.2.7"), later));
+        for n in 0..500_u32 {
+            wrong.one_more(std::net::Ipv4Addr::from_bits(n).into(), later);
+        }
+        assert!(wrong.0.len() <= ADDRESSES_MAX);
+        assert!(wrong.is_locked_out(ip("192.0.2.7"), later));
     }
 }

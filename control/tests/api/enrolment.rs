@@ -65,6 +65,12 @@ async fn guessing_is_slowed_down() {
     }
     assert_eq!(codes[..10], [Code::PermissionDenied; 10]);
     assert_eq!(codes[10..], [Code::ResourceExhausted; 2]);
+    // Nor is a good one tried any more, and the log says so.
+    let good = invited(&world, "dina").await;
+    let request = v1::EnrolRequest { code: good, csr_pem: String::new() };
+    assert_eq!(client.enrol(request).await.unwrap_err().code(), Code::ResourceExhausted);
+    let entry = world.logged(|e| e.reasons == ["too many codes are tried"]).await;
+    assert_eq!((entry.action.as_str(), entry.outcome.as_str()), ("enrol", "refused"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
