@@ -108,6 +108,8 @@ fn fill(app: &App) {
             created,
             enrolled: true,
             certificate: String::new(),
+            renewed: String::new(),
+            revoked: None,
         })
     };
     let project = |n: u32| Record::Project(project(n, created));
@@ -227,6 +229,20 @@ impl PersonService for Echo {
     }
 
     async fn invite(&self, _: tonic::Request<v1::InviteRequest>) -> Result<Response<v1::Invitation>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn renew(
+        &self,
+        _: tonic::Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::EnrolResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke(
+        &self,
+        _: tonic::Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }
