@@ -179,12 +179,12 @@ struct Asked {
 /// A refusal, and what the caller is told of it.
 struct No {
     logged: Refusal,
-    told: Refusal,
+    told: Box<Refusal>,
 }
 
 impl From<Refusal> for No {
     fn from(refusal: Refusal) -> Self {
-        Self { logged: refusal.clone(), told: refusal }
+        Self { logged: refusal.clone(), told: Box::new(refusal) }
     }
 }
 
@@ -244,7 +244,7 @@ impl Asked {
                     Ok(decided)
                 });
                 decided.map_err(|no| {
-                    told = Some(no.told);
+                    told = Some(*no.told);
                     Refusal { pack: by, ..no.logged }
                 })
             });
@@ -354,7 +354,7 @@ impl Asked {
             }
             Err(no) => match self.refuse(Refusal { pack: Some(by), ..no.logged }) {
                 Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
-                _ => Err(no.told),
+                _ => Err(*no.told),
             },
         }
     }
@@ -388,7 +388,7 @@ impl Asked {
         }
         let logged = Refusal::of(RefusalKind::Denied, decision.reasons);
         let told = if decision.visible { logged.clone() } else { self.missing.clone() };
-        Err(No { logged, told })
+        Err(No { logged, told: Box::new(told) })
     }
 
     /// The caller with her roles. Who is not known is told so, and nothing else; and of several certificates

@@ -30,6 +30,16 @@ pub(super) struct Disk {
     pub(super) faults: faults::Faults,
 }
 
+impl Drop for Disk {
+    /// By itself the lock would outlive this for a moment: whoever begins a program gives it a copy of every open file until
+    /// it is that program.
+    fn drop(&mut self) {
+        if let Err(e) = self.handle.unlock() {
+            tracing::warn!("the lock of `{}` is not given back: {e}", self.root.display());
+        }
+    }
+}
+
 impl Disk {
     /// Take a directory for writing. What a kill left in it unsynced is made durable first, before
     /// anything is built on it.
