@@ -92,7 +92,11 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
             ("days that what is closed is kept", l.keep_closed_days.to_string()),
             ("days that a restore drill may be old", l.restore_drill_days.to_string()),
             ("colour", format!("{:?}", l.colour).to_lowercase()),
-            ("what is said where it does not run", l.refusal.clone()),
+            // Before the colon is its name, which has a line of its own.
+            (
+                "what is said where it does not run",
+                l.refusal.split_once(": ").map_or("", |(_, text)| text).to_owned(),
+            ),
             ("escrow", if l.escrow { "allowed" } else { "not allowed" }.to_owned()),
         ]
     };

@@ -92,7 +92,7 @@ fn what_no_pack_allows() {
             // The rules of the site point at the policies that are taken away here.
             return text.split("\n# ---- What is demanded").next().unwrap().to_owned();
         }
-        let without = ["role.officer-and-operator", "slice.connect-as-operator", "slice.own-request"];
+        let without = ["role.officer-and-operator", "slice.own-request"];
         let mut kept = String::new();
         for policy in text.split_inclusive("\n@id(") {
             let id = policy.split('"').nth(1).unwrap_or_default();
