@@ -344,7 +344,9 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     let recipients = holm_control::api::check_recipients(&config.escrow.recipients)
         .map_err(|why| Failure::new(why, "mend [escrow.recipients] in holmd.toml"));
     say("configuration", recipients.map(|()| path.display().to_string()));
-    say("policy pack", rules(&config));
+    let past = past(&config);
+    // Without the log, what the configuration names is all that can be judged.
+    say("policy pack", rules(&config, past.as_ref().map_or(&[], |(_, records)| records)));
     say(
         "platform",
         app::partitions(&config.platform)
@@ -366,16 +368,21 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
             Ok(format!("{} keys", all.len()))
         }),
     );
-    say("log and store", history(&config, &paths));
+    say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The pack that the next start would put in force, as the log says.
-fn rules(config: &Config) -> Result<String, Failure> {
+/// What the log says: how many entries, and the records that they make.
+fn past(config: &Config) -> Result<(u64, Vec<Record>), Failure> {
     let (_, log) = app::log(config)?;
     let records = replay(&log).map_err(|e| {
         Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
     })?;
+    Ok((log.size(), records))
+}
+
+/// The pack that the next start would put in force, by what the log says.
+fn rules(config: &Config, records: &[Record]) -> Result<String, Failure> {
     let record = records.iter().find_map(|record| match record {
         Record::Policy(policy) => Some(policy),
         _ => None,
@@ -385,22 +392,16 @@ fn rules(config: &Config) -> Result<String, Failure> {
     Ok(format!("{}, {} levels ({from})", pack.id(), pack.levels().len()))
 }
 
-/// The log reads from end to end, and the store agrees with it. A holmd that runs has the store to itself.
-fn history(config: &Config, paths: &Paths) -> Result<String, Failure> {
-    let (_, log) = app::log(config)?;
-    let records = replay(&log).map_err(|e| {
-        Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
-    })?;
+/// The log was read from end to end; the store agrees with it. A holmd that runs has the store to itself.
+fn history(paths: &Paths, (size, records): (u64, Vec<Record>)) -> Result<String, Failure> {
     let store = app::store(&paths.store)?;
     let outbox = store.outbox();
-    let behind = outbox.iter().flatten().any(|waiting| waiting.index >= log.size());
+    let behind = outbox.iter().flatten().any(|waiting| waiting.index >= size);
     let failed = |e| Failure::because("the store cannot be read", "holmd rebuild", e);
     let (same, _) = compare(&store, records).map_err(failed)?;
     match (same, behind) {
-        (true, _) => Ok(format!("{} entries, {} records", log.size(), count(&store).map_err(failed)?)),
-        (false, true) => {
-            Ok(format!("{} entries; what a kill left over is sealed at the next start", log.size()))
-        }
+        (true, _) => Ok(format!("{size} entries, {} records", count(&store).map_err(failed)?)),
+        (false, true) => Ok(format!("{size} entries; what a kill left over is sealed at the next start")),
         (false, false) => Err(Failure::new("the store is not what the log says", "holmd rebuild")),
     }
 }

@@ -23,6 +23,21 @@ impl Difference {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// All of it, for people: a line each, WHAT: HOW.
+    pub fn lines(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (level, what) in &self.levels {
+            all.extend(what.iter().map(|line| format!("level {level}: {line}")));
+        }
+        all.extend(self.others.iter().cloned());
+        for (what, ids) in
+            [("is new", &self.added), ("is gone", &self.removed), ("is another", &self.changed)]
+        {
+            all.extend(ids.iter().map(|id| format!("policy {id}: {what}")));
+        }
+        all
+    }
 }
 
 /// What becomes different when `new` takes the place of `old`.

@@ -352,15 +352,15 @@ impl Asked {
                 }
                 Ok(value)
             }
-            Err(no) => match self.refuse(Refusal { pack: Some(by), ..no.logged }) {
+            Err(no) => match self
+                .app
+                .ledger
+                .commit::<()>(&self.call, |_, _| Err(Refusal { pack: Some(by), ..no.logged }))
+            {
                 Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
                 _ => Err(*no.told),
             },
         }
-    }
-
-    fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
-        self.app.ledger.commit(&self.call, |_, _| Err(refusal))
     }
 
     fn watches(&self, state: &State) -> bool {
@@ -395,16 +395,14 @@ impl Asked {
     /// that one name got, only the newest speaks for it: a stolen one ends when its owner enrols again, and one
     /// that somebody got in her name cannot be used without her noticing.
     fn known(&self, state: &State) -> Result<Principal, Refusal> {
-        let (identity, known) = match &self.caller {
-            Caller::Person(name) => {
-                let person = state.people.get(name);
-                let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
-                (Identity::Person { name: name.clone(), roles }, person.is_some_and(|p| p.enrolled))
-            }
-            Caller::Host(name) => (Identity::Host { name: name.clone() }, state.hosts.contains_key(name)),
+        let principal = match &self.caller {
+            Caller::Person(name) => person_of(state, name),
+            Caller::Host(name) => Principal {
+                identity: Identity::Host { name: name.clone() },
+                known: state.hosts.contains_key(name),
+            },
         };
-        let principal = Principal { identity, known };
-        if known {
+        if principal.known {
             if self.app.ledger.now() >= self.until {
                 let text = format!("this certificate ended at {:.0}", self.until);
                 return Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
@@ -418,6 +416,16 @@ impl Asked {
         // The pack has the words for it.
         let request = holm_policies::Request { principal, action: self.action, resource: Resource::System };
         Err(Refusal::of(RefusalKind::Denied, self.app.rules.of(state).decide(&request).reasons))
+    }
+}
+
+/// A person, as the pack sees her.
+fn person_of(state: &State, name: &Name) -> Principal {
+    let person = state.people.get(name);
+    let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
+    Principal {
+        identity: Identity::Person { name: name.clone(), roles },
+        known: person.is_some_and(|p| p.enrolled),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The rules: which are in force, putting others in their place, and what they would answer.
 
-use super::{About, Asked, Scene, parsed, person, project, slice, view};
+use super::{About, Asked, Scene, parsed, person, person_of, project, slice, view};
 use crate::app::App;
 use crate::domain::records::Policy;
-use crate::domain::{Refusal, RefusalKind, State, policy as domain};
+use crate::domain::{Refusal, RefusalKind, policy as domain};
 use crate::ledger::{Decided, chain};
 use crate::policy;
-use holm_policies::{Action, Difference, FILES, Identity, Pack, Principal, Resource};
+use holm_policies::{Action, FILES, Identity, Pack, Principal, Resource};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::explain_policy_request::Resource as Wanted;
@@ -77,10 +77,8 @@ fn load(
             .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
     })?;
     let caller = scene.person()?.clone();
-    let roles = scene.state.people.get(&caller).map(|p| p.roles.clone()).unwrap_or_default();
-    let identity = Identity::Person { name: caller.clone(), roles };
     let again = holm_policies::Request {
-        principal: Principal { identity, known: true },
+        principal: person_of(scene.state, &caller),
         action: Action::PolicyLoad,
         resource: Resource::System,
     };
@@ -108,7 +106,7 @@ fn load(
     });
     let response = v1::LoadPolicyResponse {
         policy: Some(shown(&new, Some(&record))),
-        changes: lines(&effect.difference),
+        changes: effect.difference.lines(),
         projects: effect.projects.iter().map(ToString::to_string).collect(),
     };
     if !message.dry_run {
@@ -140,24 +138,6 @@ fn read(files: &[v1::PolicyFile]) -> Result<Pack, Refusal> {
     Pack::from_texts(texts).map_err(|e| invalid(format!("this pack is not accepted: {}", chain(&e))))
 }
 
-/// What becomes different, for people.
-pub(super) fn lines(difference: &Difference) -> Vec<String> {
-    let mut all = Vec::new();
-    for (level, what) in &difference.levels {
-        all.extend(what.iter().map(|line| format!("level {level}: {line}")));
-    }
-    all.extend(difference.others.iter().cloned());
-    let groups = [
-        ("is new", &difference.added),
-        ("is gone", &difference.removed),
-        ("is another", &difference.changed),
-    ];
-    for (what, ids) in groups {
-        all.extend(ids.iter().map(|id| format!("policy {id}: {what}")));
-    }
-    all
-}
-
 fn shown(pack: &Pack, record: Option<&Policy>) -> v1::Policy {
     let files = FILES.iter().zip(pack.texts());
     v1::Policy {
@@ -180,15 +160,7 @@ fn explain(scene: &Scene<'_>, message: &v1::ExplainPolicyRequest) -> Result<v1::
             Refusal::new(RefusalKind::Invalid, text).hint(format!("one of {}", all.join(", ")))
         })?;
     let own = scene.person()?.clone();
-    let principal = |state: &State, name: &Name| {
-        let person = state.people.get(name);
-        let roles = person.map(|p| p.roles.clone()).unwrap_or_default();
-        Principal {
-            identity: Identity::Person { name: name.clone(), roles },
-            known: person.is_some_and(|p| p.enrolled),
-        }
-    };
-    let caller = principal(scene.state, &own);
+    let caller = person_of(scene.state, &own);
     let ask = |principal: &Principal, action, resource: &Resource| {
         let (principal, resource) = (principal.clone(), resource.clone());
         scene.pack.decide(&holm_policies::Request { principal, action, resource })
@@ -204,7 +176,7 @@ fn explain(scene: &Scene<'_>, message: &v1::ExplainPolicyRequest) -> Result<v1::
         if !scene.state.people.contains_key(&name) {
             return Err(About::person(name.as_str()).missing);
         }
-        principal(scene.state, &name)
+        person_of(scene.state, &name)
     };
     let (resource, missing) = resource(scene, message, &own)?;
     let resource = resource.ok_or_else(|| missing.clone())?;

@@ -4,12 +4,11 @@
 
 use super::records::{Approval, Change, Project, Record, Slice, SliceState};
 use super::slice::{self, Demands};
-use super::tests::{person, requested};
+use super::tests::{heart, person, requested};
 use super::{State, project};
 use holm_policies::{Action, Identity, Obligation, Pack, Principal, Request, Resource};
-use holm_proto::ids::{Name, ProjectId};
+use holm_proto::ids::Name;
 use jiff::Timestamp;
-use newtype_uuid::GenericUuid;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -46,29 +45,6 @@ fn name(text: &str) -> Name {
 
 fn now(second: usize) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + i64::try_from(second).unwrap()).unwrap()
-}
-
-/// The project that the slices of `domain::tests` are of, led by ada.
-fn project_at(level: &str) -> Project {
-    Project {
-        id: ProjectId::from_untyped_uuid(uuid::Uuid::from_u128(1)),
-        name: name("heart"),
-        level: level.to_owned(),
-        level_name: level.to_owned(),
-        purpose: "a test".to_owned(),
-        lead: name("ada"),
-        members: vec![name("ada")],
-        created: now(0),
-        pack: String::new(),
-        department: String::new(),
-        hold: None,
-        disk_gib: None,
-        registration: Default::default(),
-        agreements: Default::default(),
-        warned: Vec::new(),
-        data_sets: Vec::new(),
-        declassification: None,
-    }
 }
 
 fn may(pack: &Pack, who: (&str, &[String]), action: Action, resource: Resource) -> bool {
@@ -156,7 +132,7 @@ fn the_plain_way_leads_there() {
     let people: Vec<Vec<String>> =
         ["lead", "officer", "officer", "operator", "auditor"].map(|role| vec![role.to_owned()]).into();
     let mut state = State::default();
-    state.apply(&[Change::Put(Record::Project(project_at("3")))]);
+    state.apply(&[Change::Put(Record::Project(heart("3")))]);
     let states: Vec<SliceState> =
         [(0, Act::Request), (1, Act::Approve("")), (1, Act::Approve("")), (2, Act::Approve(""))]
             .iter()
@@ -181,7 +157,7 @@ proptest! {
         // Otherwise nothing is ever asked for.
         people[0].push("lead".to_owned());
         let mut state = State::default();
-        state.apply(&[Change::Put(Record::Project(project_at(level)))]);
+        state.apply(&[Change::Put(Record::Project(heart(level)))]);
         for (second, act) in acts.iter().enumerate() {
             state.apply(&called(&pack, &state.clone(), &people, act, second));
             for s in state.slices.values().filter(|s| s.state == SliceState::Approved) {
@@ -206,7 +182,7 @@ proptest! {
         approvers in prop::collection::vec(prop::sample::select(PEOPLE.to_vec()), 1..6),
         needed in 1_u32..4,
     ) {
-        let mut p = project_at("3");
+        let mut p = heart("3");
         p.members = members.iter().map(|member| name(member)).collect();
         let mut slice = requested(1, 1, needed, 0);
         slice.requested_by = name("zoe");

@@ -25,6 +25,29 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// A project of this level that ada leads and is alone in.
+pub(super) fn heart(level: &str) -> Project {
+    Project {
+        id: ProjectId::new_v4(),
+        name: name("heart"),
+        level: level.to_owned(),
+        level_name: level.to_owned(),
+        purpose: "beats".to_owned(),
+        lead: name("ada"),
+        members: vec![name("ada")],
+        created: now(0),
+        pack: "aau-2018/1".to_owned(),
+        department: String::new(),
+        hold: None,
+        disk_gib: None,
+        registration: Default::default(),
+        agreements: Default::default(),
+        warned: Vec::new(),
+        data_sets: Vec::new(),
+        declassification: None,
+    }
+}
+
 fn host() -> Name {
     name("dgx")
 }
@@ -1078,25 +1101,7 @@ fn only_those_who_work_with_data_join_a_project() {
     {
         state.apply(&[Change::Put(Record::Person(person(name, &[role])))]);
     }
-    let heart = Project {
-        id: ProjectId::new_v4(),
-        name: name("heart"),
-        level: "2".to_owned(),
-        level_name: "confidential".to_owned(),
-        purpose: "beats".to_owned(),
-        lead: name("ada"),
-        members: vec![name("ada")],
-        created: now(0),
-        pack: "aau-2018/1".to_owned(),
-        department: String::new(),
-        hold: None,
-        disk_gib: None,
-        registration: Default::default(),
-        agreements: Default::default(),
-        warned: Vec::new(),
-        data_sets: Vec::new(),
-        declassification: None,
-    };
+    let heart = heart("2");
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);
     for stranger in ["olga", "oscar"] {

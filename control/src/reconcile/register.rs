@@ -13,8 +13,9 @@ pub(super) fn warn(
     passed: &mut dyn FnMut(Result<(), Refusal>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let (state, now) = (app.ledger.state(), app.ledger.now());
+    let pack = app.rules.of(&state);
     for p in state.projects.values() {
-        let must = register::demanded(&app.pack(), &p.level);
+        let must = register::demanded(&pack, &p.level);
         if register::warn(p, &must, now).is_none() {
             continue;
         }
@@ -33,6 +34,6 @@ pub(super) fn warn(
 /// Why a slice does not get a place, whoever has approved it: its project has yet to file something.
 pub(super) fn frozen(app: &App, state: &State, s: &Slice, now: Timestamp) -> Option<String> {
     let project = state.projects.get(&s.project)?;
-    let missing = register::missing(project, &register::demanded(&app.pack(), &s.level), now);
+    let missing = register::missing(project, &register::demanded(&app.rules.of(state), &s.level), now);
     (!missing.is_empty()).then(|| format!("its project must first file {}", missing.join(", ")))
 }

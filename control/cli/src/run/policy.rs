@@ -182,7 +182,7 @@ async fn load(session: &Session, directory: &Path, dry_run: bool) -> Result<(), 
         "changes": answer.changes,
         "projects": answer.projects,
     });
-    session.output.list(&view::changes(&answer.changes), &json)?;
+    session.output.list(&view::changes(&answer.changes, "nothing becomes different but its name"), &json)?;
     let would = if dry_run { "would be" } else { "is" };
     let mut remark = format!("{} {would} in force", pack.id());
     if !answer.projects.is_empty() {

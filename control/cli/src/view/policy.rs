@@ -118,25 +118,8 @@ pub fn policy_remark(policy: &Policy, clock: &Clock) -> String {
     format!("{} is in force since {}: {how}", policy.id, since.shown())
 }
 
-/// What becomes different.
-pub fn difference(found: &Difference) -> Table {
-    let mut rows = Vec::new();
-    for (level, lines) in &found.levels {
-        rows.extend(lines.iter().map(|line| vec![Cell::new(format!("level {level}")), line.as_str().into()]));
-    }
-    for line in &found.others {
-        let (what, how) = line.split_once(": ").unwrap_or((line, ""));
-        rows.push(vec![Cell::from(what), how.into()]);
-    }
-    let groups = [("is new", &found.added), ("is gone", &found.removed), ("is another", &found.changed)];
-    for (what, ids) in groups {
-        rows.extend(ids.iter().map(|id| vec![Cell::new(format!("policy {id}")), what.into()]));
-    }
-    Table { columns: vec!["what", "becomes different"], rows, empty: "nothing becomes different" }
-}
-
-/// The same, as holmd says it.
-pub fn changes(lines: &[String]) -> Table {
+/// What becomes different, a line each as [`Difference::lines`] has them; `nothing` stands there where there is none.
+pub fn changes(lines: &[String], nothing: &'static str) -> Table {
     let row = |line: &String| {
         let (what, how) = line.split_once(": ").unwrap_or((line, ""));
         vec![Cell::from(what), how.into()]
@@ -144,8 +127,13 @@ pub fn changes(lines: &[String]) -> Table {
     Table {
         columns: vec!["what", "becomes different"],
         rows: lines.iter().map(row).collect(),
-        empty: "nothing becomes different but its name",
+        empty: nothing,
     }
+}
+
+/// The same, of what was compared here.
+pub fn difference(found: &Difference) -> Table {
+    changes(&found.lines(), "nothing becomes different")
 }
 
 /// The same.

@@ -1,6 +1,6 @@
 use super::*;
+use crate::domain::tests::heart;
 use holm_policies::Pack;
-use holm_proto::ids::ProjectId;
 use proptest::prelude::*;
 
 fn name(text: &str) -> Name {
@@ -13,25 +13,7 @@ fn levels() -> Vec<Level> {
 
 /// Of ada, with rita in it.
 fn project(level: &str) -> Project {
-    Project {
-        id: ProjectId::new_v4(),
-        name: name("heart"),
-        level: level.to_owned(),
-        level_name: "sensitive".to_owned(),
-        purpose: "beats".to_owned(),
-        lead: name("ada"),
-        members: vec![name("ada"), name("rita")],
-        created: Timestamp::UNIX_EPOCH,
-        pack: "aau-2018/3".to_owned(),
-        department: String::new(),
-        hold: None,
-        disk_gib: None,
-        registration: Default::default(),
-        agreements: Default::default(),
-        warned: Vec::new(),
-        data_sets: Vec::new(),
-        declassification: None,
-    }
+    Project { members: vec![name("ada"), name("rita")], ..heart(level) }
 }
 
 fn set(text: &str, level: &str) -> DataSet {
