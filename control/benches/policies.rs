@@ -110,6 +110,7 @@ fn fill(app: &App) {
             certificate: String::new(),
             renewed: String::new(),
             revoked: None,
+            void: None,
         })
     };
     let project = |n: u32| Record::Project(project(n, created));
@@ -133,7 +134,7 @@ fn project(n: u32, created: Timestamp) -> Project {
         lead: members[0].clone(),
         members,
         created,
-        pack: "aau-2018/3".to_owned(),
+        pack: "aau-2018/4".to_owned(),
         department: "health".to_owned(),
         hold: None,
         disk_gib: None,
@@ -141,6 +142,7 @@ fn project(n: u32, created: Timestamp) -> Project {
         agreements: Default::default(),
         warned: Default::default(),
         data_sets: Default::default(),
+        ended: None,
         declassification: None,
     }
 }

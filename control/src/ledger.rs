@@ -454,6 +454,7 @@ mod tests {
             certificate: String::new(),
             renewed: String::new(),
             revoked: None,
+            void: None,
         }))
     }
 

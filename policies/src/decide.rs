@@ -171,6 +171,7 @@ impl Pack {
                 held_by,
                 missing,
                 lapsed,
+                lease_over,
                 ..
             } => entities.push(entity(
                 this,
@@ -183,6 +184,7 @@ impl Pack {
                     ("held_by", people(held_by)),
                     ("missing", texts(missing)),
                     ("lapsed", people(lapsed)),
+                    ("lease_over", RestrictedExpression::new_bool(*lease_over)),
                 ],
             )?),
             Resource::Person { name, roles } => {
@@ -215,6 +217,7 @@ impl Pack {
             "principal" => Some(request.principal.identity.name().to_string()),
             "shared_cluster" => Some(self.manifest.shared_cluster.clone()),
             "project" => request.resource.project().map(ToString::to_string),
+            "slice" => request.resource.slice(),
             "missing" => Some(request.resource.missing().join(", ")),
             "level_refusal" => request.resource.level().map(|level| self.refusal(level)),
             _ => None,

@@ -106,6 +106,9 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
             ("approvals", l.approvals.to_string()),
             ("days that what is closed is kept", l.keep_closed_days.to_string()),
             ("days that a restore drill may be old", l.restore_drill_days.to_string()),
+            ("days that a request waits for approvals", l.request_days.to_string()),
+            ("days that a slice runs before it is approved anew", l.lease_days.to_string()),
+            ("days after its project's end at which a slice is closed", l.closing_days.to_string()),
             ("colour", format!("{:?}", l.colour).to_lowercase()),
             // Before the colon is its name, which has a line of its own.
             (

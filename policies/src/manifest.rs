@@ -25,6 +25,12 @@ pub struct Level {
     pub keep_closed_days: u32,
     /// Days that the last restore drill of a slice may be old when it is started again; 0: none is demanded.
     pub restore_drill_days: u32,
+    /// Days that a request waits for its approvals before it is taken back; 0: for ever.
+    pub request_days: u32,
+    /// Days that a slice runs before officers must approve it anew; 0: as long as its project.
+    pub lease_days: u32,
+    /// Days after the end of its project at which its slices are closed by themselves; 0: not at all.
+    pub closing_days: u32,
     /// Its keys may be given to recipients outside Holm.
     pub escrow: bool,
     /// What must be true of every slice of this level.
@@ -35,8 +41,21 @@ pub struct Level {
     pub refusal: String,
 }
 
+impl Level {
+    /// Its settings in days, by name.
+    pub fn days(&self) -> [(&'static str, u32); 5] {
+        [
+            ("keep_closed_days", self.keep_closed_days),
+            ("restore_drill_days", self.restore_drill_days),
+            ("request_days", self.request_days),
+            ("lease_days", self.lease_days),
+            ("closing_days", self.closing_days),
+        ]
+    }
+}
+
 /// Ten years: who means longer means an archive.
-const KEEP_MAX: u32 = 3653;
+const DAYS_MAX: u32 = 3653;
 
 /// What a console or a banner paints a level in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -155,12 +174,32 @@ struct FileLevel {
     approvals: Option<Spanned<u32>>,
     keep_closed_days: Option<Spanned<u32>>,
     restore_drill_days: Option<Spanned<u32>>,
+    request_days: Option<Spanned<u32>>,
+    lease_days: Option<Spanned<u32>>,
+    closing_days: Option<Spanned<u32>>,
     escrow: Option<Spanned<bool>>,
     #[serde(default)]
     obligations: Vec<Spanned<String>>,
     #[serde(default)]
     must_file: Vec<Spanned<Evidence>>,
     refusal: Option<Spanned<String>>,
+}
+
+impl FileLevel {
+    fn days(&self) -> [(&'static str, Option<&Spanned<u32>>); 5] {
+        [
+            ("keep_closed_days", self.keep_closed_days.as_ref()),
+            ("restore_drill_days", self.restore_drill_days.as_ref()),
+            ("request_days", self.request_days.as_ref()),
+            ("lease_days", self.lease_days.as_ref()),
+            ("closing_days", self.closing_days.as_ref()),
+        ]
+    }
+}
+
+/// What is left out is 0.
+fn days_of(days: &Option<Spanned<u32>>) -> u32 {
+    days.as_ref().map_or(0, |days| *days.as_ref())
 }
 
 impl Manifest {
@@ -264,14 +303,13 @@ impl Manifest {
             "setting" => {
                 let set = |level: &Level| match name {
                     "approvals" => Some(level.approvals > 0),
-                    "keep_closed_days" => Some(level.keep_closed_days > 0),
-                    "restore_drill_days" => Some(level.restore_drill_days > 0),
-                    _ => None,
+                    _ => level.days().iter().find(|(setting, _)| *setting == name).map(|(_, days)| *days > 0),
                 };
                 let values: Option<Vec<bool>> = here().map(set).collect();
                 match values {
                     None => {
-                        Err(format!("`{said}`: there is approvals, keep_closed_days, restore_drill_days"))
+                        let days = here().next().map(|level| level.days().map(|(name, _)| name).join(", "));
+                        Err(format!("`{said}`: there is approvals, {}", days.unwrap_or_default()))
                     }
                     Some(values) if values.contains(&true) => Ok(()),
                     Some(_) => Err(format!("`{said}`: no level that runs here sets it")),
@@ -342,13 +380,10 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         }
     }
     let (mut approvals, mut refusal) = (0, String::new());
-    let keep_closed_days = level.keep_closed_days.as_ref().map_or(0, |days| *days.as_ref());
-    if let Some(days) = level.keep_closed_days.as_ref().filter(|_| keep_closed_days > KEEP_MAX) {
-        return fail(days.span(), format!("level `{id}` keeps what is closed for {KEEP_MAX} days at most"));
-    }
-    let restore_drill_days = level.restore_drill_days.as_ref().map_or(0, |days| *days.as_ref());
-    if let Some(days) = level.restore_drill_days.as_ref().filter(|_| restore_drill_days > KEEP_MAX) {
-        return fail(days.span(), format!("level `{id}` demands a drill in {KEEP_MAX} days at most"));
+    for (name, days) in level.days() {
+        if let Some(days) = days.filter(|days| *days.as_ref() > DAYS_MAX) {
+            return fail(days.span(), format!("level `{id}`: `{name}` is {DAYS_MAX} at most"));
+        }
     }
     if level.runs_here {
         match &level.approvals {
@@ -379,11 +414,10 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         if let Some(n) = &level.approvals {
             return fail(n.span(), format!("level `{id}` does not run here: it has no `approvals`"));
         }
-        if let Some(n) = &level.keep_closed_days {
-            return fail(n.span(), format!("level `{id}` does not run here: it has no `keep_closed_days`"));
-        }
-        if let Some(n) = &level.restore_drill_days {
-            return fail(n.span(), format!("level `{id}` does not run here: it has no `restore_drill_days`"));
+        for (name, days) in level.days() {
+            if let Some(days) = days {
+                return fail(days.span(), format!("level `{id}` does not run here: it has no `{name}`"));
+            }
         }
         if let Some(flag) = &level.escrow {
             return fail(flag.span(), format!("level `{id}` does not run here: it has no `escrow`"));
@@ -401,8 +435,11 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         colour: level.colour.unwrap_or(Colour::Grey),
         runs_here: level.runs_here,
         approvals,
-        keep_closed_days,
-        restore_drill_days,
+        keep_closed_days: days_of(&level.keep_closed_days),
+        restore_drill_days: days_of(&level.restore_drill_days),
+        request_days: days_of(&level.request_days),
+        lease_days: days_of(&level.lease_days),
+        closing_days: days_of(&level.closing_days),
         escrow: level.escrow.as_ref().is_some_and(|flag| *flag.as_ref()),
         obligations,
         must_file,

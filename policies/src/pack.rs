@@ -119,7 +119,7 @@ impl Pack {
         self.vocabulary.roles()
     }
 
-    /// NAME/VERSION, "aau-2018/3".
+    /// NAME/VERSION, "aau-2018/4".
     pub fn id(&self) -> &str {
         &self.manifest.id
     }
@@ -148,7 +148,7 @@ impl Pack {
             }
         }
         pack.refuses_other_levels().map_err(|problem| PackError::whole(&policies, problem))?;
-        pack.refuses_what_is_not_filed().map_err(|problem| PackError::whole(&policies, problem))?;
+        pack.refuses_what_a_level_demands().map_err(|problem| PackError::whole(&policies, problem))?;
         Ok(pack)
     }
 
@@ -187,41 +187,65 @@ impl Pack {
         Ok(())
     }
 
-    /// Where a level demands that something is filed, nothing starts and nobody gets in without it, whoever asks.
-    fn refuses_what_is_not_filed(&self) -> Result<(), String> {
-        const DEMANDED: [Action; 6] = [
+    /// Where a level demands that something is filed, nothing starts and nobody gets in without it, whoever asks; where
+    /// it approves for a time, not after that.
+    fn refuses_what_a_level_demands(&self) -> Result<(), String> {
+        const FILED: [Action; 7] = [
             Action::SliceRequest,
+            Action::SliceExtend,
             Action::SliceApprove,
             Action::SliceStart,
             Action::SliceRebuild,
             Action::SliceRestore,
             Action::SliceConnect,
         ];
-        let Ok(another) = "another".parse::<Name>() else { return Ok(()) };
-        for level in self.levels().iter().filter(|level| !level.must_file.is_empty()) {
-            for identity in self.samples() {
-                let own = Resource::samples(identity.name(), &level.id);
-                for mut resource in own.into_iter().chain(Resource::samples(&another, &level.id)) {
-                    let (Resource::Project { missing, .. } | Resource::Slice { missing, .. }) = &mut resource
-                    else {
-                        continue;
-                    };
+        const LEASED: [Action; 4] =
+            [Action::SliceStart, Action::SliceRebuild, Action::SliceRestore, Action::SliceConnect];
+        for level in self.levels() {
+            let lacks = |resource: &mut Resource| {
+                if let Resource::Project { missing, .. } | Resource::Slice { missing, .. } = resource {
                     missing.push("something".to_owned());
-                    for action in DEMANDED {
-                        let principal = Principal { identity: identity.clone(), known: true };
-                        let request = Request { principal, action, resource: resource.clone() };
-                        if self.decide(&request).allow {
-                            return Err(format!(
-                                "level `{}` has `must_file`, and `{action}` is allowed whatever is filed: forbid it \
-                                 unless `resource.missing.isEmpty()`",
-                                level.id
-                            ));
-                        }
-                    }
                 }
+            };
+            let over = |resource: &mut Resource| {
+                if let Resource::Slice { lease_over, .. } = resource {
+                    *lease_over = true;
+                }
+            };
+            if !level.must_file.is_empty()
+                && let Some(action) = FILED.into_iter().find(|action| self.allows(*action, &level.id, lacks))
+            {
+                return Err(format!(
+                    "level `{}` has `must_file`, and `{action}` is allowed whatever is filed: forbid it unless \
+                     `resource.missing.isEmpty()`",
+                    level.id
+                ));
+            }
+            if level.lease_days > 0
+                && let Some(action) = LEASED.into_iter().find(|action| self.allows(*action, &level.id, over))
+            {
+                return Err(format!(
+                    "level `{}` has `lease_days`, and `{action}` is allowed after that time: forbid it when \
+                     `resource.lease_over`",
+                    level.id
+                ));
             }
         }
         Ok(())
+    }
+
+    /// Whether anybody may do this to anything of the level, her own or another's, that was spoilt before.
+    fn allows(&self, action: Action, level: &str, spoil: impl Fn(&mut Resource)) -> bool {
+        let Ok(another) = "another".parse::<Name>() else { return true };
+        self.samples().into_iter().any(|identity| {
+            let own = Resource::samples(identity.name(), level);
+            own.into_iter().chain(Resource::samples(&another, level)).any(|mut resource| {
+                let before = resource.clone();
+                spoil(&mut resource);
+                let principal = Principal { identity: identity.clone(), known: true };
+                before != resource && self.decide(&Request { principal, action, resource }).allow
+            })
+        })
     }
 
     /// One who could be anybody: each role by itself, and a host.

@@ -73,7 +73,7 @@ pub enum Resource {
         lead: Name,
         /// Of the project.
         members: Vec<Name>,
-        /// Who asked for it.
+        /// Who asked for it; where a longer lease is asked for, who asked for that.
         requested_by: Name,
         /// Who has approved it so far.
         approved_by: Vec<Name>,
@@ -83,6 +83,8 @@ pub enum Resource {
         missing: Vec<String>,
         /// Members from outside whose agreement has ended.
         lapsed: Vec<Name>,
+        /// The time for which it was approved is over.
+        lease_over: bool,
     },
     /// A host and its devices; for [`Action::PersonInviteHost`] the one that is to be.
     Host {
@@ -152,6 +154,8 @@ actions! {
     SliceReject = "slice.reject";
     /// Take a request back.
     SliceWithdraw = "slice.withdraw";
+    /// Ask for a slice to run longer than it was approved for.
+    SliceExtend = "slice.extend";
     /// Destroy a slice.
     SliceClose = "slice.close";
     /// Stop a slice: its devices go to others, its disk stays.
@@ -262,6 +266,14 @@ impl Resource {
         }
     }
 
+    /// PROJECT/NAME of a slice.
+    pub(crate) fn slice(&self) -> Option<String> {
+        match self {
+            Self::Slice { project, name, .. } => Some(format!("{project}/{name}")),
+            Self::System | Self::Project { .. } | Self::Host { .. } | Self::Person { .. } | Self::Log => None,
+        }
+    }
+
     /// What its project has yet to file.
     pub(crate) fn missing(&self) -> &[String] {
         match self {
@@ -303,6 +315,7 @@ impl Resource {
                 held_by: Vec::new(),
                 missing: Vec::new(),
                 lapsed: Vec::new(),
+                lease_over: false,
             },
             Self::Host { name: name.clone() },
             Self::Person { name: name.clone(), roles: Vec::new() },

@@ -12,7 +12,8 @@ use std::{
 };
 
 /// What a text of a rule can name in braces.
-const PLACEHOLDERS: [&str; 5] = ["principal", "project", "missing", "level_refusal", "shared_cluster"];
+const PLACEHOLDERS: [&str; 6] =
+    ["principal", "project", "slice", "missing", "level_refusal", "shared_cluster"];
 
 /// The checked rules of a pack.
 #[derive(Debug)]

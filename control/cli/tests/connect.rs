@@ -141,6 +141,9 @@ impl SliceService for Pretended {
     async fn withdraw_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
+    async fn extend_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
     async fn close_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }

@@ -79,8 +79,20 @@ fn the_way_of_a_request() {
     let said = holmd.ok("ada", &["slice", "explain", "main"]);
     assert!(said.contains("waits for  1 approval") && said.contains("next: holm slice watch"), "{said}");
     // A second approval is another officer's: frida is not told to approve again, gustav is.
-    assert!(!holmd.ok("frida", &["slice", "explain", "heart/main"]).contains("holm slice approve"));
-    assert!(holmd.ok("gustav", &["slice", "explain", "heart/main"]).contains("next: holm slice approve"));
+    assert!(!holmd.ok("frida", &["slice", "explain", "heart/main"]).contains("holm slice review"));
+    assert!(holmd.ok("gustav", &["slice", "explain", "heart/main"]).contains("next: holm slice review"));
+    let said = holmd.ok("gustav", &["slice", "review", "heart/main"]);
+    for part in [
+        "it will have  disks are encrypted",
+        "stopped after 180 days, unless it is approved anew",
+        "nothing: this is the project's first",
+        "next: holm slice approve heart/main --comment TEXT",
+    ] {
+        assert!(said.contains(part), "`{part}` is not in {said}");
+    }
+    assert!(!holmd.ok("frida", &["slice", "review", "heart/main"]).contains("next:"), "she has approved it");
+    let review = holmd.json("gustav", &["slice", "review", "heart/main"]);
+    assert_eq!((&review["slice"]["gpus"], &review["level"]["days"]["lease_days"]), (&2.into(), &180.into()));
     // Who may not invite hosts is not told to.
     assert!(!holmd.ok("ada", &["host", "list"]).contains("holm host invite"));
     holmd.fails("ada", &["slice", "close", "main"], 2);

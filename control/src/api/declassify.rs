@@ -5,7 +5,7 @@ use super::{About, Asked, Scene, parsed, slice, view};
 use crate::app::App;
 use crate::domain::declassify::{self, DataSet, Declassification};
 use crate::domain::records::{Approval, Change, Project, Record};
-use crate::domain::{Refusal, RefusalKind};
+use crate::domain::{Refusal, RefusalKind, unapprove};
 use crate::ledger::Decided;
 use holm_policies::Action;
 use holm_proto::ids::Name;
@@ -95,6 +95,7 @@ pub(super) async fn decide(
                 let next = match approve {
                     true => {
                         let approval = Approval { by: scene.person()?.clone(), at: scene.now, comment };
+                        let project = unapprove::project(scene.state, &project);
                         declassify::approve(&project, approval, scene.pack.levels())?
                     }
                     false => declassify::dismiss(&project)?,

@@ -65,6 +65,7 @@ impl ProjectService for Projects {
                         agreements: BTreeMap::new(),
                         warned: Vec::new(),
                         data_sets: Vec::new(),
+                        ended: None,
                         declassification: None,
                     };
                     let filed = register::wanted(message.registration.unwrap_or_default())?;

@@ -6,7 +6,7 @@ use super::{
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, backup, quota, slice};
+use crate::domain::{Refusal, RefusalKind, State, backup, lease, quota, slice, unapprove};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
@@ -183,7 +183,12 @@ impl SliceService for Slices {
             let demands = slice::Demands {
                 approvals: level.map_or(u32::MAX, |level| level.approvals),
                 outside: scene.state.projects.get(&s.project).filter(|_| outside),
+                lease_days: level.map_or(0, |level| level.lease_days),
             };
+            let s = &unapprove::slice(scene.state, s);
+            if s.extension.is_some() {
+                return lease::approve(s, demands, scene.person()?, comment, scene.now);
+            }
             let changes = slice::approve(s, demands, scene.person()?, comment, scene.now)?;
             // Others may have been approved since it was asked for.
             if !reconcile::place::reservable(scene.app, scene.state, s) {
@@ -202,7 +207,13 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, comment| slice::reject(s, scene.person()?, comment, scene.now);
+        let decide: Decide = |scene, s, comment| match s.extension {
+            Some(_) => {
+                let why = format!("more time was rejected by {}: {comment}", scene.person()?);
+                lease::drop_extension(s, why)
+            }
+            None => slice::reject(s, scene.person()?, comment, scene.now),
+        };
         self.decide(request, Action::SliceReject, decide).await
     }
 
@@ -210,8 +221,30 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, _| slice::withdraw(s, scene.now);
+        let decide: Decide = |scene, s, _| match s.extension {
+            Some(_) => lease::drop_extension(s, String::new()),
+            None => slice::withdraw(s, scene.now),
+        };
         self.decide(request, Action::SliceWithdraw, decide).await
+    }
+
+    async fn extend_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, comment| {
+            let days = scene.pack.level(&s.level).map_or(0, |level| level.lease_days);
+            lease::extend(s, days, scene.person()?, comment, scene.now).map_err(|refusal| {
+                let label = scene.state.slice_label(s);
+                match refusal.kind {
+                    RefusalKind::Exists => {
+                        refusal.hint(format!("to take it back: holm slice withdraw {label}"))
+                    }
+                    _ => refusal,
+                }
+            })
+        };
+        self.decide(request, Action::SliceExtend, decide).await
     }
 
     async fn close_slice(
@@ -222,7 +255,7 @@ impl SliceService for Slices {
             let stops = format!("holm slice hold {} --freeze --reason TEXT", scene.state.slice_label(s));
             let keep = keep_closed(&scene.pack, &s.level)
                 .map_err(|refusal| refusal.hint(format!("{stops}, by an officer: nothing is destroyed")))?;
-            slice::close(scene.state, s, scene.person()?, keep, scene.now)
+            slice::close(scene.state, s, Some(scene.person()?), keep, scene.now)
         };
         self.decide(request, Action::SliceClose, decide).await
     }
@@ -588,6 +621,9 @@ fn wanted(
         retired: Vec::new(),
         change: None,
         spent: Vec::new(),
+        lease: None,
+        ended: None,
+        extension: None,
         copies: Default::default(),
     })
 }
@@ -640,9 +676,10 @@ fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Ref
 /// A slice that somebody asked for by its name, with what her roles let her do with it: which command comes next
 /// depends on who reads it.
 pub(super) fn asked_for(asked: &Asked, state: &State, s: &Slice) -> v1::Slice {
-    const ALL: [Action; 8] = [
+    const ALL: [Action; 9] = [
         Action::SliceApprove,
         Action::SliceWithdraw,
+        Action::SliceExtend,
         Action::SliceClose,
         Action::SliceStop,
         Action::SliceStart,

@@ -13,6 +13,7 @@ use crate::domain::records::{
     Project, Slice, SliceState, VolumeKind,
 };
 use crate::domain::register::lapsed;
+use crate::domain::unapprove;
 use crate::live::{Live, Moment};
 use crate::reconcile::{jobs, place};
 use holm_policies::Resource;
@@ -67,7 +68,7 @@ pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
         keys_lock: locked(seen.state, &Subject::Keys(p.name.clone())),
         ..Default::default()
     };
-    declassify::shown(p, register::shown(seen, p, project))
+    declassify::shown(&unapprove::project(seen.state, p), register::shown(seen, p, project))
 }
 
 pub(super) fn quota(app: &App, state: &State, p: &Project) -> v1::Quota {
@@ -81,6 +82,7 @@ fn hold(h: &Hold, of_project: bool) -> v1::Hold {
 
 /// A slice, with what its host reports of it now.
 pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
+    let s = &unapprove::slice(state, s);
     let report = s
         .placement
         .as_ref()
@@ -149,6 +151,14 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         paused,
         disk_change: s.change.as_ref().map(disk_change),
         lock: lock::of_slice(state, s).map(self::lock),
+        lease: s.lease.map(time),
+        lease_over: s.lease_over(app.ledger.now()),
+        extension: s.extension.as_ref().map(|asked| v1::Extension {
+            by: asked.by.to_string(),
+            at: Some(time(asked.at)),
+            comment: asked.comment.clone(),
+            approvals: asked.approvals.iter().map(approval).collect(),
+        }),
     }
 }
 
@@ -328,16 +338,19 @@ pub(super) fn project_resource(seen: &Seen<'_>, p: &Project) -> Resource {
 /// A slice as the pack sees it; `None` where its project is gone, which cannot be.
 pub(super) fn slice_resource(seen: &Seen<'_>, s: &Slice) -> Option<Resource> {
     let p = seen.projects.get(&s.project)?;
+    let s = &unapprove::slice(seen.state, s);
+    let approvals = s.extension.as_ref().map_or(&s.approvals, |asked| &asked.approvals);
     Some(Resource::Slice {
         project: p.name.clone(),
         name: s.name.clone(),
         level: s.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
-        requested_by: s.requested_by.clone(),
-        approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
+        requested_by: s.extension.as_ref().map_or(&s.requested_by, |asked| &asked.by).clone(),
+        approved_by: approvals.iter().map(|a| a.by.clone()).collect(),
         held_by: s.hold.iter().map(|h| h.by.clone()).collect(),
         missing: seen.missing(p, &s.level),
         lapsed: lapsed(p, seen.now),
+        lease_over: s.lease_over(seen.now),
     })
 }

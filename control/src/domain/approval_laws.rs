@@ -76,6 +76,7 @@ fn of_slice(p: &Project, s: &Slice) -> Resource {
         held_by: Vec::new(),
         missing: Vec::new(),
         lapsed: Vec::new(),
+        lease_over: false,
     }
 }
 
@@ -105,7 +106,7 @@ fn called(
         (Act::Approve(comment), Some(s)) if may(pack, who, Action::SliceApprove, of_slice(p, s)) => {
             let level = pack.level(&s.level).unwrap();
             let outside = level.obligations.contains(&Obligation::OutsideApprover).then_some(p);
-            let demands = Demands { approvals: level.approvals, outside };
+            let demands = Demands { approvals: level.approvals, outside, lease_days: level.lease_days };
             slice::approve(s, demands, &name(who.0), comment, now)
         }
         (Act::Reject, Some(s)) if may(pack, who, Action::SliceReject, of_slice(p, s)) => {
@@ -187,7 +188,7 @@ proptest! {
         let mut slice = requested(1, 1, needed, 0);
         slice.requested_by = name("zoe");
         for (second, by) in approvers.iter().enumerate() {
-            let demands = Demands { approvals: needed, outside: Some(&p) };
+            let demands = Demands { approvals: needed, outside: Some(&p), lease_days: 0 };
             let changes = slice::approve(&slice, demands, &name(by), "", now(second)).unwrap_or_default();
             if let Some(Change::Put(Record::Slice(next))) = changes.into_iter().next() {
                 slice = *next;

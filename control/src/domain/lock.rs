@@ -19,7 +19,7 @@
 //! There is always an officer who can act: nobody locks herself, and whoever is locked locks nobody. So two officers cannot
 //! lock each other: one of the two comes first, and lifts the lock that she set, for a person's takes one officer.
 
-use super::records::{Change, Lock, Record, Slice};
+use super::records::{Change, Lock, Person, Record, Slice};
 use super::{Refusal, RefusalKind, State};
 use holm_policies::{Action, Identity, Request, Resource};
 use holm_proto::ids::{Name, PciAddress};
@@ -120,7 +120,12 @@ pub fn set(state: &State, lock: Lock) -> Result<Vec<Change>, Refusal> {
         let text = format!("`{}` is locked already, by {}: {}", before.subject, before.by, before.reason);
         return Err(Refusal::new(RefusalKind::State, text).hint("holm lock list"));
     }
-    Ok(vec![Change::Put(Record::Lock(lock))])
+    let person = match &lock.subject {
+        Subject::Person(name) => state.people.get(name),
+        _ => None,
+    };
+    let void = person.map(|p| Record::Person(Person { void: Some(lock.at), ..p.clone() }));
+    Ok(void.into_iter().chain([Record::Lock(lock)]).map(Change::Put).collect())
 }
 
 /// Lift its lock. `approvals`: how many officers its level takes.
@@ -248,6 +253,7 @@ mod tests {
             held_by: Vec::new(),
             missing: Vec::new(),
             lapsed: Vec::new(),
+            lease_over: false,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod declassify;
 pub mod device;
 pub mod disks;
 pub mod fullness;
+pub mod lease;
 pub mod lock;
 pub mod machine;
 pub mod maintenance;
@@ -20,6 +21,7 @@ pub mod records;
 pub mod register;
 pub mod slice;
 pub mod state;
+pub mod unapprove;
 
 #[cfg(test)]
 mod approval_laws;

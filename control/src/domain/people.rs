@@ -60,6 +60,7 @@ pub fn invite_person(
             certificate: String::new(),
             renewed: String::new(),
             revoked: None,
+            void: None,
         },
     };
     let mut changes = vec![Change::Put(Record::Person(person))];
@@ -161,8 +162,9 @@ pub fn taken_up(state: &State, subject: &Subject, fingerprint: &str) -> Option<V
         .then(|| with(state, subject, Certificates { newest: has.renewed, renewed: String::new(), ..has }))
 }
 
-/// Takes all certificates of a person or a host away, and codes that would get another. What else she is stays: to keep
-/// her from getting one, she is locked.
+/// Takes all certificates of a person or a host away, and codes that would get another. Whoever had her key may have made
+/// codes for others and approved in her name: those codes and what is not decided yet go, too. What else she is stays: to
+/// keep her from getting one, she is locked.
 pub fn revoke(state: &State, subject: &Subject, revoked: Revoked) -> Result<Vec<Change>, Refusal> {
     let no = |text: String| Refusal::new(RefusalKind::State, text);
     let (what, name) = match subject {
@@ -181,11 +183,18 @@ pub fn revoke(state: &State, subject: &Subject, revoked: Revoked) -> Result<Vec<
     if state.people.get(name).is_some_and(|p| what == "person" && !p.enrolled) {
         return Err(no(format!("`{name}` has no certificate")));
     }
-    let codes = state.invitations.values().filter(|i| &i.subject == subject);
+    let made = |i: &Invitation| what == "person" && i.by == name.as_str();
+    let codes = state.invitations.values().filter(|i| &i.subject == subject || made(i));
     let mut changes: Vec<Change> =
         codes.map(|i| Change::Delete(Record::Invitation(i.clone()).key())).collect();
     let renewed = String::new();
+    let at = revoked.at;
     changes.extend(with(state, subject, Certificates { renewed, revoked: Some(revoked), ..has }));
+    for change in &mut changes {
+        if let Change::Put(Record::Person(person)) = change {
+            person.void = Some(at);
+        }
+    }
     Ok(changes)
 }
 
@@ -216,8 +225,12 @@ pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<
             .hint("ask the person who invited you for a new one")
     };
     let invitation = state.invitations.get(hash).ok_or_else(no)?;
-    // What a locked person gave out is good for nothing as long as she is locked.
-    let locked = invitation.by.parse().is_ok_and(|by| state.locks.contains_key(&Locked::Person(by)));
+    // What a locked person gave out is good for nothing as long as she is locked. What one whose certificate was revoked
+    // gave out is gone, and so is what somebody else gives out in her name before that is in the log.
+    let locked = invitation.by.parse::<Name>().is_ok_and(|by| {
+        let revoked = state.people.get(&by).is_some_and(|p| p.revoked.is_some());
+        revoked || state.locks.contains_key(&Locked::Person(by))
+    });
     if now >= invitation.expires || locked {
         return Err(no());
     }

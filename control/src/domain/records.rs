@@ -129,6 +129,9 @@ pub struct Person {
     /// They are good for nothing until she enrols again; absent: they are good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
+    /// When she was locked or revoked last: what she had approved by then and was not decided counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void: Option<Timestamp>,
 }
 
 /// Certificates were taken away.
@@ -210,9 +213,36 @@ pub struct Project {
     /// What data it works with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data_sets: Vec<DataSet>,
+    /// Its end date, when it was seen to be past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
     /// A level that is to be lowered, and is not yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declassification: Option<Declassification>,
+}
+
+/// An end that was seen to be past; the diagram is in `domain::lease`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// Which end.
+    pub end: Timestamp,
+    /// When that was seen.
+    pub at: Timestamp,
+}
+
+/// More time, asked for and not approved yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extension {
+    /// The lead.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+    /// What for.
+    pub comment: String,
+    /// By whom so far.
+    pub approvals: Vec<Approval>,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.
@@ -474,6 +504,15 @@ pub struct Slice {
     /// Keys that open nothing of it any more, and are to be destroyed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spent: Vec<VolumeKey>,
+    /// Until when it may run, by its level; absent: as long as its project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Timestamp>,
+    /// That end, when it was seen to be past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// More time that its lead asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<Extension>,
     /// Its backups, and what is done with them.
     #[serde(default, skip_serializing_if = "Copies::is_empty")]
     pub copies: Copies,

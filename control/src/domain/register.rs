@@ -178,7 +178,7 @@ pub fn missing(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> 
             lacks_filed(plan, "a data-management plan (--data-management-plan)", now)
         }
         Evidence::EndDate => match of.ends {
-            Some(ends) if now < ends => Vec::new(),
+            Some(_) if !project.is_over(now) => Vec::new(),
             Some(ends) => vec![format!("an end date (--ends): it ended on {}", date(ends))],
             None => vec!["an end date (--ends)".to_owned()],
         },
@@ -221,19 +221,24 @@ pub fn measures(project: &Project, level: &Level) -> Vec<String> {
         1 => "an officer approves each machine".to_owned(),
         n => format!("{n} officers approve each machine"),
     };
-    let obligations = level.obligations.iter().map(|obligation| match obligation {
-        Obligation::EncryptedVolume => "disks are encrypted, under keys of the project alone".to_owned(),
-        Obligation::LockedMemory => "machines' memory is their own and never swapped".to_owned(),
-        Obligation::NoNetwork => "machines reach no network".to_owned(),
-        Obligation::OutsideApprover => "one of who approves is outside the project".to_owned(),
-        Obligation::Vtpm => "machines have a virtual TPM".to_owned(),
-    });
+    let obligations = level.obligations.iter().map(|obligation| said(*obligation).to_owned());
     let logged = "who is let in, and every refusal, is in a log that cannot be changed unseen".to_owned();
     obligations.chain([officers, logged]).chain(project.registration.measures.clone()).collect()
 }
 
+/// An obligation, as it is said of a project's machines.
+pub fn said(obligation: Obligation) -> &'static str {
+    match obligation {
+        Obligation::EncryptedVolume => "disks are encrypted, under keys of the project alone",
+        Obligation::LockedMemory => "machines' memory is their own and never swapped",
+        Obligation::NoNetwork => "machines reach no network",
+        Obligation::OutsideApprover => "one of who approves is outside the project",
+        Obligation::Vtpm => "machines have a virtual TPM",
+    }
+}
+
 /// What ends within the longest time of warning, or has ended, in words for everybody who reads of the project.
-pub fn ending(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> Vec<String> {
+pub fn ending(terms: Vec<(String, Timestamp)>, now: Timestamp) -> Vec<String> {
     let soon = |(what, ends): (String, Timestamp)| {
         due(ends, now)?;
         let days = ends.duration_since(now).as_hours() / 24;
@@ -245,17 +250,20 @@ pub fn ending(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> V
         };
         Some(format!("{what} {when}, on {}", date(ends)))
     };
-    terms(project, must).into_iter().filter_map(soon).collect()
+    terms.into_iter().filter_map(soon).collect()
 }
 
 /// The warnings that are due and were not given, and the project that remembers them. Whatever the clock does, there is
 /// one for each of the days at most, and none for more days than the last had.
-pub fn warn(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> Option<(Change, Vec<Warned>)> {
-    let terms = terms(project, must);
+pub fn warn(
+    project: &Project,
+    terms: &[(String, Timestamp)],
+    now: Timestamp,
+) -> Option<(Change, Vec<Warned>)> {
     let of_now = |w: &&Warned| terms.iter().any(|(what, ends)| *what == w.what && *ends == w.ends);
     let mut warned: Vec<Warned> = project.warned.iter().filter(of_now).cloned().collect();
     let mut new = Vec::new();
-    for (what, ends) in &terms {
+    for (what, ends) in terms {
         let Some(days) = due(*ends, now) else { continue };
         match warned.iter_mut().find(|w| w.what == *what) {
             Some(before) if before.days <= days => continue,
@@ -269,7 +277,7 @@ pub fn warn(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> Opt
 }
 
 /// What ends some day, of what the level demands, and the agreements of members from outside.
-fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Timestamp)> {
+pub fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Timestamp)> {
     let of = &project.registration;
     let expires = |filed: &Option<Filed>| filed.as_ref().and_then(|filed| filed.expires);
     let demanded = [

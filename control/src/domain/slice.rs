@@ -5,7 +5,7 @@
 //!  Requested ────────────▶ Approved ───────▶ Placed ───────▶ Preparing ──────▶ Booting ─────▶ Ready
 //!   │    │                   │  ▲ (waits here while the host is full)│           │           │
 //!   │    │                   │  └── not begun, a device not clean ───┤           │           │
-//!   │    └─ withdraw ────────┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
+//!   │    └─ withdraw, time ──┴──▶ Withdrawn             │            └───────────┴──── ▶ Failed
 //!   └─ reject ──▶ Rejected                              │                                  │
 //!                                                       │                                  │
 //!         Placed … Ready, Failed ── stop ──▶ Stopping ──┤                                  │
@@ -43,13 +43,15 @@
 //! Where a device turns out not to be clean by its host's own record before anything was begun with it, the
 //! slice is placed again. One that has lost a device stays as it is, and says so: its lead closes it.
 //! Closing bumps the generation, so nothing the agent says of the running machine counts any more.
+//! The clock stops what has run its time, withdraws what waits too long, and closes what is of a project that has ended:
+//! the diagram is in [`super::lease`].
 //! Failed keeps its devices and disk until it is closed: nothing is released on a guess.
 
 use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Project, Record, Slice,
     SliceState, Span, VolumeEvidence, VolumeKind,
 };
-use super::{Refusal, RefusalKind, State, backup, device, disks, lock};
+use super::{Refusal, RefusalKind, State, backup, device, disks, lease, lock};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,6 +171,40 @@ pub struct Demands<'a> {
     pub approvals: u32,
     /// One of them is not in this project.
     pub outside: Option<&'a Project>,
+    /// For so many days; 0: as long as its project.
+    pub lease_days: u32,
+}
+
+impl Demands<'_> {
+    /// One approval more of what `asked_by` asked for. What is still wanted then; `None`: it is approved.
+    pub(super) fn one_more(
+        &self,
+        asked_by: &Name,
+        approvals: &mut Vec<Approval>,
+        new: Approval,
+    ) -> Result<Option<String>, Refusal> {
+        let by = &new.by;
+        // The pack says so too; that nobody approves her own is not for a pack to lift (invariant 11).
+        if asked_by == by {
+            return Err(Refusal::new(RefusalKind::Denied, "nobody approves what they asked for themselves"));
+        }
+        if approvals.iter().any(|a| &a.by == by) {
+            return Err(Refusal::new(
+                RefusalKind::Denied,
+                format!("`{by}` has approved it already: the next approval is another officer's"),
+            ));
+        }
+        approvals.push(new);
+        let have = u32::try_from(approvals.len()).unwrap_or(u32::MAX);
+        let inside = |p: &Project| approvals.iter().all(|a| a.by == p.lead || p.members.contains(&a.by));
+        Ok(if have < self.approvals {
+            Some(format!("{have} of {} approvals", self.approvals))
+        } else if self.outside.is_some_and(inside) {
+            Some("one more approval, by an officer outside the project".to_owned())
+        } else {
+            None
+        })
+    }
 }
 
 /// One approval more. With the last one needed it is approved.
@@ -180,27 +216,17 @@ pub fn approve(
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     demand(slice, &[SliceState::Requested], "approved")?;
-    // The pack says so too; that nobody approves her own is not for a pack to lift (invariant 11).
-    if &slice.requested_by == by {
-        return Err(Refusal::new(RefusalKind::Denied, "nobody approves what they asked for themselves"));
-    }
-    if slice.approvals.iter().any(|a| &a.by == by) {
-        return Err(Refusal::new(
-            RefusalKind::Denied,
-            format!("`{by}` has approved it already: the next approval is another officer's"),
-        ));
-    }
     let mut next = slice.clone();
-    next.approvals.push(Approval { by: by.clone(), at: now, comment: comment.to_owned() });
+    // What was demanded when it was asked for stays demanded.
     next.approvals_needed = next.approvals_needed.max(demands.approvals);
-    let have = u32::try_from(next.approvals.len()).unwrap_or(u32::MAX);
-    let inside = |p: &Project| next.approvals.iter().all(|a| a.by == p.lead || p.members.contains(&a.by));
-    if have >= next.approvals_needed && demands.outside.is_some_and(inside) {
-        next.reason = "one more approval, by an officer outside the project".to_owned();
-    } else if have >= next.approvals_needed {
-        step(&mut next, SliceState::Approved, String::new(), now);
-    } else {
-        next.reason = format!("{have} of {} approvals", next.approvals_needed);
+    let demands = Demands { approvals: next.approvals_needed, ..demands };
+    let approval = Approval { by: by.clone(), at: now, comment: comment.to_owned() };
+    match demands.one_more(&slice.requested_by, &mut next.approvals, approval)? {
+        Some(wanted) => next.reason = wanted,
+        None => {
+            next.lease = lease::until(demands.lease_days, next.from, now);
+            step(&mut next, SliceState::Approved, String::new(), now);
+        }
     }
     Ok(put(next))
 }
@@ -220,9 +246,14 @@ pub fn withdraw(slice: &Slice, now: Timestamp) -> Result<Vec<Change>, Refusal> {
         let text = "it has a disk already, and waits to be started again: it can be stopped, and then closed";
         return Err(Refusal::new(RefusalKind::State, text));
     }
+    Ok(end_request(slice, String::new(), now))
+}
+
+/// It never gets a place.
+pub(super) fn end_request(slice: &Slice, why: String, now: Timestamp) -> Vec<Change> {
     let mut next = slice.clone();
-    step(&mut next, SliceState::Withdrawn, String::new(), now);
-    Ok(put(next))
+    step(&mut next, SliceState::Withdrawn, why, now);
+    put(next)
 }
 
 /// Say why it waits, where that is news.
@@ -428,7 +459,11 @@ pub fn take_back(
 
 /// Stop it: its machine goes, its devices are others', its disk and key stay.
 pub fn stop(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Refusal> {
-    let why = format!("stopped by {by}");
+    halt(slice, format!("stopped by {by}"), now)
+}
+
+/// The same, whoever or whatever stops it.
+pub(super) fn halt(slice: &Slice, why: String, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     let mut next = slice.clone();
     if slice.home().is_some() {
         // Nothing was begun.
@@ -464,11 +499,11 @@ pub fn start(
     Ok(put(next))
 }
 
-/// Close it: nothing brings it back. Its level keeps what is closed for `keep`.
+/// Close it: nothing brings it back. Its level keeps what is closed for `keep`. Nobody does it where its project ended.
 pub fn close(
     state: &State,
     slice: &Slice,
-    by: &Name,
+    by: Option<&Name>,
     keep: SignedDuration,
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
@@ -478,7 +513,7 @@ pub fn close(
     }
     let mut next = slice.clone();
     backup::end_job(&mut next, now);
-    next.closed_by = Some(by.clone());
+    next.closed_by = by.cloned();
     next.closed_at = Some(now);
     next.keep_until = keep.is_positive().then(|| now.checked_add(keep).unwrap_or(Timestamp::MAX));
     if !frozen {

@@ -19,7 +19,7 @@ const GPUS: u8 = 3;
 const MEMORY: u64 = 32 << 30;
 
 /// No more than a slice was asked for under.
-const ONE: slice::Demands<'static> = slice::Demands { approvals: 1, outside: None };
+const ONE: slice::Demands<'static> = slice::Demands { approvals: 1, outside: None, lease_days: 0 };
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -44,6 +44,7 @@ pub(super) fn heart(level: &str) -> Project {
         agreements: Default::default(),
         warned: Vec::new(),
         data_sets: Vec::new(),
+        ended: None,
         declassification: None,
     }
 }
@@ -137,6 +138,9 @@ pub(super) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         retired: Vec::new(),
         change: None,
         spent: Vec::new(),
+        lease: None,
+        ended: None,
+        extension: None,
         copies: Default::default(),
     }
 }
@@ -379,7 +383,7 @@ impl World {
             Op::Close(n) => {
                 // The level of some keeps what is closed for a while.
                 let keep = SignedDuration::from_secs(i64::from(n % 2) * 5);
-                let close = |s| slice::close(state, s, &name("ada"), keep, now).ok();
+                let close = |s| slice::close(state, s, Some(&name("ada")), keep, now).ok();
                 slice(n).and_then(close).unwrap_or_default()
             }
             Op::Hold { n, freeze } => {
@@ -478,13 +482,15 @@ impl World {
             SliceState::Preparing => agent(Phase::Booting),
             SliceState::Booting => agent(Phase::Ready),
             SliceState::Ready | SliceState::Failed => {
-                slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
+                slice::close(state, s, Some(&name("ada")), SignedDuration::ZERO, now).unwrap()
             }
             SliceState::Keeping | SliceState::Stopping => agent(Phase::Kept),
-            SliceState::Stopped => slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap(),
+            SliceState::Stopped => {
+                slice::close(state, s, Some(&name("ada")), SignedDuration::ZERO, now).unwrap()
+            }
             SliceState::Kept if s.hold.is_some() => slice::lift(s).unwrap(),
             SliceState::Kept if s.closed_at.is_none() => {
-                slice::close(state, s, &name("ada"), SignedDuration::ZERO, now).unwrap()
+                slice::close(state, s, Some(&name("ada")), SignedDuration::ZERO, now).unwrap()
             }
             SliceState::Kept if slice::kept_by(state, s, now).is_none() => slice::end_keeping(s, now),
             SliceState::Closing | SliceState::Destroying if s.key_destroyed.is_none() => {
@@ -1091,6 +1097,7 @@ pub(super) fn person(name: &str, roles: &[&str]) -> Person {
         certificate: String::new(),
         renewed: String::new(),
         revoked: None,
+        void: None,
     }
 }
 

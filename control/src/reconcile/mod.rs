@@ -5,6 +5,7 @@ mod certificate;
 mod intended;
 pub mod jobs;
 pub mod keys;
+mod lease;
 pub mod place;
 mod register;
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     for (host, live) in app.live.reporting() {
         passed(devices(app, &host, &live))?;
     }
+    lease::due(app, &mut passed)?;
     register::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;
     let state = app.ledger.state();

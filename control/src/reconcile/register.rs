@@ -1,9 +1,8 @@
 //! What projects have filed runs out: it is said in time, and then nothing of them starts.
 
 use crate::app::App;
-use crate::domain::records::Slice;
-use crate::domain::register;
-use crate::domain::{Refusal, State};
+use crate::domain::records::{Project, Slice};
+use crate::domain::{Refusal, State, lease, register};
 use crate::ledger::{Call, Decided};
 use jiff::Timestamp;
 
@@ -15,14 +14,19 @@ pub(super) fn warn(
     let (state, now) = (app.ledger.state(), app.ledger.now());
     let pack = app.rules.of(&state);
     for p in state.projects.values() {
-        let must = register::demanded(&pack, &p.level);
-        if register::warn(p, &must, now).is_none() {
+        let terms = |state: &State, p: &Project| {
+            let mut all = register::terms(p, &register::demanded(&pack, &p.level));
+            all.extend(lease::terms(state, p, pack.level(&p.level), now));
+            all
+        };
+        if register::warn(p, &terms(&state, p), now).is_none() {
             continue;
         }
         let mut call = Call::own("observe.expiry", format!("project/{}", p.name));
         call.project = Some(p.name.to_string());
         let done = app.ledger.commit_if(&call, |state, now| {
-            let (change, warned) = register::warn(state.projects.get(&p.id)?, &must, now)?;
+            let p = state.projects.get(&p.id)?;
+            let (change, warned) = register::warn(p, &terms(state, p), now)?;
             let detail = serde_json::json!({ "ends": warned });
             Some(Decided { detail, ..Decided::new(vec![change], ()) })
         });

@@ -76,6 +76,7 @@ impl Ground {
             agreements: Default::default(),
             warned: Vec::new(),
             data_sets: Vec::new(),
+            ended: None,
             declassification: None,
         }))];
         let host =
@@ -168,6 +169,9 @@ impl Ground {
             retired: Vec::new(),
             change: None,
             spent: Vec::new(),
+            lease: None,
+            ended: None,
+            extension: None,
             copies: Default::default(),
         })))]);
         id
@@ -222,7 +226,7 @@ impl Ground {
 
     fn close_and_keep(&self, id: SliceId, keep: SignedDuration, at: Timestamp) {
         let (state, dina) = (self.app.ledger.state(), "dina".parse().unwrap());
-        self.put(slice::close(&state, &self.slice(id), &dina, keep, at).unwrap());
+        self.put(slice::close(&state, &self.slice(id), Some(&dina), keep, at).unwrap());
     }
 
     fn hold(&self, reason: &str) -> Hold {

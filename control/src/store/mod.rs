@@ -96,6 +96,7 @@ mod tests {
             certificate: String::new(),
             renewed: String::new(),
             revoked: None,
+            void: None,
         })
     }
 

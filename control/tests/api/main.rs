@@ -19,6 +19,7 @@ mod enrolment;
 mod fullness;
 mod holds;
 mod keys;
+mod leases;
 mod locks;
 mod machine;
 mod matrix;

@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 66] = [
+const CALLS: [&str; 67] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -58,6 +58,7 @@ const CALLS: [&str; 66] = [
     "SliceService/ApproveSlice",
     "SliceService/RejectSlice",
     "SliceService/WithdrawSlice",
+    "SliceService/ExtendSlice",
     "SliceService/CloseSlice",
     "SliceService/StopSlice",
     "SliceService/StartSlice",
@@ -253,6 +254,7 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         }
         "SliceService/ApproveSlice" => drop(slices.approve_slice(dry("brain/asked")).await?),
         "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
+        "SliceService/ExtendSlice" => drop(slices.extend_slice(dry("heart/main")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
         "SliceService/StopSlice" => drop(slices.stop_slice(dry("heart/main")).await?),
         "SliceService/StartSlice" => {

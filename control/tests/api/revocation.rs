@@ -231,3 +231,75 @@ async fn they_are_good_as_long_as_the_configuration_says() {
         assert_eq!(refused, format!("`host_days` in [certificates] can be 1 to 366: `{days}` is not"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_thief_prepared_with_her_certificate_is_good_for_nothing() {
+    let mut world = World::full().await;
+    // The thief has olga's laptop, and invites herself a lead and a host.
+    let code = |made: v1::Invitation| made.code;
+    let invite = |subject, roles: &[&str]| v1::InviteRequest {
+        subject: Some(subject),
+        roles: roles.iter().map(ToString::to_string).collect(),
+    };
+    let lead = v1::invite_request::Subject::Person("eve".to_owned());
+    let lead = code(world.person("olga").invite(invite(lead, &["lead"])).await.unwrap().into_inner());
+    let host = v1::invite_request::Subject::Host("evil".to_owned());
+    let host = code(world.person("olga").invite(invite(host, &[])).await.unwrap().into_inner());
+    revoke(&world, "frida", person("olga")).await.unwrap();
+    for (name, code) in [("eve", &lead), ("evil", &host)] {
+        denied(world.enrol(name, code).await, "not known, was used already, or has expired");
+    }
+    // Nor when olga is back.
+    let back = v1::invite_request::Subject::Person("olga".to_owned());
+    let back = code(world.person("frida").invite(invite(back, &[])).await.unwrap().into_inner());
+    world.enrol("olga", &back).await.unwrap();
+    for (name, code) in [("eve", &lead), ("evil", &host)] {
+        denied(world.enrol(name, code).await, "not known, was used already, or has expired");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_approved_with_it_and_is_not_decided_counts_no_more() {
+    for locks in [false, true] {
+        let mut world = World::full().await;
+        world.invite("frida", "gerda", &["officer"]).await;
+        world.request("lars", "brain/main", 1).await.unwrap();
+        let asked = v1::DeclassifyRequest {
+            project: "brain".to_owned(),
+            level: "2".to_owned(),
+            reason: "names were removed".to_owned(),
+            ..Default::default()
+        };
+        world.projects("lars").declassify(asked).await.unwrap();
+        let lower = |world: &World, who: &str| {
+            let mut projects = world.projects(who);
+            async move {
+                let request = v1::DecideDeclassificationRequest {
+                    project: "brain".to_owned(),
+                    approve: true,
+                    comment: "seen".to_owned(),
+                    ..Default::default()
+                };
+                projects.decide_declassification(request).await.map(tonic::Response::into_inner)
+            }
+        };
+        world.approve("frida", "brain/main").await.unwrap();
+        lower(&world, "frida").await.unwrap();
+        if locks {
+            let (subject, reason) = ("person/frida".to_owned(), "a suspicion".to_owned());
+            let request = v1::SetLockRequest { subject, reason, dry_run: false };
+            world.locks("gustav").set_lock(request).await.unwrap();
+        } else {
+            revoke(&world, "gustav", person("frida")).await.unwrap();
+        }
+        let waits = world.get("gustav", "brain/main").await.unwrap();
+        assert!(waits.approvals.is_empty() && waits.reason.starts_with("0 of 2 approvals"), "{waits:?}");
+        let once = world.approve("gustav", "brain/main").await.unwrap();
+        assert_eq!((once.state(), once.approvals.len()), (v1::SliceState::Requested, 1));
+        let once = lower(&world, "gustav").await.unwrap();
+        assert_eq!((once.level.as_str(), once.declassification.unwrap().approvals.len()), ("3", 1));
+        let twice = world.approve("gerda", "brain/main").await.unwrap();
+        assert_eq!(twice.state(), v1::SliceState::Approved);
+        assert_eq!(lower(&world, "gerda").await.unwrap().level, "2");
+    }
+}

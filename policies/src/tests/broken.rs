@@ -44,7 +44,7 @@ fn breaks(file: &str, from: &str, to: &str, said: &[&str]) {
 
 #[test]
 fn unchanged_it_loads() {
-    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/3");
+    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/4");
     let error = Pack::builtin("../aau-2018").unwrap_err().to_string();
     assert_eq!(error, "../aau-2018: no pack of this name comes with Holm: there is aau-2018, aau-2026");
 }
@@ -52,13 +52,13 @@ fn unchanged_it_loads() {
 #[test]
 fn a_manifest_is_read_strictly() {
     let f = "pack.toml";
-    breaks(f, "version = 3", "version = 3\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
+    breaks(f, "version = 4", "version = 3\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
     breaks(f, "colour = \"red\"", "colour = \"pink\"", &["unknown variant `pink`"]);
     breaks(f, "name = \"public\"", "name = \"public\"\nsecret = true", &["unknown field `secret`"]);
-    breaks(f, "version = 3", "version = \"1\"", &["pack.toml:4"]);
-    breaks(f, "version = 3", "version = 0", &["versions count from 1"]);
-    breaks(f, "version = 3", "version = -1", &["pack.toml:4"]);
-    breaks(f, "version = 3", "version = 1 1", &["pack.toml:4"]);
+    breaks(f, "version = 4", "version = \"1\"", &["pack.toml:4"]);
+    breaks(f, "version = 4", "version = 0", &["versions count from 1"]);
+    breaks(f, "version = 4", "version = -1", &["pack.toml:4"]);
+    breaks(f, "version = 4", "version = 1 1", &["pack.toml:4"]);
     breaks(f, "aau-2018", "../aau", &["`../aau` is no name"]);
     breaks(f, "aau-2018", "", &["is no name"]);
     breaks(f, "id = \"1\"", "id = \"0\"", &["two levels `0`"]);
@@ -69,8 +69,10 @@ fn a_manifest_is_read_strictly() {
     breaks(f, "approvals = 1", "approvals = 0", &["1 approval or more"]);
     breaks(f, "approvals = 1", "approvals = 1\nrefusal = \"no\"", &["has no `refusal`"]);
     breaks(f, "runs_here = false", "runs_here = true", &["`approvals`"]);
-    breaks(f, "keep_closed_days = 0", "keep_closed_days = 3654", &["3653 days at most"]);
-    breaks(f, "restore_drill_days = 0", "restore_drill_days = 3654", &["3653 days at most"]);
+    breaks(f, "keep_closed_days = 0", "keep_closed_days = 3654", &["`keep_closed_days` is 3653 at most"]);
+    breaks(f, "lease_days = 365", "lease_days = 4294967296", &["invalid value"]);
+    breaks(f, "closing_days = 30", "closing_days = 3654", &["`closing_days` is 3653 at most"]);
+    breaks(f, "runs_here = false", "runs_here = false\nlease_days = 1", &["has no `lease_days`"]);
     breaks(
         f,
         "runs_here = false",
@@ -249,6 +251,23 @@ fn a_pack_keeps_its_own_levels() {
     .unwrap_err()
     .to_string();
     assert!(error.contains("`project.create` is allowed at level `0`, which does not run here"), "{error}");
+}
+
+#[test]
+fn a_pack_holds_to_the_time_that_its_levels_give() {
+    let text = "when { resource.lease_over };";
+    let some = "when { resource.lease_over && resource.level.approvals == 1 };";
+    let error = with("policies.cedar", |t| t.replacen(text, some, 1)).unwrap_err().to_string();
+    assert!(error.contains("level `3` has `lease_days`, and `slice.start` is allowed after that"), "{error}");
+    // Where no level gives a time there is nothing to hold to.
+    let none = with_each(|file, t| match file {
+        "pack.toml" => t
+            .replace("lease_days = 365", "lease_days = 0")
+            .replace("lease_days = 180", "lease_days = 0")
+            .replace(", \"setting/lease_days\"", ""),
+        _ => t.replacen(text, some, 1),
+    });
+    none.unwrap();
 }
 
 #[test]

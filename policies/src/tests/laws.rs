@@ -33,8 +33,14 @@ fn any_missing() -> impl Strategy<Value = Vec<String>> {
 
 fn any_slice() -> impl Strategy<Value = Resource> {
     let people = (any_name(), any_names(), any_name(), any_names(), any_names(), any_names());
-    (any_name(), any_level(), people, any_missing()).prop_map(
-        |(project, level, (lead, members, requested_by, approved_by, held_by, lapsed), missing)| {
+    (any_name(), any_level(), people, any_missing(), any::<bool>()).prop_map(
+        |(
+            project,
+            level,
+            (lead, members, requested_by, approved_by, held_by, lapsed),
+            missing,
+            lease_over,
+        )| {
             Resource::Slice {
                 name: project.clone(),
                 project,
@@ -46,6 +52,7 @@ fn any_slice() -> impl Strategy<Value = Resource> {
                 held_by,
                 missing,
                 lapsed,
+                lease_over,
             }
         },
     )
@@ -158,11 +165,11 @@ proptest! {
     #[test]
     fn data_is_for_the_project_alone(who in any_principal(), what in any_slice()) {
         let decision = ask(&PACK, &who, Action::SliceConnect, &what);
-        let Resource::Slice { lead, members, missing, lapsed, .. } = &what else { unreachable!() };
+        let Resource::Slice { lead, members, missing, lapsed, lease_over, .. } = &what else { unreachable!() };
         if decision.allow {
             let name = who.identity.name();
             prop_assert!(lead == name || members.contains(name));
-            prop_assert!(missing.is_empty() && !lapsed.contains(name));
+            prop_assert!(missing.is_empty() && !lapsed.contains(name) && !lease_over);
             prop_assert!(!has(&who, "operator"));
             prop_assert!(has(&who, "lead") || has(&who, "researcher"));
         }

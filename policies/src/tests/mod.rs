@@ -54,6 +54,7 @@ fn slice(level: &str) -> Resource {
         held_by: names(&["olga"]),
         missing: Vec::new(),
         lapsed: Vec::new(),
+        lease_over: false,
     }
 }
 

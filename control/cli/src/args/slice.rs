@@ -20,7 +20,10 @@ pub enum SliceVerb {
     Show(Target),
     /// Ask for a slice
     Request(Request),
-    /// Approve it, for a security officer
+    /// All that an officer looks at before she approves: what is asked for, what its level makes of it, what its project
+    /// has filed and asked for before
+    Review(Target),
+    /// Approve it, or the time that it asks for, for a security officer
     Approve {
         #[command(flatten)]
         target: Target,
@@ -31,7 +34,7 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Refuse it, for a security officer
+    /// Refuse it, or the time that it asks for, for a security officer
     Reject {
         #[command(flatten)]
         target: Target,
@@ -42,7 +45,22 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Take the request back
+    /// Ask for it to run longer than it was approved for, for its lead
+    #[command(
+        after_help = "`holm slice show` says until when it may run. Officers approve more time as they approved it. It counts \
+        from the day on which they do. What is not approved in time is stopped, and nobody gets in; its disks stay."
+    )]
+    Extend {
+        #[command(flatten)]
+        target: Target,
+        /// What for; officers read it, and it is in the log
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        comment: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take the request back, or that for more time
     Withdraw {
         #[command(flatten)]
         target: Target,

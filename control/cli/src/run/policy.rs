@@ -63,7 +63,7 @@ fn check(name: &str, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn in_force(session: &Session) -> Result<(Policy, Pack), Failure> {
+pub(super) async fn in_force(session: &Session) -> Result<(Policy, Pack), Failure> {
     let policy = session.ask(session.policies().await?.get_policy(GetPolicyRequest {})).await?;
     let text =
         |name: &str| policy.files.iter().find(|file| file.name == name).map_or("", |file| file.text.as_str());

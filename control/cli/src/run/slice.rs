@@ -9,8 +9,8 @@ use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{
-    DecideSliceRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest, RequestSliceRequest, Slice,
-    SliceState, StartSliceRequest,
+    DecideSliceRequest, GetProjectRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest,
+    RequestSliceRequest, Slice, SliceState, StartSliceRequest,
 };
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -30,6 +30,10 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         }
         SliceVerb::Reject { target, comment, dry_run } => {
             decide(session, Verb::Reject, &target, comment, dry_run).await?;
+        }
+        SliceVerb::Review(target) => review(session, &target).await?,
+        SliceVerb::Extend { target, comment, dry_run } => {
+            decide(session, Verb::Extend, &target, comment, dry_run).await?;
         }
         SliceVerb::Withdraw { target, dry_run } => {
             decide(session, Verb::Withdraw, &target, String::new(), dry_run).await?;
@@ -147,11 +151,32 @@ async fn ask_for(session: &Session, request: Request) -> Result<(), Failure> {
     if request.dry_run { Ok(()) } else { next(session, &slice) }
 }
 
+async fn review(session: &Session, target: &Target) -> Result<(), Failure> {
+    let slice = get(session, target).await?;
+    let project = GetProjectRequest { name: slice.project.clone() };
+    let project = session.ask(session.projects().await?.get_project(project)).await?;
+    let list = ListSlicesRequest { project: slice.project.clone() };
+    let all = session.ask(session.slices().await?.list_slices(list)).await?.slices;
+    let (_, pack) = super::policy::in_force(session).await?;
+    session.output.sheet(
+        &view::review(&slice, &project, &all, &pack, &session.clock),
+        &view::review_json(&slice, view::project_json(&project), &all, &pack),
+    )?;
+    let label = view::label(&slice);
+    match slice.may.iter().any(|action| action == "slice.approve") {
+        true => session.output.next(&format!(
+            "holm slice approve {label} --comment TEXT, or: holm slice reject {label} --comment TEXT"
+        )),
+        false => Ok(()),
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Verb {
     Approve,
     Reject,
     Withdraw,
+    Extend,
     Close,
     Stop,
     Release,
@@ -171,7 +196,9 @@ async fn decide(
     let word = view::word(view::state(&slice));
     let label = view::label(&slice);
     let sentence = match verb {
+        Verb::Approve if slice.extension.is_some() => format!("{label} needs one more approval of its time"),
         Verb::Approve => format!("{label} is {word}; approvals {}", view::approvals(&slice)),
+        Verb::Extend => format!("{label} asks for more time, and officers must approve that"),
         Verb::Reject | Verb::Withdraw => format!("{label} is {word}"),
         Verb::Close if view::state(&slice) == SliceState::Closing => {
             format!("{label} is {word}: its machine, key and disk go, its devices are cleaned")
@@ -208,6 +235,7 @@ async fn call(
         Verb::Approve => client.approve_slice(request).await,
         Verb::Reject => client.reject_slice(request).await,
         Verb::Withdraw => client.withdraw_slice(request).await,
+        Verb::Extend => client.extend_slice(request).await,
         Verb::Close => client.close_slice(request).await,
         Verb::Stop => client.stop_slice(request).await,
         Verb::Release => client.release_slice(request).await,

@@ -159,6 +159,11 @@ struct Evidence {
 pub struct NotADeletion;
 
 impl Deletion {
+    /// Who closed the slice; where nobody did, why it was closed.
+    fn closed_by(&self) -> &str {
+        self.closed_by.as_deref().unwrap_or("nobody: its project had ended")
+    }
+
     /// The log's head when it was issued, a note of its own.
     pub fn checkpoint(&self) -> &str {
         &self.log_checkpoint
@@ -252,7 +257,7 @@ impl Deletion {
             sheet.line("approved", format!("{}, {}", a.by, clock.local(a.at)));
         }
         let at = self.closed_at.map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
-        sheet.line("closed by", format!("{}{at}", self.closed_by.clone().unwrap_or_default()));
+        sheet.line("closed by", format!("{}{at}", self.closed_by()));
         sheet.line("host", self.placement.as_ref().map(|p| p.host.clone()).unwrap_or_default());
         for gap in &gaps {
             sheet.line("NOT PROVEN", Cell::new(gap).tone(Tone::Bad));

@@ -12,6 +12,7 @@ mod lock;
 mod policy;
 mod queue;
 mod registration;
+mod review;
 mod slice;
 mod svg;
 mod things;
@@ -30,6 +31,7 @@ pub use policy::{
 };
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use registration::{entry_json, record, record_json, register};
+pub use review::{review, review_json};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };

@@ -10,7 +10,13 @@ use serde_json::{Value, json};
 
 /// What each level demands.
 pub fn levels(pack: &Pack) -> Table {
-    let days = |days: u32| if days == 0 { "-".to_owned() } else { format!("{days} days") };
+    let days = |level: &Level| {
+        let set = level.days().into_iter().filter(|(_, days)| *days > 0);
+        let one = |(name, days): (&str, u32)| {
+            format!("{} {days}", name.trim_end_matches("_days").replace('_', " "))
+        };
+        set.map(one).collect::<Vec<_>>().join(", ")
+    };
     let row = |level: &Level| {
         let obligations: Vec<&str> = level.obligations.iter().map(|o| o.text()).collect();
         let must_file: Vec<&str> = level.must_file.iter().map(|evidence| evidence.text()).collect();
@@ -19,25 +25,14 @@ pub fn levels(pack: &Pack) -> Table {
             level.name.as_str().into(),
             yes_no(level.runs_here),
             level.approvals.to_string().into(),
-            days(level.keep_closed_days).into(),
-            days(level.restore_drill_days).into(),
+            days(level).into(),
             yes_no(level.escrow),
             obligations.join(", ").into(),
             must_file.join(", ").into(),
         ]
     };
     Table {
-        columns: vec![
-            "level",
-            "name",
-            "runs here",
-            "approvals",
-            "kept",
-            "drill",
-            "escrow",
-            "demands",
-            "must file",
-        ],
+        columns: vec!["level", "name", "runs here", "approvals", "days", "escrow", "demands", "must file"],
         rows: pack.levels().iter().map(row).collect(),
         empty: "no levels",
     }
@@ -73,6 +68,9 @@ pub fn pack_json(pack: &Pack) -> Value {
             "approvals": level.approvals,
             "keep_closed_days": level.keep_closed_days,
             "restore_drill_days": level.restore_drill_days,
+            "request_days": level.request_days,
+            "lease_days": level.lease_days,
+            "closing_days": level.closing_days,
             "escrow": level.escrow,
             "obligations": level.obligations,
             "must_file": level.must_file.iter().map(|evidence| evidence.text()).collect::<Vec<_>>(),

@@ -60,7 +60,7 @@ fn lowering(d: &Declassification) -> Cell {
 }
 
 /// One label for all of them.
-fn several(sheet: &mut Sheet, label: &'static str, all: impl Iterator<Item = Cell>) {
+pub(super) fn several(sheet: &mut Sheet, label: &'static str, all: impl Iterator<Item = Cell>) {
     for (n, cell) in all.enumerate() {
         sheet.line(if n == 0 { label } else { "" }, cell);
     }

@@ -4,7 +4,7 @@ use super::lock::{lock_json, locked};
 use super::{backup, fullness, plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
-use holm_proto::v1::{DiskChangeWanted, Hold, Slice, SliceState, Step};
+use holm_proto::v1::{Approval, DiskChangeWanted, Extension, Guest, Hold, Slice, SliceState, Step};
 use serde_json::{Value, json};
 
 /// PROJECT/NAME.
@@ -62,10 +62,11 @@ pub fn state_tone(state: SliceState) -> Tone {
 
 fn state_cell(s: &Slice) -> Cell {
     let word = word(state(s));
-    let shown = match (s.lock.is_some(), s.hold.is_some()) {
-        (true, _) => format!("{word}, locked"),
-        (false, true) => format!("{word}, on hold"),
-        (false, false) => word.to_owned(),
+    let shown = match (s.lock.is_some(), s.hold.is_some(), s.extension.is_some()) {
+        (true, ..) => format!("{word}, locked"),
+        (_, true, _) => format!("{word}, on hold"),
+        (.., true) => format!("{word}, asks for more time"),
+        _ => word.to_owned(),
     };
     match fullness::beside(s) {
         Some((beside, tone)) => Cell::both(format!("{shown}, {beside}"), word).tone(tone),
@@ -90,6 +91,42 @@ fn keeps(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
     sheet.line("locked", Cell::new(locked(s.lock.as_ref(), clock)).tone(Tone::Bad));
     sheet.line("on hold", s.hold.as_ref().map(|h| hold(h, clock)).unwrap_or_default());
     sheet.line("kept until", when_full(s.keep_until.as_ref(), clock));
+}
+
+/// For how long it was approved, and what is asked for.
+fn lease(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
+    let until = when_full(s.lease.as_ref(), clock);
+    sheet.line("approved until", if s.lease_over { until.tone(Tone::Bad) } else { until });
+    let Some(asked) = &s.extension else { return };
+    let comment = if asked.comment.is_empty() { String::new() } else { format!(": {}", asked.comment) };
+    let at = instant(asked.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+    let have = format!("{} of {} approvals", asked.approvals.len(), s.approvals_needed);
+    sheet.line(
+        "more time",
+        Cell::new(format!("asked for by {}{at}{comment}; {have}", asked.by)).tone(Tone::Busy),
+    );
+}
+
+fn lease_json(s: &Slice) -> Value {
+    json!({
+        "until": time_json(s.lease.as_ref()),
+        "over": s.lease_over,
+        "asked": s.extension.as_ref().map(extension_json),
+    })
+}
+
+fn extension_json(asked: &Extension) -> Value {
+    json!({
+        "by": asked.by,
+        "at": time_json(asked.at.as_ref()),
+        "comment": asked.comment,
+        "approvals": approvals_json(&asked.approvals),
+    })
+}
+
+fn approvals_json(all: &[Approval]) -> Value {
+    let one = |a: &Approval| json!({ "by": a.by, "at": time_json(a.at.as_ref()), "comment": a.comment });
+    all.iter().map(one).collect()
 }
 
 /// A list.
@@ -134,6 +171,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("to end", when_full(s.until.as_ref(), clock))
         .line("changed", when_full(s.changed.as_ref(), clock))
         .line("closed", when_full(s.closed.as_ref(), clock));
+    lease(&mut sheet, s, clock);
     keeps(&mut sheet, s, clock);
     sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
     sheet.line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
@@ -202,6 +240,7 @@ pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(label(s)).state(state_cell(s));
     sheet.line("since", when_full(s.changed.as_ref(), clock)).line("because", s.reason.as_str());
     fullness::warn(&mut sheet, s);
+    lease(&mut sheet, s, clock);
     keeps(&mut sheet, s, clock);
     sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
     sheet.line("waits for", waits_for(s, clock));
@@ -220,7 +259,7 @@ pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     if s.detached.is_some() {
         sheet.line("until", when_full(s.detached.as_ref(), clock));
     } else if let Some(until) = instant(s.until.as_ref()).filter(|_| !is_final(s)) {
-        let text = format!("{}, as its lead means to; nothing else closes it", clock.full(until));
+        let text = format!("{}, as its lead means to", clock.full(until));
         sheet.line("until", Cell::both(text, until.to_string()));
     }
     sheet.line("to do", to_do(s));
@@ -239,6 +278,7 @@ fn to_do(s: &Slice) -> &'static str {
         SliceState::Failed => {
             "it is stopped and started again, or its lead closes it; operators look at its host, if it fails again"
         }
+        SliceState::Stopped if s.lease_over => "its lead asks for more time, and officers approve that",
         SliceState::Stopped => "its lead or a member starts it, or its lead closes it",
         SliceState::Rejected => "its lead asks anew, with what was missing",
         SliceState::Withdrawn => "its lead asks anew, if it is needed after all",
@@ -319,8 +359,14 @@ fn waits_for(s: &Slice, clock: &Clock) -> String {
 pub fn next_command(s: &Slice) -> Option<String> {
     let label = label(s);
     let may = |action: &str| s.may.iter().any(|one| one == action);
+    if s.extension.is_some() && may("slice.approve") {
+        return Some(format!("holm slice review {label}"));
+    }
+    if s.lease_over && s.extension.is_none() && may("slice.extend") && state(s) == SliceState::Stopped {
+        return Some(format!("holm slice extend {label}"));
+    }
     Some(match state(s) {
-        SliceState::Requested if may("slice.approve") => format!("holm slice approve {label}"),
+        SliceState::Requested if may("slice.approve") => format!("holm slice review {label}"),
         SliceState::Requested
         | SliceState::Approved
         | SliceState::Placed
@@ -372,9 +418,22 @@ fn disk_change_json(change: &DiskChangeWanted) -> Value {
     })
 }
 
+fn step_json(step: &Step) -> Value {
+    json!({
+        "name": step.name,
+        "took_ms": step.took_ms,
+        "done": step.done,
+        "started": time_json(step.started.as_ref()),
+    })
+}
+
+fn guest_json(g: &Guest) -> Value {
+    json!({ "ssh_host_key": g.ssh_host_key, "gpus": g.gpus, "slurm": g.slurm })
+}
+
 /// As `holm.v1.Slice` has it.
 pub fn slice_json(s: &Slice) -> Value {
-    json!({
+    let mut all = json!({
         "id": s.id,
         "project": s.project,
         "name": s.name,
@@ -390,11 +449,7 @@ pub fn slice_json(s: &Slice) -> Value {
         "state": word(state(s)),
         "reason": s.reason,
         "requested_by": s.requested_by,
-        "approvals": s.approvals.iter().map(|a| json!({
-            "by": a.by,
-            "at": time_json(a.at.as_ref()),
-            "comment": a.comment,
-        })).collect::<Vec<_>>(),
+        "approvals": approvals_json(&s.approvals),
         "approvals_needed": s.approvals_needed,
         "host": s.host,
         "partition": s.partition,
@@ -402,17 +457,8 @@ pub fn slice_json(s: &Slice) -> Value {
         "generation": s.generation,
         "requested": time_json(s.requested.as_ref()),
         "changed": time_json(s.changed.as_ref()),
-        "steps": s.steps.iter().map(|step| json!({
-            "name": step.name,
-            "took_ms": step.took_ms,
-            "done": step.done,
-            "started": time_json(step.started.as_ref()),
-        })).collect::<Vec<_>>(),
-        "guest": s.guest.as_ref().map(|g| json!({
-            "ssh_host_key": g.ssh_host_key,
-            "gpus": g.gpus,
-            "slurm": g.slurm,
-        })),
+        "steps": s.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "guest": s.guest.as_ref().map(guest_json),
         "key_fingerprint": s.key_fingerprint,
         "from": time_json(s.from.as_ref()),
         "until": time_json(s.until.as_ref()),
@@ -429,5 +475,10 @@ pub fn slice_json(s: &Slice) -> Value {
         "disks": s.disks.iter().map(fullness::disk_json).collect::<Vec<_>>(),
         "warnings": s.warnings,
         "paused": s.paused,
-    })
+    });
+    if let Some(all) = all.as_object_mut() {
+        // The macro takes no more at once.
+        all.insert("lease".to_owned(), lease_json(s));
+    }
+    all
 }

@@ -19,7 +19,7 @@ fn project() -> Project {
         lead: lead.clone(),
         members: vec![lead],
         created: at(0),
-        pack: "aau-2018/3".to_owned(),
+        pack: "aau-2018/4".to_owned(),
         department: String::new(),
         hold: None,
         disk_gib: None,
@@ -27,6 +27,7 @@ fn project() -> Project {
         agreements: Default::default(),
         warned: Vec::new(),
         data_sets: Vec::new(),
+        ended: None,
         declassification: None,
     }
 }
@@ -146,17 +147,20 @@ fn the_agreement_of_a_member_from_outside_ends() {
     assert_eq!(refused.hint, "--agreement-expires DATE");
     agreement(&mut project, &rita, paper(Some(10)), at(0)).unwrap();
     assert_eq!((lapsed(&project, at(9)), lapsed(&project, at(10))), (vec![], vec![rita]));
-    assert_eq!(ending(&project, &all(), at(9)), ["the agreement of rita ends in 1 day, on 2027-01-25"]);
-    assert_eq!(ending(&project, &all(), at(11)), ["the agreement of rita has ended, on 2027-01-25"]);
+    assert_eq!(
+        ending(terms(&project, &all()), at(9)),
+        ["the agreement of rita ends in 1 day, on 2027-01-25"]
+    );
+    assert_eq!(ending(terms(&project, &all()), at(11)), ["the agreement of rita has ended, on 2027-01-25"]);
 }
 
 #[test]
 fn who_reads_of_a_project_reads_what_ends_soon() {
     let whole = Project { registration: whole(), ..project() };
-    assert_eq!(ending(&whole, &all(), at(69)), [""; 0]);
+    assert_eq!(ending(terms(&whole, &all()), at(69)), [""; 0]);
     let only = [Evidence::Dpia].into();
-    assert_eq!(ending(&whole, &only, at(70)), ["its DPIA ends in 30 days, on 2027-04-25"]);
-    assert_eq!(ending(&whole, &only, at(100)), ["its DPIA has ended, on 2027-04-25"]);
+    assert_eq!(ending(terms(&whole, &only), at(70)), ["its DPIA ends in 30 days, on 2027-04-25"]);
+    assert_eq!(ending(terms(&whole, &only), at(100)), ["its DPIA has ended, on 2027-04-25"]);
 }
 
 /// The clock as it may go, and a paper filed anew now and then.
@@ -191,7 +195,7 @@ proptest! {
                 }
                 Step::Clock(seconds) => second(seconds),
             };
-            if let Some((Change::Put(Record::Project(next)), new)) = warn(&project, &must, now) {
+            if let Some((Change::Put(Record::Project(next)), new)) = warn(&project, &terms(&project, &must), now) {
                 for w in &new {
                     prop_assert!(WARNINGS.contains(&w.days));
                     let left = w.ends.duration_since(now).as_secs();
@@ -205,7 +209,7 @@ proptest! {
                 given.extend(new);
                 project = next;
             }
-            prop_assert!(warn(&project, &must, now).is_none(), "twice at one time");
+            prop_assert!(warn(&project, &terms(&project, &must), now).is_none(), "twice at one time");
             for (what, ends) in terms(&project, &must) {
                 if let Some(days) = due(ends, now) {
                     let kept = project.warned.iter().find(|w| w.what == what && w.ends == ends);
@@ -225,7 +229,7 @@ proptest! {
         let (mut now, mut days) = (0, Vec::new());
         for hop in hops.into_iter().chain([200 * DAY]) {
             now += hop;
-            if let Some((Change::Put(Record::Project(next)), new)) = warn(&project, &must, second(now)) {
+            if let Some((Change::Put(Record::Project(next)), new)) = warn(&project, &terms(&project, &must), second(now)) {
                 days.extend(new.iter().map(|w| w.days));
                 project = next;
             }

@@ -813,6 +813,7 @@ impl Life {
             agreements: Default::default(),
             warned: Vec::new(),
             data_sets: Vec::new(),
+            ended: None,
             declassification: None,
         }))];
         changes.push(Change::Put(Stored::Slice(Box::new(Slice {
@@ -859,6 +860,9 @@ impl Life {
             retired: Vec::new(),
             change: None,
             spent: Vec::new(),
+            lease: None,
+            ended: None,
+            extension: None,
             copies: Default::default(),
         }))));
         self.commit(changes);
@@ -869,7 +873,7 @@ impl Life {
         let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
         // Of some the level wants the disk for a while.
         let keep = SignedDuration::from_secs(if number % 2 == 1 { 40 } else { 0 });
-        let changes = slice::close(&self.state, s, &"dina".parse().unwrap(), keep, self.at())
+        let changes = slice::close(&self.state, s, Some(&"dina".parse().unwrap()), keep, self.at())
             .or_else(|_| slice::withdraw(s, self.at()))
             .unwrap_or_default();
         self.commit(changes);

@@ -121,7 +121,7 @@ fn people(page: &mut Page, deletion: &Deletion) {
         if deletion.approvals_needed > 0 {
             row("Approvals demanded", &deletion.approvals_needed.to_string());
         }
-        let closed = deletion.closed_by.as_deref().unwrap_or_default();
+        let closed = deletion.closed_by();
         match deletion.closed_at {
             Some(at) => row("Closed", &format!("{closed}, {}", time(Some(at)))),
             None => row("Closed", closed),

@@ -1,0 +1,221 @@
+//! How long a slice may run, and what becomes of it when that is over. The clock decides, so all of this is asked with a
+//! time, and by whoever looks: access is refused by it at once, and the rest follows in the next round.
+//!
+//! ```text
+//!   requested ── not approved within `request_days` ──▶ withdrawn
+//!
+//!             approved              `lease_days` later
+//!   no lease ──────────▶ leased ────────────────────────▶ over: stopped, nobody gets in, its disks stay
+//!                        │ ▲  ▲                            │
+//!         its lead asks  │ │  └──── approved anew ─────────┤ its lead asks for more
+//!         for more       ▼ │ approved anew, rejected,      ▼
+//!                        asked ◀── taken back, expired ── asked, and over
+//!
+//!   project ── its end date ──▶ ended: its slices are stopped, nobody gets in
+//!     ▲                           │ `closing_days` after that was seen
+//!     └── a later date is filed ──┤
+//!                                 ▼
+//!                               its slices are closed: keys destroyed, certificates. What is on hold, locked or frozen
+//!                               is left alone until that is lifted.
+//! ```
+//!
+//! What was seen to be over stays so whatever the clock says afterwards, until a later end is set. A clock that runs ahead
+//! stops slices, and destroys nothing that was not over for so many days by that same clock.
+
+use super::records::{Approval, Change, Ended, Extension, Project, Record, Slice, SliceState};
+use super::slice::{self, Demands, put};
+use super::{Refusal, RefusalKind, State, lock};
+use holm_policies::Level;
+use holm_proto::ids::Name;
+use jiff::{SignedDuration, Timestamp};
+
+/// Approvals that a slice's record remembers; the log has them all.
+const APPROVALS_MAX: usize = 16;
+/// So many leases of a project's slices are warned of, those that end first.
+const WARNED_MAX: usize = 16;
+
+impl Slice {
+    /// The time for which it was approved is over.
+    pub fn lease_over(&self, now: Timestamp) -> bool {
+        over(self.lease, self.ended.as_ref(), now)
+    }
+}
+
+impl Project {
+    /// Its end date is past.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        over(self.registration.ends, self.ended.as_ref(), now)
+    }
+
+    /// When its slices are closed by themselves; absent: they are not, or its end is yet to come.
+    pub fn closes(&self, level: &Level, now: Timestamp) -> Option<Timestamp> {
+        let seen =
+            self.ended.as_ref().filter(|seen| self.registration.ends.is_some_and(|end| end <= seen.end))?;
+        (level.closing_days > 0 && self.is_over(now)).then(|| after(seen.at, level.closing_days))
+    }
+}
+
+fn over(end: Option<Timestamp>, seen: Option<&Ended>, now: Timestamp) -> bool {
+    end.is_some_and(|end| now >= end || seen.is_some_and(|seen| end <= seen.end))
+}
+
+fn after(at: Timestamp, days: u32) -> Timestamp {
+    at.checked_add(SignedDuration::from_hours(i64::from(days) * 24)).unwrap_or(Timestamp::MAX)
+}
+
+/// Until when one runs that is approved now; `days` 0: as long as its project. One that is reserved begins later.
+pub(super) fn until(days: u32, from: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    (days > 0).then(|| after(from.unwrap_or(now).max(now), days))
+}
+
+/// Its lead asks for more time. It counts from the day on which that is approved.
+pub fn extend(
+    s: &Slice,
+    days: u32,
+    by: &Name,
+    comment: &str,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
+    if s.home().is_none() {
+        slice::demand(s, &SliceState::OPEN, "extended")?;
+    }
+    if let Some(asked) = &s.extension {
+        let text = format!("{} asked for more time already, and it waits for approval", asked.by);
+        return Err(Refusal::new(RefusalKind::Exists, text));
+    }
+    if days == 0 && s.lease.is_none() {
+        let text = "its level sets no time: it runs as long as its project";
+        return Err(Refusal::new(RefusalKind::State, text));
+    }
+    let asked = Extension { by: by.clone(), at: now, comment: comment.to_owned(), approvals: Vec::new() };
+    Ok(put(Slice { extension: Some(asked), ..s.clone() }))
+}
+
+/// One approval more for that. With the last one needed it has the time.
+pub fn approve(
+    s: &Slice,
+    demands: Demands<'_>,
+    by: &Name,
+    comment: &str,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
+    let mut next = s.clone();
+    let Some(asked) = &mut next.extension else { return Err(none_asked()) };
+    let approval = Approval { by: by.clone(), at: now, comment: comment.to_owned() };
+    if demands.one_more(&asked.by, &mut asked.approvals, approval)?.is_none() {
+        let new = next.extension.take().map(|asked| asked.approvals).unwrap_or_default();
+        next.approvals.extend(new);
+        let more = next.approvals.len().saturating_sub(APPROVALS_MAX);
+        next.approvals.drain(..more);
+        next.lease = until(demands.lease_days, None, now);
+    }
+    Ok(put(next))
+}
+
+/// It is rejected, its lead takes it back, or nobody approved it: it runs as long as it would have. `why`, for her to
+/// read; empty: nothing new.
+pub fn drop_extension(s: &Slice, why: String) -> Result<Vec<Change>, Refusal> {
+    if s.extension.is_none() {
+        return Err(none_asked());
+    }
+    let reason = if why.is_empty() { s.reason.clone() } else { why };
+    Ok(put(Slice { extension: None, reason, ..s.clone() }))
+}
+
+fn none_asked() -> Refusal {
+    Refusal::new(RefusalKind::State, "nobody has asked for more time for it")
+}
+
+/// The project has ended and nobody has seen that yet.
+pub fn project_ended(p: &Project, now: Timestamp) -> Option<Vec<Change>> {
+    let end = p.registration.ends.filter(|_| p.is_over(now))?;
+    let news = p.ended.as_ref().is_none_or(|seen| seen.end < end);
+    news.then(|| {
+        vec![Change::Put(Record::Project(Project { ended: Some(Ended { end, at: now }), ..p.clone() }))]
+    })
+}
+
+/// What the clock has made due: its action, as the log names it, and what it changes. `level` is as the pack in force
+/// has it; of one that is not known nothing is closed.
+pub fn due(
+    state: &State,
+    s: &Slice,
+    level: Option<&Level>,
+    now: Timestamp,
+) -> Option<(&'static str, Vec<Change>)> {
+    if s.state.is_final() {
+        return None;
+    }
+    let expired = expired(s, level.map_or(0, |level| level.request_days), now);
+    let named = |action| move |changes| (action, changes);
+    expired
+        .map(named("slice.expire"))
+        .or_else(|| ended(state, s, now).map(named("slice.end")))
+        .or_else(|| closed(state, s, level?, now).map(named("slice.close")))
+}
+
+/// Nobody approved it in time.
+fn expired(s: &Slice, days: u32, now: Timestamp) -> Option<Vec<Change>> {
+    let late = |since: Timestamp| days > 0 && now >= after(since, days);
+    if s.state == SliceState::Requested {
+        let why = || format!("it was not approved within {days} days");
+        return late(s.requested).then(|| slice::end_request(s, why(), now));
+    }
+    let why = format!("more time was not approved within {days} days");
+    s.extension.as_ref().filter(|asked| late(asked.at)).and_then(|_| drop_extension(s, why).ok())
+}
+
+/// Its time is over: it is stopped, and that is remembered.
+fn ended(state: &State, s: &Slice, now: Timestamp) -> Option<Vec<Change>> {
+    let project = state.projects.get(&s.project)?;
+    let mut next = s.clone();
+    let lease = s.lease.filter(|_| s.lease_over(now));
+    if let Some(end) = lease.filter(|end| s.ended.as_ref().is_none_or(|seen| seen.end < *end)) {
+        next.ended = Some(Ended { end, at: now });
+    }
+    let date = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
+    let why = match (project.registration.ends.filter(|_| project.is_over(now)), lease) {
+        (Some(end), _) => format!("its project ended on {}", date(end)),
+        (None, Some(end)) => format!("the time for which it was approved ended on {}", date(end)),
+        (None, None) => return None,
+    };
+    let waits = s.state == SliceState::Approved && s.home().is_none();
+    let changes = if waits {
+        slice::end_request(&next, why, now)
+    } else if s.home().is_some() || SliceState::STOPPABLE.contains(&s.state) {
+        slice::halt(&next, why, now).ok()?
+    } else {
+        put(next.clone())
+    };
+    (waits || next.ended != s.ended || changes != put(next)).then_some(changes)
+}
+
+/// Its project has ended, its days of grace are over, and nothing keeps it.
+fn closed(state: &State, s: &Slice, level: &Level, now: Timestamp) -> Option<Vec<Change>> {
+    let project = state.projects.get(&s.project)?;
+    project.closes(level, now).filter(|closes| now >= *closes)?;
+    let kept = slice::held(state, s).is_some()
+        || lock::of_slice(state, s).is_some()
+        || lock::of_keys(state, s).is_some();
+    if kept || !SliceState::OPEN.contains(&s.state) {
+        return None;
+    }
+    let keep = SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24);
+    slice::close(state, s, None, keep, now).ok()
+}
+
+/// What of a project's slices ends some day, as the register warns of it.
+pub fn terms(state: &State, p: &Project, level: Option<&Level>, now: Timestamp) -> Vec<(String, Timestamp)> {
+    let of = |s: &&Slice| s.project == p.id && (SliceState::OPEN.contains(&s.state) || s.home().is_some());
+    let lease = |s: &Slice| Some((format!("the lease of {}", s.name), s.lease?));
+    let mut all: Vec<(String, Timestamp)> = state.slices.values().filter(of).filter_map(lease).collect();
+    all.sort_by_key(|(_, ends)| *ends);
+    all.truncate(WARNED_MAX);
+    let closes =
+        level.and_then(|level| p.closes(level, now)).filter(|_| state.slices.values().any(|s| of(&s)));
+    all.extend(closes.map(|at| ("the time until its slices are destroyed".to_owned(), at)));
+    all
+}
+
+#[cfg(test)]
+mod tests;
