@@ -43,6 +43,7 @@ fn decision(c: &mut Criterion) {
             held_by: Vec::new(),
             missing: Vec::new(),
             lapsed: Vec::new(),
+            lease_over: false,
         },
     };
     c.bench_function("policy: may this officer approve this slice", |b| {

@@ -241,6 +241,13 @@ impl PersonService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn confirm_invitation(
+        &self,
+        _: tonic::Request<v1::ConfirmInvitationRequest>,
+    ) -> Result<Response<v1::Person>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn revoke(
         &self,
         _: tonic::Request<v1::RevokeRequest>,

@@ -8,6 +8,7 @@
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
 
+use crate::allowance::Callers;
 use crate::audit::{Log, SigningKey};
 use crate::config::{CertificateConfig, Config};
 use crate::domain::policy as domain;
@@ -35,6 +36,8 @@ pub struct App {
     pub ledger: Ledger,
     /// Sessions of hosts, forgotten with the process.
     pub live: Live,
+    /// How often each was refused of late.
+    pub callers: Callers,
     /// Wrapped keys.
     pub keys: Keyring,
     /// Signs checkpoints and deletion certificates.
@@ -168,6 +171,7 @@ impl App {
             config,
             ledger,
             live: Live::default(),
+            callers: Callers::default(),
             keys,
             log_key,
             partitions,

@@ -1,6 +1,7 @@
 //! The control service of Holm: who may do what, what is intended of every host, and the log of it all.
 //! `holmd` is a thin binary over this; `holm` uses the log's verifier.
 
+pub mod allowance;
 pub mod api;
 pub mod app;
 pub mod audit;

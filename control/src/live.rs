@@ -1,6 +1,7 @@
 //! What is known of hosts right now and forgotten with the process: sessions, last reports, progress.
 //! Nothing here decides what is true; it decides whom to tell.
 
+use crate::allowance::{Admitted, Allowance, Rate};
 use crate::domain::alert::Heard;
 use crate::domain::device::Notes;
 use crate::domain::fullness::Told;
@@ -60,62 +61,11 @@ pub struct HostLive {
     pub outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
 }
 
+/// What a host may cause by its own words.
+const OF_HOST: Rate =
+    Rate { burst: BURST, refill: SignedDuration::from_secs(10), said: SignedDuration::from_hours(1) };
 /// Entries that a host's own words may cause at once.
 pub const BURST: u32 = 200;
-/// After it, it may cause one more.
-const REFILL: SignedDuration = SignedDuration::from_secs(10);
-/// That some were dropped is said so often.
-const SAID: SignedDuration = SignedDuration::from_hours(1);
-
-/// What becomes of a host's word that would be an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admitted {
-    /// It is one.
-    Yes,
-    /// It is dropped. `say`: that so many were, since it was said last, is to be an entry.
-    No {
-        /// How many, where it is to be said.
-        say: Option<u64>,
-    },
-}
-
-/// What a host may still cause.
-#[derive(Debug)]
-struct Allowance {
-    left: u32,
-    /// `left` counts up to then.
-    at: Timestamp,
-    dropped: u64,
-    said: Option<Timestamp>,
-}
-
-impl Allowance {
-    fn new(now: Timestamp) -> Self {
-        Self { left: BURST, at: now, dropped: 0, said: None }
-    }
-
-    fn take(&mut self, now: Timestamp) -> Admitted {
-        let more = now.duration_since(self.at).as_secs().max(0) / REFILL.as_secs();
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        if self.left.saturating_add(more) >= BURST {
-            (self.left, self.at) = (BURST, now);
-        } else {
-            self.left += more;
-            // What is left of the time counts to the next.
-            self.at = self.at.checked_add(REFILL * i32::try_from(more).unwrap_or(0)).unwrap_or(now);
-        }
-        if let Some(left) = self.left.checked_sub(1) {
-            self.left = left;
-            return Admitted::Yes;
-        }
-        self.dropped = self.dropped.saturating_add(1);
-        if self.said.is_some_and(|said| now.duration_since(said) < SAID) {
-            return Admitted::No { say: None };
-        }
-        self.said = Some(now);
-        Admitted::No { say: Some(std::mem::take(&mut self.dropped)) }
-    }
-}
 
 /// All sessions.
 pub struct Live {
@@ -286,7 +236,7 @@ impl Live {
     /// Whether a known host may cause one more entry by its own word.
     pub fn admit(&self, host: &Name, now: Timestamp) -> Admitted {
         let mut all = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(host.clone()).or_insert_with(|| Allowance::new(now)).take(now)
+        all.entry(host.clone()).or_insert_with(|| Allowance::new(OF_HOST, now)).take(now)
     }
 
     /// A host that has a session.

@@ -4,10 +4,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use holm_control::api;
 use holm_control::app::{self, App, Failure, Paths};
 use holm_control::config::Config;
-use holm_control::domain::Record;
+use holm_control::domain::lock::{self, Subject};
+use holm_control::domain::{Change, Record, Refusal, State, people};
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
-use holm_control::ledger::{Ledger, LedgerError, chain, replay};
+use holm_control::ledger::{Call, Decided, Ledger, LedgerError, chain, replay};
 use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
@@ -52,6 +53,9 @@ enum Command {
     /// The rules, while holmd does not run.
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// While holmd does not run: what takes an officer, where none is left who can.
+    #[command(subcommand)]
+    Recover(Recover),
     /// Print completions for a shell.
     Completion {
         /// Which shell.
@@ -86,6 +90,35 @@ enum PolicyVerb {
         /// A directory with a pack and its `pack.sig`.
         directory: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum Recover {
+    /// Confirm a code that waits for another officer.
+    Confirm {
+        #[command(flatten)]
+        at: At,
+        /// For whom it is.
+        name: Name,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Lift a lock, as `holm lock list` names it: person/NAME, project/NAME, …
+    Unlock {
+        #[command(flatten)]
+        at: At,
+        /// What is locked.
+        subject: Subject,
+        #[command(flatten)]
+        why: Why,
+    },
+}
+
+#[derive(clap::Args)]
+struct Why {
+    /// Why; it is in the log, with that nobody who can be named did it.
+    #[arg(long = "reason", value_name = "TEXT")]
+    reason: String,
 }
 
 #[derive(clap::Args)]
@@ -173,6 +206,20 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(at) => check(&at.config),
         Command::Keys(Keys::Try { at, disk }) => try_keys(&load(&at.config)?, &disk),
         Command::Policy(PolicyVerb::Load { at, directory }) => load_policy(&load(&at.config)?, &directory),
+        Command::Recover(Recover::Confirm { at, name, why }) => {
+            let call = Call::own("person.confirm", format!("person/{name}"));
+            recover(&load(&at.config)?, &call, &why.reason, |state, now| {
+                people::confirm(state, &name, None, now)
+            })?;
+            println!("the code for {name} is good, once");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Recover(Recover::Unlock { at, subject, why }) => {
+            let call = Call::own("lock.lift", subject.to_string());
+            recover(&load(&at.config)?, &call, &why.reason, |state, _| lock::lift_offline(state, &subject))?;
+            println!("{subject} is not locked any more");
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -270,6 +317,27 @@ fn load_policy(config: &Config, directory: &Path) -> Result<ExitCode, Failure> {
     let policy = policy::load_offline(config, &ledger, directory)?;
     println!("{} is in force from the next start on; it is signed by {}", policy.pack, policy.signer);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What only an officer may, by who has holmd's machine: an entry says that it was done there, and why.
+fn recover(
+    config: &Config,
+    call: &Call,
+    reason: &str,
+    change: impl FnOnce(&State, jiff::Timestamp) -> Result<Vec<Change>, Refusal>,
+) -> Result<(), Failure> {
+    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.chars().any(char::is_control) {
+        return Err(Failure::new("say why, on one line of 500 characters at most", "--reason TEXT"));
+    }
+    let (_, log) = app::log(config)?;
+    let store = app::store(&Paths::of(&config.data).store)?;
+    let ledger = Ledger::open(Box::new(store), log, jiff::Timestamp::now)
+        .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
+    let done = ledger.commit(call, |state, now| {
+        let detail = serde_json::json!({ "offline": true, "reason": reason });
+        Ok(Decided { detail, ..Decided::new(change(state, now)?, ()) })
+    });
+    done.map_err(|refusal| Failure::new(format!("nothing was done: {refusal}"), refusal.hint))
 }
 
 /// The store holds what the log says, nothing else; with `check` nothing is changed.

@@ -151,3 +151,40 @@ fn completions_and_help() {
     assert!(bad(&["init", "--dir", "/tmp/x", "--operator", "../x"]).contains("is not a name"));
     assert!(!Path::new("/tmp/x/holmd.toml").exists());
 }
+
+#[test]
+fn where_no_officer_is_left_whoever_has_the_machine_lifts_a_lock_and_the_log_says_so() {
+    use holm_control::domain::{lock, records::Lock};
+    use holm_control::ledger::{Call, Decided};
+    let made = made();
+    let open =
+        || holm_control::app::App::open(holm_control::config::Config::load(Path::new(&made.config)).unwrap());
+    let subject: lock::Subject = "person/gustav".parse().unwrap();
+    {
+        let app = open().unwrap();
+        let decide = |state: &holm_control::domain::State, at| {
+            let by = "frida".parse().unwrap();
+            let lock = Lock { subject: subject.clone(), by, at, reason: "a coup".to_owned() };
+            Ok(Decided::new(lock::set(state, lock)?, ()))
+        };
+        app.ledger.commit(&Call::own("test", "person/gustav".to_owned()), decide).unwrap();
+    }
+    let at = ["--config", made.config.as_str()];
+    let unlock = ["recover", "unlock", "person/gustav", "--reason"];
+    assert!(bad(&[&unlock[..3], &at].concat()).contains("--reason"));
+    assert!(bad(&[&unlock[..], &["two\nlines"], &at].concat()).contains("on one line"));
+    assert!(
+        bad(&["recover", "unlock", "robot/x", "--reason", "x"]).contains("is nothing that can be locked")
+    );
+    assert!(good(&[&unlock[..], &["frida locked us out"], &at].concat()).contains("not locked any more"));
+    assert!(bad(&[&unlock[..], &["again"], &at].concat()).contains("is not locked"));
+    let none = ["recover", "confirm", "gerda", "--reason", "x"];
+    assert!(bad(&[&none[..], &at].concat()).contains("no code for `gerda` waits"));
+    let app = open().unwrap();
+    assert!(app.ledger.state().locks.is_empty());
+    let all = app.ledger.entries(0, app.ledger.size()).unwrap();
+    let entry = all.iter().map(|body| String::from_utf8_lossy(body).into_owned());
+    let lifted = entry
+        .filter(|e| e.contains("lock.lift") && e.contains("frida locked us out") && e.contains("offline"));
+    assert_eq!(lifted.count(), 1);
+}

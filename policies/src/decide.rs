@@ -244,6 +244,10 @@ impl Pack {
 }
 
 /// Why this is refused whatever a pack says: the separation of duties that no site lifts.
+/// What opens a project's data, or gives its keys to a host.
+const DATA: [Action; 4] =
+    [Action::SliceConnect, Action::SliceStart, Action::SliceRebuild, Action::SliceDrill];
+
 fn never(request: &Request) -> Option<&'static str> {
     let Identity::Person { name, roles } = &request.principal.identity else { return None };
     let is = |role: &str| roles.iter().any(|one| one == role);
@@ -256,8 +260,8 @@ fn never(request: &Request) -> Option<&'static str> {
             Some("nobody decides on what they asked for")
         }
         _ if decides && !is("officer") => Some("only an officer decides on a slice"),
-        _ if request.action == Action::SliceConnect && is("operator") => {
-            Some("operators have no way into a project's data")
+        _ if DATA.contains(&request.action) && (is("operator") || is("officer")) => {
+            Some("officers and operators have no way into a project's data")
         }
         _ => None,
     }

@@ -196,6 +196,8 @@ actions! {
     PersonInviteOfficer = "person.invite-officer";
     /// Give somebody who has a certificate another: whoever uses the code is her.
     PersonRenew = "person.renew";
+    /// Confirm a code that somebody else gave out.
+    PersonConfirm = "person.confirm";
     /// Take away the certificates of a person.
     PersonRevoke = "person.revoke";
     /// Take away those of a host.

@@ -422,6 +422,7 @@ fn people_and_projects() {
         enrolled: true,
         lock: lock("person/ada"),
         revoked: false,
+        waits: false,
     };
     let project = Project {
         id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),
@@ -471,6 +472,7 @@ fn people_and_projects() {
                 comment: "seen".to_owned(),
             }],
             approvals_needed: 2,
+            project_level: "2".to_owned(),
         }),
         agreements: vec![Agreement {
             person: "rosa".to_owned(),

@@ -86,7 +86,7 @@ fn the_way_of_a_request() {
         "it will have  disks are encrypted",
         "stopped after 180 days, unless it is approved anew",
         "nothing: this is the project's first",
-        "next: holm slice approve heart/main --comment TEXT",
+        "next: holm slice approve heart/main --id ",
     ] {
         assert!(said.contains(part), "`{part}` is not in {said}");
     }

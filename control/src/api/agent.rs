@@ -14,6 +14,7 @@
 //! below it may be somebody else's by now.
 
 use super::{About, Asked, RECHECK, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
+use crate::allowance::Admitted;
 use crate::app::App;
 use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
@@ -26,7 +27,7 @@ use crate::domain::{Refusal, RefusalKind, State, device, lock, slice};
 use crate::identity::{Caller, Peer};
 use crate::keys::{Key, KeyError, fingerprint};
 use crate::ledger::{Call, Decided};
-use crate::live::{Admitted, BURST, TunnelEnd};
+use crate::live::{BURST, TunnelEnd};
 use crate::reconcile;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId, VolumeId};
@@ -456,6 +457,17 @@ impl Session {
 
     async fn key(&mut self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
         let state = app.ledger.state();
+        if due(&state, &self.host, &request).is_err() {
+            let (worker, host) = (Arc::clone(app), self.host.clone());
+            let admitted = super::blocking(move || admitted(&worker, &host)).await?;
+            if !admitted.map_err(|refusal| status(&refusal, self.asked.call.request))? {
+                let v1::KeyRequest { slice_id, generation, job_id, .. } = request;
+                let reason = "too many keys were asked for that are not to be had".to_owned();
+                let no = v1::KeyRefused { slice_id, generation, reason, later: false, job_id };
+                let _ = self.say(v1::to_agent::Body::KeyRefused(no)).await;
+                return Ok(());
+            }
+        }
         let id = typed(&request.slice_id);
         let slice = id.and_then(|id| state.slices.get(&id));
         let resource = slice.map(|s| format!("slice/{}", state.slice_label(s)));

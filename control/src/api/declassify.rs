@@ -54,9 +54,16 @@ pub(super) async fn ask(
             },
             |scene, (project, data_set, to, reason)| {
                 let by = scene.person()?.clone();
-                let detail = json!({ "data_set": data_set, "to": to, "reason": reason });
+                let mut detail = json!({ "data_set": data_set, "to": to, "reason": reason });
                 let wanted =
                     Declassification { data_set, to, reason, by, at: scene.now, approvals: Vec::new() };
+                let levels = scene.pack.levels();
+                if let (Some(detail), Some(level)) =
+                    (detail.as_object_mut(), declassify::leads_to(&project, &wanted, levels))
+                {
+                    detail.insert("project_from".to_owned(), project.level.clone().into());
+                    detail.insert("project_to".to_owned(), level.into());
+                }
                 written(scene, declassify::ask(&project, wanted, scene.pack.levels())?, detail)
             },
         )
@@ -107,7 +114,7 @@ pub(super) async fn decide(
 }
 
 /// As it crosses the wire.
-pub(super) fn shown(p: &Project, whole: v1::Project) -> v1::Project {
+pub(super) fn shown(seen: &super::Seen<'_>, p: &Project, whole: v1::Project) -> v1::Project {
     let set = |set: &DataSet| v1::DataSet {
         name: set.name.to_string(),
         owner: set.owner.clone(),
@@ -121,6 +128,7 @@ pub(super) fn shown(p: &Project, whole: v1::Project) -> v1::Project {
         at: Some(view::time(d.at)),
         approvals: d.approvals.iter().map(view::approval).collect(),
         approvals_needed: u32::try_from(declassify::OFFICERS).unwrap_or(u32::MAX),
+        project_level: declassify::leads_to(p, d, seen.pack.levels()).unwrap_or_default(),
     };
     v1::Project {
         data_sets: p.data_sets.iter().map(set).collect(),

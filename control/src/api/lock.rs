@@ -2,11 +2,12 @@
 
 use super::{About, Asked, Seen, host, parsed, project, shown, slice, view};
 use crate::app::App;
-use crate::domain::Refusal;
 use crate::domain::lock::{self, Subject};
 use crate::domain::records::Lock;
+use crate::domain::{Refusal, State};
 use crate::ledger::Decided;
 use holm_policies::{Action, Pack, Resource};
+use holm_proto::ids::TypedPciAddress;
 use holm_proto::v1;
 use holm_proto::v1::lock_service_server::LockService;
 use serde_json::json;
@@ -25,9 +26,10 @@ impl LockService for Locks {
             .change(
                 move |state| {
                     let reason = slice::reason(&reason)?;
-                    Ok(find(state, &subject)?.map(|(resource, subject)| (resource, (subject, reason))))
+                    Ok(find(state, &subject)?.map(|resource| (resource, (subject, reason))))
                 },
                 |scene, (subject, reason)| {
+                    let subject = named(scene.state, &subject)?;
                     let lock = Lock { subject, by: scene.person()?.clone(), at: scene.now, reason };
                     let (detail, value) = (json!({ "reason": lock.reason }), whole(&lock));
                     Ok(Decided { detail, ..Decided::new(lock::set(scene.state, lock)?, value) })
@@ -43,13 +45,14 @@ impl LockService for Locks {
             .change(
                 move |state| {
                     let reason = slice::reason(&reason)?;
-                    Ok(find(state, &subject)?.map(|(resource, subject)| {
-                        let level = level(&resource);
-                        (resource, (subject, level, reason))
+                    Ok(find(state, &subject)?.map(|resource| {
+                        let levels = levels(state, &resource);
+                        (resource, (subject, levels, reason))
                     }))
                 },
-                |scene, (subject, level, reason)| {
-                    let approvals = approvals(&scene.pack, level.as_deref());
+                |scene, (subject, levels, reason)| {
+                    let subject = named(scene.state, &subject)?;
+                    let approvals = approvals(&scene.pack, &levels);
                     let changes = lock::lift(scene.state, &subject, scene.person()?, approvals)?;
                     let value = scene.state.locks.get(&subject).map(whole).unwrap_or_default();
                     Ok(Decided { detail: json!({ "reason": reason }), ..Decided::new(changes, value) })
@@ -95,20 +98,16 @@ fn about(subject: &str) -> About {
     }
 }
 
-/// What somebody named, for the pack and for the handler. A device as it is typed: by the part that tells it from
-/// others.
-fn find(seen: &Seen<'_>, subject: &str) -> Result<Option<(Resource, Subject)>, Refusal> {
+/// What somebody named, for the pack.
+fn find(seen: &Seen<'_>, subject: &str) -> Result<Option<Resource>, Refusal> {
     let state = seen.state;
     if let ["device", host, address] = *subject.split('/').collect::<Vec<_>>() {
-        let address = parsed(address)?;
-        let Some((resource, host)) = host::find(state, host)? else { return Ok(None) };
-        let device = host::find_device(state, &host.name, address)?;
-        return Ok(Some((resource, Subject::Device(host.name, device.address))));
+        parsed::<TypedPciAddress>(address)?;
+        return Ok(host::find(state, host)?.map(|(resource, _)| resource));
     }
-    let subject: Subject = parsed(subject)?;
-    let resource = match &subject {
+    Ok(match parsed(subject)? {
         Subject::Person(name) => {
-            state.people.get(name).map(|p| Resource::Person { name: p.name.clone(), roles: p.roles.clone() })
+            state.people.get(&name).map(|p| Resource::Person { name: p.name.clone(), roles: p.roles.clone() })
         }
         Subject::Project(name) | Subject::Keys(name) => {
             project::find(seen, name.as_str())?.map(|(resource, _)| resource)
@@ -118,18 +117,34 @@ fn find(seen: &Seen<'_>, subject: &str) -> Result<Option<(Resource, Subject)>, R
             slice::find(seen, &wanted)?.map(|(resource, _)| resource)
         }
         Subject::Device(host, _) => host::find(state, host.as_str())?.map(|(resource, _)| resource),
-    };
-    Ok(resource.map(|resource| (resource, subject)))
+    })
 }
 
-fn level(resource: &Resource) -> Option<String> {
+/// The same for who may do it. A device as it is typed, by the part that tells it from others: which there are is not for
+/// everybody to know.
+fn named(state: &State, subject: &str) -> Result<Subject, Refusal> {
+    if let ["device", host, address] = *subject.split('/').collect::<Vec<_>>() {
+        let Some((_, host)) = host::find(state, host)? else { return parsed(subject) };
+        let device = host::find_device(state, &host.name, parsed(address)?)?;
+        return Ok(Subject::Device(host.name, device.address));
+    }
+    parsed(subject)
+}
+
+/// Those it has, and of a project those that its slices kept when it was lowered.
+fn levels(state: &State, resource: &Resource) -> Vec<String> {
     match resource {
-        Resource::Project { level, .. } | Resource::Slice { level, .. } => Some(level.clone()),
-        Resource::System | Resource::Log | Resource::Host { .. } | Resource::Person { .. } => None,
+        Resource::Project { name, level, .. } => {
+            let id = state.project(name).map(|p| p.id);
+            let living = state.slices.values().filter(|s| Some(s.project) == id && !s.state.is_final());
+            living.map(|s| s.level.clone()).chain([level.clone()]).collect()
+        }
+        Resource::Slice { level, .. } => vec![level.clone()],
+        Resource::System | Resource::Log | Resource::Host { .. } | Resource::Person { .. } => Vec::new(),
     }
 }
 
 /// How many officers it takes: what has no level, one; at a level that is not known, one is not enough.
-fn approvals(pack: &Pack, level: Option<&str>) -> u32 {
-    level.map_or(1, |level| pack.level(level).map_or(u32::MAX, |level| level.approvals))
+fn approvals(pack: &Pack, levels: &[String]) -> u32 {
+    levels.iter().map(|level| pack.level(level).map_or(u32::MAX, |level| level.approvals)).max().unwrap_or(1)
 }

@@ -137,6 +137,29 @@ impl PersonService for People {
         }
     }
 
+    async fn confirm_invitation(
+        &self,
+        request: Request<v1::ConfirmInvitationRequest>,
+    ) -> Result<Response<v1::Person>, Status> {
+        let v1::ConfirmInvitationRequest { person: name, dry_run } = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::PersonConfirm, About::person(&name))?
+            .dry_run(dry_run)
+            .change(
+                move |state| {
+                    let name: Name = parsed(&name)?;
+                    let known = state.people.get(&name);
+                    Ok(known.map(|p| (account(&name, p.roles.clone()), p.clone())))
+                },
+                |scene, person| {
+                    let changes =
+                        people::confirm(scene.state, &person.name, Some(scene.person()?), scene.now)?;
+                    let value = v1::Person { waits: false, ..view::person(scene.state, &person) };
+                    Ok(Decided::new(changes, value))
+                },
+            )
+            .await
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::EnrolResponse>, Status> {
         let csr_pem = request.get_ref().csr_pem.clone();
         let mut asked = Asked::new(&self.0, request.extensions(), Action::CertificateRenew, About::system())?;
@@ -238,13 +261,13 @@ fn invitation(
         .map_err(|e| Refusal::new(RefusalKind::Unavailable, e.to_string()))?;
     let changes = changes(code.hash())?;
     let made = changes.iter().find_map(|change| match change {
-        Change::Put(Record::Invitation(i)) => Some((i.expires, i.subject.clone())),
+        Change::Put(Record::Invitation(i)) => Some((i.expires, i.subject.clone(), i.waits)),
         _ => None,
     });
-    let (expires, subject) =
+    let (expires, subject, waits) =
         made.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no invitation was made"))?;
     let caller = enrolment::caller(&subject);
-    let value =
-        v1::Invitation { code: code.text(), expires: Some(view::time(expires)), identity: caller.uri() };
+    let expires = Some(view::time(expires));
+    let value = v1::Invitation { code: code.text(), expires, identity: caller.uri(), waits };
     Ok(Decided::new(changes, value))
 }

@@ -12,6 +12,7 @@ use super::person::People;
 use super::policy::Policies;
 use super::project::Projects;
 use super::slice::Slices;
+use crate::allowance::Admitted;
 use crate::app::{App, Failure};
 use crate::domain::people;
 use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
@@ -199,6 +200,20 @@ impl Service<http::Request<Body>> for Services {
         let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default();
         let (app, peer, path) =
             (Arc::clone(&self.app), request.extensions().get::<Peer>().cloned(), path.to_owned());
+        if let Some(say) = peer.as_ref().and_then(|peer| exhausted(&self.app, peer)) {
+            return Box::pin(async move {
+                if let Some(n) = say {
+                    note(
+                        app,
+                        peer,
+                        path,
+                        format!("{n} of its calls were turned away unheard, after many that were refused"),
+                    )
+                    .await;
+                }
+                Ok(tonic::Status::resource_exhausted(EXHAUSTED).into_http())
+            });
+        }
         let answer = match service {
             s if s == name(&self.people) => self.people.call(request),
             s if s == name(&self.projects) => self.projects.call(request),
@@ -217,6 +232,9 @@ impl Service<http::Request<Body>> for Services {
                 taken_up(&app, peer).await;
             }
             let answer = answer.await?;
+            if let Some(peer) = peer.as_ref().filter(|_| !is_refused(&answer)) {
+                app.callers.answered(&peer.certificate);
+            }
             if let Some(reason) = unheard(&answer) {
                 note(app, peer, path, reason).await;
             }
@@ -248,6 +266,24 @@ async fn taken_up(app: &Arc<App>, peer: &Peer) {
     if let Ok(Err(failure)) = done.await {
         tracing::error!("a renewed certificate is not noted: {failure}");
     }
+}
+
+/// What somebody is told whose calls are not heard for a while.
+const EXHAUSTED: &str = "too many of your calls were refused: wait, one is heard every 2 s";
+
+/// Whether so many calls with this certificate were refused, or are under way, that no other is heard: each refusal is an
+/// entry, for which others wait. Some: how many were turned away, where it is to be said.
+#[allow(clippy::option_option, reason = "turned away, and whether that is to be said, are two questions")]
+fn exhausted(app: &App, peer: &Peer) -> Option<Option<u64>> {
+    peer.caller.as_ref()?;
+    match app.callers.begin(&peer.certificate, app.ledger.now()) {
+        Admitted::Yes => None,
+        Admitted::No { say } => Some(say),
+    }
+}
+
+fn is_refused(answer: &http::Response<Body>) -> bool {
+    tonic::Status::from_header_map(answer.headers()).is_some_and(|status| status.code() != tonic::Code::Ok)
 }
 
 /// Why a call was refused before any handler heard of it: a message that is too large or is none. What a

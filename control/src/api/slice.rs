@@ -24,6 +24,8 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// Characters of a comment.
 const COMMENT_MAX: usize = 500;
+/// Characters of an id that tell it from others.
+const ID_MIN: usize = 8;
 /// Frames of a stream that wait for the caller.
 const AHEAD: usize = 16;
 
@@ -56,6 +58,7 @@ impl Slices {
                     Ok(found.map(|(resource, slice)| (resource, (slice, comment))))
                 },
                 move |scene, (slice, comment)| {
+                    looked_at(scene, &slice, &message.id)?;
                     let changes = decide(scene, &slice, &comment).map_err(|r| with_hint(scene, &slice, r))?;
                     let mut decided = decided(scene, &again, changes)?;
                     if matches!(action, Action::HoldSet | Action::HoldLift) {
@@ -343,8 +346,12 @@ impl SliceService for Slices {
             true => |scene, s, reason| set(scene, s, reason, true),
             false => |scene, s, reason| set(scene, s, reason, false),
         };
-        let request =
-            request.map(|m| v1::DecideSliceRequest { slice: m.slice, comment: m.reason, dry_run: m.dry_run });
+        let request = request.map(|m| v1::DecideSliceRequest {
+            slice: m.slice,
+            comment: m.reason,
+            dry_run: m.dry_run,
+            ..Default::default()
+        });
         self.decide(request, Action::HoldSet, decide).await
     }
 
@@ -498,6 +505,16 @@ impl Slices {
         let (id, host) = opened.into_inner();
         Ok((asked, id, host))
     }
+}
+
+/// Who decides decides on what she has read.
+fn looked_at(scene: &Scene<'_>, slice: &Slice, id: &str) -> Result<(), Refusal> {
+    let label = scene.state.slice_label(slice);
+    if id.is_empty() || (id.len() >= ID_MIN && slice.id.into_untyped_uuid().to_string().starts_with(id)) {
+        return Ok(());
+    }
+    let text = format!("`{}` is not the slice that is `{label}` now: another was asked for since", shown(id));
+    Err(Refusal::new(RefusalKind::State, text).hint(format!("holm slice review {label}")))
 }
 
 /// For how long what is closed at the slice's level is kept. What is not known is not taken for no time at all.

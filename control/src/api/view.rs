@@ -8,6 +8,7 @@ use crate::domain::backup::Job;
 use crate::domain::fullness;
 use crate::domain::lock::{self, Subject};
 use crate::domain::quota::{self, Quota};
+use crate::domain::records::Subject as Invited;
 use crate::domain::records::{
     Approval, Device, DeviceState, DiskChange, Evidence, Hold, Host, Lock, Maintenance, NewDisks, Person,
     Project, Slice, SliceState, VolumeKind,
@@ -47,6 +48,7 @@ pub(super) fn person(state: &State, p: &Person) -> v1::Person {
         enrolled: p.enrolled,
         lock: locked(state, &Subject::Person(p.name.clone())),
         revoked: p.revoked.is_some(),
+        waits: state.invitations.values().any(|i| i.waits && i.subject == Invited::Person(p.name.clone())),
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
         keys_lock: locked(seen.state, &Subject::Keys(p.name.clone())),
         ..Default::default()
     };
-    declassify::shown(&unapprove::project(seen.state, p), register::shown(seen, p, project))
+    declassify::shown(seen, &unapprove::project(seen.state, p), register::shown(seen, p, project))
 }
 
 pub(super) fn quota(app: &App, state: &State, p: &Project) -> v1::Quota {

@@ -113,6 +113,11 @@ pub fn approve(project: &Project, approval: Approval, levels: &[Level]) -> Resul
     Ok(Project { declassification: None, ..next })
 }
 
+/// The level that the project has when this is approved, as its data sets are now. `None`: it cannot be.
+pub fn leads_to(project: &Project, wanted: &Declassification, levels: &[Level]) -> Option<String> {
+    lowered(project, wanted, levels).ok().map(|next| next.level)
+}
+
 /// An officer rejects it, or the lead withdraws it.
 pub fn dismiss(project: &Project) -> Result<Project, Refusal> {
     pending(project)?;

@@ -36,10 +36,11 @@ const READERS: [&str; 3] = ["officer", "auditor", "operator"];
 const DECIDING: [Action; 5] =
     [Action::SliceReject, Action::HoldSet, Action::HoldLift, Action::LockSet, Action::LockLift];
 /// What takes a slice's keys, now or as it starts.
-const KEYED: [Action; 6] = [
+const KEYED: [Action; 7] = [
     Action::KeysEscrow,
     Action::SliceStart,
     Action::SliceRebuild,
+    Action::SliceRestore,
     Action::SliceGrow,
     Action::SliceRekey,
     Action::SliceDrill,
@@ -144,6 +145,15 @@ pub fn lift(state: &State, subject: &Subject, by: &Name, approvals: u32) -> Resu
     Ok(vec![Change::Delete(Record::Lock(lock.clone()).key())])
 }
 
+/// The same where no officer is left who could: whoever has holmd's machine does it.
+pub fn lift_offline(state: &State, subject: &Subject) -> Result<Vec<Change>, Refusal> {
+    let by = state.locks.get(subject).map(|lock| lock.by.clone());
+    by.map_or_else(
+        || Err(Refusal::new(RefusalKind::State, format!("`{subject}` is not locked"))),
+        |by| lift(state, subject, &by, 1),
+    )
+}
+
 /// Refuses what a locked person asks for.
 pub fn person(state: &State, name: &Name) -> Result<(), Refusal> {
     free(state.locks.get(&Subject::Person(name.clone())), "nothing that she asks for is done")
@@ -156,6 +166,9 @@ pub fn permits(state: &State, request: &Request) -> Result<(), Refusal> {
         Resource::Slice { project, name, .. } => (project, Some(name)),
         Resource::System | Resource::Log | Resource::Host { .. } | Resource::Person { .. } => return Ok(()),
     };
+    if request.action == Action::KeysEscrow {
+        free(any_slice(state, project), "no key of it leaves holmd")?;
+    }
     if KEYED.contains(&request.action) {
         free(state.locks.get(&Subject::Keys(project.clone())), "no key of it leaves holmd")?;
     }
@@ -191,7 +204,13 @@ pub fn keys(state: &State, slice: &Slice) -> Result<(), Refusal> {
 /// Refuses to rotate a project's keys.
 pub fn rotation(state: &State, project: &Name) -> Result<(), Refusal> {
     let keys = state.locks.get(&Subject::Keys(project.clone()));
-    free(keys.or_else(|| within(state, project, None)), "its keys stay as they are")
+    let locked = keys.or_else(|| within(state, project, None)).or_else(|| any_slice(state, project));
+    free(locked, "its keys stay as they are")
+}
+
+/// The lock of any slice of a project, whose keys are all taken at once.
+fn any_slice<'a>(state: &'a State, project: &Name) -> Option<&'a Lock> {
+    state.locks.values().find(|lock| matches!(&lock.subject, Subject::Slice(of, _) if of == project))
 }
 
 fn within<'a>(state: &'a State, project: &Name, slice: Option<&Name>) -> Option<&'a Lock> {

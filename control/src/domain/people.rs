@@ -63,9 +63,59 @@ pub fn invite_person(
             void: None,
         },
     };
+    let waits = waits(state, &person, by);
     let mut changes = vec![Change::Put(Record::Person(person))];
-    changes.extend(invitation(state, Subject::Person(name.clone()), hash, by, now));
+    changes.extend(invitation(state, Subject::Person(name.clone()), hash, by, waits, now));
     Ok(changes)
+}
+
+/// Whoever uses a code is the person it names. One who alone could make an officer, or give somebody else's name a new
+/// certificate, would have two voices, or another's data: it takes a second one's word. Where there is nobody who could
+/// give it, as when the first officers enrol, one is enough.
+fn waits(state: &State, invited: &Person, by: &str) -> bool {
+    let another = invited.name.as_str() != by;
+    let matters = another && (invited.enrolled || is(invited, "officer"));
+    matters && state.people.values().any(|who| may_confirm(state, who, invited, by))
+}
+
+/// Another officer; where it makes no officer, or there is no other one, an operator too. Nobody for herself.
+fn may_confirm(state: &State, who: &Person, invited: &Person, by: &str) -> bool {
+    let other = |p: &Person| p.enrolled && p.name != invited.name && p.name.as_str() != by;
+    let officers = || state.people.values().any(|p| is(p, "officer") && other(p));
+    let operator = || is(who, "operator") && (!is(invited, "officer") || !officers());
+    other(who) && (is(who, "officer") || operator())
+}
+
+fn is(person: &Person, role: &str) -> bool {
+    person.roles.iter().any(|one| one == role)
+}
+
+/// A second one's word for a code that waits for it. Nobody: that is said offline, where no second one can.
+pub fn confirm(
+    state: &State,
+    name: &Name,
+    by: Option<&Name>,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
+    let waits = |i: &&Invitation| i.waits && i.subject == Subject::Person(name.clone()) && now < i.expires;
+    let Some(found) = state.invitations.values().find(waits) else {
+        return Err(Refusal::new(RefusalKind::State, format!("no code for `{name}` waits to be confirmed"))
+            .hint(format!("holm person invite {name}")));
+    };
+    if let Some(by) = by {
+        let denied = |text: &str| Err(Refusal::new(RefusalKind::Denied, text));
+        if found.by == by.as_str() {
+            return denied("nobody confirms a code that she gave out herself: another officer must do it");
+        }
+        let fits =
+            |who| state.people.get(name).is_some_and(|invited| may_confirm(state, who, invited, &found.by));
+        if !state.people.get(by).is_some_and(fits) {
+            let text = "an officer confirms it, or an operator where it makes no officer or there is no other, and \
+                        nobody her own";
+            return denied(text);
+        }
+    }
+    Ok(vec![Change::Put(Record::Invitation(Invitation { waits: false, ..found.clone() }))])
 }
 
 /// Invite a host. One that is known gets a new certificate.
@@ -94,18 +144,26 @@ pub fn invite_host(state: &State, name: &Name, hash: String, by: &str, now: Time
         backups: String::new(),
     });
     let mut changes = vec![Change::Put(Record::Host(host))];
-    changes.extend(invitation(state, Subject::Host(name.clone()), hash, by, now));
+    changes.extend(invitation(state, Subject::Host(name.clone()), hash, by, false, now));
     changes
 }
 
 /// The one invitation of this subject. A code that was given out before it is of no use any more: it may have
 /// gone to the wrong person, which is why there is a new one.
-fn invitation(state: &State, subject: Subject, hash: String, by: &str, now: Timestamp) -> Vec<Change> {
+fn invitation(
+    state: &State,
+    subject: Subject,
+    hash: String,
+    by: &str,
+    waits: bool,
+    now: Timestamp,
+) -> Vec<Change> {
     let over = state.invitations.values().filter(|i| i.subject == subject || now >= i.expires);
     let mut changes: Vec<Change> =
         over.map(|i| Change::Delete(Record::Invitation(i.clone()).key())).collect();
     let expires = expiry(now);
-    changes.push(Change::Put(Record::Invitation(Invitation { hash, subject, by: by.to_owned(), expires })));
+    let by = by.to_owned();
+    changes.push(Change::Put(Record::Invitation(Invitation { hash, subject, by, expires, waits })));
     changes
 }
 
@@ -220,9 +278,10 @@ pub fn holds(state: &State, subject: &Subject, fingerprint: &str) -> Result<(), 
 /// Use a code. It is gone afterwards, whether or not the certificate reaches whom it is for.
 pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<Change>), Refusal> {
     let no = || {
-        // One text for unknown, used and expired: a guesser learns nothing.
-        Refusal::new(RefusalKind::Denied, "this code is not known, was used already, or has expired")
-            .hint("ask the person who invited you for a new one")
+        // One text for all of it: a guesser learns nothing.
+        let text = "this code is not known, was used already, has expired, or waits to be confirmed";
+        Refusal::new(RefusalKind::Denied, text)
+            .hint("ask the person who invited you: for a new one, or to have another officer confirm it")
     };
     let invitation = state.invitations.get(hash).ok_or_else(no)?;
     // What a locked person gave out is good for nothing as long as she is locked. What one whose certificate was revoked
@@ -231,7 +290,7 @@ pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<
         let revoked = state.people.get(&by).is_some_and(|p| p.revoked.is_some());
         revoked || state.locks.contains_key(&Locked::Person(by))
     });
-    if now >= invitation.expires || locked {
+    if now >= invitation.expires || invitation.waits || locked {
         return Err(no());
     }
     let mut changes = vec![Change::Delete(Record::Invitation(invitation.clone()).key())];

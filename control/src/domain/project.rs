@@ -6,6 +6,8 @@ use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 
+/// Projects of one lead: each is kept for good, and looked at in every round.
+const LED_MAX: usize = 100;
 /// The longest purpose, in characters.
 const PURPOSE_MAX: usize = 2000;
 /// The longest name of a department, in characters.
@@ -19,6 +21,11 @@ pub fn create(state: &State, project: Project) -> Result<Vec<Change>, Refusal> {
             format!("a project named `{}` is registered already", project.name),
         )
         .hint("holm project list"));
+    }
+    let led = state.projects.values().filter(|other| other.lead == project.lead).count();
+    if led >= LED_MAX {
+        let text = format!("`{}` leads {led} projects, and nobody leads more", project.lead);
+        return Err(Refusal::new(RefusalKind::State, text).hint("another lead registers it"));
     }
     if project.purpose.trim().is_empty() {
         return Err(Refusal::new(RefusalKind::Invalid, "a project says what it is for").hint(format!(
@@ -67,16 +74,15 @@ pub fn add_member(
     agreement: Option<Filed>,
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
-    let known = state.people.get(person).ok_or_else(|| {
-        Refusal::new(RefusalKind::NotFound, format!("no person named `{person}` is known"))
-            .hint(format!("ask an operator to invite `{person}` as a researcher"))
-    })?;
-    if !known.roles.iter().any(|r| r == "researcher" || r == "lead") {
-        // Officers and operators have no data access, not even by invitation.
-        return Err(Refusal::new(
-            RefusalKind::Denied,
-            format!("`{person}` is {}: only leads and researchers join projects", known.roles.join(", ")),
-        ));
+    let is = |roles: &[&str]| {
+        state.people.get(person).is_some_and(|p| p.roles.iter().any(|role| roles.contains(&role.as_str())))
+    };
+    // Officers and operators have no data access, not even by invitation. Who is known, and as what, is not the lead's to
+    // find out.
+    if !is(&["researcher", "lead"]) || is(&["officer", "operator"]) {
+        let text = format!("no `{person}` is known who could join a project: leads and researchers do");
+        return Err(Refusal::new(RefusalKind::NotFound, text)
+            .hint(format!("ask an operator to invite `{person}` as a researcher")));
     }
     let mut project = project.clone();
     if !project.members.contains(person) {

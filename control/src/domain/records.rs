@@ -158,6 +158,9 @@ pub struct Invitation {
     pub by: String,
     /// Not usable from then on.
     pub expires: Timestamp,
+    /// Nor before somebody else has confirmed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 /// Whom a certificate names.

@@ -62,6 +62,10 @@ pub const VCPUS_MAX: u32 = 96;
 pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 256..=1_572_864;
 /// So many spans that it had devices in are told apart.
 const PAST_MAX: usize = 64;
+/// Slices of a project that are not at their end, requests among them.
+const LIVING_MAX: usize = 64;
+/// Requests of a project that came to nothing, and are remembered.
+const ENDED_MAX: usize = 50;
 /// GiB.
 pub const DISK_GIB: std::ops::RangeInclusive<u64> = 2..=30_720;
 
@@ -140,6 +144,14 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
         )
         .hint(format!("holm slice show {label}")));
     }
+    let of_project = || state.slices.values().filter(|s| s.project == slice.project);
+    let living = of_project().filter(|s| !s.state.is_final()).count();
+    if living >= LIVING_MAX {
+        let text = format!("the project has {living} slices and requests, and may have no more");
+        return Err(
+            Refusal::new(RefusalKind::State, text).hint("holm slice list, and: holm slice withdraw NAME")
+        );
+    }
     let bounds = [
         ("vcpus", u64::from(slice.vcpus), 1, u64::from(VCPUS_MAX)),
         ("memory in MiB", slice.memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
@@ -161,7 +173,19 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
             ));
         }
     }
-    Ok(put(slice))
+    // Of those that never got a place the log has all; here the last are kept, for who decides on the next.
+    let mut ended: Vec<&Slice> = of_project().filter(|s| never_placed(s)).collect();
+    ended.sort_by_key(|s| std::cmp::Reverse(s.requested));
+    let forgotten =
+        ended.into_iter().skip(ENDED_MAX).map(|s| Change::Delete(Record::Slice(Box::new(s.clone())).key()));
+    let mut changes: Vec<Change> = forgotten.take(ENDED_MAX).collect();
+    changes.extend(put(slice));
+    Ok(changes)
+}
+
+fn never_placed(s: &Slice) -> bool {
+    let ended = matches!(s.state, SliceState::Rejected | SliceState::Withdrawn);
+    ended && s.placed.is_none() && s.placement.is_none() && s.key_fingerprint.is_empty()
 }
 
 /// What the pack in force demands of approvals. It may have come to demand more since a slice was asked for.

@@ -3,6 +3,7 @@
 use super::lock::Subject;
 use super::records::{Change, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
+use newtype_uuid::GenericUuid;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -104,6 +105,11 @@ impl State {
         // Few kinds are ever deleted; looking through the table keeps keys in one place, `Record::key`.
         Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
         Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);
+        if key.starts_with("slice/") {
+            Arc::make_mut(&mut self.slices)
+                .retain(|_, r| format!("slice/{}", r.id.into_untyped_uuid()) != key);
+            return;
+        }
         Arc::make_mut(&mut self.locks).retain(|_, r| Record::Lock(r.clone()).key() != key);
     }
 }

@@ -43,7 +43,7 @@ impl Stranger {
             Self::NoTls => "it did not finish the TLS handshake",
             Self::Slow => "it took too long for the TLS handshake",
             Self::Full => "there are too many connections",
-            Self::BadCode => "its code is not known, was used already, or has expired",
+            Self::BadCode => "its code is not known, was used already, has expired, or waits to be confirmed",
             Self::TooManyCodes => "too many codes are tried",
         }
     }

@@ -6,9 +6,14 @@ use crate::domain::{Change, Record};
 use sled::Transactional;
 use sled::transaction::ConflictableTransactionError;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Bytes of sled's page cache: all of Holm's records are in memory anyway.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A store that was closed a moment ago is free within this: a program that is just being started by another thread has a
+/// copy of its lock until it begins.
+const FREED: Duration = Duration::from_secs(1);
 
 /// Records in a sled database.
 #[derive(Debug)]
@@ -22,14 +27,23 @@ impl SledStore {
     /// Open or make the database in this directory.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let what = format!("the store in `{}` cannot be opened", dir.display());
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(dir)
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
             // Commits flush by themselves; a background flush promises nothing and costs wake-ups.
-            .flush_every_ms(None)
-            .open()
-            .map_err(|e| StoreError::because(&what, e))?;
+            .flush_every_ms(None);
+        let until = Instant::now() + FREED;
+        let db = loop {
+            match config.open() {
+                Err(sled::Error::Io(e))
+                    if e.to_string().contains("could not acquire lock") && Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened.map_err(|e| StoreError::because(&what, e))?,
+            }
+        };
         let records = db.open_tree("records").map_err(|e| StoreError::because(&what, e))?;
         let outbox = db.open_tree("outbox").map_err(|e| StoreError::because(&what, e))?;
         Ok(Self { db, records, outbox })

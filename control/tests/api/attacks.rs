@@ -207,3 +207,78 @@ async fn a_host_that_floods_the_log_is_cut_short_and_its_evidence_is_not() {
     assert_eq!(count("host.flood"), 1);
     assert!(count("observe.sanitise") > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_again_and_again_is_not_heard_for_a_while_and_keeps_nobody_waiting() {
+    const CALLS: usize = 600;
+    let world = World::full().await;
+    let before = world.log().len();
+    let mut slices = Vec::new();
+    for _ in 0..6 {
+        let client = world.slices("rosa");
+        slices.push(tokio::spawn(async move {
+            let mut client = client;
+            let mut codes = Vec::new();
+            for _ in 0..CALLS / 6 {
+                let wanted = crate::world::reference("brain/none");
+                codes.push(client.get_slice(wanted).await.unwrap_err().code());
+            }
+            codes
+        }));
+    }
+    // Meanwhile an officer locks her, and others work.
+    let lock = v1::SetLockRequest {
+        subject: "person/rosa".to_owned(),
+        reason: "a flood".to_owned(),
+        dry_run: false,
+    };
+    tokio::time::timeout(Duration::from_secs(5), world.locks("frida").set_lock(lock)).await.unwrap().unwrap();
+    world.request("dina", "heart/main", 1).await.unwrap();
+    let mut unheard = 0;
+    for task in slices {
+        unheard += task.await.unwrap().into_iter().filter(|code| *code == Code::ResourceExhausted).count();
+    }
+    assert!(unheard > CALLS / 2, "{unheard}");
+    // And by a path that nobody serves.
+    let entries = world.log();
+    let hers = entries.iter().skip(before).filter(|e| e.actor == "person/rosa");
+    let (said, of_each): (Vec<_>, Vec<_>) =
+        hers.partition(|e| e.reasons.iter().any(|r| r.contains("were turned away unheard")));
+    assert!(of_each.len() < 300, "{}", of_each.len());
+    assert_eq!(said.len(), 1, "that there were more is said once a minute");
+    assert_eq!(said[0].outcome, "refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_asks_for_keys_that_are_not_to_be_had_fills_no_log() {
+    let world = World::full().await;
+    let mut agent = Agent::ready(&world, "dgx").await;
+    let before = world.log().len();
+    for _ in 0..500 {
+        let no = agent.key(&v1::IntendedSlice::default()).await.unwrap_err();
+        assert!(!no.is_empty());
+    }
+    let keys = world.log().into_iter().skip(before).filter(|e| e.action == "agent.key").count();
+    assert!(keys < 250, "{keys}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_who_asks_and_takes_back_for_ever_fills_no_memory() {
+    let world = World::full().await;
+    for n in 0..60 {
+        world.request("dina", &format!("heart/s{n}"), 1).await.unwrap();
+        world.slices("dina").withdraw_slice(decide(&format!("heart/s{n}"), "")).await.unwrap();
+    }
+    assert!(world.app.ledger.state().slices.len() <= 51);
+    for n in 0..64 {
+        world.request("dina", &format!("heart/t{n}"), 1).await.unwrap();
+    }
+    let full = world.request("dina", "heart/more", 1).await.unwrap_err();
+    assert_eq!(full.code(), Code::FailedPrecondition, "{full}");
+    let state = world.app.ledger.state();
+    let replayed = world.end().await;
+    let app = holm_control::app::App::open(
+        holm_control::config::Config::load(&replayed.path().join("holmd/holmd.toml")).unwrap(),
+    );
+    assert!(*app.unwrap().ledger.state() == *state, "the store has forgotten the same");
+}

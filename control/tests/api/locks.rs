@@ -169,11 +169,11 @@ async fn where_two_approve_another_officer_lifts_it() {
         assert_eq!(world.log().pop().unwrap().detail["reason"], "settled");
     }
     // One's own project is another's to lift.
-    world.invite("frida", "mona", &["officer", "researcher"]).await;
-    world.member("dina", "heart", "mona").await.unwrap();
-    set(&world, "frida", "project/heart").await.unwrap();
-    denied(lift(&world, "mona", "project/heart").await, "nobody lifts a lock on their own project");
-    lift(&world, "frida", "project/heart").await.unwrap();
+    world.invite("frida", "mona", &["officer", "lead"]).await;
+    world.project("mona", "mine", "2").await.unwrap();
+    set(&world, "frida", "project/mine").await.unwrap();
+    denied(lift(&world, "mona", "project/mine").await, "nobody lifts a lock on their own project");
+    lift(&world, "frida", "project/mine").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,4 +31,5 @@ mod rest;
 mod revocation;
 mod slices;
 mod vault;
+mod voices;
 mod world;

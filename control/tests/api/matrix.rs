@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 67] = [
+const CALLS: [&str; 68] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -33,6 +33,7 @@ const CALLS: [&str; 67] = [
     "PersonService/Invite again",
     "PersonService/Invite officer again",
     "PersonService/Invite host",
+    "PersonService/ConfirmInvitation",
     "PersonService/Renew",
     "PersonService/Revoke person",
     "PersonService/Revoke host",
@@ -133,6 +134,14 @@ async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Sta
         "PersonService/Invite host" => {
             let subject = v1::invite_request::Subject::Host("dgx".to_owned());
             drop(people.invite(invite(subject, &[])).await?);
+        }
+        // Nobody waits for it: whether one may is decided first.
+        "PersonService/ConfirmInvitation" => {
+            let request = v1::ConfirmInvitationRequest { person: "rosa".to_owned(), dry_run: true };
+            match people.confirm_invitation(request).await {
+                Err(status) if status.code() == Code::FailedPrecondition => {}
+                answer => drop(answer?),
+            }
         }
         // For no key: whether one may is decided first.
         "PersonService/Renew" => match people.renew(v1::RenewRequest::default()).await {

@@ -30,7 +30,7 @@ async fn world(keys: &Path) -> (World, SigningKey) {
 fn changed(change: impl Fn(String) -> String) -> Pack {
     let whole = Pack::builtin("aau-2018").unwrap();
     let [manifest, schema, policies] = whole.texts();
-    let newer = manifest.replace("version = 3\n", "version = 7\n");
+    let newer = manifest.replace("version = 4\n", "version = 7\n");
     Pack::from_texts([&change(newer), schema, policies]).unwrap()
 }
 

@@ -247,14 +247,21 @@ async fn what_a_thief_prepared_with_her_certificate_is_good_for_nothing() {
     let host = code(world.person("olga").invite(invite(host, &[])).await.unwrap().into_inner());
     revoke(&world, "frida", person("olga")).await.unwrap();
     for (name, code) in [("eve", &lead), ("evil", &host)] {
-        denied(world.enrol(name, code).await, "not known, was used already, or has expired");
+        denied(
+            world.enrol(name, code).await,
+            "not known, was used already, has expired, or waits to be confirmed",
+        );
     }
     // Nor when olga is back.
     let back = v1::invite_request::Subject::Person("olga".to_owned());
     let back = code(world.person("frida").invite(invite(back, &[])).await.unwrap().into_inner());
+    world.confirm("gustav", "olga").await.unwrap();
     world.enrol("olga", &back).await.unwrap();
     for (name, code) in [("eve", &lead), ("evil", &host)] {
-        denied(world.enrol(name, code).await, "not known, was used already, or has expired");
+        denied(
+            world.enrol(name, code).await,
+            "not known, was used already, has expired, or waits to be confirmed",
+        );
     }
 }
 

@@ -275,7 +275,15 @@ async fn hints_are_for_who_reads_them() {
     let asked = world.request("dina", "heart/main", 1).await.unwrap();
     assert_eq!(
         asked.may,
-        ["slice.withdraw", "slice.close", "slice.stop", "slice.start", "slice.connect", "slice.certificate"]
+        [
+            "slice.withdraw",
+            "slice.extend",
+            "slice.close",
+            "slice.stop",
+            "slice.start",
+            "slice.connect",
+            "slice.certificate"
+        ]
     );
     let may = async |who: &str| world.get(who, "heart/main").await.unwrap().may;
     assert_eq!(may("frida").await, ["slice.approve", "slice.certificate", "hold.lift"]);

@@ -45,7 +45,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 /// Nothing here takes as long as this.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 pub struct World {
     pub app: Arc<App>,
@@ -153,8 +153,17 @@ impl World {
             subject: Some(v1::invite_request::Subject::Person(name.to_owned())),
             roles: roles.iter().map(ToString::to_string).collect(),
         };
-        let code = self.person(by).invite(request).await.unwrap().into_inner().code;
-        self.enrol(name, &code).await.unwrap();
+        let made = self.person(by).invite(request).await.unwrap().into_inner();
+        if made.waits {
+            let second = if by == "frida" { "gustav" } else { "frida" };
+            self.confirm(second, name).await.unwrap();
+        }
+        self.enrol(name, &made.code).await.unwrap();
+    }
+
+    pub async fn confirm(&self, by: &str, name: &str) -> Result<v1::Person, Status> {
+        let request = v1::ConfirmInvitationRequest { person: name.to_owned(), dry_run: false };
+        self.person(by).confirm_invitation(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn invite_host(&mut self, name: &str) {
@@ -416,7 +425,11 @@ pub fn reference(slice: &str) -> v1::SliceRef {
 }
 
 pub fn decide(slice: &str, comment: &str) -> v1::DecideSliceRequest {
-    v1::DecideSliceRequest { slice: Some(reference(slice)), comment: comment.to_owned(), dry_run: false }
+    v1::DecideSliceRequest {
+        slice: Some(reference(slice)),
+        comment: comment.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// The next command that came with a refusal.

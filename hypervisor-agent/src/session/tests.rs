@@ -102,6 +102,13 @@ impl PersonService for Signs {
         Err(Status::unimplemented(""))
     }
 
+    async fn confirm_invitation(
+        &self,
+        _: Request<v1::ConfirmInvitationRequest>,
+    ) -> Result<Response<v1::Person>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         Err(Status::unimplemented(""))
     }

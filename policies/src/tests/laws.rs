@@ -170,7 +170,7 @@ proptest! {
             let name = who.identity.name();
             prop_assert!(lead == name || members.contains(name));
             prop_assert!(missing.is_empty() && !lapsed.contains(name) && !lease_over);
-            prop_assert!(!has(&who, "operator"));
+            prop_assert!(!has(&who, "operator") && !has(&who, "officer"));
             prop_assert!(has(&who, "lead") || has(&who, "researcher"));
         }
     }

@@ -47,6 +47,19 @@ pub enum PersonVerb {
         #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
         roles: Vec<String>,
     },
+    /// Confirm a code that somebody else gave out, for a security officer, or an operator where it makes no officer
+    #[command(
+        after_help = "A code that makes an officer, or gives somebody who has a certificate another, is good for nothing \
+        before: whoever uses it is that person. Ask her, or who gave it out, whether it was meant. `holm person list` says \
+        which wait."
+    )]
+    Confirm {
+        /// For whom it is
+        name: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Take a person's certificates away at once, for a security officer
     #[command(
         after_help = "What she has open ends, and codes that she has not used yet are good for nothing. She is known as \

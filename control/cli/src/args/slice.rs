@@ -30,6 +30,9 @@ pub enum SliceVerb {
         /// What you looked at; it is in the log
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         comment: String,
+        /// As `review` says it: refused where another was asked for since under the same name
+        #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+        id: String,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,
@@ -41,6 +44,9 @@ pub enum SliceVerb {
         /// Why; the project is told, and it is in the log
         #[arg(long, value_name = "TEXT")]
         comment: String,
+        /// As `review` says it: refused where another was asked for since under the same name
+        #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+        id: String,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,

@@ -36,7 +36,7 @@ pub(super) async fn rekey(session: &Session, target: &Target, how: &How) -> Resu
     let wanted = session.slice(&target.slice, &target.project)?;
     let mut client = session.slices().await?;
     let request =
-        DecideSliceRequest { slice: Some(wanted.clone()), comment: String::new(), dry_run: how.dry_run };
+        DecideSliceRequest { slice: Some(wanted.clone()), dry_run: how.dry_run, ..Default::default() };
     let slice = session.ask(client.rekey_slice(request)).await?;
     let label = view::label(&slice);
     let sentence = format!(

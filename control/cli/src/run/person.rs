@@ -8,7 +8,9 @@ use crate::text::instant;
 use crate::{Failure, view};
 use holm_proto::v1::invite_request::Subject;
 use holm_proto::v1::revoke_request::Subject as Revocable;
-use holm_proto::v1::{Invitation, InviteRequest, ListPeopleRequest, RevokeRequest, WhoAmIRequest};
+use holm_proto::v1::{
+    ConfirmInvitationRequest, Invitation, InviteRequest, ListPeopleRequest, RevokeRequest, WhoAmIRequest,
+};
 use serde_json::json;
 
 pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failure> {
@@ -30,6 +32,12 @@ pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failu
             let request = InviteRequest { subject: Some(Subject::Person(name)), roles };
             let invitation = session.ask(client.invite(request)).await?;
             invited(session, &invitation, "")
+        }
+        PersonVerb::Confirm { name, dry_run } => {
+            let request = ConfirmInvitationRequest { person: name, dry_run };
+            let person = session.ask(client.confirm_invitation(request)).await?;
+            let sentence = format!("the code for {} is good now, once", person.name);
+            session.output.done(&afterwards(dry_run, sentence), &view::person_json(&person))
         }
         PersonVerb::Revoke { name, reason, dry_run } => {
             let subject = Some(Revocable::Person(name.clone()));
@@ -61,6 +69,11 @@ pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str)
     let until = instant(invitation.expires.as_ref());
     let until = until.map(|at| format!(", good once, until {}", session.clock.local(at))).unwrap_or_default();
     session.output.remark(&format!("  for {who} alone{until}"));
+    if invitation.waits {
+        let name = who.trim_start_matches("person/");
+        let who = "another officer, or an operator where it makes no officer";
+        session.output.remark(&format!("  good for nothing until {who} says: holm person confirm {name}"));
+    }
     let server = session.place.memory()?.enrolment.unwrap_or_else(|| "HOST:PORT".to_owned());
     session.output.remark(&format!("  there: holm enrol CODE --server {server}{options}"));
     Ok(())

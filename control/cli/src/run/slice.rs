@@ -25,18 +25,20 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             session.output.sheet(&view::slice(&slice, &session.clock), &view::slice_json(&slice))?;
         }
         SliceVerb::Request(request) => ask_for(session, request).await?,
-        SliceVerb::Approve { target, comment, dry_run } => {
-            decide(session, Verb::Approve, &target, comment, dry_run).await?;
+        SliceVerb::Approve { target, comment, id, dry_run } => {
+            let asked = DecideSliceRequest { comment, id, dry_run, ..Default::default() };
+            decide(session, Verb::Approve, &target, asked).await?;
         }
-        SliceVerb::Reject { target, comment, dry_run } => {
-            decide(session, Verb::Reject, &target, comment, dry_run).await?;
+        SliceVerb::Reject { target, comment, id, dry_run } => {
+            let asked = DecideSliceRequest { comment, id, dry_run, ..Default::default() };
+            decide(session, Verb::Reject, &target, asked).await?;
         }
         SliceVerb::Review(target) => review(session, &target).await?,
         SliceVerb::Extend { target, comment, dry_run } => {
-            decide(session, Verb::Extend, &target, comment, dry_run).await?;
+            decide(session, Verb::Extend, &target, plain(comment, dry_run)).await?;
         }
         SliceVerb::Withdraw { target, dry_run } => {
-            decide(session, Verb::Withdraw, &target, String::new(), dry_run).await?;
+            decide(session, Verb::Withdraw, &target, plain(String::new(), dry_run)).await?;
         }
         SliceVerb::Close { target, yes, dry_run } => {
             if !yes && !dry_run {
@@ -45,10 +47,10 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
                 let lost = format!("Everything in {label} will be gone for good.");
                 confirm(&label, &lost, "close", &format!("holm slice close {label} --yes"))?;
             }
-            decide(session, Verb::Close, &target, String::new(), dry_run).await?;
+            decide(session, Verb::Close, &target, plain(String::new(), dry_run)).await?;
         }
         SliceVerb::Stop { target, dry_run } => {
-            decide(session, Verb::Stop, &target, String::new(), dry_run).await?;
+            decide(session, Verb::Stop, &target, plain(String::new(), dry_run)).await?;
         }
         SliceVerb::Start { target, rebuild, yes, dry_run } => {
             let wanted = session.slice(&target.slice, &target.project)?;
@@ -86,7 +88,7 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             session.output.done(&sentence, &view::slice_json(&slice))?;
         }
         SliceVerb::Release { target, reason, dry_run } => {
-            decide(session, Verb::Release, &target, reason, dry_run).await?;
+            decide(session, Verb::Release, &target, plain(reason, dry_run)).await?;
         }
         SliceVerb::Watch { target, timeout } => return watch::run(session, &target, timeout).await,
         SliceVerb::Explain(target) => {
@@ -164,9 +166,10 @@ async fn review(session: &Session, target: &Target) -> Result<(), Failure> {
     )?;
     let label = view::label(&slice);
     match slice.may.iter().any(|action| action == "slice.approve") {
-        true => session.output.next(&format!(
-            "holm slice approve {label} --comment TEXT, or: holm slice reject {label} --comment TEXT"
-        )),
+        true => {
+            let this = format!("{label} --id {} --comment TEXT", slice.id.get(..8).unwrap_or(&slice.id));
+            session.output.next(&format!("holm slice approve {this}   or: holm slice reject {this}"))
+        }
         false => Ok(()),
     }
 }
@@ -182,16 +185,20 @@ enum Verb {
     Release,
 }
 
+fn plain(comment: String, dry_run: bool) -> DecideSliceRequest {
+    DecideSliceRequest { comment, dry_run, ..Default::default() }
+}
+
 async fn decide(
     session: &Session,
     verb: Verb,
     target: &Target,
-    comment: String,
-    dry_run: bool,
+    asked: DecideSliceRequest,
 ) -> Result<(), Failure> {
     let wanted = session.slice(&target.slice, &target.project)?;
     let mut client = session.slices().await?;
-    let request = DecideSliceRequest { slice: Some(wanted), comment, dry_run };
+    let dry_run = asked.dry_run;
+    let request = DecideSliceRequest { slice: Some(wanted), ..asked };
     let slice = session.ask(call(&mut client, verb, request)).await?;
     let word = view::word(view::state(&slice));
     let label = view::label(&slice);

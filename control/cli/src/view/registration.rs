@@ -37,7 +37,7 @@ pub(super) fn lines(sheet: &mut Sheet, p: &Project, clock: &Clock) {
         .line("measures", text(&r.measures));
     let set = |s: &DataSet| format!("{}: level {}, of {}", s.name, s.level, s.owner);
     several(sheet, "data", p.data_sets.iter().map(|s| set(s).into()));
-    sheet.line("to be lowered", p.declassification.as_ref().map(lowering).unwrap_or_default());
+    sheet.line("to be lowered", p.declassification.as_ref().map(|d| lowering(p, d)).unwrap_or_default());
     let agreement = |a: &Agreement| {
         let filed = a.filed.as_ref().map(|f| self::paper(f, clock)).unwrap_or_default();
         format!("{}: {filed}", a.person)
@@ -48,14 +48,20 @@ pub(super) fn lines(sheet: &mut Sheet, p: &Project, clock: &Clock) {
 }
 
 /// A level that is to be lowered.
-fn lowering(d: &Declassification) -> Cell {
+fn lowering(p: &Project, d: &Declassification) -> Cell {
     let what = if d.data_set.is_empty() { "the project" } else { &d.data_set };
     let by: Vec<&str> = d.approvals.iter().map(|a| a.by.as_str()).collect();
     let approved = match by.is_empty() {
         true => format!("0 of {} approvals", d.approvals_needed),
         false => format!("{} of {} approvals: {}", by.len(), d.approvals_needed, by.join(", ")),
     };
-    Cell::new(format!("{what} to level {}, asks {}: {}; {approved}", d.level, d.by, d.reason))
+    let with_it = match d.project_level.as_str() {
+        "" => String::new(),
+        level if level == p.level => ", and the project stays as it is".to_owned(),
+        level => format!(", AND THE PROJECT FROM {} TO {level}", p.level),
+    };
+    let with_it = if d.data_set.is_empty() { String::new() } else { with_it };
+    Cell::new(format!("{what} to level {}{with_it}, asks {}: {}; {approved}", d.level, d.by, d.reason))
         .tone(Tone::Busy)
 }
 

@@ -13,7 +13,10 @@ pub fn people(all: &[Person], clock: &Clock) -> Table {
         vec![
             p.name.as_str().into(),
             p.roles.join(", ").into(),
-            yes_no(p.enrolled),
+            match p.waits {
+                true => Cell::both("waits for confirmation", "waits").tone(Tone::Busy),
+                false => yes_no(p.enrolled),
+            },
             when(p.created.as_ref(), clock),
         ]
     };
@@ -35,6 +38,10 @@ pub fn person(p: &Person, clock: &Clock) -> Sheet {
     sheet
         .line("roles", p.roles.join(", "))
         .line("invited", when_full(p.created.as_ref(), clock))
+        .line(
+            "code",
+            if p.waits { Cell::new("waits to be confirmed").tone(Tone::Busy) } else { Cell::default() },
+        )
         .line("locked", bad(locked(p.lock.as_ref(), clock)));
     sheet
 }
@@ -47,6 +54,7 @@ pub fn person_json(p: &Person) -> Value {
         "created": time_json(p.created.as_ref()),
         "enrolled": p.enrolled,
         "revoked": p.revoked,
+        "waits": p.waits,
         "lock": p.lock.as_ref().map(lock_json),
     })
 }
@@ -128,7 +136,7 @@ pub fn project_json(p: &Project) -> Value {
 
 /// As `holm.v1.Invitation` has it.
 pub fn invitation_json(i: &Invitation) -> Value {
-    json!({ "code": i.code, "expires": time_json(i.expires.as_ref()), "identity": i.identity })
+    json!({ "code": i.code, "expires": time_json(i.expires.as_ref()), "identity": i.identity, "waits": i.waits })
 }
 
 /// `person/ada`, of the URI in a certificate.

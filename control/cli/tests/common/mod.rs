@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// All that any level demands to be filed.
@@ -52,19 +52,6 @@ fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A program that another test is just starting has a copy of the store's lock, closed by `init`, until it begins.
-fn opened(config: &Config) -> App {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        match App::open(config.clone()) {
-            Err(e) if format!("{e:?}").contains("could not acquire lock") && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            opened => return opened.unwrap(),
-        }
-    }
-}
-
 impl Holmd {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -83,7 +70,7 @@ impl Holmd {
         })
         .unwrap();
         let config = Config::load(&made.config).unwrap();
-        let app = Arc::new(opened(&config));
+        let app = Arc::new(App::open(config).unwrap());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let running = Some(runtime.block_on(api::start(Arc::clone(&app))).unwrap());
@@ -121,7 +108,7 @@ impl Holmd {
             }
         });
         drop(app);
-        let app = Arc::new(opened(&config));
+        let app = Arc::new(App::open(config).unwrap());
         self.running = Some(self.runtime.block_on(api::start(Arc::clone(&app))).unwrap());
         self.app = Some(app);
     }
