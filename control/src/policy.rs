@@ -63,8 +63,13 @@ impl Rules {
 
 /// What is signed: the pack's name and version, and each file's SHA-256, a line each.
 pub fn statement(pack: &Pack) -> String {
-    let mut text = format!("holm policy pack\n{}\n", pack.id());
-    for (name, file) in FILES.iter().zip(pack.texts()) {
+    statement_of(pack.id(), pack.texts())
+}
+
+/// The same of files that nobody has read yet.
+pub fn statement_of(id: &str, texts: [&str; 3]) -> String {
+    let mut text = format!("holm policy pack\n{id}\n");
+    for (name, file) in FILES.iter().zip(texts) {
         text.push_str(&format!("{} {name}\n", HEXLOWER.encode(hash(&SHA256, file.as_bytes()).as_ref())));
     }
     text
@@ -72,7 +77,12 @@ pub fn statement(pack: &Pack) -> String {
 
 /// SHA-256 of what is signed, hexadecimal.
 pub fn digest(pack: &Pack) -> String {
-    HEXLOWER.encode(hash(&SHA256, statement(pack).as_bytes()).as_ref())
+    digest_of(&statement(pack))
+}
+
+/// The same of what is signed.
+pub fn digest_of(statement: &str) -> String {
+    HEXLOWER.encode(hash(&SHA256, statement.as_bytes()).as_ref())
 }
 
 /// Sign a pack; what is returned is [`SIGNATURE`].
@@ -80,18 +90,18 @@ pub fn sign(pack: &Pack, key: &SigningKey, name: &str) -> String {
     note::sign(key, name, &statement(pack))
 }
 
-/// Who signed this pack; an error says why nobody who is trusted did.
-pub fn signer(pack: &Pack, signature: &str, trusted: &[String]) -> Result<String, String> {
+/// Who signed the pack with this [`statement`]; an error says why nobody who is trusted did.
+pub fn signer(statement: &str, signature: &str, trusted: &[String]) -> Result<String, String> {
     if trusted.is_empty() {
         return Err("this holmd trusts no key to sign packs".to_owned());
     }
     let mut why = String::new();
     for vkey in trusted {
         match note::verify(signature, vkey) {
-            Ok(text) if text == statement(pack) => {
+            Ok(text) if text == statement => {
                 return Ok(vkey.split('+').next().unwrap_or_default().to_owned());
             }
-            Ok(_) => return Err(format!("the signature is of other files than these of {}", pack.id())),
+            Ok(_) => return Err("the signature is of other files than these".to_owned()),
             Err(e) => why = e.to_string(),
         }
     }
@@ -137,7 +147,7 @@ pub fn configured(config: &PolicyConfig, named: &str) -> Result<Pack, Failure> {
             let what = format!("the policy pack is not signed: `{}` cannot be read", file.display());
             Failure::because(what, "holm policy sign DIR --key FILE", e)
         })?;
-        signer(&pack, &signature, &config.signers).map_err(|why| {
+        signer(&statement(&pack), &signature, &config.signers).map_err(|why| {
             Failure::new(format!("the policy pack is not accepted: {why}"), "holm policy sign DIR --key FILE")
         })?;
     }
@@ -152,7 +162,7 @@ pub fn load_offline(config: &Config, ledger: &Ledger, directory: &Path) -> Resul
     let pack = Pack::load(directory).map_err(|e| refused(chain(&e)))?;
     let signature = fs::read_to_string(directory.join(SIGNATURE))
         .map_err(|e| refused(format!("its `{SIGNATURE}` cannot be read: {e}")))?;
-    let signer = signer(&pack, &signature, &config.policy.signers).map_err(refused)?;
+    let signer = signer(&statement(&pack), &signature, &config.policy.signers).map_err(refused)?;
     keep(&config.data, &pack, &signature)
         .map_err(|e| Failure::because("the pack cannot be stored", "", e))?;
     let call = Call::own("policy.load", "policy".to_owned());

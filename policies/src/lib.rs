@@ -19,6 +19,7 @@ mod diff;
 mod enforced;
 mod error;
 mod manifest;
+mod nesting;
 mod pack;
 mod request;
 mod rules;

@@ -87,11 +87,19 @@ impl Pack {
     /// As [`Pack::load`].
     pub fn from_texts(texts: [&str; 3]) -> Result<Self, PackError> {
         for (name, text) in FILES.iter().zip(texts) {
-            if text.len() as u64 > FILE_MAX {
-                return Err(PackError::whole(Path::new(name), "is larger than 1 MiB"));
-            }
+            within(Path::new(name), text)?;
         }
         Self::parse(FILES.map(PathBuf::from), texts)
+    }
+
+    /// The [`id`](Self::id) in the text of a `pack.toml`: of the pack nothing more is read.
+    ///
+    /// # Errors
+    /// As [`Pack::load`], of this file alone.
+    pub fn id_in(manifest: &str) -> Result<String, PackError> {
+        let file = Path::new(MANIFEST);
+        within(file, manifest)?;
+        Manifest::parse(file, manifest).map(|read| read.id)
     }
 
     /// The text of each of [`FILES`], byte for byte.
@@ -261,13 +269,18 @@ impl Pack {
     }
 }
 
+fn within(file: &Path, text: &str) -> Result<(), PackError> {
+    if text.len() as u64 > FILE_MAX {
+        return Err(PackError::whole(file, "is larger than 1 MiB"));
+    }
+    Ok(())
+}
+
 fn read(file: &Path) -> Result<String, PackError> {
     let mut text = String::new();
     File::open(file)
         .and_then(|open| open.take(FILE_MAX + 1).read_to_string(&mut text))
         .map_err(|cause| PackError::unreadable(file, cause))?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(PackError::whole(file, "is larger than 1 MiB"));
-    }
+    within(file, &text)?;
     Ok(text)
 }

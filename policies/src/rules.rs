@@ -1,6 +1,6 @@
 //! `schema.cedarschema` and `policies.cedar`: read, checked, and with a text for every rule.
 
-use crate::{error::PackError, request::Action};
+use crate::{error::PackError, nesting, request::Action};
 use cedar_policy::{
     ActionConstraint, Effect, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
     SchemaFragment, ValidationMode, Validator,
@@ -47,6 +47,9 @@ struct ActionRules {
 impl Rules {
     /// Read and check both files; the paths are for errors.
     pub(crate) fn parse(schema: (&Path, &str), policies: (&Path, &str)) -> Result<Self, PackError> {
+        for (file, text) in [schema, policies] {
+            nesting::check(text).map_err(|(offset, problem)| PackError::at(file, text, offset, problem))?;
+        }
         let mut actions = BTreeMap::new();
         let (parsed_schema, roles) = parse_schema(schema.0, schema.1)?;
         for action in parsed_schema.actions() {

@@ -6,7 +6,7 @@ use crate::domain::records::Policy;
 use crate::domain::{Refusal, RefusalKind, policy as domain};
 use crate::ledger::{Decided, chain};
 use crate::policy;
-use holm_policies::{Action, FILES, Identity, Pack, Principal, Resource};
+use holm_policies::{Action, FILES, Identity, Pack, PackError, Principal, Resource};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::explain_policy_request::Resource as Wanted;
@@ -69,13 +69,19 @@ fn load(
     message: &v1::LoadPolicyRequest,
 ) -> Result<Decided<v1::LoadPolicyResponse>, Refusal> {
     let (app, old) = (scene.app, &scene.pack);
-    let new = read(&message.files)?;
-    let digest = policy::digest(&new);
-    let signer = policy::signer(&new, &message.signature, &app.config.policy.signers).map_err(|why| {
-        let text = format!("this pack ({}, SHA-256 {digest}) is not accepted: {why}", new.id());
-        Refusal::new(RefusalKind::Denied, text)
-            .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
-    })?;
+    let texts = texts(&message.files)?;
+    let [manifest, ..] = texts;
+    let id = Pack::id_in(manifest).map_err(|e| not_accepted(&e))?;
+    let statement = policy::statement_of(&id, texts);
+    let digest = policy::digest_of(&statement);
+    // Before Cedar reads anything: it takes as long, and as much memory, as whoever wrote the files likes.
+    let signer =
+        policy::signer(&statement, &message.signature, &app.config.policy.signers).map_err(|why| {
+            let text = format!("this pack ({id}, SHA-256 {digest}) is not accepted: {why}");
+            Refusal::new(RefusalKind::Denied, text)
+                .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
+        })?;
+    let new = Pack::from_texts(texts).map_err(|e| not_accepted(&e))?;
     let caller = scene.person()?.clone();
     let again = holm_policies::Request {
         principal: person_of(scene.state, &caller),
@@ -116,12 +122,16 @@ fn load(
     Ok(Decided { detail, ..Decided::new(changes, response) })
 }
 
-/// The pack in a message.
-fn read(files: &[v1::PolicyFile]) -> Result<Pack, Refusal> {
-    let invalid = |text: String| {
-        Refusal::new(RefusalKind::Invalid, text)
-            .hint("holm policy check DIR, which says the same without holmd")
-    };
+fn invalid(text: String) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, text).hint("holm policy check DIR, which says the same without holmd")
+}
+
+fn not_accepted(error: &PackError) -> Refusal {
+    invalid(format!("this pack is not accepted: {}", chain(error)))
+}
+
+/// The files of the pack in a message, as [`FILES`] has them.
+fn texts(files: &[v1::PolicyFile]) -> Result<[&str; 3], Refusal> {
     let mut texts = Vec::new();
     for name in FILES {
         let mut of = files.iter().filter(|file| file.name == name);
@@ -134,8 +144,7 @@ fn read(files: &[v1::PolicyFile]) -> Result<Pack, Refusal> {
     if let Some(other) = files.iter().find(|file| !FILES.contains(&file.name.as_str())) {
         return Err(invalid(format!("`{}` is no file of a pack", super::shown(&other.name))));
     }
-    let texts: [&str; 3] = texts.try_into().map_err(|_| invalid("a pack has three files".to_owned()))?;
-    Pack::from_texts(texts).map_err(|e| invalid(format!("this pack is not accepted: {}", chain(&e))))
+    texts.try_into().map_err(|_| invalid("a pack has three files".to_owned()))
 }
 
 fn shown(pack: &Pack, record: Option<&Policy>) -> v1::Policy {

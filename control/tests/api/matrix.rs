@@ -9,7 +9,7 @@ use std::fmt::Write;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-const ACTORS: [(&str, &str); 12] = [
+pub const ACTORS: [(&str, &str); 12] = [
     ("dina", "lead of the project"),
     ("rosa", "member of the project"),
     ("lars", "another lead"),
@@ -25,7 +25,7 @@ const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-const CALLS: [&str; 68] = [
+pub const CALLS: [&str; 68] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -97,7 +97,7 @@ const CALLS: [&str; 68] = [
 ];
 
 /// What came back, and of lists how much is in them.
-async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Status> {
+pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>, Status> {
     let invite = |subject, roles: &[&str]| v1::InviteRequest {
         subject: Some(subject),
         roles: roles.iter().map(ToString::to_string).collect(),
@@ -386,7 +386,7 @@ fn one<T>(frame: T) -> ReceiverStream<T> {
 }
 
 /// Everybody above, a slice that is ready, and one that was asked for. The agent stays connected as long as it lives.
-async fn world() -> (World, Agent) {
+pub async fn world() -> (World, Agent) {
     let mut world = World::full().await;
     world.invite_host("other").await;
     for (name, caller) in [

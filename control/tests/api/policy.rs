@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use holm_control::app::App;
-use holm_control::audit::SigningKey;
+use holm_control::audit::{SigningKey, note};
 use holm_control::config::Config;
 use holm_control::policy;
 use holm_policies::{FILES, Pack};
@@ -45,6 +45,13 @@ fn request(pack: &Pack, signature: String) -> v1::LoadPolicyRequest {
     let file =
         |(name, text): (&&str, &str)| v1::PolicyFile { name: (*name).to_owned(), text: text.to_owned() };
     v1::LoadPolicyRequest { files: files.map(file).collect(), signature, dry_run: false }
+}
+
+/// With more in its policies.
+fn with_more(pack: &Pack, signature: String, more: &str) -> v1::LoadPolicyRequest {
+    let mut request = request(pack, signature);
+    request.files[2].text.push_str(more);
+    request
 }
 
 async fn load(
@@ -135,11 +142,11 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         request.files.push(request.files[0].clone());
         request
     };
-    let broken = {
-        let mut request = request(&newer, good.clone());
-        request.files[2].text.push_str("permit (principal, action, resource);");
-        request
-    };
+    let unread = with_more(&newer, good.clone(), &format!("permit ({}", "(".repeat(100_000)));
+    let more = "permit (principal, action, resource);";
+    let [manifest, schema, policies] = newer.texts();
+    let of_more = policy::statement_of(newer.id(), [manifest, schema, &format!("{policies}{more}")]);
+    let broken = with_more(&newer, note::sign(&key, SIGNER, &of_more), more);
     let cases = [
         (request(&newer, String::new()), Code::PermissionDenied, "no signed note"),
         (request(&newer, policy::sign(&newer, &other, SIGNER)), Code::PermissionDenied, "is not signed by"),
@@ -150,6 +157,8 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         (without("policies.cedar"), Code::InvalidArgument, "`policies.cedar` is missing"),
         (twice, Code::InvalidArgument, "is there twice"),
         (broken, Code::InvalidArgument, "policies.cedar:"),
+        // Not even looked at.
+        (unread, Code::PermissionDenied, "of other files"),
     ];
     for (request, code, text) in cases {
         let refused = load(&world, "frida", request).await.unwrap_err();

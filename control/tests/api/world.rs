@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use holm_control::api::{self, Running};
-use holm_control::app::App;
+use holm_control::app::{App, Failure};
 use holm_control::audit::Entry;
 use holm_control::config::Config;
 use holm_control::domain::State;
@@ -87,7 +87,7 @@ impl World {
         let made = setup::init(&options(dir.path())).unwrap();
         let mut config = Config::load(&made.config).unwrap();
         change(&mut config);
-        let app = Arc::new(App::open(config).unwrap());
+        let app = Arc::new(App::open(config.clone()).unwrap());
         let running = api::start(Arc::clone(&app)).await.unwrap();
         let mut world = Self { app, running, dir, people: BTreeMap::new() };
         for (name, _, code) in made.invited {
@@ -143,7 +143,7 @@ impl World {
         let config = Config { listen, enrol_listen, ..self.app.config.clone() };
         let people = self.people.clone();
         let dir = self.end().await;
-        let app = Arc::new(App::open(config).unwrap());
+        let app = Arc::new(App::open(config.clone()).unwrap());
         let running = api::start(Arc::clone(&app)).await.unwrap();
         Self { app, running, dir, people }
     }
@@ -187,8 +187,12 @@ impl World {
     }
 
     pub fn enrolment(&self, ca: &str) -> EnrolmentServiceClient<Channel> {
-        let config = config_for_enrolment(ca);
-        EnrolmentServiceClient::new(channel(self.running.enrolment, Arc::new(config)))
+        EnrolmentServiceClient::new(self.stranger(ca))
+    }
+
+    /// Somebody without a certificate, at the listener for enrolment.
+    pub fn stranger(&self, ca: &str) -> Channel {
+        channel(self.running.enrolment, Arc::new(config_for_enrolment(ca)))
     }
 
     /// Whatever the authority is made to sign.
@@ -463,6 +467,7 @@ fn channel(address: SocketAddr, config: Arc<ClientConfig>) -> Channel {
         let tls = tls.clone();
         async move {
             let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
             let name = ServerName::try_from("localhost").unwrap();
             tls.connect(name, tcp).await.map(TokioIo::new)
         }

@@ -329,3 +329,71 @@ fn levels_are_data() {
         ["`0` is no level in aau-2026/7: here run 2 (confidential), 3 (sensitive) (rule level.runs-here)"]
     );
 }
+
+#[test]
+fn what_is_nested_too_deeply_is_refused_before_cedar_reads_it() {
+    let rule = |inner: String| format!("permit (principal, action, resource) when {{ {inner} }};\n");
+    let around = |open: &str, inner: &str, close: &str, deep: usize| {
+        rule(format!("{}{inner}{}", open.repeat(deep), close.repeat(deep)))
+    };
+    let deep = [
+        around("(", "true", ")", 100_000),
+        around("[", "", "]", 100_000),
+        around("{a: ", "1", "}", 100_000),
+        around("if true then ", "true", " else true", 20_000),
+        // What closes another bracket hides none, and a `;` in between neither.
+        rule("(]".repeat(100_000)),
+        rule("[;,".repeat(100_000)),
+        rule("1if true then ".repeat(20_000)),
+        format!("//\r{}", rule("(".repeat(100_000))),
+    ];
+    for text in deep {
+        let error = with("policies.cedar", |all| format!("{text}{all}")).unwrap_err();
+        assert_eq!(
+            error.to_string().rsplit('/').next(),
+            Some("policies.cedar:1: it is nested more than 32 deep: split it")
+        );
+    }
+    let chains = [
+        rule("true && ".repeat(100_000)),
+        rule(format!("resource{}", ".level".repeat(100_000))),
+        rule(format!("{}2 == 2", "1 + ".repeat(100_000))),
+    ];
+    for text in chains {
+        let error = with("policies.cedar", |all| format!("{text}{all}")).unwrap_err();
+        assert!(
+            error.to_string().ends_with("policies.cedar:1: `{` is not closed, or far from here"),
+            "{error}"
+        );
+    }
+    let error = with("policies.cedar", |all| format!("{}{all}", "@a(\"x\") ".repeat(1000))).unwrap_err();
+    assert!(error.to_string().contains("more than 2000 words and signs"), "{error}");
+    for text in ["Set<".repeat(100_000), "{ a: ".repeat(100_000)] {
+        let error = with("schema.cedarschema", |all| format!("{all}entity Deep {{ a: {text}"));
+        assert!(error.unwrap_err().to_string().contains("more than 32 deep"));
+    }
+}
+
+#[test]
+fn what_is_as_deep_as_may_be_is_read_by_a_thread_of_holmd() {
+    let all = FILES.map(|(_, text)| text);
+    let [manifest, schema, policies] = all;
+    // In quotes and comments nothing is open.
+    let quiet = format!("// {0}\n", "(".repeat(1000));
+    let deepest = format!(
+        "{quiet}@id(\"deep\")\n@reason(\"\\\"{0}\")\nforbid (principal, action, resource) when {{ {1}principal in Role::\"officer\" && principal in Role::\"operator\"{2} }};\n",
+        "(".repeat(1000),
+        "(".repeat(31),
+        ")".repeat(31),
+    );
+    let longest = format!(
+        "@id(\"long\")\n@reason(\"x\")\nforbid (principal, action, resource) when {{ {}principal in Role::\"operator\" }};\n",
+        "principal in Role::\"officer\" && ".repeat(240)
+    );
+    let policies = format!("{deepest}{longest}{policies}");
+    let read = || Pack::from_texts([manifest, schema, &policies]).map(|pack| pack.id().to_owned());
+    // As large as the stacks of its threads.
+    let stack = std::thread::Builder::new().stack_size(2 << 20);
+    let id = std::thread::scope(|all| stack.spawn_scoped(all, read).unwrap().join().unwrap());
+    assert_eq!(id.unwrap(), "aau-2018/3");
+}
