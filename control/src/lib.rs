@@ -6,6 +6,7 @@ pub mod app;
 pub mod audit;
 pub mod config;
 pub mod domain;
+mod https;
 pub mod identity;
 pub mod keys;
 pub mod ledger;
