@@ -11,6 +11,7 @@ pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod live;
+pub mod notify;
 pub mod placement;
 pub mod policy;
 pub mod reconcile;

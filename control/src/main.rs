@@ -8,6 +8,7 @@ use holm_control::domain::Record;
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
 use holm_control::ledger::{Ledger, LedgerError, chain, replay};
+use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
@@ -52,6 +53,9 @@ enum Command {
     /// The rules, while holmd does not run.
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// Messages to people and programs.
+    #[command(subcommand)]
+    Notify(NotifyVerb),
     /// Print completions for a shell.
     Completion {
         /// Which shell.
@@ -85,6 +89,18 @@ enum PolicyVerb {
         at: At,
         /// A directory with a pack and its `pack.sig`.
         directory: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum NotifyVerb {
+    /// Send a test message by every channel that [notify] has. holmd may be running.
+    Test {
+        #[command(flatten)]
+        at: At,
+        /// Mail goes to this person; otherwise to the address that mail comes from.
+        #[arg(long, value_name = "NAME")]
+        to: Option<Name>,
     },
 }
 
@@ -173,6 +189,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(at) => check(&at.config),
         Command::Keys(Keys::Try { at, disk }) => try_keys(&load(&at.config)?, &disk),
         Command::Policy(PolicyVerb::Load { at, directory }) => load_policy(&load(&at.config)?, &directory),
+        Command::Notify(NotifyVerb::Test { at, to }) => try_notify(&load(&at.config)?, to.as_ref()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -368,6 +385,7 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
             Ok(format!("{} keys", all.len()))
         }),
     );
+    say("notifications", Notify::load(&config).map(|notify| notify.summary()));
     say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -431,4 +449,27 @@ fn try_keys(config: &Config, disk: &Path) -> Result<ExitCode, Failure> {
     }
     println!("\n{opened} of {} keys that are left opened this disk", keys.len());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a message by each channel.
+fn try_notify(config: &Config, to: Option<&Name>) -> Result<ExitCode, Failure> {
+    let notify = Notify::load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::because("nothing can be sent", "see the limits of its user: ulimit -u", e))?;
+    let all = runtime.block_on(notify.test(&config.log_origin, to, jiff::Timestamp::now()));
+    if all.is_empty() {
+        return Err(Failure::new(
+            "nobody is told of anything",
+            "say [notify.smtp] or [notify.webhook] in holmd.toml",
+        ));
+    }
+    for (name, result) in &all {
+        match result {
+            Ok(text) => println!("ok       {name:<14} {text}"),
+            Err(why) => println!("WRONG    {name:<14} {why}"),
+        }
+    }
+    Ok(if all.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

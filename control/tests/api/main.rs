@@ -22,6 +22,7 @@ mod keys;
 mod locks;
 mod machine;
 mod matrix;
+mod notify;
 mod people;
 mod policy;
 mod quota;
