@@ -5,6 +5,7 @@
 //!   DATA/keys/      wrapped keys, and the key that wraps them
 //!   DATA/log.key    signs the log and deletion certificates
 //!   DATA/log/       the log: the truth
+//!   DATA/notify/    how far people were told of what is in the log
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
 
@@ -17,6 +18,7 @@ use crate::identity::Authority;
 use crate::keys::Keyring;
 use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
+use crate::notify::Notify;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
 use crate::reconcile::place::Recent;
@@ -54,6 +56,8 @@ pub struct App {
     pub turns: Turns,
     /// Who waits, as it was a moment ago.
     pub queue: Recent,
+    /// What people are told by.
+    pub notify: Notify,
     stopping: watch::Sender<bool>,
 }
 
@@ -154,6 +158,7 @@ impl App {
                 return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
             }
         }
+        let notify = Notify::load(&config)?;
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
         if !paths.store.is_dir() {
@@ -180,6 +185,7 @@ impl App {
             authority: Arc::new(authority),
             turns: Turns::default(),
             queue: Recent::default(),
+            notify,
             stopping: watch::Sender::new(false),
         })
     }

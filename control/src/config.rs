@@ -2,6 +2,7 @@
 
 use crate::identity::Caller;
 use crate::keys::ProviderConfig;
+use crate::notify::NotifyConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
 use jiff::SignedDuration;
@@ -56,6 +57,9 @@ pub struct Config {
     /// Who may be given a project's keys, beside holmd.
     #[serde(default, skip_serializing_if = "EscrowConfig::is_empty")]
     pub escrow: EscrowConfig,
+    /// Who is told of what happens, and how.
+    #[serde(default, skip_serializing_if = "NotifyConfig::is_default")]
+    pub notify: NotifyConfig,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -304,6 +308,7 @@ mod tests {
             escrow: EscrowConfig {
                 recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
             },
+            notify: NotifyConfig { retry_seconds: 7, ..NotifyConfig::default() },
         }
     }
 

@@ -9,6 +9,7 @@ use holm_control::domain::{Change, Record, Refusal, State, people};
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
 use holm_control::ledger::{Call, Decided, Ledger, LedgerError, chain, replay};
+use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
@@ -56,6 +57,9 @@ enum Command {
     /// While holmd does not run: what takes an officer, where none is left who can.
     #[command(subcommand)]
     Recover(Recover),
+    /// Messages to people and programs.
+    #[command(subcommand)]
+    Notify(NotifyVerb),
     /// Print completions for a shell.
     Completion {
         /// Which shell.
@@ -119,6 +123,18 @@ struct Why {
     /// Why; it is in the log, with that nobody who can be named did it.
     #[arg(long = "reason", value_name = "TEXT")]
     reason: String,
+}
+
+#[derive(Subcommand)]
+enum NotifyVerb {
+    /// Send a test message by every channel that [notify] has. holmd may be running.
+    Test {
+        #[command(flatten)]
+        at: At,
+        /// Mail goes to this person; otherwise to the address that mail comes from.
+        #[arg(long, value_name = "NAME")]
+        to: Option<Name>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -220,6 +236,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("{subject} is not locked any more");
             Ok(ExitCode::SUCCESS)
         }
+        Command::Notify(NotifyVerb::Test { at, to }) => try_notify(&load(&at.config)?, to.as_ref()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -436,6 +453,7 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
             Ok(format!("{} keys", all.len()))
         }),
     );
+    say("notifications", Notify::load(&config).map(|notify| notify.summary()));
     say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -499,4 +517,27 @@ fn try_keys(config: &Config, disk: &Path) -> Result<ExitCode, Failure> {
     }
     println!("\n{opened} of {} keys that are left opened this disk", keys.len());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a message by each channel.
+fn try_notify(config: &Config, to: Option<&Name>) -> Result<ExitCode, Failure> {
+    let notify = Notify::load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::because("nothing can be sent", "see the limits of its user: ulimit -u", e))?;
+    let all = runtime.block_on(notify.test(&config.log_origin, to, jiff::Timestamp::now()));
+    if all.is_empty() {
+        return Err(Failure::new(
+            "nobody is told of anything",
+            "say [notify.smtp] or [notify.webhook] in holmd.toml",
+        ));
+    }
+    for (name, result) in &all {
+        match result {
+            Ok(text) => println!("ok       {name:<14} {text}"),
+            Err(why) => println!("WRONG    {name:<14} {why}"),
+        }
+    }
+    Ok(if all.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

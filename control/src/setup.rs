@@ -104,6 +104,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         backup: Default::default(),
         certificates: Default::default(),
         escrow: Default::default(),
+        notify: Default::default(),
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;
@@ -253,6 +254,22 @@ const ESCROW: &str = "
 #   safe = \"age1…\"
 ";
 
+/// Below that.
+const NOTIFY: &str = r#"
+# People can be told by mail, a program by HTTP: see the operators' guide. To try it: holmd notify test
+#   [notify.smtp]
+#   server = "mail.example.org"
+#   tls = "starttls"                              # or "implicit"; "none" without a password
+#   from = "holm@example.org"
+#   address = "{name}@example.org"                # where a person's mail goes
+#   username = "holm"
+#   password = { credential = "holm-smtp" }       # or { file = "…" }, mode 0600
+#
+#   [notify.webhook]
+#   url = "https://tickets.example.org/holm"
+#   secret = { credential = "holm-webhook" }      # or { file = "…" }; what is said is signed with it
+"#;
+
 /// The configuration with what each key means.
 fn documented(toml: &str) -> String {
     let mut out = "# holmd's configuration. `holmd check` tells what is wrong with it.\n".to_owned();
@@ -263,7 +280,7 @@ fn documented(toml: &str) -> String {
         out.push_str(&format!("{line}\n"));
     }
     // `[keys]` is the last table: what is written below it is in it.
-    out + KEYS_HELP + BILL + ESCROW
+    out + KEYS_HELP + BILL + ESCROW + NOTIFY
 }
 
 fn empty(dir: &Path) -> std::io::Result<()> {

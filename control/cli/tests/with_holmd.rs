@@ -167,7 +167,12 @@ fn a_level_is_lowered_by_two() {
     holmd.fails("ada", &ask, 2);
     let asked: Vec<&str> = ask.into_iter().chain(["--reason", "names were removed"]).collect();
     let said = holmd.ok("ada", &asked);
-    assert!(said.contains("ecgs to level 2, asks ada: names were removed; 0 of 2 approvals"), "{said}");
+    assert!(
+        said.contains(
+            "ecgs to level 2, AND THE PROJECT FROM 3 TO 2, asks ada: names were removed; 0 of 2 approvals"
+        ),
+        "{said}"
+    );
     holmd.fails("ada", &["project", "declassify", "heart", "--approve"], 1);
     holmd.ok("frida", &["project", "declassify", "heart", "--approve"]);
     let done = holmd.json("gustav", &["project", "declassify", "heart", "--approve", "--comment", "seen"]);

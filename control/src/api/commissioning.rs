@@ -215,6 +215,7 @@ pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
         mend: "holm keys show; it is gone when the provider is back".to_owned(),
         prevents: vec![Prevents::Change],
     }));
+    all.extend(app.notify.alerts());
     all.into_iter().map(shown).collect()
 }
 

@@ -17,6 +17,7 @@ use crate::app::{App, Failure};
 use crate::domain::people;
 use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
+use crate::notify;
 use crate::reconcile;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
@@ -74,6 +75,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let (main, address) = bind(app.config.listen).await?;
     let (enrol, enrolment) = bind(app.config.enrol_listen).await?;
     let strangers = Arc::new(Strangers::new(Arc::clone(&app)));
+    let told = notify::open(&app);
 
     let mut servers = JoinSet::new();
     let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
@@ -88,6 +90,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let mut background = JoinSet::new();
     background.spawn(reconcile::run(Arc::clone(&app)));
     background.spawn(reconcile::keys::run(Arc::clone(&app)));
+    background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

@@ -1111,16 +1111,14 @@ fn only_those_who_work_with_data_join_a_project() {
     let heart = heart("2");
     state.apply(&project::create(&state, heart.clone()).unwrap());
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);
-    for stranger in ["olga", "oscar"] {
-        assert_eq!(
-            project::add_member(&state, &heart, &name(stranger), None, now(1)).unwrap_err().kind,
-            RefusalKind::Denied
-        );
+    state.apply(&[Change::Put(Record::Person(person("otto", &["officer", "researcher"])))]);
+    // Who is known, and as what, is not told.
+    let unknown = project::add_member(&state, &heart, &name("nobody"), None, now(1)).unwrap_err();
+    assert_eq!(unknown.kind, RefusalKind::NotFound);
+    for stranger in ["olga", "oscar", "otto"] {
+        let refused = project::add_member(&state, &heart, &name(stranger), None, now(1)).unwrap_err();
+        assert_eq!(refused.to_string().replace(stranger, "nobody"), unknown.to_string());
     }
-    assert_eq!(
-        project::add_member(&state, &heart, &name("nobody"), None, now(1)).unwrap_err().kind,
-        RefusalKind::NotFound
-    );
     for _ in 0..2 {
         let heart = state.project(&name("heart")).unwrap();
         state.apply(&project::add_member(&state, heart, &name("rita"), None, now(1)).unwrap());

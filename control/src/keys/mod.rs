@@ -40,6 +40,7 @@ pub use config::{ProviderConfig, Secret};
 pub use guard::Health;
 pub use ring::{Keyring, Standing};
 pub use rotate::Done;
+pub(crate) use secret::read as read_secret;
 
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::fill;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LEAST: usize = 4;
 
 /// The secret, without the line's end that an editor puts there.
-pub(super) fn read(from: &Secret) -> Result<SecretSlice<u8>, KeyError> {
+pub(crate) fn read(from: &Secret) -> Result<SecretSlice<u8>, KeyError> {
     let secret = match from {
         Secret::File(path) => {
             private(path)?;

@@ -13,8 +13,9 @@
 //! Older versions stay at the server until its operator raises `min_decryption_version` and trims the key.
 
 use super::Secret;
-use super::https::{Https, Question};
+use super::https::Https;
 use super::{Key, KeyError, Provider, as_key, secret};
+use crate::https::Question;
 use data_encoding::BASE64;
 use hyper::{Method, StatusCode};
 use secrecy::ExposeSecret;

@@ -23,6 +23,7 @@ mod leases;
 mod locks;
 mod machine;
 mod matrix;
+mod notify;
 mod people;
 mod policy;
 mod quota;

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use holm_control::api::{self, Running};
-use holm_control::app::{App, Failure};
+use holm_control::app::App;
 use holm_control::audit::Entry;
 use holm_control::config::Config;
 use holm_control::domain::State;

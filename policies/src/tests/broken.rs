@@ -395,5 +395,5 @@ fn what_is_as_deep_as_may_be_is_read_by_a_thread_of_holmd() {
     // As large as the stacks of its threads.
     let stack = std::thread::Builder::new().stack_size(2 << 20);
     let id = std::thread::scope(|all| stack.spawn_scoped(all, read).unwrap().join().unwrap());
-    assert_eq!(id.unwrap(), "aau-2018/3");
+    assert_eq!(id.unwrap(), "aau-2018/4");
 }

@@ -120,6 +120,6 @@ fn what_no_pack_allows() {
     let member = person("opal", &["researcher", "operator"]);
     assert_eq!(
         refused(&member, Action::SliceConnect, &slice("3")),
-        ["operators have no way into a project's data (built in)"]
+        ["officers and operators have no way into a project's data (built in)"]
     );
 }
