@@ -33,17 +33,7 @@ impl SledStore {
             .mode(sled::Mode::LowSpace)
             // Commits flush by themselves; a background flush promises nothing and costs wake-ups.
             .flush_every_ms(None);
-        let until = Instant::now() + FREED;
-        let db = loop {
-            match config.open() {
-                Err(sled::Error::Io(e))
-                    if e.to_string().contains("could not acquire lock") && Instant::now() < until =>
-                {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                opened => break opened.map_err(|e| StoreError::because(&what, e))?,
-            }
-        };
+        let db = free(&config).map_err(|e| StoreError::because(&what, e))?;
         let records = db.open_tree("records").map_err(|e| StoreError::because(&what, e))?;
         let outbox = db.open_tree("outbox").map_err(|e| StoreError::because(&what, e))?;
         Ok(Self { db, records, outbox })
@@ -52,6 +42,22 @@ impl SledStore {
     fn flush(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|e| StoreError::because("the store cannot be written", e))?;
         Ok(())
+    }
+}
+
+/// Opens it as soon as nobody has its lock.
+#[expect(clippy::disallowed_methods, reason = "there is no event for a lock that is let go")]
+fn free(config: &sled::Config) -> sled::Result<sled::Db> {
+    let until = Instant::now() + FREED;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(e))
+                if e.to_string().contains("could not acquire lock") && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
     }
 }
 
