@@ -91,6 +91,18 @@ fn the_way_of_a_request() {
         assert!(said.contains(part), "`{part}` is not in {said}");
     }
     assert!(!holmd.ok("frida", &["slice", "review", "heart/main"]).contains("next:"), "she has approved it");
+    // Whatever a script forgets to fill in is not taken for "any".
+    holmd.fails("gustav", &["slice", "approve", "heart/main", "--id", ""], 2);
+    for question in [
+        &["policy", "explain", "slice.approve", "--slice", "heart/main"][..],
+        &["policy", "explain", "slice.approve", "--slice", "heart/main", "--as", "frida"],
+        &["policy", "explain", "project.create", "--level", "1"],
+        &["policy", "explain", "audit.read", "--log"],
+        &["policy", "explain", "policy.read"],
+    ] {
+        holmd.ok("gustav", question);
+    }
+    holmd.fails("gustav", &["policy", "explain", "slice.read", "--slice", "heart/main", "--log"], 2);
     let review = holmd.json("gustav", &["slice", "review", "heart/main"]);
     assert_eq!((&review["slice"]["gpus"], &review["level"]["days"]["lease_days"]), (&2.into(), &180.into()));
     // Who may not invite hosts is not told to.

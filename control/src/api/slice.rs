@@ -52,6 +52,10 @@ impl Slices {
                 move |state| {
                     let comment = match action {
                         Action::HoldSet | Action::HoldLift => reason(&message.comment)?,
+                        Action::SliceReject if message.comment.trim().is_empty() => {
+                            let text = "say why: its lead reads it, and it is in the log";
+                            return Err(Refusal::new(RefusalKind::Invalid, text).hint("--comment TEXT"));
+                        }
                         _ => comment(&message.comment)?,
                     };
                     let found = find(state, &wanted)?;
@@ -211,10 +215,7 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, comment| match s.extension {
-            Some(_) => {
-                let why = format!("more time was rejected by {}: {comment}", scene.person()?);
-                lease::drop_extension(s, why)
-            }
+            Some(_) => lease::drop_extension(s, &format!("rejected by {}: {comment}", scene.person()?)),
             None => slice::reject(s, scene.person()?, comment, scene.now),
         };
         self.decide(request, Action::SliceReject, decide).await
@@ -225,7 +226,7 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, _| match s.extension {
-            Some(_) => lease::drop_extension(s, String::new()),
+            Some(_) => lease::drop_extension(s, ""),
             None => slice::withdraw(s, scene.now),
         };
         self.decide(request, Action::SliceWithdraw, decide).await
@@ -236,8 +237,7 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, comment| {
-            let days = scene.pack.level(&s.level).map_or(0, |level| level.lease_days);
-            lease::extend(s, days, scene.person()?, comment, scene.now).map_err(|refusal| {
+            lease::extend(s, scene.person()?, comment, scene.now).map_err(|refusal| {
                 let label = scene.state.slice_label(s);
                 match refusal.kind {
                     RefusalKind::Exists => {
@@ -510,10 +510,14 @@ impl Slices {
 /// Who decides decides on what she has read.
 fn looked_at(scene: &Scene<'_>, slice: &Slice, id: &str) -> Result<(), Refusal> {
     let label = scene.state.slice_label(slice);
-    if id.is_empty() || (id.len() >= ID_MIN && slice.id.into_untyped_uuid().to_string().starts_with(id)) {
+    let this = match &slice.extension {
+        Some(asked) => id == view::extension_id(asked),
+        None => id.len() >= ID_MIN && slice.id.into_untyped_uuid().to_string().starts_with(id),
+    };
+    if id.is_empty() || this {
         return Ok(());
     }
-    let text = format!("`{}` is not the slice that is `{label}` now: another was asked for since", shown(id));
+    let text = format!("`{}` is not what is asked of `{label}` now: something else was since", shown(id));
     Err(Refusal::new(RefusalKind::State, text).hint(format!("holm slice review {label}")))
 }
 
@@ -639,6 +643,7 @@ fn wanted(
         change: None,
         spent: Vec::new(),
         lease: None,
+        renewed: Vec::new(),
         ended: None,
         extension: None,
         copies: Default::default(),

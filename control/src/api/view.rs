@@ -10,8 +10,8 @@ use crate::domain::lock::{self, Subject};
 use crate::domain::quota::{self, Quota};
 use crate::domain::records::Subject as Invited;
 use crate::domain::records::{
-    Approval, Device, DeviceState, DiskChange, Evidence, Hold, Host, Lock, Maintenance, NewDisks, Person,
-    Project, Slice, SliceState, VolumeKind,
+    Approval, Device, DeviceState, DiskChange, Evidence, Extension, Hold, Host, Lock, Maintenance, NewDisks,
+    Person, Project, Slice, SliceState, VolumeKind,
 };
 use crate::domain::register::lapsed;
 use crate::domain::unapprove;
@@ -155,13 +155,20 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         lock: lock::of_slice(state, s).map(self::lock),
         lease: s.lease.map(time),
         lease_over: s.lease_over(app.ledger.now()),
+        renewed: s.renewed.iter().map(approval).collect(),
         extension: s.extension.as_ref().map(|asked| v1::Extension {
+            id: extension_id(asked),
             by: asked.by.to_string(),
             at: Some(time(asked.at)),
             comment: asked.comment.clone(),
             approvals: asked.approvals.iter().map(approval).collect(),
         }),
     }
+}
+
+/// What tells it from the one asked for before or after it.
+pub(super) fn extension_id(asked: &Extension) -> String {
+    format!("{:08x}", asked.at.as_millisecond())
 }
 
 pub(super) fn approval(a: &Approval) -> v1::Approval {

@@ -29,8 +29,8 @@ use holm_policies::Level;
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
 
-/// Approvals that a slice's record remembers; the log has them all.
-const APPROVALS_MAX: usize = 16;
+/// How an answer to a request for more time begins, where it stands as the slice's reason.
+const ANSWER: &str = "more time was";
 /// So many leases of a project's slices are warned of, those that end first.
 const WARNED_MAX: usize = 16;
 
@@ -69,13 +69,7 @@ pub(super) fn until(days: u32, from: Option<Timestamp>, now: Timestamp) -> Optio
 }
 
 /// Its lead asks for more time. It counts from the day on which that is approved.
-pub fn extend(
-    s: &Slice,
-    days: u32,
-    by: &Name,
-    comment: &str,
-    now: Timestamp,
-) -> Result<Vec<Change>, Refusal> {
+pub fn extend(s: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     if s.home().is_none() {
         slice::demand(s, &SliceState::OPEN, "extended")?;
     }
@@ -83,12 +77,12 @@ pub fn extend(
         let text = format!("{} asked for more time already, and it waits for approval", asked.by);
         return Err(Refusal::new(RefusalKind::Exists, text));
     }
-    if days == 0 && s.lease.is_none() {
-        let text = "its level sets no time: it runs as long as its project";
+    if s.lease.is_none() {
+        let text = "it was approved for no certain time: it runs as long as its project";
         return Err(Refusal::new(RefusalKind::State, text));
     }
     let asked = Extension { by: by.clone(), at: now, comment: comment.to_owned(), approvals: Vec::new() };
-    Ok(put(Slice { extension: Some(asked), ..s.clone() }))
+    Ok(put(Slice { extension: Some(asked), reason: unanswered(s), ..s.clone() }))
 }
 
 /// One approval more for that. With the last one needed it has the time.
@@ -103,22 +97,31 @@ pub fn approve(
     let Some(asked) = &mut next.extension else { return Err(none_asked()) };
     let approval = Approval { by: by.clone(), at: now, comment: comment.to_owned() };
     if demands.one_more(&asked.by, &mut asked.approvals, approval)?.is_none() {
-        let new = next.extension.take().map(|asked| asked.approvals).unwrap_or_default();
-        next.approvals.extend(new);
-        let more = next.approvals.len().saturating_sub(APPROVALS_MAX);
-        next.approvals.drain(..more);
-        next.lease = until(demands.lease_days, None, now);
+        next.renewed = next.extension.take().map(|asked| asked.approvals).unwrap_or_default();
+        next.lease = extended(s.lease, demands.lease_days, now);
+        // That its time was over is over.
+        next.reason = if s.lease_over(now) { String::new() } else { unanswered(s) };
     }
     Ok(put(next))
 }
 
+/// Until when it runs with more time that is approved now: never less than before, whatever the pack says since.
+pub fn extended(lease: Option<Timestamp>, days: u32, now: Timestamp) -> Option<Timestamp> {
+    until(days, None, now).map(|new| lease.map_or(new, |old| new.max(old)))
+}
+
+/// Its reason, but for an answer to what was asked before.
+fn unanswered(s: &Slice) -> String {
+    if s.reason.starts_with(ANSWER) { String::new() } else { s.reason.clone() }
+}
+
 /// It is rejected, its lead takes it back, or nobody approved it: it runs as long as it would have. `why`, for her to
 /// read; empty: nothing new.
-pub fn drop_extension(s: &Slice, why: String) -> Result<Vec<Change>, Refusal> {
+pub fn drop_extension(s: &Slice, why: &str) -> Result<Vec<Change>, Refusal> {
     if s.extension.is_none() {
         return Err(none_asked());
     }
-    let reason = if why.is_empty() { s.reason.clone() } else { why };
+    let reason = if why.is_empty() { s.reason.clone() } else { format!("{ANSWER} {why}") };
     Ok(put(Slice { extension: None, reason, ..s.clone() }))
 }
 
@@ -161,8 +164,8 @@ fn expired(s: &Slice, days: u32, now: Timestamp) -> Option<Vec<Change>> {
         let why = || format!("it was not approved within {days} days");
         return late(s.requested).then(|| slice::end_request(s, why(), now));
     }
-    let why = format!("more time was not approved within {days} days");
-    s.extension.as_ref().filter(|asked| late(asked.at)).and_then(|_| drop_extension(s, why).ok())
+    let why = format!("not approved within {days} days");
+    s.extension.as_ref().filter(|asked| late(asked.at)).and_then(|_| drop_extension(s, &why).ok())
 }
 
 /// Its time is over: it is stopped, and that is remembered.

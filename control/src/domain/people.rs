@@ -78,6 +78,13 @@ fn waits(state: &State, invited: &Person, by: &str) -> bool {
     matters && state.people.values().any(|who| may_confirm(state, who, invited, by))
 }
 
+/// Who may give the second word for a code that `by` gave out for this person.
+pub fn confirmers<'a>(state: &'a State, name: &'a Name, by: &'a str) -> impl Iterator<Item = &'a Name> {
+    let invited = state.people.get(name);
+    let may = move |who: &&Person| invited.is_some_and(|invited| may_confirm(state, who, invited, by));
+    state.people.values().filter(may).map(|who| &who.name)
+}
+
 /// Another officer; where it makes no officer, or there is no other one, an operator too. Nobody for herself.
 fn may_confirm(state: &State, who: &Person, invited: &Person, by: &str) -> bool {
     let other = |p: &Person| p.enrolled && p.name != invited.name && p.name.as_str() != by;

@@ -510,6 +510,9 @@ pub struct Slice {
     /// Until when it may run, by its level; absent: as long as its project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Timestamp>,
+    /// Who approved that it runs so long, where it was extended; the log has who did before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renewed: Vec<Approval>,
     /// That end, when it was seen to be past.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,

@@ -139,6 +139,7 @@ pub(super) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         change: None,
         spent: Vec::new(),
         lease: None,
+        renewed: Vec::new(),
         ended: None,
         extension: None,
         copies: Default::default(),

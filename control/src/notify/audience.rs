@@ -41,7 +41,8 @@ impl<'a> Audience<'a> {
         self.0.people.get(name).map(|p| p.name.clone()).into_iter().collect()
     }
 
-    fn of<'b>(&self, names: impl IntoIterator<Item = &'b Name>) -> BTreeSet<Name> {
+    /// Those of them who are to hear of anything.
+    pub fn of<'b>(&self, names: impl IntoIterator<Item = &'b Name>) -> BTreeSet<Name> {
         let known = names.into_iter().filter_map(|name| self.0.people.get(name));
         known.filter(|p| in_good_standing(self.0, p)).map(|p| p.name.clone()).collect()
     }

@@ -8,6 +8,7 @@ use crate::audit::Entry;
 use crate::domain::State;
 use crate::domain::declassify::Declassification;
 use crate::domain::lock::Subject;
+use crate::domain::people;
 use crate::domain::records::{
     Approval, Change, Extension, Invitation, Lock, Project, Record, Slice, SliceState, Subject as Invited,
 };
@@ -294,8 +295,9 @@ impl Told<'_> {
     /// Whoever may confirm it hears of it, and whom it is for: she would know that she asked for none.
     fn code(&mut self, code: &Invitation) {
         let Invited::Person(name) = &code.subject else { return };
-        let others = self.of.watch().into_iter().filter(|who| who.as_str() != code.by && who != name);
-        let to = others.chain(self.of.herself(name)).collect();
+        let known = self.of.0.people.get(name).filter(|p| p.enrolled).map(|p| &p.name);
+        let all: Vec<&Name> = people::confirmers(self.of.0, name, &code.by).chain(known).collect();
+        let to = self.of.of(all);
         let (person, by) = (name.to_string(), code.by.clone());
         let said = [("person", person.as_str()), ("by", by.as_str())];
         self.say(Kind::CodeWaits, to, format!("holm person confirm {name}"), &said);

@@ -170,6 +170,7 @@ impl Ground {
             change: None,
             spent: Vec::new(),
             lease: None,
+            renewed: Vec::new(),
             ended: None,
             extension: None,
             copies: Default::default(),

@@ -99,15 +99,27 @@ async fn when_its_time_is_over_it_is_stopped_and_nobody_gets_in_until_it_is_appr
 
     let back = world.slices("dina").withdraw_slice(decide("heart/main", "")).await.unwrap().into_inner();
     assert_eq!((back.state(), back.extension), (v1::SliceState::Stopped, None));
-    extend(&world, "dina").await.unwrap();
+    let before = extend(&world, "dina").await.unwrap();
+    let silent = world.slices("gustav").reject_slice(decide("heart/main", " ")).await.unwrap_err();
+    assert_eq!(silent.code(), Code::InvalidArgument, "{silent}");
     let no = world.slices("gustav").reject_slice(decide("heart/main", "write it up")).await.unwrap();
     let no = no.into_inner();
     assert_eq!((no.reason.as_str(), no.extension), ("more time was rejected by gustav: write it up", None));
 
-    extend(&world, "dina").await.unwrap();
+    let asked = extend(&world, "dina").await.unwrap();
+    assert_eq!(asked.reason, "", "what was answered before is not said of this");
+    // Not what is asked now: the slice itself, and what was asked for before.
+    for id in [&asked.id[..8], &before.extension.unwrap().id] {
+        let other = v1::DecideSliceRequest { id: id.to_owned(), ..decide("heart/main", "") };
+        let refused = world.slices("frida").approve_slice(other).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    }
     // She approved the request; of this she has not approved anything yet.
-    let more = world.approve("frida", "heart/main").await.unwrap();
-    assert!(!more.lease_over && more.extension.is_none() && more.approvals.len() == 2);
+    let this = v1::DecideSliceRequest { id: asked.extension.unwrap().id, ..decide("heart/main", "") };
+    let more = world.slices("frida").approve_slice(this).await.unwrap().into_inner();
+    assert!(
+        !more.lease_over && more.extension.is_none() && (more.approvals.len(), more.renewed.len()) == (1, 1)
+    );
     assert_eq!(start(&world, "dina").await.unwrap().state(), v1::SliceState::Approved);
 }
 

@@ -1,6 +1,6 @@
 //! `holm policy`.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
 /// What is done with the rules.
@@ -71,7 +71,8 @@ pub enum PolicyVerb {
 
 /// A question to the rules.
 #[derive(Debug, Args)]
-#[group(id = "resource", multiple = false, args = ["project", "slice", "host", "person", "level", "log"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("resource").args(["project", "slice", "host", "person", "level", "log"])))]
 pub struct Explain {
     /// As the log names it, slice.approve
     pub action: String,

@@ -3,6 +3,7 @@
 use super::How;
 use super::{BackUp, Restore};
 use crate::text::{parse_duration, parse_gib, parse_gib_or_none, parse_mib};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,8 +32,8 @@ pub enum SliceVerb {
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         comment: String,
         /// As `review` says it: refused where another was asked for since under the same name
-        #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
-        id: String,
+        #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+        id: Option<String>,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,
@@ -45,8 +46,8 @@ pub enum SliceVerb {
         #[arg(long, value_name = "TEXT")]
         comment: String,
         /// As `review` says it: refused where another was asked for since under the same name
-        #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
-        id: String,
+        #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+        id: Option<String>,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,

@@ -71,8 +71,10 @@ pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str)
     session.output.remark(&format!("  for {who} alone{until}"));
     if invitation.waits {
         let name = who.trim_start_matches("person/");
-        let who = "another officer, or an operator where it makes no officer";
-        session.output.remark(&format!("  good for nothing until {who} says: holm person confirm {name}"));
+        session
+            .output
+            .remark(&format!("  good for nothing until a second one says: holm person confirm {name}"));
+        session.output.remark("  which another officer may, and where it makes no officer an operator, too");
     }
     let server = session.place.memory()?.enrolment.unwrap_or_else(|| "HOST:PORT".to_owned());
     session.output.remark(&format!("  there: holm enrol CODE --server {server}{options}"));

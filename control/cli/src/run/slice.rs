@@ -26,10 +26,12 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         }
         SliceVerb::Request(request) => ask_for(session, request).await?,
         SliceVerb::Approve { target, comment, id, dry_run } => {
+            let id = id.unwrap_or_default();
             let asked = DecideSliceRequest { comment, id, dry_run, ..Default::default() };
             decide(session, Verb::Approve, &target, asked).await?;
         }
         SliceVerb::Reject { target, comment, id, dry_run } => {
+            let id = id.unwrap_or_default();
             let asked = DecideSliceRequest { comment, id, dry_run, ..Default::default() };
             decide(session, Verb::Reject, &target, asked).await?;
         }
@@ -167,8 +169,12 @@ async fn review(session: &Session, target: &Target) -> Result<(), Failure> {
     let label = view::label(&slice);
     match slice.may.iter().any(|action| action == "slice.approve") {
         true => {
-            let this = format!("{label} --id {} --comment TEXT", slice.id.get(..8).unwrap_or(&slice.id));
-            session.output.next(&format!("holm slice approve {this}   or: holm slice reject {this}"))
+            let id = match &slice.extension {
+                Some(asked) => asked.id.as_str(),
+                None => slice.id.get(..8).unwrap_or(&slice.id),
+            };
+            session.output.next(&format!("holm slice approve {label} --id {id} --comment TEXT"))?;
+            session.output.next(&format!("holm slice reject {label} --id {id} --comment TEXT"))
         }
         false => Ok(()),
     }

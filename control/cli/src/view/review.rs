@@ -6,9 +6,9 @@ use super::slice::{label, slice_json, state, state_tone, word};
 use super::{plural, when_full};
 use crate::output::{Cell, Sheet, Tone};
 use crate::text::{Clock, instant, mib};
-use holm_control::domain::register;
+use holm_control::domain::{lease, register};
 use holm_policies::{Level, Pack};
-use holm_proto::v1::{Project, Slice, SliceState};
+use holm_proto::v1::{Approval, Project, Slice, SliceState};
 use serde_json::{Value, json};
 
 /// Earlier requests that are shown.
@@ -25,6 +25,9 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
             sheet.line("asks for", Cell::new(format!("more time{comment}")).tone(Tone::Busy));
             sheet.line("asked by", asked.by.as_str()).line("asked", when_full(asked.at.as_ref(), clock));
             sheet.line("runs until", when_full(s.lease.as_ref(), clock));
+            let days = pack.level(&s.level).map_or(0, |level| level.lease_days);
+            let would = lease::extended(instant(s.lease.as_ref()), days, clock.now);
+            sheet.line("and then", would.map_or("as long as its project".to_owned(), |at| clock.full(at)));
         }
         None => {
             sheet.line("state", Cell::new(word(state(s))).tone(state_tone(state(s))));
@@ -52,6 +55,9 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
         );
     }
     demands(&mut sheet, &s.level, pack);
+    let so_far = s.extension.as_ref().map_or(&s.approvals, |asked| &asked.approvals);
+    let none = so_far.is_empty().then(|| "nobody so far".into());
+    several(&mut sheet, "approved by", so_far.iter().map(|a| approval(a, clock).into()).chain(none));
     sheet.line("purpose", p.purpose.as_str()).line("lead", p.lead.as_str());
     sheet.line("members", p.members.join(", ")).line("department", p.department.as_str());
     lines(&mut sheet, p, clock);
@@ -72,7 +78,7 @@ fn demands(sheet: &mut Sheet, id: &str, pack: &Pack) {
     };
     sheet.line("level", format!("{} ({}), by {}", level.id, level.name, pack.id()));
     several(sheet, "it will have", level.obligations.iter().map(|o| register::said(*o).into()));
-    sheet.line("approvals", plural(level.approvals.into(), "officer"));
+    sheet.line("it takes", plural(level.approvals.into(), "officer"));
     several(sheet, "afterwards", afterwards(level).into_iter().map(Cell::new));
 }
 
@@ -87,6 +93,13 @@ fn afterwards(level: &Level) -> Vec<String> {
         ),
     ];
     said.into_iter().filter(|(days, _)| *days > 0).map(|(_, text)| text).collect()
+}
+
+/// `frida, 2026-11-03 14:02:11: DPIA seen`.
+fn approval(a: &Approval, clock: &Clock) -> String {
+    let comment = if a.comment.is_empty() { String::new() } else { format!(": {}", a.comment) };
+    let at = instant(a.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+    format!("{}{at}{comment}", a.by)
 }
 
 fn gib(gib: u64) -> String {

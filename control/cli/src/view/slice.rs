@@ -97,6 +97,8 @@ fn keeps(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
 fn lease(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
     let until = when_full(s.lease.as_ref(), clock);
     sheet.line("approved until", if s.lease_over { until.tone(Tone::Bad) } else { until });
+    let by: Vec<&str> = s.renewed.iter().map(|a| a.by.as_str()).collect();
+    sheet.line("extended by", by.join(", "));
     let Some(asked) = &s.extension else { return };
     let comment = if asked.comment.is_empty() { String::new() } else { format!(": {}", asked.comment) };
     let at = instant(asked.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
@@ -111,12 +113,14 @@ fn lease_json(s: &Slice) -> Value {
     json!({
         "until": time_json(s.lease.as_ref()),
         "over": s.lease_over,
+        "renewed": approvals_json(&s.renewed),
         "asked": s.extension.as_ref().map(extension_json),
     })
 }
 
 fn extension_json(asked: &Extension) -> Value {
     json!({
+        "id": asked.id,
         "by": asked.by,
         "at": time_json(asked.at.as_ref()),
         "comment": asked.comment,

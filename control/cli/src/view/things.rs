@@ -13,9 +13,11 @@ pub fn people(all: &[Person], clock: &Clock) -> Table {
         vec![
             p.name.as_str().into(),
             p.roles.join(", ").into(),
-            match p.waits {
-                true => Cell::both("waits for confirmation", "waits").tone(Tone::Busy),
-                false => yes_no(p.enrolled),
+            match (p.lock.as_ref(), p.revoked, p.waits) {
+                (Some(lock), ..) => bad(format!("locked by {}", lock.by)),
+                (None, true, _) => bad("certificate revoked".to_owned()),
+                (None, false, true) => Cell::new("code waits to be confirmed").tone(Tone::Busy),
+                (None, false, false) => yes_no(p.enrolled),
             },
             when(p.created.as_ref(), clock),
         ]

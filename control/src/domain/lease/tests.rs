@@ -148,8 +148,8 @@ fn a_lease_ends_and_is_approved_anew() {
     assert!(!may(&state, &pack, Action::SliceStart, day(2)));
     assert_eq!(round(&mut state, &pack, day(1900)), [""; 0]);
 
-    state.apply(&extend(&slice_of(&state), 365, &name("ada"), "another year", day(370)).unwrap());
-    let twice = extend(&slice_of(&state), 365, &name("ada"), "", day(370)).unwrap_err();
+    state.apply(&extend(&slice_of(&state), &name("ada"), "another year", day(370)).unwrap());
+    let twice = extend(&slice_of(&state), &name("ada"), "", day(370)).unwrap_err();
     assert_eq!(twice.to_string(), "ada asked for more time already, and it waits for approval");
     let own = approve(&slice_of(&state), demands(&pack), &name("ada"), "", day(371)).unwrap_err();
     assert_eq!(own.to_string(), "nobody approves what they asked for themselves");
@@ -157,15 +157,33 @@ fn a_lease_ends_and_is_approved_anew() {
     state.apply(&approve(&slice_of(&state), demands(&pack), &name("olga"), "", day(371)).unwrap());
     let s = slice_of(&state);
     assert_eq!((s.lease, s.extension), (Some(day(736)), None));
-    assert_eq!(s.approvals.len(), 2);
+    assert_eq!((s.approvals.len(), s.renewed.len(), s.reason.as_str()), (1, 1, ""));
     assert!(may(&state, &pack, Action::SliceStart, day(372)));
+}
+
+#[test]
+fn more_time_is_never_less() {
+    let (pack, mut state) = (pack(), world(2000));
+    run(&mut state, &pack, "olga", day(0));
+    state.apply(&extend(&slice_of(&state), &name("ada"), "", day(10)).unwrap());
+    let shorter = Demands { lease_days: 30, ..demands(&pack) };
+    state.apply(&approve(&slice_of(&state), shorter, &name("olga"), "", day(11)).unwrap());
+    assert_eq!(slice_of(&state).lease, Some(day(365)), "a pack that gives less takes nothing away");
+    // What was answered before is not said of what is asked now.
+    state.apply(&extend(&slice_of(&state), &name("ada"), "", day(20)).unwrap());
+    state.apply(&drop_extension(&slice_of(&state), "rejected by olga: no").unwrap());
+    assert_eq!(slice_of(&state).reason, "more time was rejected by olga: no");
+    state.apply(&extend(&slice_of(&state), &name("ada"), "", day(21)).unwrap());
+    assert_eq!(slice_of(&state).reason, "");
+    let unbounded = Slice { lease: None, extension: None, ..slice_of(&state) };
+    assert!(extend(&unbounded, &name("ada"), "", day(22)).is_err());
 }
 
 #[test]
 fn more_time_that_nobody_approves_is_forgotten_and_said_so() {
     let (pack, mut state) = (pack(), world(2000));
     run(&mut state, &pack, "olga", day(0));
-    state.apply(&extend(&slice_of(&state), 365, &name("ada"), "", day(10)).unwrap());
+    state.apply(&extend(&slice_of(&state), &name("ada"), "", day(10)).unwrap());
     assert_eq!(round(&mut state, &pack, day(40)), ["slice.expire"]);
     let s = slice_of(&state);
     assert_eq!((s.state, s.extension), (SliceState::Ready, None));
@@ -292,7 +310,7 @@ proptest! {
                 Act::Approve if before.extension.is_some() => {
                     if let Ok(changes) = approve(&before, demands(&pack), &name("olga"), "", now) {
                         state.apply(&changes);
-                        lease_end = Some(today + 365);
+                        lease_end = lease_end.map(|end: i64| end.max(today + 365));
                     }
                 }
                 Act::Approve if before.state == SliceState::Requested => {
@@ -303,11 +321,11 @@ proptest! {
                 }
                 Act::Approve => {}
                 Act::Extend => {
-                    let asked = extend(&before, 365, &name("ada"), "", now).unwrap_or_default();
+                    let asked = extend(&before, &name("ada"), "", now).unwrap_or_default();
                     state.apply(&asked);
                 }
                 Act::Reject => {
-                    let dropped = drop_extension(&before, "no".to_owned()).unwrap_or_default();
+                    let dropped = drop_extension(&before, "rejected").unwrap_or_default();
                     state.apply(&dropped);
                 }
                 Act::Start => {

@@ -861,6 +861,7 @@ impl Life {
             change: None,
             spent: Vec::new(),
             lease: None,
+            renewed: Vec::new(),
             ended: None,
             extension: None,
             copies: Default::default(),
