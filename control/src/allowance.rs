@@ -66,6 +66,9 @@ impl Allowance {
 
     fn fill(&mut self, now: Timestamp) {
         let Rate { burst, refill, .. } = self.rate;
+        // A clock that ran ahead and was set right: what it gave in advance is not waited for.
+        self.at = self.at.min(now);
+        self.said = self.said.filter(|said| *said <= now);
         let more = now.duration_since(self.at).as_secs().max(0) / refill.as_secs();
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         if self.left.saturating_add(more) >= burst {
@@ -92,6 +95,10 @@ const REMEMBERED: usize = 4096;
 impl Callers {
     /// A call begins.
     pub fn begin(&self, certificate: &str, now: Timestamp) -> Admitted {
+        if cfg!(fuzzing) {
+            // What is made up is mostly refused, and is to be heard.
+            return Admitted::Yes;
+        }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() > REMEMBERED {
             all.retain(|_, allowance| {

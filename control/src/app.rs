@@ -21,6 +21,7 @@ use crate::live::Live;
 use crate::notify::Notify;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
+use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
 use crate::store::SledStore;
 use holm_policies::Pack;
@@ -40,6 +41,8 @@ pub struct App {
     pub live: Live,
     /// How often each was refused of late.
     pub callers: Callers,
+    /// Whether the clock can be gone by.
+    pub clock: Clock,
     /// Wrapped keys.
     pub keys: Keyring,
     /// Signs checkpoints and deletion certificates.
@@ -177,6 +180,7 @@ impl App {
             ledger,
             live: Live::default(),
             callers: Callers::default(),
+            clock: Clock::default(),
             keys,
             log_key,
             partitions,

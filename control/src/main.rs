@@ -104,6 +104,9 @@ enum Recover {
         at: At,
         /// For whom it is.
         name: Name,
+        /// Which, as who gave it out was told.
+        #[arg(long, value_name = "ID")]
+        id: String,
         #[command(flatten)]
         why: Why,
     },
@@ -222,17 +225,19 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(at) => check(&at.config),
         Command::Keys(Keys::Try { at, disk }) => try_keys(&load(&at.config)?, &disk),
         Command::Policy(PolicyVerb::Load { at, directory }) => load_policy(&load(&at.config)?, &directory),
-        Command::Recover(Recover::Confirm { at, name, why }) => {
+        Command::Recover(Recover::Confirm { at, name, id, why }) => {
             let call = Call::own("person.confirm", format!("person/{name}"));
             recover(&load(&at.config)?, &call, &why.reason, |state, now| {
-                people::confirm(state, &name, None, now)
+                people::confirm(state, &name, &id, None, now)
             })?;
             println!("the code for {name} is good, once");
             Ok(ExitCode::SUCCESS)
         }
         Command::Recover(Recover::Unlock { at, subject, why }) => {
             let call = Call::own("lock.lift", subject.to_string());
-            recover(&load(&at.config)?, &call, &why.reason, |state, _| lock::lift_offline(state, &subject))?;
+            recover(&load(&at.config)?, &call, &why.reason, |state, now| {
+                lock::lift_offline(state, &subject, now)
+            })?;
             println!("{subject} is not locked any more");
             Ok(ExitCode::SUCCESS)
         }

@@ -178,7 +178,7 @@ fn where_no_officer_is_left_whoever_has_the_machine_lifts_a_lock_and_the_log_say
     );
     assert!(good(&[&unlock[..], &["frida locked us out"], &at].concat()).contains("not locked any more"));
     assert!(bad(&[&unlock[..], &["again"], &at].concat()).contains("is not locked"));
-    let none = ["recover", "confirm", "gerda", "--reason", "x"];
+    let none = ["recover", "confirm", "gerda", "--id", "1f0c2d3e", "--reason", "x"];
     assert!(bad(&[&none[..], &at].concat()).contains("no code for `gerda` waits"));
     let app = open().unwrap();
     assert!(app.ledger.state().locks.is_empty());

@@ -65,6 +65,11 @@ pub const ALWAYS: &[(&str, &str, &str)] = &[
         "every change and every refusal is an entry, and every read by an officer or auditor",
         "control/src/api",
     ),
+    (
+        "one-voice",
+        "a code that makes an officer, or replaces another's certificate, takes a second person's word",
+        "control/src/domain/people",
+    ),
     ("roster", "who is not enrolled, or not of the project, reaches nothing of it", "control/src/api"),
     ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
 ];

@@ -422,7 +422,7 @@ fn people_and_projects() {
         enrolled: true,
         lock: lock("person/ada"),
         revoked: false,
-        waits: false,
+        waits: None,
     };
     let project = Project {
         id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),

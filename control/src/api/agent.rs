@@ -457,13 +457,21 @@ impl Session {
 
     async fn key(&mut self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
         let state = app.ledger.state();
-        if due(&state, &self.host, &request).is_err() {
+        // One that it has in this session already costs as much as one that is not to be had.
+        let handed =
+            |id| app.live.host(&self.host).is_some_and(|h| h.keyed.contains(&(id, request.generation)));
+        let again = request.job_id.is_empty() && typed(&request.slice_id).is_some_and(handed);
+        if again || due(&state, &self.host, &request).is_err() {
             let (worker, host) = (Arc::clone(app), self.host.clone());
             let admitted = super::blocking(move || admitted(&worker, &host)).await?;
             if !admitted.map_err(|refusal| status(&refusal, self.asked.call.request))? {
-                let v1::KeyRequest { slice_id, generation, job_id, .. } = request;
+                let later = locks(&state, &request).is_err();
+                let v1::KeyRequest { slice_id, generation, job_id, .. } = request.clone();
+                if later && self.locked.len() < MANY {
+                    self.locked.insert(format!("{slice_id} {job_id}"), request);
+                }
                 let reason = "too many keys were asked for that are not to be had".to_owned();
-                let no = v1::KeyRefused { slice_id, generation, reason, later: false, job_id };
+                let no = v1::KeyRefused { slice_id, generation, reason, later, job_id };
                 let _ = self.say(v1::to_agent::Body::KeyRefused(no)).await;
                 return Ok(());
             }

@@ -53,7 +53,7 @@ impl LockService for Locks {
                 |scene, (subject, levels, reason)| {
                     let subject = named(scene.state, &subject)?;
                     let approvals = approvals(&scene.pack, &levels);
-                    let changes = lock::lift(scene.state, &subject, scene.person()?, approvals)?;
+                    let changes = lock::lift(scene.state, &subject, scene.person()?, approvals, scene.now)?;
                     let value = scene.state.locks.get(&subject).map(whole).unwrap_or_default();
                     Ok(Decided { detail: json!({ "reason": reason }), ..Decided::new(changes, value) })
                 },

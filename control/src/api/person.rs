@@ -141,7 +141,7 @@ impl PersonService for People {
         &self,
         request: Request<v1::ConfirmInvitationRequest>,
     ) -> Result<Response<v1::Person>, Status> {
-        let v1::ConfirmInvitationRequest { person: name, dry_run } = request.get_ref().clone();
+        let v1::ConfirmInvitationRequest { person: name, dry_run, id } = request.get_ref().clone();
         Asked::new(&self.0, request.extensions(), Action::PersonConfirm, About::person(&name))?
             .dry_run(dry_run)
             .change(
@@ -150,10 +150,10 @@ impl PersonService for People {
                     let known = state.people.get(&name);
                     Ok(known.map(|p| (account(&name, p.roles.clone()), p.clone())))
                 },
-                |scene, person| {
-                    let changes =
-                        people::confirm(scene.state, &person.name, Some(scene.person()?), scene.now)?;
-                    let value = v1::Person { waits: false, ..view::person(scene.state, &person) };
+                move |scene, person| {
+                    let by = Some(scene.person()?);
+                    let changes = people::confirm(scene.state, &person.name, &id, by, scene.now)?;
+                    let value = v1::Person { waits: None, ..view::person(scene.state, &person) };
                     Ok(Decided::new(changes, value))
                 },
             )
@@ -261,13 +261,20 @@ fn invitation(
         .map_err(|e| Refusal::new(RefusalKind::Unavailable, e.to_string()))?;
     let changes = changes(code.hash())?;
     let made = changes.iter().find_map(|change| match change {
-        Change::Put(Record::Invitation(i)) => Some((i.expires, i.subject.clone(), i.waits)),
+        Change::Put(Record::Invitation(i)) => {
+            Some((i.expires, i.subject.clone(), i.waits.then(|| i.id().to_owned())))
+        }
         _ => None,
     });
     let (expires, subject, waits) =
         made.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no invitation was made"))?;
     let caller = enrolment::caller(&subject);
     let expires = Some(view::time(expires));
-    let value = v1::Invitation { code: code.text(), expires, identity: caller.uri(), waits };
+    let value = v1::Invitation {
+        code: code.text(),
+        expires,
+        identity: caller.uri(),
+        waits: waits.unwrap_or_default(),
+    };
     Ok(Decided::new(changes, value))
 }

@@ -18,6 +18,7 @@ use crate::domain::unapprove;
 use crate::live::{Live, Moment};
 use crate::reconcile::{jobs, place};
 use holm_policies::Resource;
+use holm_proto::ids::Name;
 use holm_proto::v1;
 use jiff::Timestamp;
 use newtype_uuid::GenericUuid;
@@ -48,8 +49,13 @@ pub(super) fn person(state: &State, p: &Person) -> v1::Person {
         enrolled: p.enrolled,
         lock: locked(state, &Subject::Person(p.name.clone())),
         revoked: p.revoked.is_some(),
-        waits: state.invitations.values().any(|i| i.waits && i.subject == Invited::Person(p.name.clone())),
+        waits: waiting(state, &p.name),
     }
+}
+
+fn waiting(state: &State, name: &Name) -> Option<v1::Waiting> {
+    let code = state.invitations.values().find(|i| i.waits && i.subject == Invited::Person(name.clone()))?;
+    Some(v1::Waiting { id: code.id().to_owned(), by: code.by.clone() })
 }
 
 pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {

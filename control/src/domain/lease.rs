@@ -19,12 +19,13 @@
 //!                               is left alone until that is lifted.
 //! ```
 //!
-//! What was seen to be over stays so whatever the clock says afterwards, until a later end is set. A clock that runs ahead
-//! stops slices, and destroys nothing that was not over for so many days by that same clock.
+//! What was seen to be over stays so whatever the clock says afterwards, until a later end is set. Whether a clock can be
+//! gone by is for `reconcile::clock` to say: by one that jumps nothing of this is done.
 
+use super::lock::{self, Subject};
 use super::records::{Approval, Change, Ended, Extension, Project, Record, Slice, SliceState};
 use super::slice::{self, Demands, put};
-use super::{Refusal, RefusalKind, State, lock};
+use super::{Refusal, RefusalKind, State};
 use holm_policies::Level;
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
@@ -132,7 +133,8 @@ fn none_asked() -> Refusal {
 /// The project has ended and nobody has seen that yet.
 pub fn project_ended(p: &Project, now: Timestamp) -> Option<Vec<Change>> {
     let end = p.registration.ends.filter(|_| p.is_over(now))?;
-    let news = p.ended.as_ref().is_none_or(|seen| seen.end < end);
+    // One that a clock ahead of its time has seen is seen again.
+    let news = p.ended.as_ref().is_none_or(|seen| seen.end < end || seen.at > now);
     news.then(|| {
         vec![Change::Put(Record::Project(Project { ended: Some(Ended { end, at: now }), ..p.clone() }))]
     })
@@ -173,7 +175,9 @@ fn ended(state: &State, s: &Slice, now: Timestamp) -> Option<Vec<Change>> {
     let project = state.projects.get(&s.project)?;
     let mut next = s.clone();
     let lease = s.lease.filter(|_| s.lease_over(now));
-    if let Some(end) = lease.filter(|end| s.ended.as_ref().is_none_or(|seen| seen.end < *end)) {
+    if let Some(end) =
+        lease.filter(|end| s.ended.as_ref().is_none_or(|seen| seen.end < *end || seen.at > now))
+    {
         next.ended = Some(Ended { end, at: now });
     }
     let date = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
@@ -183,14 +187,18 @@ fn ended(state: &State, s: &Slice, now: Timestamp) -> Option<Vec<Change>> {
         (None, None) => return None,
     };
     let waits = s.state == SliceState::Approved && s.home().is_none();
-    let changes = if waits {
+    // What officers have locked stays as it is until they lift that; nobody gets in.
+    let locked = lock::of_slice(state, s).is_some() || lock::of_keys(state, s).is_some();
+    let changes = if locked {
+        put(next.clone())
+    } else if waits {
         slice::end_request(&next, why, now)
     } else if s.home().is_some() || SliceState::STOPPABLE.contains(&s.state) {
         slice::halt(&next, why, now).ok()?
     } else {
         put(next.clone())
     };
-    (waits || next.ended != s.ended || changes != put(next)).then_some(changes)
+    ((waits && !locked) || next.ended != s.ended || changes != put(next)).then_some(changes)
 }
 
 /// Its project has ended, its days of grace are over, and nothing keeps it.
@@ -199,12 +207,31 @@ fn closed(state: &State, s: &Slice, level: &Level, now: Timestamp) -> Option<Vec
     project.closes(level, now).filter(|closes| now >= *closes)?;
     let kept = slice::held(state, s).is_some()
         || lock::of_slice(state, s).is_some()
-        || lock::of_keys(state, s).is_some();
-    if kept || !SliceState::OPEN.contains(&s.state) {
+        || lock::of_keys(state, s).is_some()
+        // Nobody else could file a later end.
+        || state.locks.contains_key(&Subject::Person(project.lead.clone()));
+    // Frozen, and free again.
+    let rests = SliceState::KEPT.contains(&s.state) && s.closed_at.is_none();
+    if kept || !(rests || SliceState::OPEN.contains(&s.state)) {
         return None;
     }
     let keep = SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24);
     slice::close(state, s, None, keep, now).ok()
+}
+
+/// Whoever was locked out while its project ended has all the days of grace, from when that is lifted.
+pub(super) fn grace_again(state: &State, subject: &Subject, now: Timestamp) -> Vec<Change> {
+    let of = |p: &&Project| match subject {
+        Subject::Person(name) => &p.lead == name,
+        Subject::Project(name) | Subject::Slice(name, _) | Subject::Keys(name) => &p.name == name,
+        Subject::Device(..) => false,
+    };
+    let again = |p: &Project| {
+        let ended = p.ended.as_ref().filter(|_| p.is_over(now))?;
+        let ended = Some(Ended { at: ended.at.max(now), ..ended.clone() });
+        Some(Change::Put(Record::Project(Project { ended, ..p.clone() })))
+    };
+    state.projects.values().filter(of).filter_map(again).collect()
 }
 
 /// What of a project's slices ends some day, as the register warns of it.

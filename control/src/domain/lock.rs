@@ -20,9 +20,10 @@
 //! lock each other: one of the two comes first, and lifts the lock that she set, for a person's takes one officer.
 
 use super::records::{Change, Lock, Person, Record, Slice};
-use super::{Refusal, RefusalKind, State};
+use super::{Refusal, RefusalKind, State, lease};
 use holm_policies::{Action, Identity, Request, Resource};
 use holm_proto::ids::{Name, PciAddress};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -130,7 +131,13 @@ pub fn set(state: &State, lock: Lock) -> Result<Vec<Change>, Refusal> {
 }
 
 /// Lift its lock. `approvals`: how many officers its level takes.
-pub fn lift(state: &State, subject: &Subject, by: &Name, approvals: u32) -> Result<Vec<Change>, Refusal> {
+pub fn lift(
+    state: &State,
+    subject: &Subject,
+    by: &Name,
+    approvals: u32,
+    now: Timestamp,
+) -> Result<Vec<Change>, Refusal> {
     let Some(lock) = state.locks.get(subject) else {
         let text = format!("`{subject}` is not locked");
         return Err(Refusal::new(RefusalKind::State, text).hint("holm lock list"));
@@ -142,15 +149,17 @@ pub fn lift(state: &State, subject: &Subject, by: &Name, approvals: u32) -> Resu
         );
         return Err(Refusal::new(RefusalKind::Denied, text));
     }
-    Ok(vec![Change::Delete(Record::Lock(lock.clone()).key())])
+    let mut changes = lease::grace_again(state, subject, now);
+    changes.push(Change::Delete(Record::Lock(lock.clone()).key()));
+    Ok(changes)
 }
 
 /// The same where no officer is left who could: whoever has holmd's machine does it.
-pub fn lift_offline(state: &State, subject: &Subject) -> Result<Vec<Change>, Refusal> {
+pub fn lift_offline(state: &State, subject: &Subject, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     let by = state.locks.get(subject).map(|lock| lock.by.clone());
     by.map_or_else(
         || Err(Refusal::new(RefusalKind::State, format!("`{subject}` is not locked"))),
-        |by| lift(state, subject, &by, 1),
+        |by| lift(state, subject, &by, 1, now),
     )
 }
 
@@ -229,7 +238,6 @@ fn free(lock: Option<&Lock>, so: &str) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use holm_policies::Principal;
-    use jiff::Timestamp;
     use proptest::prelude::*;
 
     fn name(text: &str) -> Name {
@@ -347,14 +355,14 @@ mod tests {
                 }
                 let changes = match sets {
                     true => set(&state, Lock { subject: of, by, at: Timestamp::UNIX_EPOCH, reason: String::new() }),
-                    false => lift(&state, &of, &by, 1),
+                    false => lift(&state, &of, &by, 1, Timestamp::UNIX_EPOCH),
                 };
                 state.apply(&changes.unwrap_or_default());
                 let free: Vec<Name> =
                     officers.iter().map(|o| name(o)).filter(|o| person(&state, o).is_ok()).collect();
                 prop_assert!(!free.is_empty());
                 for subject in state.locks.keys() {
-                    prop_assert!(lift(&state, subject, &free[0], 1).is_ok());
+                    prop_assert!(lift(&state, subject, &free[0], 1, Timestamp::UNIX_EPOCH).is_ok());
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! People and hosts get in by a one-time code that somebody who may has asked for.
 
 use super::lock::Subject as Locked;
-use super::records::{Change, Host, Invitation, Person, Record, Revoked, Subject};
+use super::records::{Change, Confirmed, Host, Invitation, Person, Record, Revoked, Subject};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
@@ -97,10 +97,12 @@ fn is(person: &Person, role: &str) -> bool {
     person.roles.iter().any(|one| one == role)
 }
 
-/// A second one's word for a code that waits for it. Nobody: that is said offline, where no second one can.
+/// A second one's word for the code that waits for it and has this id: another may have been given out since she was asked.
+/// Nobody: that is said offline, where no second one can.
 pub fn confirm(
     state: &State,
     name: &Name,
+    id: &str,
     by: Option<&Name>,
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
@@ -109,6 +111,10 @@ pub fn confirm(
         return Err(Refusal::new(RefusalKind::State, format!("no code for `{name}` waits to be confirmed"))
             .hint(format!("holm person invite {name}")));
     };
+    if found.id() != id {
+        let text = format!("the code for `{name}` that waits is another one, of `{}`", found.by);
+        return Err(Refusal::new(RefusalKind::State, text).hint("ask whether it was meant: holm person list"));
+    }
     if let Some(by) = by {
         let denied = |text: &str| Err(Refusal::new(RefusalKind::Denied, text));
         if found.by == by.as_str() {
@@ -122,7 +128,8 @@ pub fn confirm(
             return denied(text);
         }
     }
-    Ok(vec![Change::Put(Record::Invitation(Invitation { waits: false, ..found.clone() }))])
+    let confirmed = by.map(|by| Confirmed { by: by.clone(), at: now });
+    Ok(vec![Change::Put(Record::Invitation(Invitation { waits: false, confirmed, ..found.clone() }))])
 }
 
 /// Invite a host. One that is known gets a new certificate.
@@ -170,7 +177,8 @@ fn invitation(
         over.map(|i| Change::Delete(Record::Invitation(i.clone()).key())).collect();
     let expires = expiry(now);
     let by = by.to_owned();
-    changes.push(Change::Put(Record::Invitation(Invitation { hash, subject, by, expires, waits })));
+    let code = Invitation { hash, subject, by, expires, waits, confirmed: None };
+    changes.push(Change::Put(Record::Invitation(code)));
     changes
 }
 
@@ -266,10 +274,13 @@ pub fn revoke(state: &State, subject: &Subject, revoked: Revoked) -> Result<Vec<
 /// Refuses a certificate that is good for nothing any more, of who is known.
 pub fn holds(state: &State, subject: &Subject, fingerprint: &str) -> Result<(), Refusal> {
     let Some(has) = certificates(state, subject) else { return Ok(()) };
-    let denied = |text: String| Err(Refusal::new(RefusalKind::Denied, text).hint("holm doctor"));
+    let denied = |text: String, next: &str| Err(Refusal::new(RefusalKind::Denied, text).hint(next));
     if let Some(revoked) = has.revoked {
-        let by = revoked.by;
-        return denied(format!("this certificate was revoked by `{by}`: who may invites you again"));
+        let text = format!(
+            "this certificate was revoked by `{}`: whoever may invite you gives you a new code",
+            revoked.by
+        );
+        return denied(text, "holm enrol CODE");
     }
     // Where none is noted, it was given out before that was done.
     if has.newest.is_empty() || has.newest == fingerprint || has.renewed == fingerprint {
@@ -279,6 +290,7 @@ pub fn holds(state: &State, subject: &Subject, fingerprint: &str) -> Result<(), 
         "this certificate was replaced by a newer one: if you did not enrol again or renew it, somebody did in your \
          name, and an officer must know"
             .to_owned(),
+        "holm doctor",
     )
 }
 
@@ -297,7 +309,13 @@ pub fn enrol(state: &State, hash: &str, now: Timestamp) -> Result<(Subject, Vec<
         let revoked = state.people.get(&by).is_some_and(|p| p.revoked.is_some());
         revoked || state.locks.contains_key(&Locked::Person(by))
     });
-    if now >= invitation.expires || invitation.waits || locked {
+    // Nor is a word that somebody else may have given in a second one's name.
+    let void = |c: &Confirmed| {
+        let void = state.people.get(&c.by).and_then(|p| p.void).is_some_and(|void| c.at <= void);
+        void || state.locks.contains_key(&Locked::Person(c.by.clone()))
+    };
+    let unsaid = invitation.waits || invitation.confirmed.as_ref().is_some_and(void);
+    if now >= invitation.expires || unsaid || locked {
         return Err(no());
     }
     let mut changes = vec![Change::Delete(Record::Invitation(invitation.clone()).key())];

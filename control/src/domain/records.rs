@@ -161,6 +161,26 @@ pub struct Invitation {
     /// Nor before somebody else has confirmed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    /// Who has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Confirmed>,
+}
+
+impl Invitation {
+    /// Tells it from others for the same person, and nothing of the code.
+    pub fn id(&self) -> &str {
+        self.hash.get(..8).unwrap_or(&self.hash)
+    }
+}
+
+/// A second one's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmed {
+    /// Whose.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Whom a certificate names.

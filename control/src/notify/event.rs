@@ -300,7 +300,7 @@ impl Told<'_> {
         let to = self.of.of(all);
         let (person, by) = (name.to_string(), code.by.clone());
         let said = [("person", person.as_str()), ("by", by.as_str())];
-        self.say(Kind::CodeWaits, to, format!("holm person confirm {name}"), &said);
+        self.say(Kind::CodeWaits, to, format!("holm person confirm {name} --id {}", code.id()), &said);
     }
 
     fn wanted(&mut self, project: &Project, slice: &Slice, label: &str) {

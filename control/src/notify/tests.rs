@@ -171,7 +171,7 @@ fn who_may_confirm_a_code_hears_of_it_and_whom_it_is_for() {
             "expires": NOW, "waits": waits }))
     };
     let to = &["gustav", "olga", "rosa"];
-    let command = "holm person confirm rosa";
+    let command = "holm person confirm rosa --id x";
     one("person.renew", "person/frida", vec![code(true)], Kind::CodeWaits, to, command);
     assert_eq!(told(&state(), &entry("person.confirm", "person/gustav", json!({}), vec![code(false)])), []);
 }

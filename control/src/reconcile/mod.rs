@@ -2,6 +2,7 @@
 //! at everything and may be run at any time, twice, or after a kill; it remembers nothing.
 
 mod certificate;
+mod clock;
 mod intended;
 pub mod jobs;
 pub mod keys;
@@ -11,6 +12,7 @@ mod register;
 #[cfg(test)]
 mod tests;
 
+pub use clock::Clock;
 pub use intended::intended;
 
 use crate::app::App;
@@ -67,13 +69,16 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     for (host, live) in app.live.reporting() {
         passed(devices(app, &host, &live))?;
     }
-    lease::due(app, &mut passed)?;
+    let steady = clock::steady(app)?;
+    if steady {
+        lease::due(app, &mut passed)?;
+    }
     register::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;
     let state = app.ledger.state();
     for s in state.slices.values() {
         passed(match s.state {
-            SliceState::Keeping | SliceState::Kept => keep(app, s),
+            SliceState::Keeping | SliceState::Kept => keep(app, s, steady),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
             // It was placed once, and its request taken back while it waited to be placed again.
             SliceState::Withdrawn if !s.key_fingerprint.is_empty() && s.key_destroyed.is_none() => {
@@ -221,7 +226,7 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
 }
 
 /// Key and disk stay as long as something keeps them, and go by themselves when nothing does.
-fn keep(app: &App, s: &Slice) -> Result<(), Refusal> {
+fn keep(app: &App, s: &Slice, steady: bool) -> Result<(), Refusal> {
     let id = s.id;
     let state = app.ledger.state();
     let mut call = Call::own("slice.keep", format!("slice/{}", state.slice_label(s)));
@@ -230,6 +235,8 @@ fn keep(app: &App, s: &Slice) -> Result<(), Refusal> {
         let s = state.slices.get(&id).filter(|s| SliceState::KEPT.contains(&s.state))?;
         let changes = match slice::kept_by(state, s, now) {
             Some(why) => slice::waits(s, &why)?,
+            // What its level wanted kept for a time, by a clock that nobody doubts.
+            None if !steady && s.keep_until.is_some() => return None,
             None => slice::end_keeping(s, now),
         };
         Some(Decided::new(changes, ()))

@@ -263,6 +263,22 @@ async fn a_host_that_asks_for_keys_that_are_not_to_be_had_fills_no_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_that_asks_again_for_a_key_that_it_has() {
+    let world = World::full().await;
+    let mut agent = Agent::ready(&world, "dgx").await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    world.approve("frida", "heart/main").await.unwrap();
+    let wanted = agent.slice(v1::Goal::Run).await;
+    agent.key(&wanted).await.unwrap();
+    let before = world.log().len();
+    for _ in 0..400 {
+        assert!(agent.key(&wanted).await.is_err());
+    }
+    let keys = world.log().into_iter().skip(before).filter(|e| e.action == "agent.key").count();
+    assert!(keys < 250, "{keys}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lead_who_asks_and_takes_back_for_ever_fills_no_memory() {
     let world = World::full().await;
     for n in 0..60 {

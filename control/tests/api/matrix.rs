@@ -137,7 +137,8 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
         }
         // Nobody waits for it: whether one may is decided first.
         "PersonService/ConfirmInvitation" => {
-            let request = v1::ConfirmInvitationRequest { person: "rosa".to_owned(), dry_run: true };
+            let request =
+                v1::ConfirmInvitationRequest { person: "rosa".to_owned(), dry_run: true, id: String::new() };
             match people.confirm_invitation(request).await {
                 Err(status) if status.code() == Code::FailedPrecondition => {}
                 answer => drop(answer?),
@@ -262,7 +263,10 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
             return Ok(Some(all.entries.len()));
         }
         "SliceService/ApproveSlice" => drop(slices.approve_slice(dry("brain/asked")).await?),
-        "SliceService/RejectSlice" => drop(slices.reject_slice(dry("brain/asked")).await?),
+        "SliceService/RejectSlice" => {
+            let request = v1::DecideSliceRequest { comment: "no".to_owned(), ..dry("brain/asked") };
+            drop(slices.reject_slice(request).await?);
+        }
         "SliceService/ExtendSlice" => drop(slices.extend_slice(dry("heart/main")).await?),
         "SliceService/WithdrawSlice" => drop(slices.withdraw_slice(dry("brain/asked")).await?),
         "SliceService/StopSlice" => drop(slices.stop_slice(dry("heart/main")).await?),

@@ -28,7 +28,7 @@ async fn no(world: &World, refused: Result<v1::Person, Status>, who: &str, text:
 async fn an_officer_alone_makes_no_officer() {
     let mut world = World::full().await;
     let made = invite(&world, "frida", "gerda", &["officer"]).await.unwrap();
-    assert!(made.waits);
+    assert!(!made.waits.is_empty());
     let refused = world.enrol("gerda", &made.code).await.unwrap_err();
     assert!(refused.message().contains(WAITS), "{refused}");
     no(&world, world.confirm("frida", "gerda").await, "frida", "that she gave out herself").await;
@@ -40,9 +40,10 @@ async fn an_officer_alone_makes_no_officer() {
     let none = world.confirm("gustav", "rosa").await;
     no(&world, none, "gustav", "no code for `rosa` waits").await;
     let people = world.person("gustav").list_people(v1::ListPeopleRequest {}).await.unwrap().into_inner();
-    let waiting: Vec<&str> = people.people.iter().filter(|p| p.waits).map(|p| p.name.as_str()).collect();
+    let waiting: Vec<&str> =
+        people.people.iter().filter(|p| p.waits.is_some()).map(|p| p.name.as_str()).collect();
     assert_eq!(waiting, ["gerda"]);
-    assert!(!world.confirm("gustav", "gerda").await.unwrap().waits);
+    assert!(world.confirm("gustav", "gerda").await.unwrap().waits.is_none());
     let entry = world.logged(|e| e.action == "person.confirm" && e.outcome == "allowed").await;
     assert_eq!((entry.actor.as_str(), entry.resource.as_str()), ("person/gustav", "person/gerda"));
     world.enrol("gerda", &made.code).await.unwrap();
@@ -54,7 +55,7 @@ async fn an_officer_alone_becomes_nobody_else() {
     // Another officer, for the second signature; a lead, for her data.
     for (name, second) in [("gustav", "olga"), ("dina", "olga"), ("rosa", "gustav")] {
         let made = invite(&world, "frida", name, &[]).await.unwrap();
-        assert!(made.waits, "{name}");
+        assert!(!made.waits.is_empty(), "{name}");
         let refused = world.enrol(name, &made.code).await.unwrap_err();
         assert!(refused.message().contains(WAITS), "{refused}");
         // She has the certificate that she had.
@@ -68,9 +69,33 @@ async fn an_officer_alone_becomes_nobody_else() {
         world.enrol(name, &made.code).await.unwrap();
     }
     // Who needs another for herself has it by her own word.
-    assert!(!invite(&world, "dina", "dina", &[]).await.unwrap().waits);
+    assert!(invite(&world, "dina", "dina", &[]).await.unwrap().waits.is_empty());
     // And nobody is kept from inviting whom nobody knows.
-    assert!(!invite(&world, "olga", "nina", &["researcher"]).await.unwrap().waits);
+    assert!(invite(&world, "olga", "nina", &["researcher"]).await.unwrap().waits.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_word_is_for_one_code_and_goes_with_who_gave_it() {
+    let mut world = World::full().await;
+    world.invite("frida", "helga", &["officer"]).await;
+    let asked = invite(&world, "frida", "dina", &[]).await.unwrap();
+    let hers = invite(&world, "helga", "dina", &[]).await.unwrap();
+    let word = |id: &str| v1::ConfirmInvitationRequest {
+        person: "dina".to_owned(),
+        dry_run: false,
+        id: id.to_owned(),
+    };
+    for id in [asked.waits.as_str(), "", "x"] {
+        let refused = world.person("gustav").confirm_invitation(word(id)).await.unwrap_err();
+        assert!(refused.message().contains("is another one, of `helga`"), "{refused}");
+    }
+    assert!(world.enrol("dina", &hers.code).await.is_err());
+    // His certificate was stolen: what was said in his name counts no more, and is said anew.
+    world.person("gustav").confirm_invitation(word(&hers.waits)).await.unwrap();
+    let (subject, reason) = ("person/gustav".to_owned(), "stolen".to_owned());
+    world.locks("frida").set_lock(v1::SetLockRequest { subject, reason, dry_run: false }).await.unwrap();
+    let refused = world.enrol("dina", &hers.code).await.unwrap_err();
+    assert!(refused.message().contains(WAITS), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,7 @@ impl World {
             roles: roles.iter().map(ToString::to_string).collect(),
         };
         let made = self.person(by).invite(request).await.unwrap().into_inner();
-        if made.waits {
+        if !made.waits.is_empty() {
             let second = if by == "frida" { "gustav" } else { "frida" };
             self.confirm(second, name).await.unwrap();
         }
@@ -162,7 +162,10 @@ impl World {
     }
 
     pub async fn confirm(&self, by: &str, name: &str) -> Result<v1::Person, Status> {
-        let request = v1::ConfirmInvitationRequest { person: name.to_owned(), dry_run: false };
+        let all = self.person("frida").list_people(v1::ListPeopleRequest {}).await?.into_inner().people;
+        let waits = all.into_iter().find(|p| p.name == name).and_then(|p| p.waits);
+        let id = waits.map(|code| code.id).unwrap_or_default();
+        let request = v1::ConfirmInvitationRequest { person: name.to_owned(), dry_run: false, id };
         self.person(by).confirm_invitation(request).await.map(tonic::Response::into_inner)
     }
 

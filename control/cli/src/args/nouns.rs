@@ -56,6 +56,9 @@ pub enum PersonVerb {
     Confirm {
         /// For whom it is
         name: String,
+        /// Which code, as who gave it out was told; `person list` says whose it is
+        #[arg(long, value_name = "ID")]
+        id: String,
         /// Say what would happen, change nothing
         #[arg(long)]
         dry_run: bool,

@@ -33,8 +33,8 @@ pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failu
             let invitation = session.ask(client.invite(request)).await?;
             invited(session, &invitation, "")
         }
-        PersonVerb::Confirm { name, dry_run } => {
-            let request = ConfirmInvitationRequest { person: name, dry_run };
+        PersonVerb::Confirm { name, id, dry_run } => {
+            let request = ConfirmInvitationRequest { person: name, dry_run, id };
             let person = session.ask(client.confirm_invitation(request)).await?;
             let sentence = format!("the code for {} is good now, once", person.name);
             session.output.done(&afterwards(dry_run, sentence), &view::person_json(&person))
@@ -69,11 +69,11 @@ pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str)
     let until = instant(invitation.expires.as_ref());
     let until = until.map(|at| format!(", good once, until {}", session.clock.local(at))).unwrap_or_default();
     session.output.remark(&format!("  for {who} alone{until}"));
-    if invitation.waits {
-        let name = who.trim_start_matches("person/");
-        session
-            .output
-            .remark(&format!("  good for nothing until a second one says: holm person confirm {name}"));
+    if !invitation.waits.is_empty() {
+        let (name, id) = (who.trim_start_matches("person/"), &invitation.waits);
+        let says =
+            format!("  good for nothing until a second one says: holm person confirm {name} --id {id}");
+        session.output.remark(&says);
         session.output.remark("  which another officer may, and where it makes no officer an operator, too");
     }
     let server = session.place.memory()?.enrolment.unwrap_or_else(|| "HOST:PORT".to_owned());

@@ -141,7 +141,7 @@ fn keygen(file: &Path, name: &str, output: &Output) -> Result<(), Failure> {
     let public = key.vkey(name);
     output.answer(&public, &json!({ "public": public, "file": file }))?;
     output.remark(&format!("the private key is in {}: who has it signs the site's rules", file.display()));
-    output.next(&format!("an operator puts it into holmd.toml: [policy] signers = [\"{public}\"]"))
+    output.next(&format!("an operator puts this under [policy] in holmd.toml: signers = [\"{public}\"]"))
 }
 
 fn sign(directory: &Path, key: &Path, name: &str, output: &Output) -> Result<(), Failure> {

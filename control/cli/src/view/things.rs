@@ -4,7 +4,7 @@ use super::lock::{lock_json, locked};
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::Clock;
-use holm_proto::v1::{Invitation, Person, Project};
+use holm_proto::v1::{Invitation, Person, Project, Waiting};
 use serde_json::{Value, json};
 
 /// A list of people.
@@ -13,11 +13,11 @@ pub fn people(all: &[Person], clock: &Clock) -> Table {
         vec![
             p.name.as_str().into(),
             p.roles.join(", ").into(),
-            match (p.lock.as_ref(), p.revoked, p.waits) {
+            match (p.lock.as_ref(), p.revoked, p.waits.as_ref()) {
                 (Some(lock), ..) => bad(format!("locked by {}", lock.by)),
                 (None, true, _) => bad("certificate revoked".to_owned()),
-                (None, false, true) => Cell::new("code waits to be confirmed").tone(Tone::Busy),
-                (None, false, false) => yes_no(p.enrolled),
+                (None, false, Some(code)) => waiting(code),
+                (None, false, None) => yes_no(p.enrolled),
             },
             when(p.created.as_ref(), clock),
         ]
@@ -40,10 +40,7 @@ pub fn person(p: &Person, clock: &Clock) -> Sheet {
     sheet
         .line("roles", p.roles.join(", "))
         .line("invited", when_full(p.created.as_ref(), clock))
-        .line(
-            "code",
-            if p.waits { Cell::new("waits to be confirmed").tone(Tone::Busy) } else { Cell::default() },
-        )
+        .line("code", p.waits.as_ref().map(waiting).unwrap_or_default())
         .line("locked", bad(locked(p.lock.as_ref(), clock)));
     sheet
 }
@@ -56,7 +53,7 @@ pub fn person_json(p: &Person) -> Value {
         "created": time_json(p.created.as_ref()),
         "enrolled": p.enrolled,
         "revoked": p.revoked,
-        "waits": p.waits,
+        "waits": p.waits.as_ref().map(|code| json!({ "id": code.id, "by": code.by })),
         "lock": p.lock.as_ref().map(lock_json),
     })
 }
@@ -144,6 +141,11 @@ pub fn invitation_json(i: &Invitation) -> Value {
 /// `person/ada`, of the URI in a certificate.
 pub fn short_identity(uri: &str) -> &str {
     uri.strip_prefix("spiffe://holm/").unwrap_or(uri)
+}
+
+/// `code 1f0c2d3e of frida waits to be confirmed`.
+fn waiting(code: &Waiting) -> Cell {
+    Cell::new(format!("code {} of {} waits to be confirmed", code.id, code.by)).tone(Tone::Busy)
 }
 
 fn bad(text: String) -> Cell {

@@ -1,7 +1,7 @@
 //! Whatever the clock, the officers and the lead do in whatever order: nobody gets in after the time is over.
 
 use super::*;
-use crate::domain::records::{Change, Hold, Placement};
+use crate::domain::records::{Change, Hold, Lock, Placement};
 use crate::domain::register::{self, Registration};
 use crate::domain::tests::{heart, requested};
 use holm_policies::{Action, Identity, Pack, Principal, Request, Resource};
@@ -253,6 +253,57 @@ fn what_is_on_hold_or_whose_project_goes_on_is_not_destroyed() {
     assert_eq!(round(&mut state, &pack, day(300)), ["project.end"]);
     assert_eq!(round(&mut state, &pack, day(329)), [""; 0]);
     assert_eq!(round(&mut state, &pack, day(330)), ["slice.close"]);
+}
+
+#[test]
+fn who_is_locked_out_while_her_project_ends_has_all_the_days_of_grace() {
+    for subject in ["project/heart", "keys/heart", "person/ada"] {
+        let (pack, mut state) = (pack(), world(100));
+        state.apply(&[Change::Put(Record::Person(crate::domain::tests::person("ada", &["lead"])))]);
+        run(&mut state, &pack, "olga", day(0));
+        let subject: Subject = subject.parse().unwrap();
+        let lock =
+            Lock { subject: subject.clone(), by: name("olga"), at: day(99), reason: "a case".to_owned() };
+        state.apply(&lock::set(&state, lock).unwrap());
+        round(&mut state, &pack, day(101));
+        if subject != Subject::Person(name("ada")) {
+            assert_eq!(slice_of(&state).state, SliceState::Ready, "what is locked stays as it is");
+        }
+        assert!(!may(&state, &pack, Action::SliceConnect, day(101)), "and nobody gets in");
+        round(&mut state, &pack, day(199));
+        assert_eq!(slice_of(&state).closed_at, None, "{subject}");
+        state.apply(&lock::lift(&state, &subject, &name("olga"), 1, day(200)).unwrap());
+        round(&mut state, &pack, day(200));
+        rest(&mut state);
+        assert_eq!(round(&mut state, &pack, day(229)), [""; 0]);
+        assert_eq!(round(&mut state, &pack, day(230)), ["slice.close"]);
+    }
+}
+
+#[test]
+fn what_a_clock_ahead_of_its_time_saw_is_seen_again() {
+    let (pack, mut state) = (pack(), world(100));
+    run(&mut state, &pack, "olga", day(0));
+    assert_eq!(round(&mut state, &pack, day(4000)), ["project.end", "slice.end"]);
+    rest(&mut state);
+    assert_eq!(round(&mut state, &pack, day(100))[0], "project.end");
+    assert_eq!(round(&mut state, &pack, day(129)), [""; 0]);
+    assert_eq!(round(&mut state, &pack, day(130)), ["slice.close"]);
+}
+
+#[test]
+fn what_was_frozen_and_is_free_again_goes_with_its_project() {
+    let (pack, mut state) = (pack(), world(100));
+    run(&mut state, &pack, "olga", day(0));
+    let hold = Hold { by: name("olga"), at: day(50), reason: "a complaint".to_owned() };
+    state.apply(&slice::hold(&slice_of(&state), hold, true).unwrap());
+    let mut s = slice_of(&state);
+    s.state = SliceState::Kept;
+    state.apply(&put(s));
+    round(&mut state, &pack, day(100));
+    assert_eq!(round(&mut state, &pack, day(200)), [""; 0]);
+    state.apply(&slice::lift(&slice_of(&state)).unwrap());
+    assert_eq!(round(&mut state, &pack, day(200)), ["slice.close"]);
 }
 
 #[derive(Debug, Clone)]

@@ -187,7 +187,7 @@ async fn who_is_refused_holds_up_nobody() {
     }
     // That it failed was no event: the next message is of the next event.
     assert!(alerts(&world).await.is_empty(), "the server is there");
-    world.slices("frida").reject_slice(decide("brain/rcpt", "")).await.unwrap();
+    world.slices("frida").reject_slice(decide("brain/rcpt", "no")).await.unwrap();
     assert_eq!(post.mail().await.1, "brain/rcpt is rejected");
 }
 
@@ -371,7 +371,7 @@ async fn a_program_is_told_under_a_signature() {
 
     // It cannot make sense of one: that is given up, and the next comes.
     hook.answer(&[422]);
-    world.slices("gustav").reject_slice(decide("heart/main", "")).await.unwrap();
+    world.slices("gustav").reject_slice(decide("heart/main", "no")).await.unwrap();
     let refused = hook.next().await;
     let failed = world.logged(|e| e.action == "notify.fail").await;
     assert_eq!((&failed.detail["id"], failed.resource.as_str()), (&refused["id"], "notify/webhook"));
