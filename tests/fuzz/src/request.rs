@@ -118,13 +118,13 @@ impl Served {
         let (_, log) = app::log(&config).expect("the log opens");
         let mut said = replay(&log).expect("the log is read");
         drop(log);
-        let store = world::once_free(|| app::store(&Paths::of(&config.data).store)).await;
+        let store = app::store(&Paths::of(&config.data).store).unwrap();
         let mut kept = store.records().expect("the store is read");
         drop(store);
         said.sort_by_key(Record::key);
         kept.sort_by_key(Record::key);
         assert!(said == kept, "the store is not what the log says");
-        drop(world::once_free(|| App::open(config.clone())).await);
+        drop(App::open(config.clone()).unwrap());
     }
 }
 
