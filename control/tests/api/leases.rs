@@ -210,3 +210,18 @@ async fn when_its_project_has_ended_a_slice_is_stopped_and_after_the_days_of_gra
     let body: serde_json::Value = serde_json::from_str(&certificate.into_inner().body).unwrap();
     assert!(body["closed_by"].is_null(), "nobody did: its project had ended");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_ends_by_a_clock_that_is_doubted_also_after_a_restart() {
+    let world = World::full().await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    // As a round says it that has found the clock far from where it was.
+    let doubt = |_: &holm_control::domain::State, _| Ok(Decided::new(Vec::new(), ()));
+    world.app.ledger.commit(&Call::own("observe.clock", "holm".to_owned()), doubt).unwrap();
+    let world = world.restart().await;
+    aged(&world, |s| Slice { requested: ago(31), ..s.clone() });
+    holm_control::reconcile::round(&world.app).unwrap();
+    let waits = world.get("dina", "heart/main").await.unwrap();
+    assert_eq!(waits.state(), v1::SliceState::Requested);
+    assert!(world.log().iter().all(|e| e.action != "slice.expire"));
+}
