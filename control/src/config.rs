@@ -117,7 +117,7 @@ impl CertificateConfig {
             Caller::Person(_) => self.person_days,
             Caller::Host(_) => self.host_days,
         };
-        SignedDuration::from_hours(i64::from(days) * 24)
+        crate::domain::days(days)
     }
 }
 

@@ -243,11 +243,11 @@ impl Pack {
     }
 }
 
-/// Why this is refused whatever a pack says: the separation of duties that no site lifts.
 /// What opens a project's data, or gives its keys to a host.
 const DATA: [Action; 4] =
     [Action::SliceConnect, Action::SliceStart, Action::SliceRebuild, Action::SliceDrill];
 
+/// Why this is refused whatever a pack says: the separation of duties that no site lifts.
 fn never(request: &Request) -> Option<&'static str> {
     let Identity::Person { name, roles } = &request.principal.identity else { return None };
     let is = |role: &str| roles.iter().any(|one| one == role);

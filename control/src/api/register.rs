@@ -4,7 +4,7 @@ use super::view::time;
 use crate::app::App;
 use crate::domain::records::Project;
 use crate::domain::register::{self, Filed, Registration};
-use crate::domain::{Refusal, RefusalKind, State, lease};
+use crate::domain::{Refusal, RefusalKind, State};
 use holm_policies::Pack;
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -41,8 +41,8 @@ pub(super) fn shown(seen: &Seen<'_>, p: &Project, whole: v1::Project) -> v1::Pro
         person: ToString::to_string(person),
         filed: Some(filed(f)),
     };
-    let mut terms = register::terms(p, &register::demanded(&seen.pack, &p.level));
-    terms.extend(lease::terms(seen.state, p, seen.pack.level(&p.level), seen.now));
+    let slices = seen.slices.values().filter(|s| s.project == p.id);
+    let terms = register::all_terms(p, &seen.pack, slices, seen.now);
     v1::Project {
         registration: Some(registration(&p.registration)),
         missing: seen.missing(p, &p.level),

@@ -235,11 +235,17 @@ impl Service<http::Request<Body>> for Services {
                 taken_up(&app, peer).await;
             }
             let answer = answer.await?;
-            if let Some(peer) = peer.as_ref().filter(|_| !is_refused(&answer)) {
-                app.callers.answered(&peer.certificate);
-            }
-            if let Some(reason) = unheard(&answer) {
-                note(app, peer, path, reason).await;
+            let refused = tonic::Status::from_header_map(answer.headers())
+                .filter(|status| status.code() != tonic::Code::Ok);
+            match (refused, &peer) {
+                // What a handler refuses carries the id of its entry; other calls no handler has heard: a message that is
+                // too large, or is none.
+                (Some(status), _) if !answer.headers().contains_key(REQUEST) => {
+                    let reason = status.message().chars().take(200).flat_map(char::escape_debug).collect();
+                    note(app, peer, path, reason).await;
+                }
+                (None, Some(peer)) => app.callers.answered(&peer.certificate),
+                _ => {}
             }
             Ok(answer)
         })
@@ -283,18 +289,6 @@ fn exhausted(app: &App, peer: &Peer) -> Option<Option<u64>> {
         Admitted::Yes => None,
         Admitted::No { say } => Some(say),
     }
-}
-
-fn is_refused(answer: &http::Response<Body>) -> bool {
-    tonic::Status::from_header_map(answer.headers()).is_some_and(|status| status.code() != tonic::Code::Ok)
-}
-
-/// Why a call was refused before any handler heard of it: a message that is too large or is none. What a
-/// handler refuses carries the id of its entry.
-fn unheard(answer: &http::Response<Body>) -> Option<String> {
-    let status = tonic::Status::from_header_map(answer.headers())?;
-    let refused = status.code() != tonic::Code::Ok && !answer.headers().contains_key(REQUEST);
-    refused.then(|| status.message().chars().take(200).flat_map(char::escape_debug).collect())
 }
 
 async fn note(app: Arc<App>, peer: Option<Peer>, path: String, reason: String) {

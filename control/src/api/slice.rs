@@ -6,7 +6,7 @@ use super::{
 use crate::app::App;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, backup, lease, quota, slice, unapprove};
+use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, slice, unapprove};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
@@ -528,7 +528,7 @@ fn keep_closed(pack: &Pack, level: &str) -> Result<SignedDuration, Refusal> {
             format!("level `{level}` is not in {}: how long the disk is to be kept is not known", pack.id());
         Refusal::new(RefusalKind::State, text)
     })?;
-    Ok(SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24))
+    Ok(days(level.keep_closed_days))
 }
 
 /// A comment as it is kept: in the record, the certificate and the certificate's note. Six bytes a character there

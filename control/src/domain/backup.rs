@@ -20,7 +20,7 @@ use super::records::{Change, NewDisks, Slice, SliceState};
 use super::slice::{held, not_held, put};
 use super::{Refusal, RefusalKind, State, disks, lock};
 use holm_proto::ids::{BackupId, JobId, Name, VolumeId};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// As many whole backups a slice may have: its record holds them.
@@ -474,7 +474,7 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
     if !last.passed {
         return Some(format!("{demands}, and the last one did not pass: {}", last.detail));
     }
-    let old = now.duration_since(last.at) > SignedDuration::from_hours(i64::from(days) * 24);
+    let old = now.duration_since(last.at) > super::days(days);
     old.then(|| format!("{demands}, and the last one was at {:.0}", last.at))
 }
 

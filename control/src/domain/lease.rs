@@ -25,10 +25,10 @@
 use super::lock::{self, Subject};
 use super::records::{Approval, Change, Ended, Extension, Project, Record, Slice, SliceState};
 use super::slice::{self, Demands, put};
-use super::{Refusal, RefusalKind, State};
+use super::{Refusal, RefusalKind, State, days};
 use holm_policies::Level;
 use holm_proto::ids::Name;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 /// How an answer to a request for more time begins, where it stands as the slice's reason.
 const ANSWER: &str = "more time was";
@@ -60,8 +60,8 @@ fn over(end: Option<Timestamp>, seen: Option<&Ended>, now: Timestamp) -> bool {
     end.is_some_and(|end| now >= end || seen.is_some_and(|seen| end <= seen.end))
 }
 
-fn after(at: Timestamp, days: u32) -> Timestamp {
-    at.checked_add(SignedDuration::from_hours(i64::from(days) * 24)).unwrap_or(Timestamp::MAX)
+fn after(at: Timestamp, n: u32) -> Timestamp {
+    at.checked_add(days(n)).unwrap_or(Timestamp::MAX)
 }
 
 /// Until when one runs that is approved now; `days` 0: as long as its project. One that is reserved begins later.
@@ -133,11 +133,13 @@ fn none_asked() -> Refusal {
 /// The project has ended and nobody has seen that yet.
 pub fn project_ended(p: &Project, now: Timestamp) -> Option<Vec<Change>> {
     let end = p.registration.ends.filter(|_| p.is_over(now))?;
-    // One that a clock ahead of its time has seen is seen again.
-    let news = p.ended.as_ref().is_none_or(|seen| seen.end < end || seen.at > now);
-    news.then(|| {
-        vec![Change::Put(Record::Project(Project { ended: Some(Ended { end, at: now }), ..p.clone() }))]
-    })
+    let ended = news(p.ended.as_ref(), end, now)?;
+    Some(vec![Change::Put(Record::Project(Project { ended: Some(ended), ..p.clone() }))])
+}
+
+/// This end, where it was not seen before. One that a clock ahead of its time has seen is seen again.
+fn news(seen: Option<&Ended>, end: Timestamp, now: Timestamp) -> Option<Ended> {
+    seen.is_none_or(|seen| seen.end < end || seen.at > now).then_some(Ended { end, at: now })
 }
 
 /// What the clock has made due: its action, as the log names it, and what it changes. `level` is as the pack in force
@@ -173,32 +175,25 @@ fn expired(s: &Slice, days: u32, now: Timestamp) -> Option<Vec<Change>> {
 /// Its time is over: it is stopped, and that is remembered.
 fn ended(state: &State, s: &Slice, now: Timestamp) -> Option<Vec<Change>> {
     let project = state.projects.get(&s.project)?;
-    let mut next = s.clone();
     let lease = s.lease.filter(|_| s.lease_over(now));
-    if let Some(end) =
-        lease.filter(|end| s.ended.as_ref().is_none_or(|seen| seen.end < *end || seen.at > now))
-    {
-        next.ended = Some(Ended { end, at: now });
-    }
     let date = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
     let why = match (project.registration.ends.filter(|_| project.is_over(now)), lease) {
         (Some(end), _) => format!("its project ended on {}", date(end)),
         (None, Some(end)) => format!("the time for which it was approved ended on {}", date(end)),
         (None, None) => return None,
     };
-    let waits = s.state == SliceState::Approved && s.home().is_none();
+    let seen = lease.and_then(|end| news(s.ended.as_ref(), end, now));
+    let noted = || Slice { ended: seen.clone().or_else(|| s.ended.clone()), ..s.clone() };
     // What officers have locked stays as it is until they lift that; nobody gets in.
-    let locked = lock::of_slice(state, s).is_some() || lock::of_keys(state, s).is_some();
-    let changes = if locked {
-        put(next.clone())
-    } else if waits {
-        slice::end_request(&next, why, now)
-    } else if s.home().is_some() || SliceState::STOPPABLE.contains(&s.state) {
-        slice::halt(&next, why, now).ok()?
-    } else {
-        put(next.clone())
-    };
-    ((waits && !locked) || next.ended != s.ended || changes != put(next)).then_some(changes)
+    if lock::of_keys(state, s).is_none() {
+        if s.state == SliceState::Approved && s.home().is_none() {
+            return Some(slice::end_request(&noted(), why, now));
+        }
+        if s.home().is_some() || SliceState::STOPPABLE.contains(&s.state) {
+            return slice::halt(&noted(), why, now).ok();
+        }
+    }
+    seen.is_some().then(|| put(noted()))
 }
 
 /// Its project has ended, its days of grace are over, and nothing keeps it.
@@ -206,7 +201,6 @@ fn closed(state: &State, s: &Slice, level: &Level, now: Timestamp) -> Option<Vec
     let project = state.projects.get(&s.project)?;
     project.closes(level, now).filter(|closes| now >= *closes)?;
     let kept = slice::held(state, s).is_some()
-        || lock::of_slice(state, s).is_some()
         || lock::of_keys(state, s).is_some()
         // Nobody else could file a later end.
         || state.locks.contains_key(&Subject::Person(project.lead.clone()));
@@ -215,8 +209,7 @@ fn closed(state: &State, s: &Slice, level: &Level, now: Timestamp) -> Option<Vec
     if kept || !(rests || SliceState::OPEN.contains(&s.state)) {
         return None;
     }
-    let keep = SignedDuration::from_hours(i64::from(level.keep_closed_days) * 24);
-    slice::close(state, s, None, keep, now).ok()
+    slice::close(state, s, None, days(level.keep_closed_days), now).ok()
 }
 
 /// Whoever was locked out while its project ended has all the days of grace, from when that is lifted.
@@ -235,14 +228,19 @@ pub(super) fn grace_again(state: &State, subject: &Subject, now: Timestamp) -> V
 }
 
 /// What of a project's slices ends some day, as the register warns of it.
-pub fn terms(state: &State, p: &Project, level: Option<&Level>, now: Timestamp) -> Vec<(String, Timestamp)> {
-    let of = |s: &&Slice| s.project == p.id && (SliceState::OPEN.contains(&s.state) || s.home().is_some());
-    let lease = |s: &Slice| Some((format!("the lease of {}", s.name), s.lease?));
-    let mut all: Vec<(String, Timestamp)> = state.slices.values().filter(of).filter_map(lease).collect();
+pub fn terms<'a>(
+    slices: impl Iterator<Item = &'a Slice>,
+    p: &Project,
+    level: Option<&Level>,
+    now: Timestamp,
+) -> Vec<(String, Timestamp)> {
+    let living: Vec<&Slice> =
+        slices.filter(|s| SliceState::OPEN.contains(&s.state) || s.home().is_some()).collect();
+    let lease = |s: &&Slice| Some((format!("the lease of {}", s.name), s.lease?));
+    let mut all: Vec<(String, Timestamp)> = living.iter().filter_map(lease).collect();
     all.sort_by_key(|(_, ends)| *ends);
     all.truncate(WARNED_MAX);
-    let closes =
-        level.and_then(|level| p.closes(level, now)).filter(|_| state.slices.values().any(|s| of(&s)));
+    let closes = level.and_then(|level| p.closes(level, now)).filter(|_| !living.is_empty());
     all.extend(closes.map(|at| ("the time until its slices are destroyed".to_owned(), at)));
     all
 }

@@ -31,6 +31,11 @@ mod tests;
 pub use records::{Change, Record};
 pub use state::State;
 
+/// So many days, as packs and settings count them: of 24 hours.
+pub fn days(n: u32) -> jiff::SignedDuration {
+    jiff::SignedDuration::from_hours(i64::from(n) * 24)
+}
+
 /// Why something was not done, in words for the person who asked. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

@@ -8,11 +8,11 @@
 //!
 //! What is missing is not kept: it follows from what was filed and from the time at which somebody asks.
 
-use super::records::{Change, Project, Record};
-use super::{Refusal, RefusalKind};
+use super::records::{Change, Project, Record, Slice};
+use super::{Refusal, RefusalKind, lease};
 use holm_policies::{Evidence, Level, Obligation, Pack};
 use holm_proto::ids::Name;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -276,8 +276,20 @@ pub fn warn(
     (!new.is_empty()).then(|| (next(), new))
 }
 
+/// All of a project that ends some day, its slices' leases among it.
+pub fn all_terms<'a>(
+    project: &Project,
+    pack: &Pack,
+    slices: impl Iterator<Item = &'a Slice>,
+    now: Timestamp,
+) -> Vec<(String, Timestamp)> {
+    let mut all = terms(project, &demanded(pack, &project.level));
+    all.extend(lease::terms(slices, project, pack.level(&project.level), now));
+    all
+}
+
 /// What ends some day, of what the level demands, and the agreements of members from outside.
-pub fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Timestamp)> {
+fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Timestamp)> {
     let of = &project.registration;
     let expires = |filed: &Option<Filed>| filed.as_ref().and_then(|filed| filed.expires);
     let demanded = [
@@ -298,7 +310,7 @@ pub fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Times
 /// The fewest days before its end that are reached.
 fn due(ends: Timestamp, now: Timestamp) -> Option<u32> {
     let left = ends.duration_since(now);
-    WARNINGS.into_iter().filter(|days| left <= SignedDuration::from_hours(i64::from(*days) * 24)).min()
+    WARNINGS.into_iter().filter(|days| left <= super::days(*days)).min()
 }
 
 fn lacks_basis(of: &Registration) -> Vec<String> {

@@ -105,10 +105,9 @@ impl State {
         // Few kinds are ever deleted; looking through the table keeps keys in one place, `Record::key`.
         Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
         Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);
-        if key.starts_with("slice/") {
-            Arc::make_mut(&mut self.slices)
-                .retain(|_, r| format!("slice/{}", r.id.into_untyped_uuid()) != key);
-            return;
+        // There are too many slices to look through.
+        if let Some(id) = key.strip_prefix("slice/").and_then(|id| id.parse().ok()) {
+            Arc::make_mut(&mut self.slices).remove(&SliceId::from_untyped_uuid(id));
         }
         Arc::make_mut(&mut self.locks).retain(|_, r| Record::Lock(r.clone()).key() != key);
     }

@@ -6,7 +6,7 @@ use crate::domain::alert::{self, Blocked};
 use crate::domain::lock::Subject;
 use crate::domain::machine;
 use crate::domain::records::{self, DeviceState, NumaShare, Placement, Slice, SliceState};
-use crate::domain::{Refusal, State, lock, slice};
+use crate::domain::{Refusal, State, days, lock, slice};
 use crate::ledger::{Call, Decided};
 use crate::placement::queue::{self, Plan, Reserved, Rules, Shares, Use, Verdict, Wish};
 use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable, Request, Shapes, Tenant};
@@ -249,7 +249,6 @@ pub fn room_gib(state: &State, slice: &Slice) -> Option<u64> {
 }
 
 fn rules(config: &config::Placement) -> Rules {
-    let days = |n: u32| SignedDuration::from_hours(i64::from(n) * 24);
     Rules {
         half_life: days(config.half_life_days.max(1)),
         patience: days(config.patience_days),

@@ -1,10 +1,12 @@
 //! What projects have filed runs out: it is said in time, and then nothing of them starts.
 
 use crate::app::App;
-use crate::domain::records::{Project, Slice};
-use crate::domain::{Refusal, State, lease, register};
+use crate::domain::records::Slice;
+use crate::domain::{Refusal, State, register};
 use crate::ledger::{Call, Decided};
+use holm_proto::ids::ProjectId;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// An entry for whatever ends soon, or has ended, once for each of the days before it.
 pub(super) fn warn(
@@ -13,20 +15,22 @@ pub(super) fn warn(
 ) -> Result<(), Refusal> {
     let (state, now) = (app.ledger.state(), app.ledger.now());
     let pack = app.rules.of(&state);
+    // Once for all projects, not once for each: there are many of both.
+    let mut of: BTreeMap<ProjectId, Vec<&Slice>> = BTreeMap::new();
+    for s in state.slices.values() {
+        of.entry(s.project).or_default().push(s);
+    }
     for p in state.projects.values() {
-        let terms = |state: &State, p: &Project| {
-            let mut all = register::terms(p, &register::demanded(&pack, &p.level));
-            all.extend(lease::terms(state, p, pack.level(&p.level), now));
-            all
-        };
-        if register::warn(p, &terms(&state, p), now).is_none() {
+        let slices = of.get(&p.id).into_iter().flatten().copied();
+        if register::warn(p, &register::all_terms(p, &pack, slices, now), now).is_none() {
             continue;
         }
         let mut call = Call::own("observe.expiry", format!("project/{}", p.name));
         call.project = Some(p.name.to_string());
         let done = app.ledger.commit_if(&call, |state, now| {
             let p = state.projects.get(&p.id)?;
-            let (change, warned) = register::warn(p, &terms(state, p), now)?;
+            let slices = state.slices.values().filter(|s| s.project == p.id);
+            let (change, warned) = register::warn(p, &register::all_terms(p, &pack, slices, now), now)?;
             let detail = serde_json::json!({ "ends": warned });
             Some(Decided { detail, ..Decided::new(vec![change], ()) })
         });

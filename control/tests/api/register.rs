@@ -338,7 +338,7 @@ async fn add_data(world: &World, name: &str, level: &str) -> Result<v1::Project,
     world.projects("lars").add_data_set(request).await.map(tonic::Response::into_inner)
 }
 
-async fn lower(world: &World, data_set: &str, reason: &str) -> Result<v1::Project, Status> {
+pub async fn lower(world: &World, data_set: &str, reason: &str) -> Result<v1::Project, Status> {
     let request = v1::DeclassifyRequest {
         project: "brain".to_owned(),
         data_set: data_set.to_owned(),
@@ -349,7 +349,7 @@ async fn lower(world: &World, data_set: &str, reason: &str) -> Result<v1::Projec
     world.projects("lars").declassify(request).await.map(tonic::Response::into_inner)
 }
 
-async fn decide_lower(world: &World, who: &str, approve: bool) -> Result<v1::Project, Status> {
+pub async fn decide_lower(world: &World, who: &str, approve: bool) -> Result<v1::Project, Status> {
     let request = v1::DecideDeclassificationRequest {
         project: "brain".to_owned(),
         approve,

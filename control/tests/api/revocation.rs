@@ -1,5 +1,6 @@
 //! Certificates: how long they are good, how they are renewed, and how they are taken away.
 
+use crate::register::{decide_lower, lower};
 use crate::slices::{connect, echo, first};
 use crate::world::{Agent, Holder, SOON, World, hello, ready_slice, reference, wanted};
 use holm_control::app::App;
@@ -271,27 +272,9 @@ async fn what_was_approved_with_it_and_is_not_decided_counts_no_more() {
         let mut world = World::full().await;
         world.invite("frida", "gerda", &["officer"]).await;
         world.request("lars", "brain/main", 1).await.unwrap();
-        let asked = v1::DeclassifyRequest {
-            project: "brain".to_owned(),
-            level: "2".to_owned(),
-            reason: "names were removed".to_owned(),
-            ..Default::default()
-        };
-        world.projects("lars").declassify(asked).await.unwrap();
-        let lower = |world: &World, who: &str| {
-            let mut projects = world.projects(who);
-            async move {
-                let request = v1::DecideDeclassificationRequest {
-                    project: "brain".to_owned(),
-                    approve: true,
-                    comment: "seen".to_owned(),
-                    ..Default::default()
-                };
-                projects.decide_declassification(request).await.map(tonic::Response::into_inner)
-            }
-        };
+        lower(&world, "", "names were removed").await.unwrap();
         world.approve("frida", "brain/main").await.unwrap();
-        lower(&world, "frida").await.unwrap();
+        decide_lower(&world, "frida", true).await.unwrap();
         if locks {
             let (subject, reason) = ("person/frida".to_owned(), "a suspicion".to_owned());
             let request = v1::SetLockRequest { subject, reason, dry_run: false };
@@ -303,10 +286,10 @@ async fn what_was_approved_with_it_and_is_not_decided_counts_no_more() {
         assert!(waits.approvals.is_empty() && waits.reason.starts_with("0 of 2 approvals"), "{waits:?}");
         let once = world.approve("gustav", "brain/main").await.unwrap();
         assert_eq!((once.state(), once.approvals.len()), (v1::SliceState::Requested, 1));
-        let once = lower(&world, "gustav").await.unwrap();
+        let once = decide_lower(&world, "gustav", true).await.unwrap();
         assert_eq!((once.level.as_str(), once.declassification.unwrap().approvals.len()), ("3", 1));
         let twice = world.approve("gerda", "brain/main").await.unwrap();
         assert_eq!(twice.state(), v1::SliceState::Approved);
-        assert_eq!(lower(&world, "gerda").await.unwrap().level, "2");
+        assert_eq!(decide_lower(&world, "gerda", true).await.unwrap().level, "2");
     }
 }

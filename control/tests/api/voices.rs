@@ -1,6 +1,6 @@
 //! One person has one voice, and who watches or runs what is watched stays outside of it.
 
-use crate::register::refused_by;
+use crate::register::{decide_lower, lower, refused_by};
 use crate::world::{Agent, World, decide, hint, ready_slice, reference};
 use holm_proto::v1;
 use holm_proto::v1::invite_request::Subject;
@@ -179,22 +179,10 @@ async fn a_locked_slice_keeps_its_keys_also_where_a_project_s_are_taken_together
 async fn a_lowered_project_s_lock_takes_as_many_officers_as_its_most_sensitive_slice() {
     let world = World::full().await;
     world.request("lars", "brain/main", 1).await.unwrap();
-    let asked = v1::DeclassifyRequest {
-        project: "brain".to_owned(),
-        level: "2".to_owned(),
-        reason: "names were removed".to_owned(),
-        ..Default::default()
-    };
-    let asked = world.projects("lars").declassify(asked).await.unwrap().into_inner();
+    let asked = lower(&world, "", "names were removed").await.unwrap();
     assert_eq!(asked.declassification.unwrap().project_level, "2", "officers read what becomes of it");
     for who in ["frida", "gustav"] {
-        let request = v1::DecideDeclassificationRequest {
-            project: "brain".to_owned(),
-            approve: true,
-            comment: "seen".to_owned(),
-            ..Default::default()
-        };
-        world.projects(who).decide_declassification(request).await.unwrap();
+        decide_lower(&world, who, true).await.unwrap();
     }
     let (subject, reason) = ("project/brain".to_owned(), "a case".to_owned());
     let set = v1::SetLockRequest { subject: subject.clone(), reason: reason.clone(), dry_run: false };

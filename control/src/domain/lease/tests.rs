@@ -224,7 +224,7 @@ fn a_project_ends_and_its_slices_are_destroyed_after_the_days_of_grace() {
     assert_eq!(slice_of(&state).reason, "its project ended on 2026-12-30");
     assert!(!may(&state, &pack, Action::SliceConnect, day(50)), "a clock that goes back opens nothing");
     assert_eq!(round(&mut state, &pack, day(136)), [""; 0]);
-    let terms = terms(&state, &project_of(&state), pack.level("2"), day(120));
+    let terms = terms(state.slices.values(), &project_of(&state), pack.level("2"), day(120));
     assert_eq!(terms.last().unwrap(), &("the time until its slices are destroyed".to_owned(), day(137)));
     assert_eq!(round(&mut state, &pack, day(137)), ["slice.close"]);
     let s = slice_of(&state);

@@ -1,5 +1,6 @@
 use super::*;
 use holm_proto::ids::ProjectId;
+use jiff::SignedDuration;
 use proptest::prelude::*;
 
 const DAY: i64 = 86_400;
