@@ -329,6 +329,9 @@ pub trait Host: Send + Sync + 'static {
     /// Fetch volumes to where no machine uses them, check them, open them with their keys and erase them. What was
     /// looked at, and how many bytes they have.
     fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)>;
+    /// Write what volumes hold anew, under other data keys: volumes that no machine uses, and that their keys open before and
+    /// after. How many bytes they have.
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64>;
     /// Remove a backup from the store, whole or not. One that is not there is removed.
     fn remove_backup(&self, backup: BackupId) -> Result<()>;
 

@@ -338,6 +338,10 @@ impl Host for RealHost {
         self.volumes.drill(self.store(backup)?, backup, keys, watch)
     }
 
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+        self.volumes.encrypt_anew(of, keys, watch)
+    }
+
     fn remove_backup(&self, backup: BackupId) -> Result<()> {
         self.any_store()?.remove(backup)
     }

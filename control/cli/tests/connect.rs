@@ -159,6 +159,9 @@ impl SliceService for Pretended {
     async fn rekey_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
+    async fn reencrypt_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
     async fn hold_slice(&self, _: Request<HoldSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }

@@ -16,6 +16,7 @@
 use super::{About, Asked, RECHECK, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
 use crate::allowance::Admitted;
 use crate::app::App;
+use crate::domain::backup::JobKind;
 use crate::domain::device::{Note, Notes};
 use crate::domain::disks::Changed;
 use crate::domain::machine::Machine;
@@ -873,8 +874,11 @@ fn hand_out(
         fields.insert("next".to_owned(), json!(prints));
     }
     if let Some((fields, job)) = detail.as_object_mut().zip(job) {
-        fields.insert("drill".to_owned(), job.id.into_untyped_uuid().to_string().into());
-        fields.insert("backup".to_owned(), job.backup.into_untyped_uuid().to_string().into());
+        let word = if job.kind == JobKind::Reencrypt { "reencrypt" } else { "drill" };
+        fields.insert(word.to_owned(), job.id.into_untyped_uuid().to_string().into());
+        if job.kind == JobKind::Drill {
+            fields.insert("backup".to_owned(), job.backup.into_untyped_uuid().to_string().into());
+        }
     }
     let first = s
         .key_given

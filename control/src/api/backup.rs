@@ -152,7 +152,7 @@ fn shown(state: &State, s: &Slice, b: &Backup) -> v1::Backup {
     }
 }
 
-fn tried(tried: &backup::Tried) -> v1::Tried {
+pub(super) fn tried(tried: &backup::Tried) -> v1::Tried {
     v1::Tried {
         at: Some(time(tried.at)),
         passed: tried.passed,

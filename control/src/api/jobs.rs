@@ -1,9 +1,9 @@
-//! What an agent says of its jobs, and the keys that a drill is given.
+//! What an agent says of its jobs, and the keys that are given for one.
 
 use super::agent::{LONG, MANY, SHORT, typed};
 use super::plain;
 use crate::app::App;
-use crate::domain::backup::{self, JobKind, Told};
+use crate::domain::backup::{self, Told};
 use crate::domain::records::Slice;
 use crate::domain::{Refusal, RefusalKind, State, slice};
 use crate::ledger::{Call, Decided};
@@ -107,16 +107,16 @@ fn told(id: JobId, job: &v1::ObservedJob) -> Option<Told> {
     })
 }
 
-/// The slice of a drill whose keys this host may ask for now.
+/// The slice of a job whose keys this host may ask for now.
 pub(super) fn due(state: &State, host: &Name, wanted: &v1::KeyRequest) -> Result<Slice, Refusal> {
-    let none = || Refusal::new(RefusalKind::NotFound, "this host has no such drill");
+    let none = || Refusal::new(RefusalKind::NotFound, "this host has no such job");
     let job: JobId = typed(&wanted.job_id).ok_or_else(none)?;
     let s = state.slices.values().find(|s| is_of(s, host, job)).ok_or_else(none)?;
     if slice::held(state, s).is_some() {
         return Err(Refusal::new(RefusalKind::State, "it is on hold: its key is given to nobody"));
     }
-    let drills = s.copies.job.as_ref().is_some_and(|job| job.kind == JobKind::Drill);
-    if !drills || typed(&wanted.slice_id) != Some(s.id) || typed(&wanted.volume_id) != Some(s.volume) {
+    let takes = s.copies.job.as_ref().is_some_and(|job| job.kind.takes_keys());
+    if !takes || typed(&wanted.slice_id) != Some(s.id) || typed(&wanted.volume_id) != Some(s.volume) {
         return Err(none());
     }
     Ok(s.clone())

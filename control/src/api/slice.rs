@@ -4,13 +4,14 @@ use super::{
     About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view,
 };
 use crate::app::App;
+use crate::domain::backup::Wish;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
 use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, slice, unapprove};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
-use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
+use holm_proto::ids::{JobId, Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
 use jiff::{SignedDuration, Timestamp};
@@ -331,6 +332,17 @@ impl SliceService for Slices {
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide =
             |scene, s, _| disks::rekey(scene.state, s, VolumeId::new_v4, scene.person()?, scene.now);
+        self.decide(request, Action::SliceRekey, decide).await
+    }
+
+    async fn reencrypt_slice(
+        &self,
+        request: Request<v1::DecideSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let decide: Decide = |scene, s, _| {
+            let wish = Wish { job: JobId::new_v4(), by: scene.person()?.clone(), now: scene.now };
+            backup::reencrypt(scene.state, s, &wish)
+        };
         self.decide(request, Action::SliceRekey, decide).await
     }
 

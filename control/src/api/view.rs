@@ -4,7 +4,7 @@ use super::register::Seen;
 use super::{claims, declassify, machine, register};
 use crate::app::App;
 use crate::domain::State;
-use crate::domain::backup::Job;
+use crate::domain::backup::{Job, JobKind};
 use crate::domain::fullness;
 use crate::domain::lock::{self, Subject};
 use crate::domain::quota::{self, Quota};
@@ -161,6 +161,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         lock: lock::of_slice(state, s).map(self::lock),
         lease: s.lease.map(time),
         lease_over: s.lease_over(app.ledger.now()),
+        reencrypted: s.copies.reencrypted.as_ref().map(super::backup::tried),
         renewed: s.renewed.iter().map(approval).collect(),
         extension: s.extension.as_ref().map(|asked| v1::Extension {
             id: extension_id(asked),
@@ -201,7 +202,10 @@ fn job(app: &App, s: &Slice, j: &Job) -> v1::Job {
     let told = host.and_then(|host| host.jobs.get(&j.id).cloned()).unwrap_or_default();
     v1::Job {
         kind: jobs::kind(j.kind).into(),
-        backup_id: j.backup.into_untyped_uuid().to_string(),
+        backup_id: match j.kind {
+            JobKind::Reencrypt => String::new(),
+            _ => j.backup.into_untyped_uuid().to_string(),
+        },
         by: j.by.as_ref().map(ToString::to_string).unwrap_or_default(),
         since: Some(time(j.at)),
         done_bytes: told.done_bytes,

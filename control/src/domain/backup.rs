@@ -3,7 +3,8 @@
 //! ```text
 //!                    ┌── back up ──▶ made, or failed and begun again under its name
 //!   at rest ── job ──┼── drill   ──▶ passed or not, with its date       one job at a time, and only of a slice
-//!   (Stopped)        └── restore ──▶ its disks are what they were       that is stopped; started again when it is over
+//!   (Stopped)        ├── restore ──▶ its disks are what they were       that is stopped; started again when it is over
+//!                    └── encrypt anew ──▶ its disks, under other data keys
 //!
 //!   a backup was made ────── job: remove ──▶ older ones are gone from the store, or wait for the next
 //!   Closing, Destroying ──── job: remove ──▶ all are, or not: the certificate says which
@@ -44,6 +45,9 @@ pub struct Copies {
     /// Who else has its keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub escrow: Vec<Escrowed>,
+    /// How it ended that its disks were encrypted anew, last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reencrypted: Option<Tried>,
 }
 
 /// What its host is to do.
@@ -54,7 +58,7 @@ pub struct Job {
     pub id: JobId,
     /// What.
     pub kind: JobKind,
-    /// Which backup is made, tried or restored; of a removal the newest.
+    /// Which backup is made, tried or restored; of a removal the newest; nil where disks are encrypted anew.
     pub backup: BackupId,
     /// Who asked; holmd itself where it is nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,9 +79,15 @@ pub enum JobKind {
     Restore,
     Drill,
     Remove,
+    Reencrypt,
 }
 
 impl JobKind {
+    /// Its host is given the keys for it.
+    pub fn takes_keys(self) -> bool {
+        matches!(self, Self::Drill | Self::Reencrypt)
+    }
+
     /// As people read it.
     pub fn text(self) -> &'static str {
         match self {
@@ -85,6 +95,7 @@ impl JobKind {
             Self::Restore => "it is being restored",
             Self::Drill => "a restore drill of it is under way",
             Self::Remove => "backups of it are being removed",
+            Self::Reencrypt => "its disks are being encrypted anew",
         }
     }
 }
@@ -146,7 +157,7 @@ pub struct Made {
     pub stored_bytes: u64,
 }
 
-/// How a drill or a restore ended.
+/// How a drill, a restore, or the encrypting anew ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tried {
@@ -285,6 +296,7 @@ pub fn back_up(
         end_job(&mut next, wish.now);
     }
     rests(state, &next, "backed up")?;
+    has_place(state, &next)?;
     if !slice.used {
         let label = state.slice_label(slice);
         let text = "its new root disk is made when it is started: until then there is no whole copy of it";
@@ -333,14 +345,26 @@ pub fn back_up(
 /// Have its disks become what they were.
 pub fn restore(state: &State, slice: &Slice, id: BackupId, wish: &Wish) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "restored")?;
+    has_place(state, slice)?;
     not_held(state, slice, "what it holds stays as it is")?;
-    if matches!(slice.change.as_ref().map(|change| &change.what), Some(NewDisks::Rekeyed { .. })) {
-        let label = state.slice_label(slice);
-        let text = "its disks get other keys when it is started: that comes first";
-        return Err(no(text).hint(format!("holm slice start {label}")));
-    }
+    not_rekeyed(state, slice)?;
     find(state, slice, Some(id), false)?;
     Ok(begin(slice.clone(), JobKind::Restore, id, wish, Vec::new()))
+}
+
+/// Have its disks encrypted anew, under other data keys: who has copied a header, and its key, reads nothing that is on
+/// them then.
+pub fn reencrypt(state: &State, slice: &Slice, wish: &Wish) -> Result<Vec<Change>, Refusal> {
+    rests(state, slice, "encrypted anew")?;
+    not_held(state, slice, "its key is given to nobody")?;
+    not_rekeyed(state, slice)?;
+    if !slice.used {
+        let label = state.slice_label(slice);
+        let text = "its new root disk is made when it is started: that comes first";
+        return Err(no(text).hint(format!("holm slice start {label}, and stop it when it has run")));
+    }
+    let none = BackupId::nil();
+    Ok(begin(slice.clone(), JobKind::Reencrypt, none, wish, Vec::new()))
 }
 
 /// Have it tried whether they could; `None`: with the newest backup.
@@ -351,6 +375,7 @@ pub fn drill(
     wish: &Wish,
 ) -> Result<Vec<Change>, Refusal> {
     rests(state, slice, "drilled")?;
+    has_place(state, slice)?;
     not_held(state, slice, "its key is given to nobody")?;
     let id = find(state, slice, id, true)?.id;
     Ok(begin(slice.clone(), JobKind::Drill, id, wish, Vec::new()))
@@ -417,6 +442,14 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
             );
             half_restored(&mut next, job, detail, now);
         }
+        (JobKind::Reencrypt, failed) => {
+            let detail = match failed {
+                None => "its disks are under other data keys; backups of before are not: make another one"
+                    .to_owned(),
+                Some(why) => why.clone(),
+            };
+            reencrypted(&mut next, job, failed.is_none(), detail, now);
+        }
         (JobKind::Drill, None) => tried(&mut next, job, Ok(told.method.clone()), now),
         (JobKind::Drill, Some(why)) => tried(&mut next, job, Err(why.clone()), now),
         // Those that stay are older than what is kept, and go with the next.
@@ -441,6 +474,12 @@ fn half_restored(next: &mut Slice, job: &Job, detail: String, now: Timestamp) {
     }
     next.reason = format!("stopped; {detail}");
     tried(next, job, Err(detail), now);
+}
+
+fn reencrypted(next: &mut Slice, job: &Job, passed: bool, detail: String, at: Timestamp) {
+    let not = if passed { "" } else { "not all of its disks are encrypted anew: " };
+    next.reason = format!("stopped; {not}{detail}");
+    next.copies.reencrypted = Some(Tried { at, by: job.by.clone(), passed, detail });
 }
 
 /// How it ended is noted with the backup that it was of.
@@ -478,10 +517,11 @@ pub fn drill_due(slice: &Slice, days: u32, now: Timestamp) -> Option<String> {
     old.then(|| format!("{demands}, and the last one was at {:.0}", last.at))
 }
 
-/// A hold or a lock keeps its job from its host: nothing is restored, and nothing removed but what no key opens any more.
+/// A hold or a lock keeps its job from its host: nothing is restored, no key is given out to encrypt anew, and nothing
+/// removed but what no key opens any more.
 pub fn is_kept_back(state: &State, slice: &Slice) -> bool {
     let destroys = slice.copies.job.as_ref().is_some_and(|job| match job.kind {
-        JobKind::Restore => true,
+        JobKind::Restore | JobKind::Reencrypt => true,
         JobKind::Remove => slice.key_destroyed.is_none(),
         JobKind::Backup | JobKind::Drill => false,
     });
@@ -502,6 +542,8 @@ pub fn end_job(slice: &mut Slice, now: Timestamp) {
             let half = slice.copies.backups.iter_mut().find(|backup| backup.id == job.backup);
             half.into_iter().for_each(|half| given_up.clone_into(&mut half.failed));
         }
+        // Each disk is under one data key or the other, and opens with the same key.
+        JobKind::Reencrypt => reencrypted(slice, &job, false, given_up.to_owned(), now),
         // Those that were to go may be gone, and are marked.
         JobKind::Drill | JobKind::Remove => {}
     }
@@ -542,7 +584,17 @@ fn begin(
     put(next)
 }
 
-/// It is stopped, nothing is done with it, it has disks, and its host has a place for backups.
+/// Other keys that it waits for come first.
+fn not_rekeyed(state: &State, slice: &Slice) -> Result<(), Refusal> {
+    if matches!(slice.change.as_ref().map(|change| &change.what), Some(NewDisks::Rekeyed { .. })) {
+        let label = state.slice_label(slice);
+        let text = "its disks get other keys when it is started: that comes first";
+        return Err(no(text).hint(format!("holm slice start {label}")));
+    }
+    Ok(())
+}
+
+/// It is stopped, nothing is done with it, and it has disks.
 fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
     let label = state.slice_label(slice);
     if slice.state != SliceState::Stopped {
@@ -563,6 +615,11 @@ fn rests(state: &State, slice: &Slice, what: &str) -> Result<(), Refusal> {
         let text = "it never ran: there is nothing on its disks";
         return Err(no(text).hint(format!("holm slice start {label}, and stop it when it has run")));
     }
+    Ok(())
+}
+
+/// Its host has a place for backups.
+fn has_place(state: &State, slice: &Slice) -> Result<(), Refusal> {
     let host = slice.placement.as_ref().and_then(|p| state.hosts.get(&p.host));
     match host {
         Some(host) if !host.backups.is_empty() => Ok(()),

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::domain::backup::{self, JobKind};
+use crate::domain::disks::Keyed;
 use crate::domain::records::Slice;
 use crate::domain::{Refusal, State};
 use crate::ledger::{Call, Decided};
@@ -20,6 +21,20 @@ pub fn intended(state: &State, host: &Name) -> Vec<v1::IntendedJob> {
 
 fn job(s: &Slice) -> Option<v1::IntendedJob> {
     let job = s.copies.job.as_ref()?;
+    if job.kind == JobKind::Reencrypt {
+        let volume = |keyed: Keyed<'_>| v1::JobVolume {
+            volume_id: keyed.volume.into_untyped_uuid().to_string(),
+            root: keyed.volume == s.volume,
+        };
+        return Some(v1::IntendedJob {
+            job_id: job.id.into_untyped_uuid().to_string(),
+            slice_id: s.id.into_untyped_uuid().to_string(),
+            kind: kind(job.kind).into(),
+            backup_id: job.backup.into_untyped_uuid().to_string(),
+            volumes: s.keyed_volumes().map(volume).collect(),
+            ..Default::default()
+        });
+    }
     let of = s.copies.backups.iter().find(|backup| backup.id == job.backup)?;
     let volume = |volume: &backup::Copied| v1::JobVolume {
         volume_id: volume.id.into_untyped_uuid().to_string(),
@@ -47,6 +62,7 @@ pub fn kind(kind: JobKind) -> v1::JobKind {
         JobKind::Restore => v1::JobKind::Restore,
         JobKind::Drill => v1::JobKind::Drill,
         JobKind::Remove => v1::JobKind::Remove,
+        JobKind::Reencrypt => v1::JobKind::Reencrypt,
     }
 }
 

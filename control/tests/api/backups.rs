@@ -140,6 +140,78 @@ async fn ask_keys(
     }
 }
 
+async fn reencrypt(world: &World, who: &str) -> Result<v1::Slice, Status> {
+    world.slices(who).reencrypt_slice(decide("heart/main", "")).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_encrypted_anew_while_the_slice_rests_and_its_host_has_the_keys_once() {
+    let world = World::full().await;
+    let (mut agent, _) = ready_slice(&world, "heart/main", 2).await;
+    // Only at rest, and by its lead or an officer.
+    let running = reencrypt(&world, "dina").await.unwrap_err();
+    assert!(running.message().contains("only one that is stopped"), "{running}");
+    let kept = stopped(&world, &mut agent).await;
+    for (who, code) in
+        [("rosa", Code::PermissionDenied), ("olga", Code::PermissionDenied), ("anna", Code::NotFound)]
+    {
+        assert_eq!(reencrypt(&world, who).await.unwrap_err().code(), code, "{who}");
+        world.logged(|e| e.action == "slice.rekey" && e.actor == format!("person/{who}")).await;
+    }
+    // Its host needs no place for backups; and while it goes on nothing else does.
+    let begun = reencrypt(&world, "frida").await.unwrap().job.unwrap();
+    assert_eq!((begun.kind(), begun.backup_id.as_str()), (v1::JobKind::Reencrypt, ""));
+    for again in [reencrypt(&world, "dina").await, start(&world).await, back_up(&world, "dina").await] {
+        let refused = again.unwrap_err();
+        assert!(refused.message().contains("being encrypted anew"), "{refused}");
+    }
+    let wanted = job(&mut agent, v1::JobKind::Reencrypt).await;
+    assert_eq!(wanted.volumes.len(), 2);
+    let another =
+        ask_keys(&mut agent, &v1::IntendedJob { job_id: "x".to_owned(), ..wanted.clone() }, &kept.volume_id)
+            .await;
+    assert!(another.unwrap_err().reason.contains("no such job"));
+    let given = ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap();
+    assert_eq!((given.key.len(), given.others.len()), (32, 1));
+    let entry = world.logged(|e| e.action == "agent.key" && e.detail.get("reencrypt").is_some()).await;
+    assert!(entry.detail.get("backup").is_none(), "{}", entry.detail);
+    let twice = ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap_err();
+    assert!(twice.reason.contains("given out in this session already"), "{}", twice.reason);
+    done(&world, &mut agent, v1::JobKind::Reencrypt).await;
+    let now = world.get("dina", "heart/main").await.unwrap();
+    let tried = now.reencrypted.unwrap();
+    assert!(tried.passed && tried.by == "frida" && now.reason.contains("make another one"), "{}", now.reason);
+
+    // What fails is said, and nothing is lost by it.
+    reencrypt(&world, "dina").await.unwrap();
+    let wanted = job(&mut agent, v1::JobKind::Reencrypt).await;
+    let failed = v1::ObservedJob { reason: "no room".to_owned(), ..ended(&wanted, v1::JobPhase::Failed) };
+    tell(&agent, failed).await;
+    agent.intends(|i| i.jobs.is_empty()).await;
+    let tried = world.get("dina", "heart/main").await.unwrap().reencrypted.unwrap();
+    assert!(!tried.passed && tried.detail == "no room", "{tried:?}");
+
+    // On hold its keys are given to nobody.
+    reencrypt(&world, "dina").await.unwrap();
+    let wanted = job(&mut agent, v1::JobKind::Reencrypt).await;
+    let hold = v1::HoldSliceRequest {
+        slice: Some(reference("heart/main")),
+        reason: "a case".to_owned(),
+        ..Default::default()
+    };
+    world.slices("frida").hold_slice(hold).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    assert!(ask_keys(&mut agent, &wanted, &kept.volume_id).await.is_err());
+    let refused = reencrypt(&world, "dina").await.unwrap_err();
+    assert!(refused.message().contains("given to nobody"), "{refused}");
+    world.slices("frida").release_slice(decide("heart/main", "over")).await.unwrap();
+
+    // Other keys that it waits for come first.
+    world.slices("dina").rekey_slice(decide("heart/main", "")).await.unwrap();
+    let refused = reencrypt(&world, "dina").await.unwrap_err();
+    assert!(refused.message().contains("that comes first"), "{refused}");
+}
+
 /// The pack, with this said of level 2.
 fn pack(dir: &Path, level: &[(&str, &str)]) -> String {
     let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");

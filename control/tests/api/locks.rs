@@ -223,6 +223,7 @@ async fn locked_keys_are_not_escrowed_nor_rotated_and_what_is_closed_is_kept() {
     for (what, answer) in [
         ("rekey", world.slices("dina").rekey_slice(decide("heart/main", "")).await),
         ("rekey", world.slices("frida").rekey_slice(decide("heart/main", "")).await),
+        ("reencrypt", world.slices("dina").reencrypt_slice(decide("heart/main", "")).await),
     ] {
         let refused = answer.unwrap_err();
         assert!(refused.message().contains("`keys/heart` is locked"), "{what}: {refused}");

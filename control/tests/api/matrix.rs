@@ -25,7 +25,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 68] = [
+pub const CALLS: [&str; 69] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -66,6 +66,7 @@ pub const CALLS: [&str; 68] = [
     "SliceService/StartSlice rebuild",
     "SliceService/GrowSlice",
     "SliceService/RekeySlice",
+    "SliceService/ReencryptSlice",
     "SliceService/HoldSlice",
     "SliceService/ReleaseSlice",
     "SliceService/WatchSlice",
@@ -284,6 +285,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
                 v1::GrowSliceRequest { slice, home_gib: Some(500), dry_run: true, ..Default::default() };
             drop(slices.grow_slice(request).await?);
         }
+        "SliceService/ReencryptSlice" => drop(slices.reencrypt_slice(dry("heart/main")).await?),
         "SliceService/RekeySlice" => drop(slices.rekey_slice(dry("heart/main")).await?),
         "SliceService/CloseSlice" => drop(slices.close_slice(dry("heart/main")).await?),
         "SliceService/HoldSlice" => {

@@ -1,4 +1,5 @@
-//! Jobs: a backup of a slice's volumes made, tried, restored or removed, once, while the slice rests.
+//! Jobs: a backup of a slice's volumes made, tried, restored or removed, or the volumes encrypted anew, once, while the
+//! slice rests.
 //!
 //! ```text
 //!   Waiting ──▶ Active ──▶ Done (stored; reported until holmd no longer lists the job) ──▶ forgotten
@@ -8,7 +9,7 @@
 //!
 //! * What uses the volumes begins only where the slice's machine is gone by the record, and by what was seen last; and
 //!   as long as it goes on no machine of the slice is started.
-//! * A drill waits for the keys, which are asked for in each session anew, and lets go of them at its end.
+//! * What opens volumes waits for the keys, which are asked for in each session anew, and lets go of them at its end.
 //! * One that was cut off is begun again from the start, under its own id, which changes nothing of its end.
 //! * One that holmd no longer lists ends at the next piece, volume or backup.
 
@@ -50,6 +51,15 @@ pub enum JobKind {
     Drill,
     /// Backups removed.
     Remove,
+    /// Volumes encrypted under other data keys. Its backup is none: it says which volumes.
+    Anew,
+}
+
+impl JobKind {
+    /// It opens the volumes.
+    fn needs_keys(self) -> bool {
+        matches!(self, Self::Drill | Self::Anew)
+    }
 }
 
 /// A job that holmd wants done.
@@ -73,6 +83,7 @@ impl WantedJob {
             v1::JobKind::Restore => JobKind::Restore,
             v1::JobKind::Drill => JobKind::Drill,
             v1::JobKind::Remove => JobKind::Remove,
+            v1::JobKind::Reencrypt => JobKind::Anew,
             v1::JobKind::Unspecified => return Err("it is of no kind".to_owned()),
         };
         let slice = job.slice_id.parse().map_err(|_| "it is of no slice".to_owned())?;
@@ -154,7 +165,7 @@ impl Job {
     fn needs_key(&self) -> bool {
         self.listed
             && matches!(self.state, Stage::Waiting(_))
-            && self.want.as_ref().is_some_and(|want| want.kind == JobKind::Drill)
+            && self.want.as_ref().is_some_and(|want| want.kind.needs_keys())
     }
 }
 
@@ -168,7 +179,7 @@ impl State {
         self.jobs.values().any(uses)
     }
 
-    /// Keys that drills need and do not have.
+    /// Keys that jobs need and do not have.
     pub(super) fn job_keys_wanted(&self) -> impl Iterator<Item = KeyWanted> {
         self.jobs.iter().filter_map(|(id, job)| {
             let want = job
@@ -181,7 +192,7 @@ impl State {
         })
     }
 
-    /// The keys of a drill. False where nobody waits for them.
+    /// The keys for a job. False where nobody waits for them.
     pub(super) fn take_job_key(&mut self, id: JobId, keys: Keys) -> bool {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.needs_key()) else { return false };
         let all_of =
@@ -255,12 +266,16 @@ impl State {
             }
             let keyed = match &job.key {
                 HeldKey::Held(_) | HeldKey::Refused(_) => true,
-                HeldKey::None | HeldKey::Later => want.kind != JobKind::Drill,
+                HeldKey::None | HeldKey::Later => !want.kind.needs_keys(),
             };
             (want.kind == JobKind::Remove || (keyed && self.rests(want.slice))).then_some(*id)
         });
         (due, soonest)
     }
+}
+
+fn needed(keys: Option<&Keys>) -> edge::Result<&Keys> {
+    keys.ok_or_else(|| EdgeError::new("the keys of its volumes are not here"))
 }
 
 /// How far a job is, told to whoever looks.
@@ -371,10 +386,10 @@ impl Engine {
             }
             JobKind::Restore => self.host.restore_backup(&want.backup, &watch).map(through),
             JobKind::Drill => {
-                let keys = keys.ok_or_else(|| EdgeError::new("the keys of its volumes are not here"))?;
-                let (method, bytes) = self.host.drill_backup(&want.backup, keys, &watch)?;
+                let (method, bytes) = self.host.drill_backup(&want.backup, needed(keys)?, &watch)?;
                 Ok(v1::ObservedJob { method: method.to_owned(), ..through(bytes) })
             }
+            JobKind::Anew => self.host.encrypt_anew(&want.backup, needed(keys)?, &watch).map(through),
             JobKind::Remove => {
                 self.remove_backups(&want.remove, &watch)?;
                 let removed = want.remove.iter().map(ToString::to_string).collect();

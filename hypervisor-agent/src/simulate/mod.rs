@@ -403,6 +403,10 @@ impl Host for SimulatedHost {
         self.try_copy(backup, keys, watch)
     }
 
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+        self.write_anew(of, keys, watch)
+    }
+
     fn remove_backup(&self, backup: BackupId) -> Result<()> {
         self.call("remove_backup", 0, |machine| {
             machine.backups.remove(&backup);

@@ -43,6 +43,9 @@ macro_rules! suite {
             a_kill_while_it_is_made_and_while_it_is_erased
             a_kill_while_it_grows
             a_kill_while_its_key_is_changed
+            a_volume_is_encrypted_under_another_data_key
+            what_keeps_a_volume_from_being_encrypted_anew_changes_nothing
+            a_kill_while_it_is_encrypted_anew
             a_volume_becomes_what_it_was
             one_of_two_volumes_becomes_what_it_was
             nothing_in_a_store_tells_what_it_is
@@ -57,6 +60,10 @@ macro_rules! suite {
         }
     };
 }
+pub(super) use super::anew::tests::{
+    a_kill_while_it_is_encrypted_anew, a_volume_is_encrypted_under_another_data_key,
+    what_keeps_a_volume_from_being_encrypted_anew_changes_nothing,
+};
 pub(super) use super::backup::tests::{
     a_chunk_that_was_damaged_meanwhile_is_written_again, a_damaged_volume_is_not_backed_up,
     a_drill_opens_it_and_leaves_nothing, a_kill_while_it_is_backed_up,

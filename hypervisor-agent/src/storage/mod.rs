@@ -11,6 +11,7 @@
 //! Either way a volume's name is its id and nothing else, what it is becoming is read without its key, and how long
 //! it takes to make one does not depend on its size.
 
+mod anew;
 pub mod backup;
 mod elsewhere;
 mod erase;
@@ -185,6 +186,12 @@ impl Volumes {
     ) -> Result<(&'static str, u64)> {
         let _hands = self.take_all(wanted)?;
         from.drill(&*self.backend, wanted, keys, watch)
+    }
+
+    /// See [`anew::encrypt`]. Nothing else is done to any of them meanwhile.
+    pub fn encrypt_anew(&self, wanted: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+        let _hands = self.take_all(wanted)?;
+        anew::encrypt(&*self.backend, wanted, keys, watch)
     }
 
     /// See [`Backend::erase`]. A copy that was fetched goes first.

@@ -153,7 +153,7 @@ impl Qcow2Luks {
 }
 
 /// What a file takes of its file system.
-fn taken(path: &Path) -> u64 {
+pub(super) fn taken(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.blocks().saturating_mul(512))
 }
 

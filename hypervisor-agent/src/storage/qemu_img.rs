@@ -5,7 +5,7 @@ use crate::{
     config::{ImageFormat, StorageConfig},
     edge::{EdgeError, Key, Result},
 };
-use std::{ffi::OsString, io, path::Path, process::Command};
+use std::{ffi::OsString, io, path::Path, process::Command, time::Duration};
 
 /// Where a key comes in that is handed over standard input.
 const KEY: &str = "secret,id=key,file=/proc/self/fd/0";
@@ -17,6 +17,9 @@ const LEAST_STRETCHING: &str = "encrypt.iter-time=10";
 /// that what follows are tables of 4 MiB for 1 TiB, read once, and requests that go where they would without an image.
 /// What was never written reads as whatever the device holds, which a new key makes noise of.
 const IN_ORDER: &str = "cluster_size=2M,preallocation=metadata";
+
+/// How often it is asked whether what takes long may go on.
+const TICK: Duration = Duration::from_millis(500);
 
 /// What an image is made over.
 pub type Base<'a> = Option<(&'a Path, ImageFormat)>;
@@ -100,6 +103,43 @@ pub fn check(config: &StorageConfig, path: &Path, key: Option<&Key>) -> io::Resu
     let ended = tool::run(&mut command, key)?;
     // 3: clusters that are used by nobody, which costs room and nothing else.
     if ended.code() == Some(3) { Ok(()) } else { ended.done() }
+}
+
+/// What an image lies over, as its header says it.
+fn base(config: &StorageConfig, path: &Path) -> io::Result<Option<(OsString, OsString)>> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Info {
+        full_backing_filename: Option<String>,
+        backing_filename_format: Option<String>,
+    }
+    let mut command = Command::new(&config.qemu_img);
+    let answer = tool::run(command.args(["info", "-U", "--output=json", "-f", "qcow2"]).arg(path), None)?;
+    let info: Info = serde_json::from_slice(&answer.answer()?).map_err(io::Error::other)?;
+    let named = info.full_backing_filename.map(OsString::from);
+    let format = info.backing_filename_format.map(OsString::from);
+    named
+        .map(|path| Ok((path, format.ok_or_else(|| io::Error::other("its base image is of no format"))?)))
+        .transpose()
+}
+
+/// Writes what an image with LUKS inside holds into another, which is made here: opened by the same key, encrypted under
+/// another data key, over the same base image. It is asked again and again whether it may go on.
+pub fn encrypt_anew(
+    config: &StorageConfig,
+    from: &Path,
+    to: &Path,
+    key: &Key,
+    may_go_on: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let mut command = Command::new(&config.qemu_img);
+    command.args(["convert", "-q", "-O", "qcow2", "--object", KEY, "-o"]);
+    command.arg(format!("encrypt.format=luks,encrypt.key-secret=key,{LEAST_STRETCHING}"));
+    if let Some((base, format)) = base(config, from)? {
+        command.arg("-B").arg(base).arg("-F").arg(format);
+    }
+    command.arg("--image-opts").arg(image(from)).arg(to);
+    tool::run_watched(&mut command, Some(key), TICK, may_go_on)?.done()
 }
 
 /// Gives an image that `old` opens a slot for `new` as well.

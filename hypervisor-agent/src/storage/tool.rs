@@ -73,6 +73,18 @@ impl Ended {
 /// Runs a program with nothing of the agent's environment and waits for its end. `key` is what it reads on its
 /// standard input: an argument or a variable would show it to every process, a file would put it on a disk.
 pub fn run(command: &mut Command, key: Option<&Key>) -> io::Result<Ended> {
+    let late = || Err(io::Error::other(format!("it took more than {} s", LIMIT.as_secs())));
+    run_watched(command, key, LIMIT, late)
+}
+
+/// As [`run`], for what takes as long as it takes: every `tick` it is asked whether it may go on, and ended where that is
+/// an error.
+pub fn run_watched(
+    command: &mut Command,
+    key: Option<&Key>,
+    tick: Duration,
+    may_go_on: impl FnMut() -> io::Result<()>,
+) -> io::Result<Ended> {
     // In memory, so that a program with much to say never waits for somebody to read it.
     let kept = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
     let (answer, mut complaints) = (kept("answer")?, kept("complaints")?);
@@ -95,7 +107,7 @@ pub fn run(command: &mut Command, key: Option<&Key>) -> io::Result<Ended> {
             _ => {}
         }
     }
-    let status = running.wait(LIMIT)?;
+    let status = running.wait(tick, may_go_on)?;
     let mut said = Vec::new();
     complaints.rewind()?;
     complaints.take(MAX_COMPLAINT_BYTES).read_to_end(&mut said)?;
@@ -152,15 +164,22 @@ fn own(file: &impl std::os::fd::AsRawFd) -> PathBuf {
 struct Running(Child);
 
 impl Running {
-    /// Waits for the end of the process, as long as `limit`.
-    fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        let end = Instant::now() + limit;
+    /// Waits for the end of the process, asking every `tick` whether to wait longer.
+    fn wait(
+        &mut self,
+        tick: Duration,
+        mut may_go_on: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<ExitStatus> {
+        let mut end = Instant::now() + tick;
         let process = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())?;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return Err(io::Error::other(format!("it took more than {} s", limit.as_secs()))),
+                Ok(0) => {
+                    may_go_on()?;
+                    end = Instant::now() + tick;
+                }
                 Ok(_) => return self.0.wait(),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -197,8 +216,13 @@ mod tests {
     fn what_hangs_is_ended() {
         let mut running = Running(Command::new("/bin/sleep").arg("1000").spawn().unwrap());
         let id = running.0.id();
-        let error = running.wait(Duration::from_millis(20)).unwrap_err();
-        assert!(error.to_string().contains("more than"));
+        let mut asked = 0;
+        let twice = || {
+            asked += 1;
+            if asked < 3 { Ok(()) } else { Err(io::Error::other("enough")) }
+        };
+        let error = running.wait(Duration::from_millis(20), twice).unwrap_err();
+        assert!(error.to_string().contains("enough"));
         drop(running);
         assert!(!Path::new(&format!("/proc/{id}")).exists());
     }

@@ -45,6 +45,33 @@ pub(super) async fn rekey(session: &Session, target: &Target, how: &How) -> Resu
     begun(session, wanted, &slice, how, sentence, "under other keys").await
 }
 
+pub(super) async fn reencrypt(session: &Session, target: &Target, how: &How) -> Result<u8, Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let mut client = session.slices().await?;
+    let request =
+        DecideSliceRequest { slice: Some(wanted.clone()), dry_run: how.dry_run, ..Default::default() };
+    let slice = session.ask(client.reencrypt_slice(request)).await?;
+    let label = view::label(&slice);
+    if !how.wait || how.dry_run {
+        let sentence = format!("{label}: its host writes its disks anew, under other data keys");
+        session.output.done(&afterwards(how.dry_run, sentence), &view::slice_json(&slice))?;
+        if !how.dry_run {
+            session.output.next(&format!("holm slice show {label}"))?;
+        }
+        return Ok(0);
+    }
+    let spinner = Spinner::new(&session.output);
+    let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(now.job.is_none())).await?;
+    drop(spinner);
+    let (well, sentence) = match &last.reencrypted {
+        Some(tried) if tried.passed => (true, format!("{label}: {}", tried.detail)),
+        Some(tried) => (false, format!("{label}: not all of its disks are encrypted anew: {}", tried.detail)),
+        None => (false, format!("{label}: it was given up")),
+    };
+    session.output.done(&sentence, &view::slice_json(&last))?;
+    Ok(if well { 0 } else { Exit::Refused.code() })
+}
+
 /// Says that it was begun, or how it ended. What waits for the next start is not waited for.
 async fn begun(
     session: &Session,

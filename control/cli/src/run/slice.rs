@@ -72,6 +72,7 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             told(session, &slice, sentence, dry_run)?;
         }
         SliceVerb::Grow { target, sizes, how } => return disks::grow(session, &target, &sizes, &how).await,
+        SliceVerb::Reencrypt { target, how } => return disks::reencrypt(session, &target, &how).await,
         SliceVerb::Rekey { target, how } => return disks::rekey(session, &target, &how).await,
         SliceVerb::Backup(args) => return backup::back_up(session, args).await,
         SliceVerb::Restore(args) => return backup::restore(session, args).await,

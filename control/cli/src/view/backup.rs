@@ -23,6 +23,7 @@ fn job_word(job: &Job) -> &'static str {
         JobKind::Restore => "restore",
         JobKind::Drill => "restore drill",
         JobKind::Remove => "removal of backups",
+        JobKind::Reencrypt => "encrypting anew",
     }
 }
 
@@ -75,7 +76,17 @@ fn drill(b: &Backup, clock: &Clock) -> Cell {
     }
 }
 
-fn tried_json(tried: &Tried) -> Value {
+/// When it succeeded, or that it did not.
+pub fn tried(tried: &Tried, clock: &Clock) -> Cell {
+    let raw = instant(tried.at.as_ref()).map(|at| at.to_string()).unwrap_or_default();
+    let at = instant(tried.at.as_ref()).map(|at| clock.relative(at)).unwrap_or_default();
+    match tried.passed {
+        true => Cell::both(at, raw),
+        false => Cell::both(format!("NOT, {at}: {}", tried.detail), raw).tone(Tone::Bad),
+    }
+}
+
+pub fn tried_json(tried: &Tried) -> Value {
     json!({
         "at": time_json(tried.at.as_ref()),
         "passed": tried.passed,
@@ -108,7 +119,9 @@ pub fn outcome(job: Option<&Job>, backup: &Backup) -> (bool, String) {
             Some(restore) => (restore.passed, restore.detail.clone()),
             None => (false, "the restore was given up".to_owned()),
         },
-        Some(JobKind::Remove | JobKind::Unspecified) | None => (true, "it is over".to_owned()),
+        Some(JobKind::Remove | JobKind::Reencrypt | JobKind::Unspecified) | None => {
+            (true, "it is over".to_owned())
+        }
     }
 }
 

@@ -178,6 +178,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
     lease(&mut sheet, s, clock);
     keeps(&mut sheet, s, clock);
     sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
+    sheet.line("encrypted anew", s.reencrypted.as_ref().map(|t| backup::tried(t, clock)).unwrap_or_default());
     sheet.line("approvals", format!("{} of {}", s.approvals.len(), s.approvals_needed));
     for a in &s.approvals {
         let comment = if a.comment.is_empty() { String::new() } else { format!(": {}", a.comment) };
@@ -380,6 +381,9 @@ pub fn next_command(s: &Slice) -> Option<String> {
         | SliceState::Keeping
         | SliceState::Closing
         | SliceState::Destroying => format!("holm slice watch {label}"),
+        SliceState::Stopped if s.job.as_ref().is_some_and(|job| job.backup_id.is_empty()) => {
+            format!("holm slice watch {label}")
+        }
         SliceState::Stopped if s.job.is_some() => format!("holm backup list {label}"),
         SliceState::Stopped if s.hold.is_none() && may("slice.start") => format!("holm slice start {label}"),
         SliceState::Kept if s.hold.is_some() && may("hold.lift") => {
@@ -483,6 +487,7 @@ pub fn slice_json(s: &Slice) -> Value {
     if let Some(all) = all.as_object_mut() {
         // The macro takes no more at once.
         all.insert("lease".to_owned(), lease_json(s));
+        all.insert("reencrypted".to_owned(), json!(s.reencrypted.as_ref().map(backup::tried_json)));
     }
     all
 }

@@ -79,6 +79,10 @@ impl World {
         let drilled = self.job(2, v1::JobKind::Drill, 7, &made.manifest_sha256);
         let drilled = self.ended(drilled);
         assert_eq!((drilled.phase(), drilled.method.as_str()), (v1::JobPhase::Done, "simulated"));
+        let anew = self.job(5, v1::JobKind::Reencrypt, 0, "");
+        let anew = self.ended(anew);
+        assert_eq!((anew.phase(), anew.total_bytes), (v1::JobPhase::Done, made.total_bytes));
+        assert_eq!(self.host.machine().volumes, before);
         self.lose(data(slice(A)));
         let restored = self.job(3, v1::JobKind::Restore, 7, &made.manifest_sha256);
         assert_eq!(self.ended(restored).phase(), v1::JobPhase::Done);

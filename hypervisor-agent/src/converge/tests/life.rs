@@ -236,6 +236,9 @@ impl Host for Watched {
     ) -> edge::Result<(&'static str, u64)> {
         self.call(|host| host.drill_backup(backup, keys, watch))
     }
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> edge::Result<u64> {
+        self.call(|host| host.encrypt_anew(of, keys, watch))
+    }
     fn remove_backup(&self, backup: BackupId) -> edge::Result<()> {
         self.call(|host| host.remove_backup(backup))
     }
@@ -628,7 +631,7 @@ impl Life {
                 && s.generation == request.generation
                 && talk.keyed.insert((id, request.generation))
         } else {
-            let drilled = s.copies.job.as_ref().filter(|job| job.kind == backup::JobKind::Drill);
+            let drilled = s.copies.job.as_ref().filter(|job| job.kind.takes_keys());
             drilled.is_some_and(|job| job.id.to_string() == request.job_id)
         };
         talk.down.push_back(if may {
@@ -927,13 +930,14 @@ impl Life {
         self.commit(changes.unwrap_or_default());
     }
 
-    /// Something is begun with its backups: made, tried or restored.
+    /// Something is begun with its disks or backups: made, tried, restored, or encrypted anew.
     fn copy(&mut self, number: usize, kind: backup::JobKind) {
         let (id, job) = (self.id(), self.id());
         let Some(s) = self.state.slices.values().nth(number % MOST_SLICES) else { return };
         let wish = backup::Wish { job, by: "dina".parse().unwrap(), now: self.at() };
         let changes = match kind {
             backup::JobKind::Backup => backup::back_up(&self.state, s, id, 2, &wish),
+            backup::JobKind::Reencrypt => backup::reencrypt(&self.state, s, &wish),
             backup::JobKind::Drill => backup::drill(&self.state, s, None, &wish),
             backup::JobKind::Restore | backup::JobKind::Remove => {
                 let newest = s.copies.newest().map_or(id, |newest| newest.id);
@@ -1324,6 +1328,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => ((0..MOST_SLICES), prop_oneof![
             3 => Just(backup::JobKind::Backup),
             1 => Just(backup::JobKind::Drill),
+            1 => Just(backup::JobKind::Reencrypt),
             1 => Just(backup::JobKind::Restore),
         ]).prop_map(|(number, kind)| Event::Copy(number, kind)),
         4 => Just(Event::Job),

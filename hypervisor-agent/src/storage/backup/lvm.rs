@@ -7,7 +7,7 @@
 //!
 //! Cut off between the two renames there is no volume of its name: whoever stages or clears next puts the former back.
 
-use super::{Staging, failed};
+use super::{CHUNK_BYTES, Staging, failed};
 use crate::{
     edge::{EdgeError, Key, Result, VolumeKind},
     storage::{
@@ -18,7 +18,12 @@ use crate::{
 };
 use holm_proto::ids::VolumeId;
 use newtype_uuid::GenericUuid as _;
-use std::{fs::File, sync::PoisonError};
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    sync::PoisonError,
+};
+use zeroize::Zeroizing;
 
 /// Volumes have ids of version 4. These are of none that `uuid` makes, and each belongs to one volume.
 fn beside(volume: VolumeId, version: u8) -> VolumeId {
@@ -29,7 +34,8 @@ fn beside(volume: VolumeId, version: u8) -> VolumeId {
     VolumeId::from_untyped_uuid(uuid::Uuid::from_bytes(bytes))
 }
 
-fn staged(volume: VolumeId) -> VolumeId {
+/// The id that a copy beside a volume has.
+pub fn staged(volume: VolumeId) -> VolumeId {
     beside(volume, 8)
 }
 
@@ -84,6 +90,53 @@ impl Staging for LvmLuks2 {
             return Err(wrong_key(volume));
         }
         Ok("sha-256, header, key")
+    }
+
+    /// Both are opened, and one is copied onto the other as it reads: all of it, whether it was ever written or not. The
+    /// copy's header has an id of its own until the copy is whole.
+    fn stage_anew(
+        &self,
+        volume: VolumeId,
+        key: &Key,
+        through: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<u64> {
+        self.drop_staged(volume)?;
+        let (found, to) = (self.complete(volume)?, staged(volume));
+        let lacks = |error| failed("encrypt anew", volume, error);
+        self.open(volume, key)?;
+        let copy = {
+            let _alone = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = self.group.has_room(found.bytes);
+            room.and_then(|()| self.group.make(to, found.bytes, &[MAKING])).map_err(lacks)?
+        };
+        step();
+        crypt::format(&self.group.path(to), to, key).map_err(lacks)?;
+        step();
+        self.map(to, &copy, key)?;
+        step();
+        let total = found.bytes.saturating_sub(header::DATA_OFFSET);
+        let mut from = File::open(crypt::path(volume)).map_err(lacks)?;
+        let mut into = File::options().write(true).open(crypt::path(to)).map_err(lacks)?;
+        let chunk = usize::try_from(CHUNK_BYTES).map_err(|error| lacks(io::Error::other(error)))?;
+        let mut chunk = Zeroizing::new(vec![0; chunk]);
+        let mut done = 0;
+        while done < total {
+            through(done, total)?;
+            let length = usize::try_from(total - done).map_or(chunk.len(), |left| left.min(chunk.len()));
+            let piece = chunk.get_mut(..length).unwrap_or_default();
+            from.read_exact(piece).and_then(|()| into.write_all(piece)).map_err(lacks)?;
+            done = done.saturating_add(length as u64);
+        }
+        into.sync_all().map_err(lacks)?;
+        step();
+        drop((from, into));
+        self.close(to)?;
+        self.close(volume)?;
+        step();
+        crypt::belongs(&self.group.path(to), volume).map_err(lacks)?;
+        step();
+        through(total, total)?;
+        Ok(total)
     }
 
     fn take_staged(&self, volume: VolumeId, root: bool) -> Result<()> {

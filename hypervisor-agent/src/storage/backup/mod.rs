@@ -20,6 +20,7 @@
 //! ```
 
 mod lvm;
+pub(super) use lvm::staged;
 mod manifest;
 mod qcow2;
 mod store;
@@ -61,6 +62,14 @@ pub trait Staging {
     /// Refuses a staged copy whose header is not whole, and with a key one that it does not open. Says what was
     /// looked at.
     fn check_staged(&self, volume: VolumeId, root: bool, key: Option<&Key>) -> Result<&'static str>;
+    /// A copy of what a volume holds, staged: opened by the same key, and encrypted under a data key that it never had. What
+    /// an earlier one left is thrown away. `through` is told of the bytes, and of how many there are; its error ends it.
+    fn stage_anew(
+        &self,
+        volume: VolumeId,
+        key: &Key,
+        through: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<u64>;
     /// The staged copy takes the place of the volume, which is erased. Cut off, the volume is one or the other.
     fn take_staged(&self, volume: VolumeId, root: bool) -> Result<()>;
     /// Erases what is staged. Nothing happens where nothing is.

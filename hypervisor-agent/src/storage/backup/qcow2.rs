@@ -10,16 +10,16 @@ use crate::{
     edge::{EdgeError, Key, Result},
     storage::{
         GIB, erase,
-        qcow2_luks::{Qcow2Luks, STAGED, check},
+        qcow2_luks::{Promise, Qcow2Luks, STAGED, check, taken},
         qemu_img, step, wrong_key,
     },
 };
 use holm_proto::ids::VolumeId;
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::PathBuf,
 };
 
@@ -27,13 +27,9 @@ fn staged(config: &StorageConfig, volume: VolumeId) -> PathBuf {
     config.volumes.join(format!("{volume}{STAGED}"))
 }
 
-impl Staging for Qcow2Luks {
-    fn raw(&self, volume: VolumeId) -> Result<File> {
-        File::open(self.complete(volume)?).map_err(|error| failed("read", volume, error))
-    }
-
-    fn stage(&self, volume: VolumeId, bytes: u64) -> Result<File> {
-        self.drop_staged(volume)?;
+impl Qcow2Luks {
+    /// Room for a copy of `bytes` beside a volume.
+    fn room_beside(&self, volume: VolumeId, bytes: u64) -> Result<Promise<'_>> {
         let directory = &self.config().volumes;
         let room = statvfs(directory).map_err(|error| failed("find room for", volume, error.into()))?;
         let free = room.f_bavail.saturating_mul(room.f_frsize);
@@ -45,9 +41,19 @@ impl Staging for Qcow2Luks {
                 free / GIB
             )));
         }
+        self.promise_copy(volume, bytes).map_err(|error| failed("stage", volume, error))
+    }
+}
+
+impl Staging for Qcow2Luks {
+    fn raw(&self, volume: VolumeId) -> Result<File> {
+        File::open(self.complete(volume)?).map_err(|error| failed("read", volume, error))
+    }
+
+    fn stage(&self, volume: VolumeId, bytes: u64) -> Result<File> {
+        self.drop_staged(volume)?;
         // Counted from now on by the file that is there.
-        let promise = self.promise_copy(volume, bytes);
-        let _promise = promise.map_err(|error| failed("stage", volume, error))?;
+        let _promise = self.room_beside(volume, bytes)?;
         let path = staged(self.config(), volume);
         let make = || -> io::Result<File> {
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
@@ -68,6 +74,45 @@ impl Staging for Qcow2Luks {
         qemu_img::check(self.config(), &path, Some(key))
             .map_err(|error| failed("find whole a copy of", volume, error))?;
         Ok("sha-256, header, key, image")
+    }
+
+    fn stage_anew(
+        &self,
+        volume: VolumeId,
+        key: &Key,
+        through: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<u64> {
+        self.drop_staged(volume)?;
+        let (from, to) = (self.complete(volume)?, staged(self.config(), volume));
+        let lacks = |error| failed("encrypt anew", volume, error);
+        if !qemu_img::opens(self.config(), &from, key).map_err(lacks)? {
+            return Err(wrong_key(volume));
+        }
+        let total = taken(&from);
+        let _promise = self.room_beside(volume, total)?;
+        through(0, total)?;
+        step();
+        let mut given_up = None;
+        let may_go_on = || {
+            through(taken(&to).min(total), total).map_err(|error| {
+                given_up = Some(error);
+                io::Error::other("given up")
+            })
+        };
+        let done = qemu_img::encrypt_anew(self.config(), &from, &to, key, may_go_on);
+        if let Some(error) = given_up {
+            return Err(error);
+        }
+        done.map_err(lacks)?;
+        step();
+        let finish = || -> io::Result<()> {
+            fs::set_permissions(&to, Permissions::from_mode(0o600))?;
+            File::open(&to)?.sync_all()
+        };
+        finish().map_err(lacks)?;
+        step();
+        through(total, total)?;
+        Ok(total)
     }
 
     fn take_staged(&self, volume: VolumeId, _: bool) -> Result<()> {

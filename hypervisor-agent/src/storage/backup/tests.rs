@@ -21,10 +21,10 @@ use std::{
 };
 
 /// Counts, and gives up after so many.
-struct Counting(AtomicU64, u64);
+pub(in crate::storage) struct Counting(pub AtomicU64, pub u64);
 
 /// Put on hold when one disk is put back.
-struct HeldAfterOne(AtomicU64);
+pub(in crate::storage) struct HeldAfterOne(pub AtomicU64);
 
 impl Watch for HeldAfterOne {
     fn is_wanted(&self) -> bool {
@@ -47,7 +47,7 @@ impl Watch for Counting {
     }
 }
 
-fn always() -> Counting {
+pub(in crate::storage) fn always() -> Counting {
     Counting(AtomicU64::new(0), u64::MAX)
 }
 
@@ -77,7 +77,7 @@ impl Place {
     }
 }
 
-fn wanted(number: u8, volumes: &[(VolumeId, bool)]) -> Backup {
+pub(in crate::storage) fn wanted(number: u8, volumes: &[(VolumeId, bool)]) -> Backup {
     Backup {
         id: BackupId::from_untyped_uuid_bytes(number),
         slice: "0190163d-8694-739b-aea5-966c26f8ad91".parse::<SliceId>().unwrap(),
@@ -98,11 +98,11 @@ impl Numbered for BackupId {
     }
 }
 
-fn other() -> VolumeId {
+pub(in crate::storage) fn other() -> VolumeId {
     "6f9619ff-8b86-4d01-b42d-00cf4fc964fe".parse().unwrap()
 }
 
-fn keys(byte: u8) -> Keys {
+pub(in crate::storage) fn keys(byte: u8) -> Keys {
     [id(), other()].map(|volume| (volume, key(byte))).into()
 }
 

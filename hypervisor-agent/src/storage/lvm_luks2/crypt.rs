@@ -46,6 +46,14 @@ pub fn format(device: &Path, volume: VolumeId, key: &Key) -> io::Result<()> {
     tool::run(command.args(LEAST_STRETCHING).args(KEY).arg(device), Some(key))?.done()
 }
 
+/// Says of a header that it is this volume's.
+pub fn belongs(device: &Path, volume: VolumeId) -> io::Result<()> {
+    let mut label = cryptsetup("config");
+    tool::run(label.args(["--label", &name(volume)]).arg(device), None)?.done()?;
+    let mut uuid = cryptsetup("luksUUID");
+    tool::run(uuid.args(["--uuid", &volume.to_string()]).arg(device), None)?.done()
+}
+
 /// Whether a key opens a device.
 pub fn opens(device: &Path, key: &Key) -> io::Result<bool> {
     let mut command = cryptsetup("open");

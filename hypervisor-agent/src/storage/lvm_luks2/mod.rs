@@ -32,7 +32,9 @@ use self::{
     lvm::{Found, Group},
 };
 use super::{
-    Backend, Disk, GIB, Grown, Kind, bytes_of,
+    Backend, Disk, GIB, Grown, Kind,
+    backup::staged,
+    bytes_of,
     erase::{self, Wiped},
     evidence::{Remembered, evidence},
     exists, failed,
@@ -142,7 +144,7 @@ impl LvmLuks2 {
     }
 
     /// Opens it by the very bytes that were checked.
-    fn map(&self, volume: VolumeId, found: &Found, key: &Key) -> Result<()> {
+    pub(super) fn map(&self, volume: VolumeId, found: &Found, key: &Key) -> Result<()> {
         let failed = |error| failed("open", volume, error);
         let head = self.head(volume, found, header::DATA_OFFSET).map_err(failed)?;
         header::check(&head, volume).map_err(|fault| damaged(volume, fault))?;
@@ -303,8 +305,9 @@ impl Backend for LvmLuks2 {
         let all = crypt::mappings()
             .map_err(|error| EdgeError::because("cannot look which volumes the kernel has open", error))?;
         let idle = all.into_iter().filter(|mapping| mapping.ours && !mapping.used);
+        let busy = |volume: &VolumeId| but.iter().any(|one| one == volume || staged(*one) == *volume);
         let mut outcome = Ok(());
-        for volume in idle.map(|mapping| mapping.volume).filter(|volume| !but.contains(volume)) {
+        for volume in idle.map(|mapping| mapping.volume).filter(|volume| !busy(volume)) {
             // udev looks at a device whenever somebody has closed it: next time, then.
             match crypt::close(volume) {
                 Ok(true) => tracing::info!(%volume, "nothing uses it: closed"),
