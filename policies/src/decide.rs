@@ -30,6 +30,11 @@ pub struct Decision {
 impl Pack {
     /// Answer one question.
     pub fn decide(&self, request: &Request) -> Decision {
+        self.answered.or(request, || self.decided(request))
+    }
+
+    /// The answer, from the rules.
+    fn decided(&self, request: &Request) -> Decision {
         let identity = &request.principal.identity;
         let no = |reason: String| self.decision(false, false, vec![reason]);
         if !request.principal.known {

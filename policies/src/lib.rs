@@ -14,6 +14,7 @@
 //! What no pack can lift is in the code: who is not enrolled is refused; a level, role or action that the
 //! pack does not know is refused; a rule that cannot be evaluated refuses; a forbid outweighs every permit.
 
+mod answered;
 mod decide;
 mod diff;
 mod enforced;

@@ -1,6 +1,7 @@
 //! A pack: its levels and its rules, read together and checked against each other.
 
 use crate::{
+    answered::Answered,
     decide::Vocabulary,
     error::PackError,
     manifest::{Level, Manifest, SiteRule},
@@ -50,6 +51,7 @@ pub struct Pack {
     pub(crate) manifest: Manifest,
     pub(crate) rules: Rules,
     pub(crate) vocabulary: Vocabulary,
+    pub(crate) answered: Answered,
     texts: [String; 3],
 }
 
@@ -149,7 +151,8 @@ impl Pack {
         let vocabulary = Vocabulary::new(&rules.schema, rules.roles.clone())
             .map_err(|problem| PackError::whole(&schema, problem))?;
         read.check_references((&manifest, manifest_text), |id| rules.has(id))?;
-        let pack = Self { manifest: read, rules, vocabulary, texts: texts.map(str::to_owned) };
+        let answered = Answered::default();
+        let pack = Self { manifest: read, rules, vocabulary, answered, texts: texts.map(str::to_owned) };
         for action in Action::ALL {
             if let Err(problem) = pack.can_ask(*action) {
                 return Err(Rules::at_action((&schema, schema_text), *action, problem));

@@ -3,7 +3,7 @@
 use holm_proto::ids::Name;
 
 /// One question to a pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Who asks.
     pub principal: Principal,
@@ -14,7 +14,7 @@ pub struct Request {
 }
 
 /// Who asks, as the certificate names them and the store knows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// Who.
     pub identity: Identity,
@@ -23,7 +23,7 @@ pub struct Principal {
 }
 
 /// A person or a host, never both.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each field says what it is by its name")]
 pub enum Identity {
     Person { name: Name, roles: Vec<String> },
@@ -40,7 +40,7 @@ impl Identity {
 }
 
 /// What is acted on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// Holm as a whole: may all people, all hosts be listed?
     System,

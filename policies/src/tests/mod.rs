@@ -78,3 +78,77 @@ fn pack() -> Pack {
 fn ask(pack: &Pack, principal: &Principal, action: Action, resource: &Resource) -> Decision {
     pack.decide(&Request { principal: principal.clone(), action, resource: resource.clone() })
 }
+
+/// What is remembered of one question is no answer to another that differs anywhere.
+#[test]
+fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
+    let (pack, ravn) = (pack(), person("ravn", &["researcher"]));
+    let may = |who: &Principal, resource: &Resource| ask(&pack, who, Action::SliceStart, resource);
+    let without = |gone: &str| match slice("2") {
+        Resource::Slice { project, name, level, lead, mut members, requested_by, lapsed, .. } => {
+            members.retain(|member| member.as_str() != gone);
+            let (approved_by, held_by, missing) = (Vec::new(), Vec::new(), Vec::new());
+            let lease_over = false;
+            Resource::Slice {
+                project,
+                name,
+                level,
+                lead,
+                members,
+                requested_by,
+                approved_by,
+                held_by,
+                missing,
+                lapsed,
+                lease_over,
+            }
+        }
+        other => other,
+    };
+    let over = |mut resource: Resource| {
+        if let Resource::Slice { lease_over, .. } = &mut resource {
+            *lease_over = true;
+        }
+        resource
+    };
+    for _ in 0..2 {
+        assert!(may(&ravn, &without("nobody")).allow);
+        assert!(!may(&ravn, &without("ravn")).allow);
+        assert!(!may(&ravn, &over(without("nobody"))).allow);
+        assert!(!may(&ravn, &but(without("nobody"), &[], &["ravn"])).allow);
+        assert!(!may(&person("ravn", &["lead", "officer"]), &without("nobody")).allow);
+        assert!(!may(&Principal { known: false, ..ravn.clone() }, &without("nobody")).allow);
+        assert!(!ask(&pack, &ravn, Action::SliceApprove, &without("nobody")).allow);
+        // Another pack, another answer.
+        let other = Pack::builtin("aau-2026").unwrap();
+        assert_eq!(ask(&other, &ravn, Action::SliceStart, &without("nobody")).pack, "aau-2026/3");
+    }
+}
+
+/// More than is remembered, and questions too long to be.
+#[test]
+fn what_is_forgotten_is_answered_again() {
+    let pack = pack();
+    let crowd: Vec<Name> = (0..200).map(|n| name(&format!("p{n}"))).collect();
+    let of = |number: usize, members: &[Name]| Resource::Project {
+        name: name(&format!("project-{number}")),
+        level: "2".to_owned(),
+        lead: name("lina"),
+        members: members.to_vec(),
+        held_by: Vec::new(),
+        missing: Vec::new(),
+        lapsed: Vec::new(),
+    };
+    let in_it = person("p199", &["researcher"]);
+    for number in 0..3 {
+        assert!(ask(&pack, &in_it, Action::ProjectRead, &of(number, &crowd)).allow);
+        assert!(!ask(&pack, &in_it, Action::ProjectRead, &of(number, &crowd[..199])).allow);
+    }
+    assert_eq!(pack.answered.len(), 0);
+    // Who is not enrolled costs nothing to be answered.
+    let nobody = Principal { known: false, ..person("ravn", &[]) };
+    for number in 0..=crate::answered::MOST {
+        ask(&pack, &nobody, Action::ProjectRead, &of(number, &[]));
+    }
+    assert_eq!(pack.answered.len(), 1);
+}
