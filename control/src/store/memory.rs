@@ -27,7 +27,7 @@ impl Store for MemoryStore {
         Ok(self.lock().1.iter().map(|(index, body)| Waiting { index: *index, body: body.clone() }).collect())
     }
 
-    fn commit(&self, changes: &[Change], entry: &Waiting) -> Result<(), StoreError> {
+    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
         let mut all = self.lock();
         for change in changes {
             match change {
@@ -35,7 +35,7 @@ impl Store for MemoryStore {
                 Change::Delete(key) => drop(all.0.remove(key)),
             }
         }
-        all.1.insert(entry.index, entry.body.clone());
+        all.1.extend(entries.iter().map(|entry| (entry.index, entry.body.clone())));
         Ok(())
     }
 

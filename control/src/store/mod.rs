@@ -44,8 +44,8 @@ pub trait Store: Send {
     fn records(&self) -> Result<Vec<Record>, StoreError>;
     /// Every entry in the outbox, in order.
     fn outbox(&self) -> Result<Vec<Waiting>, StoreError>;
-    /// All of the changes and the entry, or nothing.
-    fn commit(&self, changes: &[Change], entry: &Waiting) -> Result<(), StoreError>;
+    /// All of the changes, in this order, and the entries, or nothing.
+    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError>;
     /// Forget outbox entries below this index: the log has them. Need not be durable at once.
     fn sealed(&self, below: u64) -> Result<(), StoreError>;
     /// Replace everything, as when rebuilding from the log.
@@ -104,15 +104,19 @@ mod tests {
     fn conformance<S: Store>(store: S, reopen: impl Fn(S) -> S) {
         assert_eq!(store.records().unwrap(), vec![]);
         let waiting = |index| Waiting { index, body: format!("entry {index}").into_bytes() };
-        store.commit(&[Change::Put(person("ada")), Change::Put(person("bo"))], &waiting(0)).unwrap();
-        store.commit(&[Change::Delete("person/bo".into())], &waiting(1)).unwrap();
-        store.commit(&[], &waiting(2)).unwrap();
+        store.commit(&[Change::Put(person("ada")), Change::Put(person("bo"))], &[waiting(0)]).unwrap();
+        let again = [
+            Change::Delete("person/bo".into()),
+            Change::Put(person("cy")),
+            Change::Delete("person/cy".into()),
+        ];
+        store.commit(&again, &[waiting(1), waiting(2)]).unwrap();
         let store = reopen(store);
         assert_eq!(store.records().unwrap(), vec![person("ada")]);
         assert_eq!(store.outbox().unwrap(), vec![waiting(0), waiting(1), waiting(2)]);
         store.sealed(2).unwrap();
         assert_eq!(store.outbox().unwrap(), vec![waiting(2)]);
-        store.commit(&[Change::Delete("person/nobody".into())], &waiting(3)).unwrap();
+        store.commit(&[Change::Delete("person/nobody".into())], &[waiting(3)]).unwrap();
         store.replace(&[person("cy")]).unwrap();
         let store = reopen(store);
         assert_eq!(store.records().unwrap(), vec![person("cy")]);

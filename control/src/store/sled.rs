@@ -87,7 +87,7 @@ impl Store for SledStore {
             .collect()
     }
 
-    fn commit(&self, changes: &[Change], entry: &Waiting) -> Result<(), StoreError> {
+    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
         let encoded = changes
             .iter()
             .map(|change| match change {
@@ -103,7 +103,9 @@ impl Store for SledStore {
                         None => drop(records.remove(key.as_bytes())?),
                     }
                 }
-                outbox.insert(&entry.index.to_be_bytes(), entry.body.as_slice())?;
+                for entry in entries {
+                    outbox.insert(&entry.index.to_be_bytes(), entry.body.as_slice())?;
+                }
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
             .map_err(|e| StoreError::because("the store refused the change", format!("{e:?}")))?;
