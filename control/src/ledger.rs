@@ -16,6 +16,12 @@
 //! While a batch is written the next one is decided: on what will be so when the one before is durable. Where that fails
 //! nobody of either was answered, and all that was decided meanwhile is decided no more.
 //!
+//! ```text
+//!   next ── decided, in a batch ──▶ nobody writes? ── yes ──▶ leads: takes the batch, writes it, wakes everybody
+//!     ▲                                  │ no
+//!     └────────── woken ◀── waits ◀──────┘        who finds the outcome of her batch is through
+//! ```
+//!
 //! A kill between store and log leaves the entries in the outbox; opening the ledger seals them first.
 //! A kill between log and memory leaves nothing: memory is read from the store.
 
@@ -24,7 +30,7 @@ use crate::domain::{Change, Record, Refusal, RefusalKind, State};
 use crate::store::{Store, StoreError, Waiting};
 use holm_proto::ids::RequestId;
 use jiff::Timestamp;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// Who wants what: the head of a log entry, known before anything is decided.
@@ -100,8 +106,10 @@ pub enum LedgerError {
 
 /// The state, and the only way to change it.
 pub struct Ledger {
-    /// Held while somebody decides; nobody waits for anything with it.
+    /// Held while somebody decides.
     next: Mutex<Next>,
+    /// A batch was written, well or not.
+    written: Condvar,
     /// Held while a batch becomes durable. Who needs both has this one first.
     writer: Mutex<Writer>,
     state: RwLock<Arc<State>>,
@@ -116,6 +124,8 @@ struct Next {
     /// Entries that the log will have then.
     size: u64,
     batch: Batch,
+    /// Of the batch that is being written; absent: none is.
+    writing: Option<Outcome>,
     /// Nothing is decided until the writer has looked: something could not be written.
     stuck: bool,
 }
@@ -137,9 +147,12 @@ struct Writer {
     log: Log,
     /// In the store's outbox, not in the log yet, because the log could not be written.
     unsealed: Option<(Vec<Waiting>, Vec<Change>)>,
-    /// The store failed half-way: what it holds is known only after a restart.
+    /// A write was not ended: what store and log hold is known only after a restart.
     broken: Option<String>,
 }
+
+/// What is said of a write until it is known how it ended: a panic in the middle of it leaves this.
+const BEGUN: &str = "a write was begun and not ended";
 
 impl Ledger {
     /// Open: seal what a kill left in the outbox, then read the state.
@@ -170,10 +183,12 @@ impl Ledger {
             return Err(LedgerError::Other);
         }
         let (changed, _) = watch::channel(log.size());
-        let next = Next { state: state.clone(), size: log.size(), batch: Batch::default(), stuck: false };
+        let (batch, writing) = (Batch::default(), None);
+        let next = Next { state: state.clone(), size: log.size(), batch, writing, stuck: false };
         let writer = Writer { store, log, unsealed: None, broken: None };
         Ok(Self {
             next: Mutex::new(next),
+            written: Condvar::new(),
             writer: Mutex::new(writer),
             state: RwLock::new(Arc::new(state)),
             changed,
@@ -217,7 +232,7 @@ impl Ledger {
             };
             (answer, next.add(call, head, changes, now)?)
         };
-        self.written(&outcome)?;
+        self.durable(&outcome)?;
         answer
     }
 
@@ -231,21 +246,33 @@ impl Ledger {
         let outcome = {
             let (mut next, now) = (self.next()?, self.now());
             let Some(decided) = decide(&next.state, now) else {
+                // What that was found on is in the next batch, or in the one that is being written, or durable.
+                let pending = (!next.batch.entries.is_empty()).then(|| Arc::clone(&next.batch.outcome));
+                let found_on = pending.or_else(|| next.writing.clone());
                 drop(next);
-                return self.settled().map(|()| false);
+                return found_on.map_or(Ok(()), |outcome| self.durable(&outcome)).map(|()| false);
             };
             let head = Head::of(call, decided.reasons, decided.pack, decided.detail);
             next.add(call, head, decided.changes, now)?
         };
-        self.written(&outcome)?;
+        self.durable(&outcome)?;
         Ok(true)
     }
 
     /// Note that somebody was refused before anything could be decided.
     pub fn refused(&self, call: &Call, reason: &str) {
         let refusal = Refusal::new(RefusalKind::Denied, reason);
-        if let Err(failure) = self.commit::<()>(call, |_, _| Err(refusal)) {
-            tracing::info!(actor = call.actor, peer = call.peer, "refused: {failure}");
+        match self.commit::<()>(call, |_, _| Err(refusal)) {
+            Err(failure) if failure.kind == RefusalKind::Unavailable => {
+                tracing::error!(
+                    actor = call.actor,
+                    peer = call.peer,
+                    reason,
+                    "refused, which is in no log: {failure}"
+                );
+            }
+            Err(failure) => tracing::info!(actor = call.actor, peer = call.peer, "refused: {failure}"),
+            Ok(()) => {}
         }
     }
 
@@ -266,7 +293,7 @@ impl Ledger {
 
     #[cfg(test)]
     fn size_decided(&self) -> u64 {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).size
+        self.decided().size
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -275,40 +302,45 @@ impl Ledger {
 
     /// To decide on. Everything is refused while the log cannot be written: audit before effect.
     fn next(&self) -> Result<MutexGuard<'_, Next>, Refusal> {
-        let lock = || self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = lock();
+        let next = self.decided();
         if !next.stuck {
             return Ok(next);
         }
         drop(next);
         let mut writer = self.lock();
         self.mend(&mut writer)?;
-        let mut next = lock();
+        let mut next = self.decided();
         next.stuck = false;
         Ok(next)
     }
 
-    /// Waits until a batch is durable, or makes it so, with all that was decided since.
-    fn written(&self, outcome: &Outcome) -> Result<(), Refusal> {
-        let mut writer = self.lock();
-        if outcome.get().is_none() {
-            // Whoever took it had the writer until its outcome was known: so it is still the next one.
-            let batch = std::mem::take(&mut self.next.lock().unwrap_or_else(PoisonError::into_inner).batch);
-            self.write(&mut writer, batch);
-        }
-        match outcome.get() {
-            Some(Ok(())) => Ok(()),
-            Some(Err(why)) => Err(not_durable(why)),
-            None => Err(not_durable("it was begun to be written, and not ended")),
-        }
+    fn decided(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all that was decided before is durable: that there is nothing to do was found on it.
-    fn settled(&self) -> Result<(), Refusal> {
-        let mut writer = self.lock();
-        let batch = std::mem::take(&mut self.next.lock().unwrap_or_else(PoisonError::into_inner).batch);
-        self.write(&mut writer, batch);
-        self.mend(&mut writer)
+    /// Waits until a batch is durable. Where nobody writes, this one does: all that was decided by now.
+    fn durable(&self, outcome: &Outcome) -> Result<(), Refusal> {
+        let mut next = self.decided();
+        loop {
+            match outcome.get() {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => return Err(not_durable(why)),
+                None if next.writing.is_some() => {
+                    next = self.written.wait(next).unwrap_or_else(PoisonError::into_inner);
+                }
+                // It was taken, and whoever took it did not come to its end.
+                None if !Arc::ptr_eq(outcome, &next.batch.outcome) => return Err(not_durable(BEGUN)),
+                None => {
+                    let batch = std::mem::take(&mut next.batch);
+                    next.writing = Some(Arc::clone(&batch.outcome));
+                    drop(next);
+                    let leads = Leads(self);
+                    self.write(&mut self.lock(), batch);
+                    drop(leads);
+                    next = self.decided();
+                }
+            }
+        }
     }
 
     /// What could not be written is tried again; what the log takes late is in memory from then on.
@@ -336,10 +368,11 @@ impl Ledger {
                     tracing::warn!("the outbox keeps older entries: {}", chain(&failure));
                 }
                 self.publish(&changes, writer.log.size());
+                writer.broken = None;
             }
             Err(text) => {
                 tracing::error!("{text}");
-                let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut next = self.decided();
                 next.stuck = true;
                 // What was decided on it meanwhile was decided on what is not so.
                 let _ = std::mem::take(&mut next.batch).outcome.set(Err(text.clone()));
@@ -415,19 +448,40 @@ impl Next {
 }
 
 impl Writer {
-    /// Store, then log; why it is not durable.
+    /// Store, then log; why it is not durable. Where all of it is in the store, `broken` is nothing afterwards; where it
+    /// is in the log as well, that is the caller's to say, who has more to do.
     fn write(&mut self, changes: &[Change], entries: &[Waiting]) -> Result<(), String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        self.broken = Some(BEGUN.to_owned());
+        if entries.first().map(|entry| entry.index) != Some(self.log.size()) {
+            return Err("what was decided does not follow what is in the log".to_owned());
+        }
         self.store.commit(changes, entries).map_err(|failure| {
             let text = format!("the store failed: {}", chain(&failure));
             self.broken = Some(text.clone());
             text
         })?;
-        self.seal(entries)
+        self.seal(entries).map_err(|text| {
+            self.broken = None;
+            format!("{text}; when that is mended it may still take effect: look before you ask again")
+        })
     }
 
     fn seal(&mut self, entries: &[Waiting]) -> Result<(), String> {
         let bodies: Vec<Vec<u8>> = entries.iter().map(|entry| entry.body.clone()).collect();
         self.log.append(&bodies).map_err(|failure| format!("the log failed: {}", chain(&failure)))
+    }
+}
+
+/// Who writes. Whatever becomes of her, the others are woken.
+struct Leads<'a>(&'a Ledger);
+
+impl Drop for Leads<'_> {
+    fn drop(&mut self) {
+        self.0.decided().writing = None;
+        self.0.written.notify_all();
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) fn note(
         let paused = seen.paused;
         if app.live.told(*id, |told| told.is_paused()) != paused && agent::admitted(app, host)? {
             app.live.told(*id, |told| told.paused(paused));
-            entry(app, &call("observe.paused"), json!({ "host": host, "paused": paused }))?;
+            entry(app, &call("observe.paused"), json!({ "host": host, "paused": paused }))
+                .inspect_err(|_| app.live.told(*id, fullness::Told::forget))?;
         }
     }
     app.live.keep_told(|id| state.slices.get(&id).is_some_and(|s| !s.state.is_final()));

@@ -248,7 +248,11 @@ impl Asked {
                     Refusal { pack: by, ..no.logged }
                 })
             });
-            done.map_err(|failure| told.unwrap_or(failure))
+            done.map_err(|failure| match failure.kind {
+                // What is in no log was not decided.
+                RefusalKind::Unavailable => failure,
+                _ => told.unwrap_or(failure),
+            })
         })
         .await?;
         answer(done, id)

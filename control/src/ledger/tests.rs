@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const ORIGIN: &str = "holm.example/log";
 
-/// A store that outlives its ledger, as a disk does, and fails or waits when told to.
+/// A store that outlives its ledger, as a disk does, and fails, waits or panics when told to.
 #[derive(Clone, Default)]
-struct Disk(Arc<(MemoryStore, AtomicBool, Mutex<Vec<usize>>)>);
+struct Disk(Arc<(MemoryStore, AtomicBool, Mutex<Vec<usize>>, AtomicBool)>);
 
 impl Store for Disk {
     fn records(&self) -> Result<Vec<Record>, StoreError> {
@@ -24,6 +24,7 @@ impl Store for Disk {
         if self.0.1.load(Ordering::Relaxed) {
             return Err(StoreError { what: "no space left".to_owned(), cause: None });
         }
+        assert!(!self.0.3.load(Ordering::Relaxed), "what a store asserts");
         // Whoever holds this keeps the disk busy.
         self.0.2.lock().unwrap().push(entries.len());
         self.0.0.commit(changes, entries)
@@ -338,7 +339,7 @@ fn three_at_once(scratch: &Scratch, ledger: &Ledger, and_then: impl FnOnce()) ->
     std::thread::scope(|scope| {
         let first = scope.spawn(|| invite(ledger, "ada"));
         // Taken, and stuck at the disk: the writer is held, and nothing is left to be taken.
-        while ledger.size_decided() != 1 || ledger.writer.try_lock().is_ok() {
+        while ledger.size_decided() != 1 || ledger.decided().writing.is_none() {
             std::thread::yield_now();
         }
         decided(0);
@@ -447,5 +448,54 @@ fn that_there_is_nothing_to_do_is_said_when_what_it_was_found_on_is_durable() {
         assert_eq!(second.join().unwrap(), (false, vec!["ada".to_owned()]));
         assert_eq!(first.join().unwrap(), Ok(20_001));
     });
+    scratch.assert_agreed(ledger);
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_write_ends_all_writing_and_wakes_everybody() {
+    let scratch = Scratch::new();
+    let ledger = scratch.ledger();
+    invite(&ledger, "ada").unwrap();
+    scratch.store.0.3.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = ["bo", "cy", "dan"].map(|name| scope.spawn(|| invite(&ledger, name))).into();
+        // One of them writes; the others are told, and none waits for ever.
+        let ended: Vec<_> = all.into_iter().map(|one| one.join()).collect();
+        assert!(ended.iter().all(|one| one.as_ref().is_ok_and(Result::is_err) || one.is_err()));
+        assert!(ended.iter().any(Result::is_err));
+    });
+    scratch.store.0.3.store(false, Ordering::Relaxed);
+    let refusal = invite(&ledger, "eve").unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Unavailable);
+    assert_eq!((names(&ledger), ledger.size()), (vec!["ada".to_owned()], 1));
+    drop(ledger);
+    let ledger = scratch.ledger();
+    assert_eq!(invite(&ledger, "eve").unwrap(), 20_002);
+    scratch.assert_agreed(ledger);
+}
+
+#[test]
+fn that_there_is_nothing_to_do_is_not_said_where_what_it_was_found_on_never_was() {
+    let scratch = Scratch::new();
+    let ledger = scratch.ledger();
+    let (seen, looked) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let mut idle = None;
+        let all = three_at_once(&scratch, &ledger, || {
+            scratch.break_log();
+            idle = Some(scope.spawn(|| {
+                ledger.commit_if(&call("observe.person"), move |state, _| {
+                    seen.send(state.people.len()).unwrap();
+                    None
+                })
+            }));
+            assert_eq!(looked.recv().unwrap(), 3);
+        });
+        assert!(all.iter().all(Result::is_err));
+        let idle = idle.unwrap().join().unwrap();
+        assert_eq!(idle.unwrap_err().kind, RefusalKind::Unavailable);
+    });
+    scratch.mend_log();
+    invite(&ledger, "dan").unwrap();
     scratch.assert_agreed(ledger);
 }

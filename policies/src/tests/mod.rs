@@ -130,9 +130,9 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
 fn what_is_forgotten_is_answered_again() {
     let pack = pack();
     let crowd: Vec<Name> = (0..200).map(|n| name(&format!("p{n}"))).collect();
-    let of = |number: usize, members: &[Name]| Resource::Project {
+    let of = |number: usize, level: &str, members: &[Name]| Resource::Project {
         name: name(&format!("project-{number}")),
-        level: "2".to_owned(),
+        level: level.to_owned(),
         lead: name("lina"),
         members: members.to_vec(),
         held_by: Vec::new(),
@@ -140,15 +140,23 @@ fn what_is_forgotten_is_answered_again() {
         lapsed: Vec::new(),
     };
     let in_it = person("p199", &["researcher"]);
+    // What was asked when it was loaded.
+    let before = pack.answered.holds();
     for number in 0..3 {
-        assert!(ask(&pack, &in_it, Action::ProjectRead, &of(number, &crowd)).allow);
-        assert!(!ask(&pack, &in_it, Action::ProjectRead, &of(number, &crowd[..199])).allow);
+        assert!(ask(&pack, &in_it, Action::ProjectRead, &of(number, "2", &crowd)).allow);
+        assert!(!ask(&pack, &in_it, Action::ProjectRead, &of(number, "2", &crowd[..199])).allow);
     }
-    assert_eq!(pack.answered.len(), 0);
+    // Whoever asks about what she makes up fills nothing with it.
+    ask(&pack, &in_it, Action::ProjectRead, &of(0, &"x".repeat(1 << 20), &[]));
+    assert_eq!(pack.answered.holds(), before);
     // Who is not enrolled costs nothing to be answered.
     let nobody = Principal { known: false, ..person("ravn", &[]) };
-    for number in 0..=crate::answered::MOST {
-        ask(&pack, &nobody, Action::ProjectRead, &of(number, &[]));
+    let (mut most, mut last) = (0, 0);
+    for number in 0..60_000 {
+        ask(&pack, &nobody, Action::ProjectRead, &of(number, "2", &crowd[..20]));
+        let (held, bytes) = pack.answered.holds();
+        assert!(bytes <= crate::answered::MOST);
+        (most, last) = (most.max(held), held);
     }
-    assert_eq!(pack.answered.len(), 1);
+    assert!(last < most && most < 60_000, "{last} of {most}");
 }
