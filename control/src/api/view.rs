@@ -101,7 +101,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
     let paused = report.as_ref().is_some_and(|r| r.paused);
     let warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
     // What it had are others' by now, and it gets other ones.
-    let rests = matches!(s.state, SliceState::Stopped | SliceState::Approved);
+    let rests = matches!(s.state, SliceState::Stopped | SliceState::Approved | SliceState::Kept);
     let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
     let known = s.guest.as_ref().map(|g| v1::Guest {
         ssh_host_key: g.ssh_host_key.clone(),

@@ -73,6 +73,11 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|c| c == '+' || c.is_whitespace() || c.is_control())
 }
 
+/// Whether a public key is one.
+pub fn check_key(vkey: &str) -> Result<(), NoteError> {
+    PublicKey::parse(vkey).map(drop)
+}
+
 /// The name in a public key.
 pub(super) fn name_of(vkey: &str) -> Result<String, NoteError> {
     PublicKey::parse(vkey).map(|key| key.name)

@@ -140,7 +140,7 @@ pub enum SliceVerb {
     /// Write its disks anew, encrypted under other data keys, for its lead or a security officer. It must be stopped
     #[command(
         after_help = "For when somebody may have copied a disk's header, and its key: `rekey` changes the key that opens a \
-        disk, and this the one that its data is encrypted under, which no other key opens then. One disk after the other is \
+        disk, and comes first where that was seen; this changes the one that its data is encrypted under. One disk after the other is \
         copied beside itself, for which its host needs the room, and as much time as copying takes; cut off, each opens as \
         before. What was copied before, backups too, stays under the data keys of then: make another backup afterwards. With \
         --wait it ends with exit code 1 where it did not succeed."

@@ -10,7 +10,7 @@ use crate::progress::{Spinner, patiently};
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
 use holm_control::audit::verify::{self, Checker, Verified};
-use holm_control::audit::{Entry, export};
+use holm_control::audit::{Entry, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::{Checkpoint, GetCheckpointRequest, ListEntriesRequest, LogEntry};
 use rows::Rows;
@@ -80,13 +80,23 @@ async fn log(session: &Session, filters: &Log) -> Result<(), Failure> {
     let mut stream = entries(session, &mut client, start, end).await?;
     let mut rows = Rows::new(&session.output, &session.clock);
     rows.begin()?;
+    let mut read_so_far = 0_u64;
     while let Some(next) = patiently(&session.output, "reading the log", stream.message()).await? {
         let entry = read(&next)?;
+        read_so_far += 1;
         if wanted.takes(&entry) {
             rows.add(&entry, &next.body)?;
         }
     }
-    rows.end()
+    let none = rows.is_empty();
+    rows.end()?;
+    if none {
+        let some = format!(
+            "none of the {read_so_far} entries read is like that; without a filter: holm audit log --last 20"
+        );
+        session.output.remark(&some);
+    }
+    Ok(())
 }
 
 async fn show(session: &Session, index: u64) -> Result<(), Failure> {
@@ -216,10 +226,12 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
 /// A key as such, or a file with it.
 pub(super) fn key_of(text: &str) -> Result<String, Failure> {
     let path = Path::new(text);
-    if !path.is_file() {
-        return Ok(text.trim().to_owned());
-    }
-    std::fs::read_to_string(path)
-        .map(|key| key.trim().to_owned())
-        .map_err(|e| Failure::file("read", path, &e))
+    let key = match path.is_file() {
+        true => std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?,
+        false => text.to_owned(),
+    };
+    let key = key.trim().to_owned();
+    // A slip of the pen is no forged log.
+    note::check_key(&key).map_err(|e| Failure::usage(e.to_string()))?;
+    Ok(key)
 }

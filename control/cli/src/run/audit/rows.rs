@@ -8,6 +8,9 @@ use holm_control::audit::Entry;
 use jiff::Timestamp;
 use serde_json::Value;
 
+/// What an entry says came of it.
+const OUTCOMES: [&str; 3] = ["allowed", "refused", "observed"];
+
 /// Which entries.
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -20,6 +23,9 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new(wanted: &Log, clock: &Clock) -> Result<Self, String> {
+        if let Some(other) = wanted.outcome.as_deref().filter(|outcome| !OUTCOMES.contains(outcome)) {
+            return Err(format!("`{other}` is no outcome: there are {}", OUTCOMES.join(", ")));
+        }
         let since = wanted.since.as_deref().map(|text| parse_since(text, clock)).transpose()?;
         Ok(Self {
             actor: wanted.person.as_ref().map(|name| format!("person/{name}")),
@@ -78,6 +84,10 @@ impl<'a> Rows<'a> {
         };
         self.count += 1;
         put(&text)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     pub(super) fn end(self) -> Result<(), Failure> {
