@@ -212,6 +212,14 @@ impl Live {
         hosts.get_mut(host).filter(|h| h.session == session).is_some_and(|h| h.drilled.insert(job))
     }
 
+    /// A job that it hears of no more, because of a hold or a lock, asks for the keys again when it does.
+    pub fn forget_drills(&self, host: &Name, session: u64, but: &BTreeSet<JobId>) {
+        let mut hosts = self.hosts();
+        if let Some(live) = hosts.get_mut(host).filter(|h| h.session == session) {
+            live.drilled.retain(|job| but.contains(job));
+        }
+    }
+
     /// Note how far its jobs are.
     pub fn jobs(&self, host: &Name, session: u64, jobs: BTreeMap<JobId, v1::ObservedJob>) {
         let mut hosts = self.hosts();

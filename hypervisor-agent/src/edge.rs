@@ -112,6 +112,15 @@ pub struct Image {
     pub initrd: PathBuf,
 }
 
+/// What was encrypted anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Anew {
+    /// Of the volumes, bytes.
+    pub bytes: u64,
+    /// Of what was there before, bytes.
+    pub overwritten: u64,
+}
+
 /// What became of a wish to change a volume's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rekeyed {
@@ -330,8 +339,10 @@ pub trait Host: Send + Sync + 'static {
     /// looked at, and how many bytes they have.
     fn drill_backup(&self, backup: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<(&'static str, u64)>;
     /// Write what volumes hold anew, under other data keys: volumes that no machine uses, and that their keys open before and
-    /// after. How many bytes they have.
-    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64>;
+    /// after.
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<Anew>;
+    /// Remove what lies beside volumes, of a copy that was cut off.
+    fn clear_staged(&self) {}
     /// Remove a backup from the store, whole or not. One that is not there is removed.
     fn remove_backup(&self, backup: BackupId) -> Result<()>;
 

@@ -4,7 +4,7 @@ use crate::{
     commission,
     config::{FabricModel, HostConfig},
     edge::{
-        Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
+        Anew, Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
         Result, Room, Seed, VolumeKind, VolumeState, Watch,
     },
     fabric::{self, Fabric},
@@ -338,8 +338,12 @@ impl Host for RealHost {
         self.volumes.drill(self.store(backup)?, backup, keys, watch)
     }
 
-    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<Anew> {
         self.volumes.encrypt_anew(of, keys, watch)
+    }
+
+    fn clear_staged(&self) {
+        self.volumes.clear_staged();
     }
 
     fn remove_backup(&self, backup: BackupId) -> Result<()> {

@@ -273,6 +273,8 @@ fn rebuilt(site: &Site, lead: &str, slice: &str) -> Outcome {
     let before = site.json(lead, &["slice", "show", slice])?;
     site.ok(lead, &["slice", "stop", slice])?;
     site.ok(lead, &["wait", slice, "stopped", "--timeout", LIMIT])?;
+    let said = site.ok(lead, &["slice", "reencrypt", slice, "--wait"])?;
+    demand(said.contains("under other data keys"), format!("it says `{said}`"))?;
     if before["home_gib"] == 0 {
         let said = site.refused(lead, &["slice", "start", slice, "--rebuild", "--yes"])?;
         return demand(said.contains("which a rebuild would destroy"), format!("it says `{said}`"));
@@ -290,7 +292,9 @@ fn rebuilt(site: &Site, lead: &str, slice: &str) -> Outcome {
             format!("there is `{said}`"),
         )?;
     }
-    show::seen("rebuilt, it has a new root disk and key, and /home and /project as they were");
+    show::seen(
+        "encrypted anew and rebuilt, it has a new root disk and key, and /home and /project as they were, under another data key",
+    );
     Ok(())
 }
 

@@ -213,6 +213,12 @@ fn a_slice_that_rests_is_backed_up_tried_restored_and_started_again() -> Outcome
     demand(said.contains("--yes"), said)?;
     let said = site.ok("ada", &["slice", "restore", main, "--backup", id, "--yes", "--wait"])?;
     demand(said.contains("restored from the backup of"), said)?;
+    let said = site.refused("rosa", &["slice", "reencrypt", main])?;
+    demand(said.contains("by its project's lead, or by an officer"), said)?;
+    let said = site.ok("ada", &["slice", "reencrypt", main, "--wait"])?;
+    demand(said.contains("under other data keys"), said)?;
+    let shown = site.json("ada", &["slice", "show", main])?;
+    demand(shown["reencrypted"]["passed"] == true, shown.to_string())?;
     site.ok("ada", &["slice", "start", main])?;
     site.ok("ada", &["wait", main, "ready", "--timeout", "1m"])?;
     let said = site.refused(OFFICERS[0], &["keys", "escrow", "heart-study", "--to", "safe"])?;

@@ -372,6 +372,8 @@ impl Session {
         if self.sent.as_ref() == Some(&wanted) {
             return Ok(());
         }
+        let jobs = wanted.jobs.iter().filter_map(|job| typed(&job.job_id)).collect();
+        app.live.forget_drills(&self.host, self.id, &jobs);
         self.sent = Some(wanted.clone());
         self.first.get_or_insert(generation);
         self.say(v1::to_agent::Body::Intended(v1::Intended { generation, ..wanted })).await

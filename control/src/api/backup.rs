@@ -20,8 +20,8 @@ use tonic::{Request, Response, Status};
 pub(super) struct BackupKeeping(pub Arc<App>);
 
 impl BackupKeeping {
-    /// Begins something with the slice's backups.
-    async fn begin<M>(
+    /// Begins something with the slice's disks or backups.
+    pub(super) async fn begin<M>(
         &self,
         request: &Request<M>,
         action: Action,
@@ -39,8 +39,11 @@ impl BackupKeeping {
                     let wish = Wish { job: JobId::new_v4(), by: scene.person()?.clone(), now: scene.now };
                     let changes = act(scene, &slice, &wish)?;
                     let mut decided = decided(scene, &again, changes)?;
-                    let backup = decided.value.job.as_ref().map(|job| job.backup_id.clone());
-                    decided.detail = json!({ "job": wish.job.into_untyped_uuid(), "backup": backup });
+                    let job = decided.value.job.as_ref();
+                    let backup = job.map(|job| job.backup_id.as_str()).filter(|id| !id.is_empty());
+                    // Of one that needs no backup it says what it is: its action is rekeying's.
+                    let kind = if backup.is_none() { "reencrypt" } else { "job" };
+                    decided.detail = json!({ kind: wish.job.into_untyped_uuid(), "backup": backup });
                     Ok(decided)
                 },
             )

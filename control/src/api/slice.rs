@@ -1,5 +1,6 @@
 //! Slices.
 
+use super::backup::BackupKeeping;
 use super::{
     About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view,
 };
@@ -11,7 +12,7 @@ use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, sli
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
-use holm_proto::ids::{JobId, Name, SliceId, TunnelId, VolumeId};
+use holm_proto::ids::{Name, SliceId, TunnelId, VolumeId};
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
 use jiff::{SignedDuration, Timestamp};
@@ -339,11 +340,10 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let decide: Decide = |scene, s, _| {
-            let wish = Wish { job: JobId::new_v4(), by: scene.person()?.clone(), now: scene.now };
-            backup::reencrypt(scene.state, s, &wish)
-        };
-        self.decide(request, Action::SliceRekey, decide).await
+        let message = request.get_ref().clone();
+        let target = (message.slice, message.dry_run);
+        let begin = |scene: &Scene<'_>, s: &Slice, wish: &Wish| backup::reencrypt(scene.state, s, wish);
+        BackupKeeping(Arc::clone(&self.0)).begin(&request, Action::SliceRekey, target, begin).await
     }
 
     async fn hold_slice(

@@ -435,6 +435,7 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
             let detail = format!("restored from the backup of {of:.0}{what}");
             next.reason = format!("stopped, and {detail}");
             tried(&mut next, job, Ok(detail), now);
+            brought_back(&mut next, &backup);
         }
         (JobKind::Restore, Some(why)) => {
             let detail = format!(
@@ -444,8 +445,10 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
         }
         (JobKind::Reencrypt, failed) => {
             let detail = match failed {
-                None => "its disks are under other data keys; backups of before are not: make another one"
-                    .to_owned(),
+                None => format!(
+                    "its disks are under other data keys ({}); backups of before are not: make another one",
+                    told.method
+                ),
                 Some(why) => why.clone(),
             };
             reencrypted(&mut next, job, failed.is_none(), detail, now);
@@ -471,9 +474,20 @@ pub fn told(slice: &Slice, told: &Told, following: JobId, now: Timestamp) -> Opt
 fn half_restored(next: &mut Slice, job: &Job, detail: String, now: Timestamp) {
     if let Some(backup) = next.copies.backups.iter().find(|backup| backup.id == job.backup).cloned() {
         disks::restored(next, &backup, job.by.as_ref().unwrap_or(&backup.by), now);
+        brought_back(next, &backup);
     }
     next.reason = format!("stopped; {detail}");
     tried(next, job, Err(detail), now);
+}
+
+/// A disk that is restored from a backup of before it was encrypted anew is under the data key of then.
+fn brought_back(next: &mut Slice, backup: &Backup) {
+    let since = next.copies.reencrypted.as_mut().filter(|done| done.passed && backup.begun < done.at);
+    if let Some(done) = since {
+        done.passed = false;
+        "a backup of before was restored, or may be in part: what it holds is under the data keys of then"
+            .clone_into(&mut done.detail);
+    }
 }
 
 fn reencrypted(next: &mut Slice, job: &Job, passed: bool, detail: String, at: Timestamp) {

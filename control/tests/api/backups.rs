@@ -173,6 +173,8 @@ async fn disks_are_encrypted_anew_while_the_slice_rests_and_its_host_has_the_key
     assert!(another.unwrap_err().reason.contains("no such job"));
     let given = ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap();
     assert_eq!((given.key.len(), given.others.len()), (32, 1));
+    let asked = world.logged(|e| e.action == "slice.rekey" && e.outcome == "allowed").await;
+    assert_eq!(asked.detail["reencrypt"], wanted.job_id.as_str(), "it is told from a rekeying");
     let entry = world.logged(|e| e.action == "agent.key" && e.detail.get("reencrypt").is_some()).await;
     assert!(entry.detail.get("backup").is_none(), "{}", entry.detail);
     let twice = ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap_err();
@@ -206,10 +208,40 @@ async fn disks_are_encrypted_anew_while_the_slice_rests_and_its_host_has_the_key
     assert!(refused.message().contains("given to nobody"), "{refused}");
     world.slices("frida").release_slice(decide("heart/main", "over")).await.unwrap();
 
+    // A lock, and a hold of the project, keep it back: lifted, it is wanted again, and its keys are given again.
+    reencrypt(&world, "dina").await.unwrap();
+    let wanted = job(&mut agent, v1::JobKind::Reencrypt).await;
+    ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap();
+    world.projects("frida").hold_project(whole("a case")).await.unwrap();
+    agent.intends(|i| i.jobs.is_empty()).await;
+    assert!(ask_keys(&mut agent, &wanted, &kept.volume_id).await.is_err());
+    world.projects("frida").release_project(whole("over")).await.unwrap();
+    assert_eq!(job(&mut agent, v1::JobKind::Reencrypt).await.job_id, wanted.job_id);
+    ask_keys(&mut agent, &wanted, &kept.volume_id).await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Reencrypt).await;
+
     // Other keys that it waits for come first.
     world.slices("dina").rekey_slice(decide("heart/main", "")).await.unwrap();
     let refused = reencrypt(&world, "dina").await.unwrap_err();
     assert!(refused.message().contains("that comes first"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_of_a_backup_of_before_says_that_the_data_keys_of_then_are_back() {
+    let world = World::full_of(|config| config.backup.keep = 2).await;
+    let (mut agent, _, made) = backed_up(&world).await;
+    reencrypt(&world, "dina").await.unwrap();
+    done(&world, &mut agent, v1::JobKind::Reencrypt).await;
+    back_up(&world, "dina").await.unwrap();
+    let newer = done(&world, &mut agent, v1::JobKind::Backup).await;
+    let now = async |backup: &str, agent: &mut Agent| {
+        restore(&world, "dina", backup).await.unwrap();
+        done(&world, agent, v1::JobKind::Restore).await;
+        world.get("dina", "heart/main").await.unwrap().reencrypted.unwrap()
+    };
+    assert!(now(&newer.backup_id, &mut agent).await.passed);
+    let back = now(&made.backup_id, &mut agent).await;
+    assert!(!back.passed && back.detail.contains("data keys of then"), "{back:?}");
 }
 
 /// The pack, with this said of level 2.
@@ -361,8 +393,7 @@ async fn a_backup_is_made_tried_restored_and_goes_with_its_slice() {
     let gone = agent.slice(v1::Goal::Destroyed).await;
     agent.reaches(&gone, v1::Phase::Absent).await;
     agent.clean(&world, "dgx").await;
-    let waits = world.get("dina", "heart/main").await.unwrap();
-    assert!(waits.reason.contains("its backups to be removed"), "{}", waits.reason);
+    world.until_it("dina", "heart/main", |now| now.reason.contains("its backups to be removed")).await;
     done(&world, &mut agent, v1::JobKind::Remove).await;
     let certificate = certificate(&world).await;
     assert_eq!(certificate["backups"].as_array().unwrap().len(), 3);

@@ -310,6 +310,7 @@ impl Watch for Progress<'_> {
 impl Engine {
     /// Does one job, or none. One caller at a time.
     pub fn work(&self, now: Now) -> Turn {
+        self.host.clear_staged();
         let mut state = self.lock();
         let (due, soonest) = state.due(now);
         let Some((id, job)) = due.and_then(|id| Some((id, state.jobs.get_mut(&id)?))) else {
@@ -389,7 +390,11 @@ impl Engine {
                 let (method, bytes) = self.host.drill_backup(&want.backup, needed(keys)?, &watch)?;
                 Ok(v1::ObservedJob { method: method.to_owned(), ..through(bytes) })
             }
-            JobKind::Anew => self.host.encrypt_anew(&want.backup, needed(keys)?, &watch).map(through),
+            JobKind::Anew => {
+                let anew = self.host.encrypt_anew(&want.backup, needed(keys)?, &watch)?;
+                let method = format!("{} bytes of before overwritten", anew.overwritten);
+                Ok(v1::ObservedJob { method, ..through(anew.bytes) })
+            }
             JobKind::Remove => {
                 self.remove_backups(&want.remove, &watch)?;
                 let removed = want.remove.iter().map(ToString::to_string).collect();

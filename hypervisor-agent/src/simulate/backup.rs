@@ -2,7 +2,7 @@
 
 use super::{SimulatedHost, fingerprint, machine::Machine};
 use crate::{
-    edge::{Backup, EdgeError, Keys, Made, Result, Watch},
+    edge::{Anew, Backup, EdgeError, Keys, Made, Result, Watch},
     simulate::Volume,
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -53,14 +53,16 @@ impl SimulatedHost {
     }
 
     /// Nothing of it is seen in a disk that is not there.
-    pub(super) fn write_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+    pub(super) fn write_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<Anew> {
         let mut all = BTreeMap::new();
         self.call("encrypt_anew", 0, |machine| {
             all = volumes(machine, of)?;
             opened_by(&all, keys)
         })?;
         tell(watch, bytes(&all))?;
-        self.call("finish_anew", 0, |machine| rests(machine, of).map(|()| bytes(&all)))
+        self.call("finish_anew", 0, |machine| {
+            rests(machine, of).map(|()| Anew { bytes: bytes(&all), overwritten: bytes(&all) })
+        })
     }
 
     fn fetched(&self, method: &str, backup: &Backup) -> Result<BTreeMap<VolumeId, Volume>> {

@@ -19,7 +19,7 @@ pub use self::{
 use crate::{
     config::{ImageFormat, SimulateConfig},
     edge::{
-        Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
+        Anew, Backup, DomainSpec, DomainStatus, EdgeError, GuestEvent, Host, Image, Key, Keys, Made, Rekeyed,
         Result, Room, Seed, VolumeKind, VolumeState, Watch,
     },
     fabric::Fabric as _,
@@ -403,7 +403,7 @@ impl Host for SimulatedHost {
         self.try_copy(backup, keys, watch)
     }
 
-    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<Anew> {
         self.write_anew(of, keys, watch)
     }
 

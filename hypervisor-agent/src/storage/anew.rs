@@ -2,30 +2,29 @@
 //!
 //! ```text
 //!   each volume: what it holds ─▶ a copy beside it, under a data key that was never used ─▶ header, key checked
-//!                                                     ─▶ the copy takes its place, and what was there is erased
+//!                                     ─▶ the copy takes its place ─▶ what was there is overwritten, all of it, and erased
 //! ```
 //!
 //! The key that opens a volume opens only its data key, which lies in its header: who copied both has the data key, and
-//! no change of the first takes it away. Cut off anywhere, each volume is what it was or what it becomes and opens with
+//! no change of the first takes it away. Who has it reads what was written before wherever that is left, so it does not
+//! do to destroy the header, as where a volume is erased. Cut off anywhere, each volume is what it was or what it becomes and opens with
 //! its key; begun again, all are done again.
 
 use super::{Backend, step};
-use crate::edge::{Backup, EdgeError, Keys, Result, Watch};
+use crate::edge::{Anew, Backup, EdgeError, Keys, Result, Watch};
+use holm_proto::ids::VolumeId;
+use std::path::Path;
 
-/// Encrypts these volumes anew, one after the other. How many bytes they have.
-pub fn encrypt(backend: &dyn Backend, wanted: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
-    let outcome = each(backend, wanted, keys, watch);
-    if outcome.is_err() {
-        for (volume, _) in &wanted.volumes {
-            if let Err(error) = backend.drop_staged(*volume) {
-                tracing::warn!(%volume, "a copy that was begun stays for now: {}", error.chain());
-            }
-        }
-    }
-    outcome
-}
-
-fn each(backend: &dyn Backend, wanted: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+/// Encrypts these volumes anew, one after the other. What a failure leaves beside one is the caller's to [`clear`].
+pub fn encrypt(
+    backend: &dyn Backend,
+    base_image: &Path,
+    wanted: &Backup,
+    keys: &Keys,
+    watch: &dyn Watch,
+) -> Result<Anew> {
+    let base = wanted.base.as_deref().unwrap_or(base_image);
+    let mut overwritten = 0_u64;
     // What is through, and how many there are in all, as far as is known.
     let (mut before, mut all) = (0_u64, 0_u64);
     for (number, (volume, root)) in wanted.volumes.iter().enumerate() {
@@ -38,7 +37,9 @@ fn each(backend: &dyn Backend, wanted: &Backup, keys: &Keys, watch: &dyn Watch) 
             }
             Err(EdgeError::new("it was given up: nobody wants it any more"))
         };
-        let bytes = backend.stage_anew(*volume, key, &mut through)?;
+        // Of one that was cut off: also of that nothing is to be left.
+        overwritten = overwritten.saturating_add(clear(backend, *volume)?);
+        let bytes = backend.stage_anew(*volume, root.then_some(base), key, &mut through)?;
         backend.check_staged(*volume, *root, Some(key))?;
         // It took its time: the slice may be on hold by now, or holmd away, which would have said so.
         if !watch.is_wanted() {
@@ -47,11 +48,21 @@ fn each(backend: &dyn Backend, wanted: &Backup, keys: &Keys, watch: &dyn Watch) 
                 wanted.volumes.len()
             )));
         }
-        backend.take_staged(*volume, *root)?;
+        backend.swap_staged(*volume, *root)?;
+        step();
+        overwritten = overwritten.saturating_add(clear(backend, *volume)?);
         step();
         before = before.saturating_add(bytes);
     }
-    Ok(before)
+    Ok(Anew { bytes: before, overwritten })
+}
+
+/// Overwrites what lies beside a volume, and removes it; how many bytes.
+pub fn clear(backend: &dyn Backend, volume: VolumeId) -> Result<u64> {
+    let overwritten = backend.overwrite_staged(volume)?;
+    step();
+    backend.drop_staged(volume)?;
+    Ok(overwritten)
 }
 
 #[cfg(test)]
@@ -62,7 +73,6 @@ pub(super) mod tests {
         conformance::{Ground, each_kill, flip, has_mark, id, key, killed_after, write},
     };
     use super::*;
-    use holm_proto::ids::VolumeId;
     use std::{
         io::{Read as _, Seek as _, SeekFrom},
         sync::atomic::AtomicU64,
@@ -70,8 +80,8 @@ pub(super) mod tests {
 
     const BLOCK: usize = 512;
 
-    fn anew(ground: &dyn Ground, volumes: &[(VolumeId, bool)], watch: &dyn Watch) -> Result<u64> {
-        encrypt(&*ground.backend(), &wanted(1, volumes), &keys(7), watch)
+    fn anew(ground: &dyn Ground, volumes: &[(VolumeId, bool)], watch: &dyn Watch) -> Result<Anew> {
+        encrypt(&*ground.backend(), &ground.config().base_image, &wanted(1, volumes), &keys(7), watch)
     }
 
     /// Blocks of a volume as it lies that are as good as random, which only what is encrypted is, and where they are.
@@ -112,7 +122,10 @@ pub(super) mod tests {
             assert!(before.len() >= 128, "{}", before.len());
             assert_eq!(same(&*backend, id(), &before), before.len());
             let volumes = [(id(), kind == Kind::Root)];
-            assert!(anew(ground, &volumes, &always()).unwrap() > 0);
+            let done = anew(ground, &volumes, &always()).unwrap();
+            // At least where the mark and the header were.
+            assert!(done.bytes > 0 && done.overwritten >= 1 << 20, "{done:?}");
+            assert!(backend.left_staged().unwrap().is_empty());
             assert_eq!(same(&*backend, id(), &before), 0, "something is under the data key of before");
             assert_eq!(has_mark(&*backend, 7), Some(true));
             assert_eq!(has_mark(&*backend, 8), None);
@@ -141,7 +154,9 @@ pub(super) mod tests {
             assert_eq!(same(&*backend, id(), &before), before.len(), "{what}");
             assert_eq!(has_mark(&*backend, 7), Some(true), "{what}");
         };
-        let with = |keys| encrypt(&*backend, &wanted(1, &volumes), &keys, &always()).unwrap_err().chain();
+        let base = ground.config().base_image;
+        let with =
+            |keys| encrypt(&*backend, &base, &wanted(1, &volumes), &keys, &always()).unwrap_err().chain();
         let wrong = with(keys(8));
         assert!(wrong.contains("the key does not open"), "{wrong}");
         as_it_was("a wrong key");
@@ -182,8 +197,10 @@ pub(super) mod tests {
             assert_eq!(has_mark(&*ground.backend(), 7), Some(true), "after {steps} steps");
             killed
         });
-        killed_after(3, || drop(anew(ground, &volumes, &always())));
-        ground.backend().drop_staged(id()).unwrap();
+        killed_after(6, || drop(anew(ground, &volumes, &always())));
+        assert_eq!(ground.backend().left_staged().unwrap(), [id()].into());
+        clear(&*ground.backend(), id()).unwrap();
+        assert!(ground.backend().left_staged().unwrap().is_empty());
         ground.backend().erase(id()).unwrap();
         ground.backend().forget(id()).unwrap();
         assert!(ground.used() < 1 << 20, "{} bytes are left", ground.used());

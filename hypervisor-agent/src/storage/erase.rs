@@ -8,12 +8,16 @@ use rustix::{
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
     path::Path,
 };
 
 /// The LUKS header and its key slots lie within the first 4 MiB of a file that `qemu-img` made, wherever
 /// the qcow2 header says: this much goes even where that header is gone already.
 const HEAD_BYTES: u64 = 4 << 20;
+
+/// So much at once, where all is looked at.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What was done to an area that held a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +49,28 @@ pub fn erase(path: &Path, before_gone: impl FnOnce(Wiped) -> io::Result<()>) -> 
         File::open(directory)?.sync_all()?;
     }
     Ok(Some(wiped))
+}
+
+/// Overwrites with zeros whatever a file or a block device holds, and says how many bytes that was: on the disk when it
+/// returns. What was never written stays so.
+pub fn overwrite_all(path: &Path) -> io::Result<u64> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let length = file.seek(SeekFrom::End(0))?;
+    let (mut piece, zeros) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    let (mut at, mut overwritten) = (0, 0);
+    while at < length {
+        let bytes = usize::try_from(length - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let (piece, zeros) =
+            (piece.get_mut(..bytes).unwrap_or_default(), zeros.get(..bytes).unwrap_or_default());
+        file.read_exact_at(piece, at)?;
+        if *piece != *zeros {
+            file.write_all_at(zeros, at)?;
+            overwritten += bytes as u64;
+        }
+        at += bytes as u64;
+    }
+    file.sync_all()?;
+    Ok(overwritten)
 }
 
 /// Overwrites the first `head_bytes` of a block device with random bytes, and gives all of it back.
@@ -189,6 +215,29 @@ mod tests {
             0 => println!("skipped: this loop device takes nothing back"),
             bytes => assert_eq!((bytes, left.unwrap()), (8 << 20, 0)),
         }
+    }
+
+    #[test]
+    fn all_of_it_is_overwritten_and_what_was_never_written_takes_no_room() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("volume");
+        let file = File::create(&path).unwrap();
+        file.set_len((64 << 20) + 100).unwrap();
+        for (at, bytes) in [(0, 10), (5 << 20, 3 << 20), (64 << 20, 100)] {
+            file.write_all_at(&vec![0xaa; bytes], at).unwrap();
+        }
+        let before = fs::metadata(&path).unwrap().blocks();
+        assert_eq!(overwrite_all(&path).unwrap(), (4 << 20) + 100);
+        assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!(after.len(), (64 << 20) + 100);
+        assert!(
+            after.blocks() * 512 < before * 512 + (3 << 20),
+            "{} blocks, {before} before",
+            after.blocks()
+        );
+        assert_eq!(overwrite_all(&path).unwrap(), 0);
     }
 
     #[test]

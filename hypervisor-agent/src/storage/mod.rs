@@ -36,7 +36,8 @@ use self::{
 use crate::{
     config::{ImageFormat, Overcommit, StorageBackend, StorageConfig},
     edge::{
-        Backup, EdgeError, Key, Keys, Made, Rekeyed, Result, Room, VolumeKind as Kind, VolumeState, Watch,
+        Anew, Backup, EdgeError, Key, Keys, Made, Rekeyed, Result, Room, VolumeKind as Kind, VolumeState,
+        Watch,
     },
 };
 use holm_proto::{ids::VolumeId, v1};
@@ -46,7 +47,10 @@ use std::{
     fmt::Debug,
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 const GIB: u64 = 1 << 30;
@@ -112,6 +116,9 @@ pub struct Volumes {
     overcommit: Overcommit,
     elsewhere: Arc<Elsewhere>,
     in_hand: Arc<Mutex<BTreeSet<VolumeId>>>,
+    base_image: PathBuf,
+    /// Nothing lies beside a volume that is nobody's.
+    cleared: Arc<AtomicBool>,
 }
 
 impl Volumes {
@@ -119,12 +126,13 @@ impl Volumes {
     pub fn new(config: StorageConfig) -> Result<Self> {
         config.check().map_err(EdgeError::new)?;
         let elsewhere = Arc::new(Elsewhere::new(&config));
-        let overcommit = config.overcommit;
+        let (overcommit, base_image) = (config.overcommit, config.base_image.clone());
         let backend: Arc<dyn Backend> = match config.backend {
             StorageBackend::Qcow2Luks => Arc::new(Qcow2Luks::new(config)),
             StorageBackend::LvmLuks2 => Arc::new(LvmLuks2::new(config)?),
         };
-        Ok(Self { backend, overcommit, elsewhere, in_hand: Arc::default() })
+        let (in_hand, cleared) = (Arc::default(), Arc::default());
+        Ok(Self { backend, overcommit, elsewhere, in_hand, base_image, cleared })
     }
 
     /// See [`Backend::state`]. One that the other back end keeps is an error, here and wherever it is worked on.
@@ -173,7 +181,9 @@ impl Volumes {
     /// See [`Backups::restore`].
     pub fn restore(&self, from: &Backups, wanted: &Backup, watch: &dyn Watch) -> Result<u64> {
         let _hands = self.take_all(wanted)?;
-        from.restore(&*self.backend, wanted, watch)
+        let outcome = from.restore(&*self.backend, wanted, watch);
+        self.cleared.fetch_and(outcome.is_ok(), Ordering::Relaxed);
+        outcome
     }
 
     /// See [`Backups::drill`].
@@ -185,13 +195,33 @@ impl Volumes {
         watch: &dyn Watch,
     ) -> Result<(&'static str, u64)> {
         let _hands = self.take_all(wanted)?;
-        from.drill(&*self.backend, wanted, keys, watch)
+        let outcome = from.drill(&*self.backend, wanted, keys, watch);
+        self.cleared.fetch_and(outcome.is_ok(), Ordering::Relaxed);
+        outcome
     }
 
     /// See [`anew::encrypt`]. Nothing else is done to any of them meanwhile.
-    pub fn encrypt_anew(&self, wanted: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<u64> {
+    pub fn encrypt_anew(&self, wanted: &Backup, keys: &Keys, watch: &dyn Watch) -> Result<Anew> {
         let _hands = self.take_all(wanted)?;
-        anew::encrypt(&*self.backend, wanted, keys, watch)
+        let outcome = anew::encrypt(&*self.backend, &self.base_image, wanted, keys, watch);
+        self.cleared.fetch_and(outcome.is_ok(), Ordering::Relaxed);
+        outcome
+    }
+
+    /// Overwrites and removes what lies beside volumes, of a copy that a kill or a failure cut off. By what was begun and
+    /// ended elsewhere nobody would be reminded of it, and a key that opens a volume no more would open that still.
+    pub fn clear_staged(&self) {
+        if self.cleared.load(Ordering::Relaxed) {
+            return;
+        }
+        let clear =
+            |volume: VolumeId| self.take(volume).and_then(|_hand| anew::clear(&*self.backend, volume));
+        let all = self.backend.left_staged();
+        let outcome = all.and_then(|all| all.into_iter().try_for_each(|volume| clear(volume).map(drop)));
+        match outcome {
+            Ok(()) => self.cleared.store(true, Ordering::Relaxed),
+            Err(error) => tracing::warn!("what lies beside a volume stays for now: {}", error.chain()),
+        }
     }
 
     /// See [`Backend::erase`]. A copy that was fetched goes first.

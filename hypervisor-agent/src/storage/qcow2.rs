@@ -14,6 +14,9 @@ const CRYPT_LUKS: u32 = 2;
 /// The header extension that says where the LUKS header lies.
 const EXTENSION_LUKS: u32 = 0x0537_be77;
 const EXTENSION_END: u32 = 0;
+/// Incompatible features that QEMU sets in the images that Holm has it make: that it was not closed, that it is corrupt. A
+/// header asks for others only where somebody wrote it who had the file open: as for data in another file.
+const FEATURES: u64 = 0b11;
 /// The header and its extensions lie in the first cluster, of 64 KiB where `qemu-img` makes it.
 const HEADER_BYTES: u64 = 64 * 1024;
 
@@ -71,6 +74,9 @@ fn parse(bytes: &[u8]) -> Result<Header, &'static str> {
     if u32_at(4)? != 3 {
         return Err("it is not version 3 of qcow2");
     }
+    if u64_at(72)? & !FEATURES != 0 {
+        return Err("it asks for features that no volume has");
+    }
     let encrypted = u32_at(32)? == CRYPT_LUKS;
     let mut at = usize::try_from(u32_at(100)?).map_err(|_| SHORT)?;
     let mut luks = None;
@@ -124,6 +130,17 @@ mod tests {
         assert_eq!(parse(&header(0, &[(EXTENSION_LUKS, &pointer)])).unwrap().luks, None);
         assert_eq!(parse(&header(1, &[(EXTENSION_LUKS, &pointer)])).unwrap().luks, None);
         assert_eq!(parse(&header(CRYPT_LUKS, &[])).unwrap().luks, None);
+    }
+
+    #[test]
+    fn what_no_volume_asks_for_is_refused() {
+        let pointer = [0x1_0000u64.to_be_bytes(), 0x20_0000u64.to_be_bytes()].concat();
+        let good = header(CRYPT_LUKS, &[(EXTENSION_LUKS, &pointer)]);
+        for bit in 0..64 {
+            let mut bytes = good.clone();
+            bytes[72..80].copy_from_slice(&(1u64 << bit).to_be_bytes());
+            assert_eq!(parse(&bytes).is_ok(), bit < 2, "feature {bit}");
+        }
     }
 
     #[test]

@@ -5,7 +5,13 @@ use crate::{
     config::{ImageFormat, StorageConfig},
     edge::{EdgeError, Key, Result},
 };
-use std::{ffi::OsString, io, path::Path, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 /// Where a key comes in that is handed over standard input.
 const KEY: &str = "secret,id=key,file=/proc/self/fd/0";
@@ -105,8 +111,8 @@ pub fn check(config: &StorageConfig, path: &Path, key: Option<&Key>) -> io::Resu
     if ended.code() == Some(3) { Ok(()) } else { ended.done() }
 }
 
-/// What an image lies over, as its header says it.
-fn base(config: &StorageConfig, path: &Path) -> io::Result<Option<(OsString, OsString)>> {
+/// What an image lies over, as its header says it, which is not believed: who wrote it may have had the file open.
+fn base_named(config: &StorageConfig, path: &Path) -> io::Result<Option<(PathBuf, String)>> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "kebab-case")]
     struct Info {
@@ -116,26 +122,35 @@ fn base(config: &StorageConfig, path: &Path) -> io::Result<Option<(OsString, OsS
     let mut command = Command::new(&config.qemu_img);
     let answer = tool::run(command.args(["info", "-U", "--output=json", "-f", "qcow2"]).arg(path), None)?;
     let info: Info = serde_json::from_slice(&answer.answer()?).map_err(io::Error::other)?;
-    let named = info.full_backing_filename.map(OsString::from);
-    let format = info.backing_filename_format.map(OsString::from);
+    let (named, format) = (info.full_backing_filename.map(PathBuf::from), info.backing_filename_format);
     named
         .map(|path| Ok((path, format.ok_or_else(|| io::Error::other("its base image is of no format"))?)))
         .transpose()
 }
 
 /// Writes what an image with LUKS inside holds into another, which is made here: opened by the same key, encrypted under
-/// another data key, over the same base image. It is asked again and again whether it may go on.
+/// another data key, over the same base image, which must be `base`. It is asked again and again whether it may go on.
 pub fn encrypt_anew(
     config: &StorageConfig,
-    from: &Path,
-    to: &Path,
+    (from, to): (&Path, &Path),
+    base: Option<&Path>,
     key: &Key,
     may_go_on: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
     let mut command = Command::new(&config.qemu_img);
     command.args(["convert", "-q", "-O", "qcow2", "--object", KEY, "-o"]);
     command.arg(format!("encrypt.format=luks,encrypt.key-secret=key,{LEAST_STRETCHING}"));
-    if let Some((base, format)) = base(config, from)? {
+    let named = base_named(config, from)?;
+    if named.as_ref().map(|(path, _)| path.as_path()) != base {
+        return Err(io::Error::other(
+            "its header names another base image than the one that it was made over",
+        ));
+    }
+    if let Some((base, format)) = named {
+        let known = [ImageFormat::Raw, ImageFormat::Qcow2].map(|format| format.as_str());
+        if !known.contains(&format.as_str()) {
+            return Err(io::Error::other("its header names a base image of a format that none has"));
+        }
         command.arg("-B").arg(base).arg("-F").arg(format);
     }
     command.arg("--image-opts").arg(image(from)).arg(to);

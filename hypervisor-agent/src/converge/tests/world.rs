@@ -211,7 +211,7 @@ impl Host for TestHost {
     ) -> edge::Result<(&'static str, u64)> {
         self.call(|host| host.drill_backup(backup, keys, watch))
     }
-    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> edge::Result<u64> {
+    fn encrypt_anew(&self, of: &Backup, keys: &Keys, watch: &dyn Watch) -> edge::Result<edge::Anew> {
         self.call(|host| host.encrypt_anew(of, keys, watch))
     }
     fn remove_backup(&self, backup: BackupId) -> edge::Result<()> {

@@ -44,6 +44,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::FileExt as _,
@@ -63,15 +64,27 @@ pub trait Staging {
     /// looked at.
     fn check_staged(&self, volume: VolumeId, root: bool, key: Option<&Key>) -> Result<&'static str>;
     /// A copy of what a volume holds, staged: opened by the same key, and encrypted under a data key that it never had. What
-    /// an earlier one left is thrown away. `through` is told of the bytes, and of how many there are; its error ends it.
+    /// lies beside it must be gone. `base` is the image that it lies over, if it does. `through` is told of the bytes, and of
+    /// how many there are; its error ends it.
     fn stage_anew(
         &self,
         volume: VolumeId,
+        base: Option<&Path>,
         key: &Key,
         through: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<u64>;
-    /// The staged copy takes the place of the volume, which is erased. Cut off, the volume is one or the other.
-    fn take_staged(&self, volume: VolumeId, root: bool) -> Result<()>;
+    /// The staged copy takes the place of the volume, which from then on lies beside it. Cut off, the volume is one or the
+    /// other.
+    fn swap_staged(&self, volume: VolumeId, root: bool) -> Result<()>;
+    /// The staged copy takes the place of the volume, which is erased.
+    fn take_staged(&self, volume: VolumeId, root: bool) -> Result<()> {
+        self.swap_staged(volume, root)?;
+        self.drop_staged(volume)
+    }
+    /// Volumes that something lies beside: staged, or what was there before.
+    fn left_staged(&self) -> Result<BTreeSet<VolumeId>>;
+    /// Overwrites all that lies beside a volume, which then is only to be dropped; how many bytes.
+    fn overwrite_staged(&self, volume: VolumeId) -> Result<u64>;
     /// Erases what is staged. Nothing happens where nothing is.
     fn drop_staged(&self, volume: VolumeId) -> Result<()>;
 }
@@ -145,6 +158,11 @@ impl Backups {
         let sha256 = HEXLOWER.encode(digest(&SHA256, &bytes).as_ref());
         stored = stored.saturating_add(bytes.len() as u64);
         store.put(wanted.id, manifest::NAME, bytes)?;
+        step();
+        // What an earlier try left of what the disks were then: under other keys, maybe.
+        let chunks = manifest.volumes.iter().flat_map(|copy| &copy.chunks).map(|(_, name)| name.as_str());
+        let named: BTreeSet<&str> = chunks.chain([manifest::NAME]).collect();
+        store.delete(wanted.id, there.into_keys().filter(|name| !named.contains(name.as_str())))?;
         step();
         Ok(Made { manifest_sha256: sha256, bytes: total, stored_bytes: stored })
     }

@@ -17,10 +17,11 @@ use crate::{
 use holm_proto::ids::VolumeId;
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io::{self, ErrorKind},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 fn staged(config: &StorageConfig, volume: VolumeId) -> PathBuf {
@@ -79,10 +80,10 @@ impl Staging for Qcow2Luks {
     fn stage_anew(
         &self,
         volume: VolumeId,
+        base: Option<&Path>,
         key: &Key,
         through: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<u64> {
-        self.drop_staged(volume)?;
         let (from, to) = (self.complete(volume)?, staged(self.config(), volume));
         let lacks = |error| failed("encrypt anew", volume, error);
         if !qemu_img::opens(self.config(), &from, key).map_err(lacks)? {
@@ -99,7 +100,7 @@ impl Staging for Qcow2Luks {
                 io::Error::other("given up")
             })
         };
-        let done = qemu_img::encrypt_anew(self.config(), &from, &to, key, may_go_on);
+        let done = qemu_img::encrypt_anew(self.config(), (&from, &to), base, key, may_go_on);
         if let Some(error) = given_up {
             return Err(error);
         }
@@ -115,7 +116,7 @@ impl Staging for Qcow2Luks {
         Ok(total)
     }
 
-    fn take_staged(&self, volume: VolumeId, _: bool) -> Result<()> {
+    fn swap_staged(&self, volume: VolumeId, _: bool) -> Result<()> {
         let (path, done) = (staged(self.config(), volume), self.path(volume));
         let take = || -> io::Result<()> {
             match renameat_with(CWD, &path, CWD, &done, RenameFlags::EXCHANGE) {
@@ -130,7 +131,26 @@ impl Staging for Qcow2Luks {
         };
         take().map_err(|error| failed("put a copy in the place of", volume, error))?;
         step();
-        self.drop_staged(volume)
+        Ok(())
+    }
+
+    fn left_staged(&self) -> Result<BTreeSet<VolumeId>> {
+        let directory = &self.config().volumes;
+        let unseen = |error| EdgeError::because(format!("cannot look at `{}`", directory.display()), error);
+        let files = match fs::read_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            files => files.map_err(unseen)?,
+        };
+        let name = |file: io::Result<fs::DirEntry>| Ok(file.map_err(unseen)?.file_name());
+        let names = files.map(name).collect::<Result<Vec<_>>>()?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(STAGED)?.parse().ok()).collect())
+    }
+
+    fn overwrite_staged(&self, volume: VolumeId) -> Result<u64> {
+        match erase::overwrite_all(&staged(self.config(), volume)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+            done => done.map_err(|error| failed("overwrite what was", volume, error)),
+        }
     }
 
     fn drop_staged(&self, volume: VolumeId) -> Result<()> {

@@ -132,16 +132,7 @@ impl Store {
         let all = self.list(backup)?;
         let (manifest, chunks): (Vec<_>, Vec<_>) = all.into_keys().partition(|name| name == manifest::NAME);
         for names in [manifest, chunks] {
-            let keys: Vec<_> = names.iter().map(|name| Ok(self.key(backup, name))).collect();
-            let removed = self.inner.delete_stream(futures::stream::iter(keys).boxed());
-            let outcome: Vec<_> =
-                self.ask("remove", backup, async { Ok(removed.collect::<Vec<_>>().await) })?;
-            for one in outcome {
-                match one {
-                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(lost("remove", backup, error)),
-                }
-            }
+            self.delete(backup, names.into_iter())?;
         }
         // And what a kill left of a writing, which is no object.
         let Some(directory) = &self.directory else { return Ok(()) };
@@ -152,6 +143,20 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(stays("the store does not answer")),
         }
+    }
+
+    /// Removes these of a backup. What is not there is removed.
+    pub fn delete(&self, backup: BackupId, names: impl Iterator<Item = String>) -> Result<()> {
+        let keys: Vec<_> = names.map(|name| Ok(self.key(backup, &name))).collect();
+        let removed = self.inner.delete_stream(futures::stream::iter(keys).boxed());
+        let outcome: Vec<_> = self.ask("remove", backup, async { Ok(removed.collect::<Vec<_>>().await) })?;
+        for one in outcome {
+            match one {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(lost("remove", backup, error)),
+            }
+        }
+        Ok(())
     }
 
     fn get(&self, backup: BackupId, name: &str, most: u64) -> Result<Vec<u8>> {

@@ -54,6 +54,12 @@ impl Group {
         Path::new("/dev").join(&self.name).join(crypt::name(volume))
     }
 
+    /// Every volume that has a name as Holm gives them.
+    pub fn all(&self) -> io::Result<Vec<VolumeId>> {
+        let rows = self.volumes::<LvRow>(VOLUME, None)?;
+        Ok(rows.filter_map(|row| row.lv_name.strip_prefix("holm-")?.parse().ok()).collect())
+    }
+
     /// Looks for a volume.
     pub fn find(&self, volume: VolumeId) -> io::Result<Option<Found>> {
         let select = format!("lv_name={}", crypt::name(volume));

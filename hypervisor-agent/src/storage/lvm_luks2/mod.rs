@@ -225,7 +225,12 @@ impl LvmLuks2 {
 
 impl Backend for LvmLuks2 {
     fn state(&self, volume: VolumeId) -> Result<VolumeState> {
-        let Some(found) = self.find(volume)? else { return Ok(VolumeState::Absent) };
+        let mut found = self.find(volume)?;
+        if found.is_none() {
+            self.put_back(volume)?;
+            found = self.find(volume)?;
+        }
+        let Some(found) = found else { return Ok(VolumeState::Absent) };
         if is_partial(&found) {
             return Ok(VolumeState::Partial);
         }
