@@ -111,6 +111,7 @@ fn fill(app: &App) {
             renewed: String::new(),
             revoked: None,
             void: None,
+            login: None,
         })
     };
     let project = |n: u32| Record::Project(project(n, created));
@@ -245,6 +246,20 @@ impl PersonService for Echo {
         &self,
         _: tonic::Request<v1::ConfirmInvitationRequest>,
     ) -> Result<Response<v1::Person>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn begin_login(
+        &self,
+        _: tonic::Request<v1::BeginLoginRequest>,
+    ) -> Result<Response<v1::LoginBegun>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn finish_login(
+        &self,
+        _: tonic::Request<v1::FinishLoginRequest>,
+    ) -> Result<Response<v1::LoginStep>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -18,6 +18,7 @@ use crate::identity::Authority;
 use crate::keys::Keyring;
 use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
+use crate::login::Login;
 use crate::notify::Notify;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
@@ -61,6 +62,8 @@ pub struct App {
     pub queue: Recent,
     /// What people are told by.
     pub notify: Notify,
+    /// Where people prove a second factor; `None`: nowhere.
+    pub login: Option<Login>,
     stopping: watch::Sender<bool>,
 }
 
@@ -162,6 +165,8 @@ impl App {
             }
         }
         let notify = Notify::load(&config)?;
+        let login = config.login.clone().map(Login::new).transpose();
+        let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
         if !paths.store.is_dir() {
@@ -175,6 +180,8 @@ impl App {
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         let pack = rules(&config, &ledger)?;
+        enforceable(&pack, login.is_some())
+            .map_err(|why| Failure::new(why, "name a provider in [login], or load another pack"))?;
         Ok(Self {
             config,
             ledger,
@@ -190,6 +197,7 @@ impl App {
             turns: Turns::default(),
             queue: Recent::default(),
             notify,
+            login,
             stopping: watch::Sender::new(false),
         })
     }
@@ -208,6 +216,19 @@ impl App {
     pub async fn stopped(&self) {
         // The sender is in `self`, so it cannot be gone.
         let _ = self.stopping.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+/// Whether all that a pack demands is seen to: what depends on how holmd is configured.
+pub fn enforceable(pack: &Pack, login: bool) -> Result<(), String> {
+    let demands = pack.levels().iter().find(|level| level.second_factor_hours > 0);
+    match demands.filter(|_| !login) {
+        Some(level) => Err(format!(
+            "level {} of {} demands a second factor, and holmd.toml names no OpenID provider in [login]",
+            level.id,
+            pack.id()
+        )),
+        None => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::identity::Caller;
 use crate::keys::ProviderConfig;
+use crate::login::LoginConfig;
 use crate::notify::NotifyConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
@@ -60,6 +61,9 @@ pub struct Config {
     /// Who is told of what happens, and how.
     #[serde(default, skip_serializing_if = "NotifyConfig::is_default")]
     pub notify: NotifyConfig,
+    /// Where people prove a second factor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginConfig>,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -309,6 +313,14 @@ mod tests {
                 recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
             },
             notify: NotifyConfig { retry_seconds: 7, ..NotifyConfig::default() },
+            login: Some(LoginConfig {
+                issuer: "https://idp.example".to_owned(),
+                client_id: "holm".to_owned(),
+                client_secret: Some(crate::keys::Secret::File("/etc/holm/login".into())),
+                ca_file: "idp.pem".into(),
+                acr: vec!["gold".to_owned()],
+                amr: vec!["mfa".to_owned()],
+            }),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod live;
+pub mod login;
 pub mod notify;
 pub mod placement;
 pub mod policy;

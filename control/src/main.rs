@@ -9,6 +9,7 @@ use holm_control::domain::{Change, Record, Refusal, State, people};
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
 use holm_control::ledger::{Call, Decided, Ledger, LedgerError, chain, replay};
+use holm_control::login::Login;
 use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
@@ -459,6 +460,13 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
         }),
     );
     say("notifications", Notify::load(&config).map(|notify| notify.summary()));
+    let login = match &config.login {
+        Some(login) => Login::new(login.clone())
+            .map(|_| login.issuer.clone())
+            .map_err(|why| Failure::new(why, "mend [login] in holmd.toml")),
+        None => Ok("no provider: no level can demand one".to_owned()),
+    };
+    say("second factor", login);
     say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -479,6 +487,8 @@ fn rules(config: &Config, records: &[Record]) -> Result<String, Failure> {
         _ => None,
     });
     let pack = policy::in_force(&config.policy, &config.pack, &config.data, record)?;
+    app::enforceable(&pack, config.login.is_some())
+        .map_err(|why| Failure::new(why, "name a provider in [login] of holmd.toml, or another pack"))?;
     let from = record.filter(|r| r.is_loaded()).map_or("holmd.toml", |_| "loaded");
     Ok(format!("{}, {} levels ({from})", pack.id(), pack.levels().len()))
 }

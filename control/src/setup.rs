@@ -105,6 +105,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         certificates: Default::default(),
         escrow: Default::default(),
         notify: Default::default(),
+        login: None,
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;

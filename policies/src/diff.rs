@@ -109,6 +109,7 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
             ("days that a request waits for approvals", l.request_days.to_string()),
             ("days that a slice runs before it is approved anew", l.lease_days.to_string()),
             ("days after its project's end at which a slice is closed", l.closing_days.to_string()),
+            ("hours that a second factor is good for", l.second_factor_hours.to_string()),
             ("colour", format!("{:?}", l.colour).to_lowercase()),
             // Before the colon is its name, which has a line of its own.
             (

@@ -31,6 +31,8 @@ pub struct Level {
     pub lease_days: u32,
     /// Days after the end of its project at which its slices are closed by themselves; 0: not at all.
     pub closing_days: u32,
+    /// Hours that a second factor is good for, which its data is opened and decided on with; 0: none is demanded.
+    pub second_factor_hours: u32,
     /// Its keys may be given to recipients outside Holm.
     pub escrow: bool,
     /// What must be true of every slice of this level.
@@ -56,6 +58,9 @@ impl Level {
 
 /// Ten years: who means longer means an archive.
 const DAYS_MAX: u32 = 3653;
+
+/// A month: who is asked less often than that is not asked.
+const HOURS_MAX: u32 = 744;
 
 /// What a console or a banner paints a level in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -177,6 +182,7 @@ struct FileLevel {
     request_days: Option<Spanned<u32>>,
     lease_days: Option<Spanned<u32>>,
     closing_days: Option<Spanned<u32>>,
+    second_factor_hours: Option<Spanned<u32>>,
     escrow: Option<Spanned<bool>>,
     #[serde(default)]
     obligations: Vec<Spanned<String>>,
@@ -303,13 +309,17 @@ impl Manifest {
             "setting" => {
                 let set = |level: &Level| match name {
                     "approvals" => Some(level.approvals > 0),
+                    "second_factor_hours" => Some(level.second_factor_hours > 0),
                     _ => level.days().iter().find(|(setting, _)| *setting == name).map(|(_, days)| *days > 0),
                 };
                 let values: Option<Vec<bool>> = here().map(set).collect();
                 match values {
                     None => {
                         let days = here().next().map(|level| level.days().map(|(name, _)| name).join(", "));
-                        Err(format!("`{said}`: there is approvals, {}", days.unwrap_or_default()))
+                        Err(format!(
+                            "`{said}`: there is approvals, second_factor_hours, {}",
+                            days.unwrap_or_default()
+                        ))
                     }
                     Some(values) if values.contains(&true) => Ok(()),
                     Some(_) => Err(format!("`{said}`: no level that runs here sets it")),
@@ -380,6 +390,9 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         }
     }
     let (mut approvals, mut refusal) = (0, String::new());
+    if let Some(hours) = level.second_factor_hours.as_ref().filter(|hours| *hours.as_ref() > HOURS_MAX) {
+        return fail(hours.span(), format!("level `{id}`: `second_factor_hours` is {HOURS_MAX} at most"));
+    }
     for (name, days) in level.days() {
         if let Some(days) = days.filter(|days| *days.as_ref() > DAYS_MAX) {
             return fail(days.span(), format!("level `{id}`: `{name}` is {DAYS_MAX} at most"));
@@ -419,6 +432,12 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
                 return fail(days.span(), format!("level `{id}` does not run here: it has no `{name}`"));
             }
         }
+        if let Some(hours) = &level.second_factor_hours {
+            return fail(
+                hours.span(),
+                format!("level `{id}` does not run here: it has no `second_factor_hours`"),
+            );
+        }
         if let Some(flag) = &level.escrow {
             return fail(flag.span(), format!("level `{id}` does not run here: it has no `escrow`"));
         }
@@ -440,6 +459,7 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         request_days: days_of(&level.request_days),
         lease_days: days_of(&level.lease_days),
         closing_days: days_of(&level.closing_days),
+        second_factor_hours: days_of(&level.second_factor_hours),
         escrow: level.escrow.as_ref().is_some_and(|flag| *flag.as_ref()),
         obligations,
         must_file,

@@ -261,7 +261,7 @@ impl Resource {
     }
 
     /// The level it has, as the pack names it.
-    pub(crate) fn level(&self) -> Option<&str> {
+    pub fn level(&self) -> Option<&str> {
         match self {
             Self::Project { level, .. } | Self::Slice { level, .. } => Some(level),
             Self::System | Self::Host { .. } | Self::Person { .. } | Self::Log => None,

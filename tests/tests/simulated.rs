@@ -1,56 +1,13 @@
 //! The shipped binaries on a simulated DGX-2: everything but the hardware, in seconds.
 
-use holm_tests::ground::Ground;
-use holm_tests::site::{Daemon, HOST, OFFICERS, OPERATOR, Plan, Site, list, text};
+use holm_tests::simulated::Simulated;
+use holm_tests::site::{Daemon, HOST, OFFICERS, OPERATOR, list, text};
 use holm_tests::{Outcome, demand, faults, full};
 use serde_json::Value;
-use std::net::TcpListener;
-use std::path::PathBuf;
-
-/// A site of its own for one test; its files go with it.
-/// (Bindings are dropped last to first: the daemons end before their files go.)
-struct Simulated {
-    _files: tempfile::TempDir,
-    site: Site,
-}
-
-fn open() -> Outcome<Simulated> {
-    let files = tempfile::tempdir()?;
-    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-    let mut ports = [0; 2];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
-    }
-    drop(listeners);
-    let home = files.path().join("people");
-    std::fs::create_dir_all(&home)?;
-    let plan = Plan {
-        ground: Ground::Here,
-        binaries: binaries()?,
-        root: files.path().join("site"),
-        home,
-        ports,
-        agent_config: None,
-    };
-    let site = Site::open(plan)?;
-    site.all_clean(OPERATOR)?;
-    Ok(Simulated { _files: files, site })
-}
-
-/// Tests lie in `target/PROFILE/deps`, the binaries in `target/PROFILE`.
-fn binaries() -> Outcome<PathBuf> {
-    let test = std::env::current_exe()?;
-    let dir = test.parent().and_then(|deps| deps.parent()).ok_or("the test lies nowhere")?;
-    demand(
-        dir.join("holmd").exists(),
-        "there is no holmd: run `cargo build --bins` first, as tests/run does",
-    )?;
-    Ok(dir.to_owned())
-}
 
 #[test]
 fn the_story() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     site.invite(OPERATOR, "ada", Some("lead"))?;
     site.invite(OPERATOR, "rosa", Some("researcher"))?;
     site.invite(OPERATOR, "bo", Some("lead"))?;
@@ -119,7 +76,7 @@ fn the_story() -> Outcome {
 
 #[test]
 fn nonsense_and_races() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     faults::lead(&site, "dina", "stroke-ward")?;
     faults::nonsense(&site, "dina", "stroke-ward")?;
     // Half of the machine is taken, so that the last eight are the last.
@@ -130,7 +87,7 @@ fn nonsense_and_races() -> Outcome {
 
 #[test]
 fn kills_and_cuts() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     faults::lead(&site, "dina", "stroke-ward")?;
     faults::ask(&site, "dina", "stroke-ward/main", 1)?;
     site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
@@ -141,14 +98,14 @@ fn kills_and_cuts() -> Outcome {
 
 #[test]
 fn disks_fill_up() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     faults::lead(&site, "dina", "stroke-ward")?;
     full::run(&site, "dina", "stroke-ward")
 }
 
 #[test]
 fn what_a_killed_holmd_stored_can_be_rebuilt_from_the_log() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     faults::lead(&site, "dina", "stroke-ward")?;
     faults::ask(&site, "dina", "stroke-ward/main", 2)?;
     site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
@@ -164,7 +121,7 @@ fn what_a_killed_holmd_stored_can_be_rebuilt_from_the_log() -> Outcome {
 
 #[test]
 fn an_unknown_field_keeps_a_daemon_from_starting() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     site.kill(Daemon::Holmd)?;
     site.configure("echo 'skip_sanitising = true' | cat - holmd.toml >new && mv new holmd.toml")?;
     let said = site.start(Daemon::Holmd).err().ok_or("holmd started")?.to_string();
@@ -173,7 +130,7 @@ fn an_unknown_field_keeps_a_daemon_from_starting() -> Outcome {
 
 #[test]
 fn idle_daemons_stay_small() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     let (holmd, agent) = (site.resident_mib(Daemon::Holmd)?, site.resident_mib(Daemon::Agent)?);
     println!("resident: holmd {holmd:.1} MiB, holm-agent {agent:.1} MiB");
     demand(holmd < 60.0 && agent < 40.0, format!("holmd has {holmd:.1} MiB, holm-agent {agent:.1} MiB"))
@@ -181,7 +138,7 @@ fn idle_daemons_stay_small() -> Outcome {
 
 #[test]
 fn a_slice_that_rests_is_backed_up_tried_restored_and_started_again() -> Outcome {
-    let Simulated { _files, site } = open()?;
+    let Simulated { _files, site } = Simulated::open()?;
     site.invite(OPERATOR, "ada", Some("lead"))?;
     site.invite(OPERATOR, "rosa", Some("researcher"))?;
     site.project("ada", "heart-study", "2", "strokes")?;

@@ -7,8 +7,8 @@ use holm_cli::view;
 use holm_proto::v1::{
     Agreement, Alert, Approval, Backup, Check, Commissioning, DataSet, Declassification, Device, DeviceKind,
     DeviceState, DiskUse, Explanation, Filed, Guest, Hold, Host, HostReason, Inventory, Job, JobKind, Lock,
-    Maintenance, PciDevice, Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota, Registration,
-    Slice, SliceState, Step, Tried, Verdict,
+    Login, Maintenance, PciDevice, Person, Prevents, ProcessingRecord, Project, QueueEntry, Quota,
+    Registration, Slice, SliceState, Step, Tried, Verdict,
 };
 use prost_types::Timestamp;
 
@@ -423,6 +423,11 @@ fn people_and_projects() {
         lock: lock("person/ada"),
         revoked: false,
         waits: None,
+        login: Some(Login {
+            at: at("2026-11-03T07:10:00Z"),
+            second_factor: true,
+            how: "amr pwd mfa".to_owned(),
+        }),
     };
     let project = Project {
         id: "5f0c7c8e-0000-4000-8000-000000000003".to_owned(),

@@ -37,7 +37,7 @@ pub use escrow::check as check_recipients;
 pub use serve::{Running, start};
 
 use crate::app::App;
-use crate::domain::{Refusal, RefusalKind, State, lock as locks, people};
+use crate::domain::{Refusal, RefusalKind, State, lock as locks, login, people};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
@@ -232,7 +232,7 @@ impl Asked {
                 let seen = self.at(state, now);
                 let pack = Arc::clone(&seen.pack);
                 let by = Some(pack.id().to_owned());
-                let decided = self.judged(&seen, find).and_then(|(rules, found)| {
+                let decided = self.judged(&seen, find, true).and_then(|(rules, found)| {
                     let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
                     decided.reasons = rules;
@@ -270,7 +270,7 @@ impl Asked {
             let now = self.app.ledger.now();
             let seen = self.at(&state, now);
             let (pack, by) = (Arc::clone(&seen.pack), seen.pack.id().to_owned());
-            let seen = self.judged(&seen, find).and_then(|(rules, found)| {
+            let seen = self.judged(&seen, find, true).and_then(|(rules, found)| {
                 let scene =
                     Scene { app: &self.app, state: &state, caller: &self.caller, request: id, now, pack };
                 Ok((rules, show(&scene, found)?))
@@ -318,7 +318,7 @@ impl Asked {
 
     /// May it still be done? Without an entry: for streams, at each of their steps. `None`: what it is about is gone.
     fn still(&self, state: &State, resource: Option<Resource>) -> Result<(), No> {
-        self.judged(&self.seen(state), |_| Ok(resource.map(|resource| (resource, ())))).map(drop)
+        self.judged(&self.seen(state), |_| Ok(resource.map(|resource| (resource, ()))), false).map(drop)
     }
 
     /// A stream ends because it may not go on: an entry. What the caller is told of it.
@@ -376,11 +376,13 @@ impl Asked {
         }
     }
 
-    /// Find and decide: the ids of the policies that allow it.
+    /// Find and decide: the ids of the policies that allow it. What `begins` may take a second factor; what is open stays
+    /// open when that has become too old.
     fn judged<F>(
         &self,
         seen: &Seen<'_>,
         find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal>,
+        begins: bool,
     ) -> Result<(Vec<String>, F), No> {
         let principal = self.known(seen.state)?;
         let (resource, found) = find(seen)?.ok_or_else(|| self.missing.clone())?;
@@ -388,6 +390,9 @@ impl Asked {
         let decision = seen.pack.decide(&request);
         if decision.allow {
             locks::permits(seen.state, &request)?;
+            if begins {
+                login::demand(seen.state, &seen.pack, &request, seen.now)?;
+            }
             return Ok((decision.reasons, found));
         }
         let logged = Refusal::of(RefusalKind::Denied, decision.reasons);

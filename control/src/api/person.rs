@@ -1,11 +1,13 @@
 //! People: who one is, who there is, and one-time codes.
 
-use super::{About, Asked, enrolment, parsed, slice, view};
+use super::{About, Asked, No, enrolment, parsed, slice, view};
 use crate::app::App;
-use crate::domain::records::{Change, Record, Revoked, Subject};
+use crate::domain::login::{self, Login};
+use crate::domain::records::{Change, Person, Record, Revoked, Subject};
 use crate::domain::{Refusal, RefusalKind, State, people};
 use crate::identity::{Caller, Code};
 use crate::ledger::Decided;
+use crate::login::{LoginError, Proven, Step};
 use holm_policies::{Action, Resource};
 use holm_proto::ids::Name;
 use holm_proto::v1::person_service_server::PersonService;
@@ -184,6 +186,66 @@ impl PersonService for People {
             .await
     }
 
+    async fn begin_login(
+        &self,
+        request: Request<v1::BeginLoginRequest>,
+    ) -> Result<Response<v1::LoginBegun>, Status> {
+        let asked = self.logging_in(request.extensions(), "login.begin")?;
+        let (name, id) = (asked.0, asked.1.call.request);
+        let authorised = asked.1.read(found(name.clone()), |_, _| Ok(()));
+        authorised.await?;
+        let login = provider(&self.0).map_err(|no| super::status(&no, id))?;
+        let begun = login.begin(&name, self.0.ledger.now()).await;
+        let begun = begun.map_err(|why| super::status(&not_logged_in(&why), id))?;
+        super::answer(
+            Ok(v1::LoginBegun {
+                page: begun.page,
+                code: begun.code,
+                page_with_code: begun.page_with_code,
+                expires: Some(view::time(begun.expires)),
+                interval_s: begun.interval,
+            }),
+            id,
+        )
+    }
+
+    async fn finish_login(
+        &self,
+        request: Request<v1::FinishLoginRequest>,
+    ) -> Result<Response<v1::LoginStep>, Status> {
+        let (name, asked) = self.logging_in(request.extensions(), "login")?;
+        let id = asked.call.request;
+        // That it is asked again and again is not news.
+        let state = self.0.ledger.state();
+        let mine = state.people.get(&name).map(|p| account(&p.name, p.roles.clone()));
+        if let Err(no) = asked.still(&state, mine) {
+            return Err(asked.ended(no).await);
+        }
+        drop(state);
+        let step = match provider(&self.0) {
+            Ok(login) => login.finish(&name, self.0.ledger.now()).await.map_err(|why| not_logged_in(&why)),
+            Err(no) => Err(no),
+        };
+        match step {
+            Ok(Step::NotYet(interval_s)) => super::answer(Ok(v1::LoginStep { person: None, interval_s }), id),
+            Ok(Step::Done(Proven { account, at, second, how })) => {
+                asked
+                    .change(found(name), move |scene, person| {
+                        let detail =
+                            json!({ "account": account, "second_factor": second, "how": how, "at": at });
+                        let proven = Login { account, at, second, how };
+                        let changes = login::proven(scene.state, &person, proven.clone())?;
+                        let person = Person { login: Some(proven), ..person };
+                        let person = Some(view::person(scene.state, &person));
+                        let value = v1::LoginStep { person, interval_s: 0 };
+                        Ok(Decided { detail, ..Decided::new(changes, value) })
+                    })
+                    .await
+            }
+            Err(no) => Err(asked.ended(No::from(no)).await),
+        }
+    }
+
     async fn revoke(
         &self,
         request: Request<v1::RevokeRequest>,
@@ -220,6 +282,51 @@ impl PersonService for People {
                 },
             )
             .await
+    }
+}
+
+impl People {
+    /// Who logs in: what renewing her certificate takes, it takes.
+    fn logging_in(
+        &self,
+        extensions: &tonic::Extensions,
+        action: &'static str,
+    ) -> Result<(Name, Asked), Status> {
+        let mut asked = Asked::new(&self.0, extensions, Action::CertificateRenew, About::system())?;
+        asked.call.action = action;
+        let Caller::Person(name) = asked.caller.clone() else {
+            return Err(Status::permission_denied("a host has no account at the OpenID provider"));
+        };
+        let about = About::person(name.as_str());
+        (asked.call.resource, asked.missing) = (about.resource, about.missing);
+        Ok((name, asked))
+    }
+}
+
+/// Her own entry.
+fn found(
+    name: Name,
+) -> impl FnOnce(&super::register::Seen<'_>) -> Result<Option<(Resource, Person)>, Refusal> + Send + 'static {
+    move |seen| {
+        let person = seen.state.people.get(&name).cloned();
+        Ok(person.map(|p| (account(&p.name, p.roles.clone()), p)))
+    }
+}
+
+fn provider(app: &App) -> Result<&crate::login::Login, Refusal> {
+    let none = || {
+        let text = "this holmd knows no OpenID provider, and no level of its rules demands one";
+        Refusal::new(RefusalKind::State, text).hint("an operator names one in [login] of holmd.toml")
+    };
+    app.login.as_ref().ok_or_else(none)
+}
+
+fn not_logged_in(why: &LoginError) -> Refusal {
+    match why {
+        LoginError::Over(text) => Refusal::new(RefusalKind::Denied, text).hint("holm login"),
+        LoginError::Provider(text) => {
+            Refusal::new(RefusalKind::Unavailable, text).hint("holm login, in a while; else tell an operator")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{About, Asked, Scene, parsed, person, person_of, project, slice, view};
 use crate::app::App;
+use crate::app::enforceable;
 use crate::domain::records::Policy;
 use crate::domain::{Refusal, RefusalKind, policy as domain};
 use crate::ledger::{Decided, chain};
@@ -82,6 +83,8 @@ fn load(
                 .hint("holm policy sign DIR --key FILE, with a key that [policy] signers in holmd.toml names")
         })?;
     let new = Pack::from_texts(texts).map_err(|e| not_accepted(&e))?;
+    enforceable(&new, scene.app.login.is_some())
+        .map_err(|why| Refusal::new(RefusalKind::State, why).hint("an operator names one, and then again"))?;
     let caller = scene.person()?.clone();
     let again = holm_policies::Request {
         principal: person_of(scene.state, &caller),

@@ -50,6 +50,11 @@ pub(super) fn person(state: &State, p: &Person) -> v1::Person {
         lock: locked(state, &Subject::Person(p.name.clone())),
         revoked: p.revoked.is_some(),
         waits: waiting(state, &p.name),
+        login: p.login.as_ref().map(|login| v1::Login {
+            at: Some(time(login.at)),
+            second_factor: login.second,
+            how: login.how.clone(),
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod disks;
 pub mod fullness;
 pub mod lease;
 pub mod lock;
+pub mod login;
 pub mod machine;
 pub mod maintenance;
 pub mod people;

@@ -61,6 +61,7 @@ pub fn invite_person(
             renewed: String::new(),
             revoked: None,
             void: None,
+            login: None,
         },
     };
     let waits = waits(state, &person, by);
@@ -219,7 +220,17 @@ fn with(state: &State, subject: &Subject, has: Certificates) -> Vec<Change> {
 /// Whoever used a code has this certificate from now on, and no other.
 pub fn certified(state: &State, subject: &Subject, fingerprint: &str) -> Vec<Change> {
     let newest = fingerprint.to_owned();
-    with(state, subject, Certificates { newest, renewed: String::new(), revoked: None })
+    logged_out(with(state, subject, Certificates { newest, renewed: String::new(), revoked: None }))
+}
+
+/// What somebody proved who had the certificate before says nothing of who has this one.
+fn logged_out(mut changes: Vec<Change>) -> Vec<Change> {
+    for change in &mut changes {
+        if let Change::Put(Record::Person(person)) = change {
+            person.login = None;
+        }
+    }
+    changes
 }
 
 /// Whoever renewed hers has two until she uses the new one: an answer that gets lost costs nobody her certificate.
@@ -262,7 +273,7 @@ pub fn revoke(state: &State, subject: &Subject, revoked: Revoked) -> Result<Vec<
         codes.map(|i| Change::Delete(Record::Invitation(i.clone()).key())).collect();
     let renewed = String::new();
     let at = revoked.at;
-    changes.extend(with(state, subject, Certificates { renewed, revoked: Some(revoked), ..has }));
+    changes.extend(logged_out(with(state, subject, Certificates { renewed, revoked: Some(revoked), ..has })));
     for change in &mut changes {
         if let Change::Put(Record::Person(person)) = change {
             person.void = Some(at);

@@ -3,6 +3,7 @@
 use super::backup::Copies;
 use super::declassify::{DataSet, Declassification};
 use super::lock::Subject as Locked;
+use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
 use super::register::{Filed, Registration, Warned};
 use holm_policies::Pack;
@@ -132,6 +133,9 @@ pub struct Person {
     /// When she was locked or revoked last: what she had approved by then and was not decided counts no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub void: Option<Timestamp>,
+    /// What she proved last at the site's OpenID provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
 }
 
 /// Certificates were taken away.

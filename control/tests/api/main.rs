@@ -21,6 +21,7 @@ mod holds;
 mod keys;
 mod leases;
 mod locks;
+mod login;
 mod machine;
 mod matrix;
 mod notify;

@@ -139,8 +139,14 @@ impl World {
 
     /// holmd ends, and begins again at the same addresses.
     pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, configured otherwise.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         let (listen, enrol_listen) = (self.running.address, self.running.enrolment);
-        let config = Config { listen, enrol_listen, ..self.app.config.clone() };
+        let mut config = Config { listen, enrol_listen, ..self.app.config.clone() };
+        change(&mut config);
         let people = self.people.clone();
         let dir = self.end().await;
         let app = Arc::new(App::open(config.clone()).unwrap());

@@ -109,6 +109,20 @@ impl PersonService for Signs {
         Err(Status::unimplemented(""))
     }
 
+    async fn begin_login(
+        &self,
+        _: Request<v1::BeginLoginRequest>,
+    ) -> Result<Response<v1::LoginBegun>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn finish_login(
+        &self,
+        _: Request<v1::FinishLoginRequest>,
+    ) -> Result<Response<v1::LoginStep>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         Err(Status::unimplemented(""))
     }

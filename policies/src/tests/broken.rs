@@ -127,7 +127,12 @@ fn a_rule_of_the_site_points_at_what_there_is() {
         &["nothing in Holm enforces `moat`"],
     );
     breaks(f, "\"must_file/research\"", "\"must_file/oath\"", &["`must_file/oath`: there is legal_basis"]);
-    breaks(f, "\"setting/approvals\"", "\"setting/approval\"", &["there is approvals, keep_closed_days"]);
+    breaks(
+        f,
+        "\"setting/approvals\"",
+        "\"setting/approval\"",
+        &["there is approvals, second_factor_hours, keep_closed_days"],
+    );
     // Nothing demands it: then it sees to nothing.
     breaks(
         f,

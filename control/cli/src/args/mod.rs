@@ -87,6 +87,12 @@ pub enum Command {
     Enrol(Enrol),
     /// Get a new certificate, for a new key, before yours ends; the one before is then good for nothing
     Renew,
+    /// Prove a second factor at your site's OpenID provider, for levels that demand one
+    #[command(
+        after_help = "It gives a code that you enter on the provider's page, in any browser, on any device; your certificate \
+        stays what says who you are. For how long it is good the level says: `holm policy show`."
+    )]
+    Login,
     /// Who you are to holmd, and until when
     Whoami,
     /// Profiles on this machine

@@ -89,6 +89,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
     match cli.command {
         Command::Enrol(args) => enrol::run(&session, args).await.map(|()| 0),
         Command::Renew => enrol::renew(&session).await.map(|()| 0),
+        Command::Login => person::login(&session).await.map(|()| 0),
         Command::Whoami => person::whoami(&session).await.map(|()| 0),
         Command::Profile(ProfileVerb::List) => profile_list(&session).map(|()| 0),
         Command::Person(verb) => person::run(&session, verb).await.map(|()| 0),

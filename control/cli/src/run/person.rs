@@ -4,14 +4,17 @@ use super::Session;
 use super::project::afterwards;
 use crate::args::PersonVerb;
 use crate::output::Format;
+use crate::progress::Spinner;
 use crate::text::instant;
 use crate::{Failure, view};
 use holm_proto::v1::invite_request::Subject;
 use holm_proto::v1::revoke_request::Subject as Revocable;
 use holm_proto::v1::{
-    ConfirmInvitationRequest, Invitation, InviteRequest, ListPeopleRequest, RevokeRequest, WhoAmIRequest,
+    BeginLoginRequest, ConfirmInvitationRequest, FinishLoginRequest, Invitation, InviteRequest,
+    ListPeopleRequest, RevokeRequest, WhoAmIRequest,
 };
 use serde_json::json;
+use std::time::Duration;
 
 pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failure> {
     let mut client = session.people().await?;
@@ -79,6 +82,38 @@ pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str)
     let server = session.place.memory()?.enrolment.unwrap_or_else(|| "HOST:PORT".to_owned());
     session.output.remark(&format!("  there: holm enrol CODE --server {server}{options}"));
     Ok(())
+}
+
+/// A code, a page, and patience.
+pub(super) async fn login(session: &Session) -> Result<(), Failure> {
+    let mut client = session.people().await?;
+    let begun = session.ask(client.begin_login(BeginLoginRequest {})).await?;
+    session.output.remark(&format!("open {} and enter {}", begun.page, begun.code));
+    if !begun.page_with_code.is_empty() {
+        session.output.remark(&format!("or open {}", begun.page_with_code));
+    }
+    let spinner = Spinner::new(&session.output);
+    spinner.says("waits until you have");
+    let mut interval = begun.interval_s;
+    let person = loop {
+        tokio::time::sleep(Duration::from_secs(interval.clamp(1, 60).into())).await;
+        let step = session.ask(client.finish_login(FinishLoginRequest {})).await?;
+        match step.person {
+            Some(person) => break person,
+            None => interval = step.interval_s,
+        }
+    };
+    drop(spinner);
+    let second = person.login.as_ref().is_some_and(|login| login.second_factor);
+    let how = person.login.as_ref().map(|login| login.how.clone()).unwrap_or_default();
+    let sentence = match second {
+        true => format!("{} is logged in with a second factor ({how})", person.name),
+        false => format!(
+            "{} is logged in, WITHOUT a second factor ({how}): where one is demanded that does not do",
+            person.name
+        ),
+    };
+    session.output.done(&sentence, &view::person_json(&person))
 }
 
 pub(super) async fn whoami(session: &Session) -> Result<(), Failure> {

@@ -15,7 +15,9 @@ pub fn levels(pack: &Pack) -> Table {
         let one = |(name, days): (&str, u32)| {
             format!("{} {days}", name.trim_end_matches("_days").replace('_', " "))
         };
-        set.map(one).collect::<Vec<_>>().join(", ")
+        let hours = Some(level.second_factor_hours).filter(|hours| *hours > 0);
+        let hours = hours.map(|hours| format!("second factor {hours} h"));
+        set.map(one).chain(hours).collect::<Vec<_>>().join(", ")
     };
     let row = |level: &Level| {
         let obligations: Vec<&str> = level.obligations.iter().map(|o| o.text()).collect();
@@ -71,6 +73,7 @@ pub fn pack_json(pack: &Pack) -> Value {
             "request_days": level.request_days,
             "lease_days": level.lease_days,
             "closing_days": level.closing_days,
+            "second_factor_hours": level.second_factor_hours,
             "escrow": level.escrow,
             "obligations": level.obligations,
             "must_file": level.must_file.iter().map(|evidence| evidence.text()).collect::<Vec<_>>(),

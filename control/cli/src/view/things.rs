@@ -3,8 +3,8 @@
 use super::lock::{lock_json, locked};
 use super::{time_json, when, when_full, yes_no};
 use crate::output::{Cell, Sheet, Table, Tone};
-use crate::text::Clock;
-use holm_proto::v1::{Invitation, Person, Project, Waiting};
+use crate::text::{Clock, instant};
+use holm_proto::v1::{Invitation, Login, Person, Project, Waiting};
 use serde_json::{Value, json};
 
 /// A list of people.
@@ -41,8 +41,17 @@ pub fn person(p: &Person, clock: &Clock) -> Sheet {
         .line("roles", p.roles.join(", "))
         .line("invited", when_full(p.created.as_ref(), clock))
         .line("code", p.waits.as_ref().map(waiting).unwrap_or_default())
+        .line("login", p.login.as_ref().map(|login| logged_in(login, clock)).unwrap_or_default())
         .line("locked", bad(locked(p.lock.as_ref(), clock)));
     sheet
+}
+
+fn logged_in(login: &Login, clock: &Clock) -> Cell {
+    let at = instant(login.at.as_ref()).map(|at| clock.full(at)).unwrap_or_default();
+    match login.second_factor {
+        true => Cell::new(format!("{at}, with a second factor ({})", login.how)),
+        false => Cell::new(format!("{at}, without a second factor ({})", login.how)).tone(Tone::Busy),
+    }
 }
 
 /// As `holm.v1.Person` has it.
@@ -55,6 +64,11 @@ pub fn person_json(p: &Person) -> Value {
         "revoked": p.revoked,
         "waits": p.waits.as_ref().map(|code| json!({ "id": code.id, "by": code.by })),
         "lock": p.lock.as_ref().map(lock_json),
+        "login": p.login.as_ref().map(|login| json!({
+            "at": time_json(login.at.as_ref()),
+            "second_factor": login.second_factor,
+            "how": login.how,
+        })),
     })
 }
 

@@ -1,0 +1,175 @@
+//! A second factor: what a level demands it for, and what a provider that is away or unknown changes.
+
+use crate::world::{World, decide, hint, ready_slice, reference, stopped};
+use holm_control::app::App;
+use holm_control::config::Config;
+use holm_control::domain::login::Login;
+use holm_control::domain::records::{Change, Person, Record};
+use holm_control::ledger::{Call, Decided};
+use holm_control::login::LoginConfig;
+use holm_proto::v1;
+use jiff::SignedDuration;
+use std::path::{Path, PathBuf};
+use tonic::{Code, Status};
+
+/// The pack, demanding a second factor within 12 hours at level 2.
+fn pack(dir: &Path) -> String {
+    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");
+    for file in ["schema.cedarschema", "policies.cedar"] {
+        std::fs::copy(from.join(file), dir.join(file)).unwrap();
+    }
+    let text = std::fs::read_to_string(from.join("pack.toml")).unwrap();
+    let text = text.replacen("second_factor_hours = 0", "second_factor_hours = 12", 1);
+    std::fs::write(dir.join("pack.toml"), text).unwrap();
+    dir.display().to_string()
+}
+
+/// A provider that is not there.
+fn away(dir: &Path) -> LoginConfig {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    std::fs::write(dir.join("idp.pem"), ca.pem()).unwrap();
+    LoginConfig {
+        issuer: "https://127.0.0.1:9".to_owned(),
+        client_id: "holm".to_owned(),
+        client_secret: None,
+        ca_file: dir.join("idp.pem"),
+        acr: Vec::new(),
+        amr: vec!["mfa".to_owned()],
+    }
+}
+
+async fn demanding(dir: &Path) -> World {
+    let (pack, login) = (pack(dir), away(dir));
+    let world = World::full().await;
+    world.restart_with(|config: &mut Config| (config.pack, config.login) = (pack, Some(login))).await
+}
+
+/// As if she had been at the provider so long ago.
+fn logged_in(app: &App, who: &str, ago: SignedDuration, second: bool) {
+    let call = Call::own("login", format!("person/{who}"));
+    let at = app.ledger.now().checked_sub(ago).unwrap();
+    app.ledger
+        .commit(&call, |state, _| {
+            let person = state.people[&who.parse().unwrap()].clone();
+            let how = if second { "amr mfa" } else { "amr pwd" }.to_owned();
+            let login = Login { account: format!("{who:0>64}"), at, second, how };
+            let changed = Record::Person(Person { login: Some(login), ..person });
+            Ok(Decided::new(vec![Change::Put(changed)], ()))
+        })
+        .unwrap();
+}
+
+async fn approve(world: &World) -> Result<v1::Slice, Status> {
+    let request = decide("heart/first", "");
+    world.slices("frida").approve_slice(request).await.map(tonic::Response::into_inner)
+}
+
+async fn start(world: &World) -> Result<v1::Slice, Status> {
+    let request = v1::StartSliceRequest { slice: Some(reference("heart/main")), ..Default::default() };
+    world.slices("dina").start_slice(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_data_of_a_level_or_decides_on_it_has_proven_a_second_factor_lately() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = demanding(dir.path()).await;
+    world.request("dina", "heart/first", 1).await.unwrap();
+    let refused = async |what: &str| {
+        let status = approve(&world).await.unwrap_err();
+        assert_eq!(
+            (status.code(), hint(&status).as_str()),
+            (Code::PermissionDenied, "holm login"),
+            "{status}"
+        );
+        assert!(status.message().contains(what), "{status}");
+        let entry = world.logged(|e| e.action == "slice.approve" && e.reasons.concat().contains(what)).await;
+        assert_eq!(entry.outcome, "refused");
+    };
+    refused("level 2 demands a second factor in the last 12 hours: you have not logged in").await;
+    logged_in(&world.app, "frida", SignedDuration::from_mins(1), false);
+    refused("your login was without one (amr pwd)").await;
+    logged_in(&world.app, "frida", SignedDuration::from_hours(12), true);
+    refused("your login was at").await;
+    logged_in(&world.app, "frida", SignedDuration::from_hours(-1), true);
+    refused("your login was at").await;
+    // Another's login is nobody else's.
+    logged_in(&world.app, "gustav", SignedDuration::ZERO, true);
+    refused("your login was at").await;
+    logged_in(&world.app, "frida", SignedDuration::from_hours(11), true);
+    let (mut agent, _) = ready_slice(&world, "heart/main", 1).await;
+
+    // What is open to see, and what takes something away, needs none.
+    world.get("dina", "heart/main").await.unwrap();
+    stopped(&world, &mut agent).await;
+    let status = start(&world).await.unwrap_err();
+    assert!(status.message().contains("you have not logged in"), "{status}");
+    logged_in(&world.app, "dina", SignedDuration::ZERO, true);
+    start(&world).await.unwrap();
+    let me = world.person("dina").who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert!(me.login.unwrap().second_factor);
+
+    // A level that demands none asks nobody.
+    world.request("lars", "brain/main", 1).await.unwrap();
+    world.slices("gustav").approve_slice(decide("brain/main", "")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_enrols_anew_or_is_revoked_is_logged_out_and_who_renews_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = demanding(dir.path()).await;
+    let login =
+        |world: &World, who: &str| world.app.ledger.state().people[&who.parse().unwrap()].login.clone();
+    for who in ["dina", "rosa"] {
+        logged_in(&world.app, who, SignedDuration::ZERO, true);
+    }
+    let csr = rcgen::CertificateParams::default()
+        .serialize_request(&rcgen::KeyPair::generate().unwrap())
+        .unwrap()
+        .pem()
+        .unwrap();
+    world.person("dina").renew(v1::RenewRequest { csr_pem: csr }).await.unwrap();
+    assert!(login(&world, "dina").is_some());
+    let subject = Some(v1::revoke_request::Subject::Person("rosa".to_owned()));
+    let revoke = v1::RevokeRequest { subject, reason: "a case".to_owned(), dry_run: false };
+    world.person("frida").revoke(revoke).await.unwrap();
+    assert!(login(&world, "rosa").is_none());
+    world.invite("frida", "dina", &[]).await;
+    assert!(login(&world, "dina").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_away_logs_nobody_in_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = demanding(dir.path()).await;
+    let status = world.person("dina").begin_login(v1::BeginLoginRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("the OpenID provider: `127.0.0.1:9` cannot be reached"), "{status}");
+    let status = world.person("dina").finish_login(v1::FinishLoginRequest {}).await.unwrap_err();
+    assert_eq!((status.code(), hint(&status).as_str()), (Code::PermissionDenied, "holm login"));
+    let entry = world.logged(|e| e.action == "login" && e.actor == "person/dina").await;
+    assert_eq!((entry.outcome.as_str(), entry.resource.as_str()), ("refused", "person/dina"));
+    // A host has no account there.
+    let status = world.person("dgx").begin_login(v1::BeginLoginRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_demands_what_nobody_configured_is_not_put_in_force() {
+    let world = World::full().await;
+    let status = world.person("dina").begin_login(v1::BeginLoginRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    let dir = world.end().await;
+    let held = tempfile::tempdir().unwrap();
+    let file = dir.path().join("holmd/holmd.toml");
+    let mut config = Config::load(&file).unwrap();
+    config.pack = pack(held.path());
+    let error = App::open(config.clone()).err().unwrap().to_string();
+    assert!(error.contains("level 2 of aau-2018/4 demands a second factor"), "{error}");
+    config.login = Some(LoginConfig { issuer: "http://idp".to_owned(), ..away(held.path()) });
+    assert!(App::open(config.clone()).err().unwrap().to_string().contains("say https://HOST/PATH"));
+    config.login = Some(LoginConfig { amr: Vec::new(), ..away(held.path()) });
+    assert!(App::open(config.clone()).err().unwrap().to_string().contains("neither `acr` nor `amr`"));
+    config.login = Some(away(held.path()));
+    assert!(App::open(config).is_ok());
+}
