@@ -111,6 +111,7 @@ fn fill(app: &App) {
             renewed: String::new(),
             revoked: None,
             void: None,
+            account: None,
             login: None,
         })
     };

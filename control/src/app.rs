@@ -180,8 +180,6 @@ impl App {
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         let pack = rules(&config, &ledger)?;
-        enforceable(&pack, login.is_some())
-            .map_err(|why| Failure::new(why, "name a provider in [login], or load another pack"))?;
         Ok(Self {
             config,
             ledger,
@@ -236,6 +234,9 @@ pub fn enforceable(pack: &Pack, login: bool) -> Result<(), String> {
 fn rules(config: &Config, ledger: &Ledger) -> Result<Pack, Failure> {
     let record = ledger.state().policy.clone();
     let pack = policy::in_force(&config.policy, &config.pack, &config.data, record.as_ref())?;
+    // Before it is an entry that it is in force.
+    enforceable(&pack, config.login.is_some())
+        .map_err(|why| Failure::new(why, "name a provider in [login] of holmd.toml, or another pack"))?;
     let digest = policy::digest(&pack);
     if record.as_ref().is_none_or(|record| record.digest != digest) {
         let call = Call::own("policy.start", "policy".to_owned());

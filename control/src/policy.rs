@@ -163,6 +163,7 @@ pub fn load_offline(config: &Config, ledger: &Ledger, directory: &Path) -> Resul
     let signature = fs::read_to_string(directory.join(SIGNATURE))
         .map_err(|e| refused(format!("its `{SIGNATURE}` cannot be read: {e}")))?;
     let signer = signer(&statement(&pack), &signature, &config.policy.signers).map_err(refused)?;
+    crate::app::enforceable(&pack, config.login.is_some()).map_err(refused)?;
     keep(&config.data, &pack, &signature)
         .map_err(|e| Failure::because("the pack cannot be stored", "", e))?;
     let call = Call::own("policy.load", "policy".to_owned());

@@ -289,6 +289,11 @@ impl Output {
         put(&format!("  {} {}\n", style(Style::new().dimmed(), "next:", self.colour), plain(command)))
     }
 
+    /// What must be seen for the command to come to its end, beside the answer.
+    pub fn must_see(&self, text: &str) {
+        tell(&format!("{}\n", plain(text)));
+    }
+
     /// A remark, for people, beside the answer.
     pub fn remark(&self, text: &str) {
         if !self.quiet {

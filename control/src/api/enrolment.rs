@@ -133,7 +133,8 @@ impl EnrolmentService for Enrolment {
                 let caller = caller(&subject);
                 let issued = issue(&app, &caller, &message.csr_pem, now)
                     .map_err(|refusal| refusal.hint("holm enrol CODE"))?;
-                changes.extend(people::certified(state, &subject, &issued.fingerprint()));
+                let anothers = people::is_anothers(state, &hash);
+                changes.extend(people::certified(state, &subject, &issued.fingerprint(), anothers));
                 let detail = json!({ "certificate": issued.fingerprint(), "until": issued.until });
                 let value = response(&app, &caller, issued);
                 Ok(Decided { detail, ..Decided::new(changes, value) })

@@ -391,7 +391,7 @@ impl Asked {
         if decision.allow {
             locks::permits(seen.state, &request)?;
             if begins {
-                login::demand(seen.state, &seen.pack, &request, seen.now)?;
+                login::demand(seen.state, &seen.pack, &request, &self.certificate, seen.now)?;
             }
             return Ok((decision.reasons, found));
         }

@@ -190,13 +190,20 @@ impl PersonService for People {
         &self,
         request: Request<v1::BeginLoginRequest>,
     ) -> Result<Response<v1::LoginBegun>, Status> {
-        let asked = self.logging_in(request.extensions(), "login.begin")?;
-        let (name, id) = (asked.0, asked.1.call.request);
-        let authorised = asked.1.read(found(name.clone()), |_, _| Ok(()));
-        authorised.await?;
-        let login = provider(&self.0).map_err(|no| super::status(&no, id))?;
-        let begun = login.begin(&name, self.0.ledger.now()).await;
-        let begun = begun.map_err(|why| super::status(&not_logged_in(&why), id))?;
+        let (name, asked) = self.logging_in(request.extensions(), "login.begin")?;
+        let (id, again) = (asked.call.request, asked.clone());
+        asked.read(found(name.clone()), |_, _| Ok(())).await?;
+        let begun = match provider(&self.0) {
+            Ok(login) => {
+                let begun = login.begin(&name, &again.certificate, self.0.ledger.now()).await;
+                begun.map_err(|why| not_logged_in(&why))
+            }
+            Err(no) => Err(no),
+        };
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(no) => return Err(again.ended(No::from(no)).await),
+        };
         super::answer(
             Ok(v1::LoginBegun {
                 page: begun.page,
@@ -223,18 +230,23 @@ impl PersonService for People {
         }
         drop(state);
         let step = match provider(&self.0) {
-            Ok(login) => login.finish(&name, self.0.ledger.now()).await.map_err(|why| not_logged_in(&why)),
+            Ok(login) => {
+                let now = || self.0.ledger.now();
+                login.finish(&name, &asked.certificate, now).await.map_err(|why| not_logged_in(&why))
+            }
             Err(no) => Err(no),
         };
         match step {
             Ok(Step::NotYet(interval_s)) => super::answer(Ok(v1::LoginStep { person: None, interval_s }), id),
             Ok(Step::Done(Proven { account, at, second, how })) => {
+                let certificate = asked.certificate.clone();
                 asked
                     .change(found(name), move |scene, person| {
+                        let first = person.account.is_none();
                         let detail =
-                            json!({ "account": account, "second_factor": second, "how": how, "at": at });
-                        let proven = Login { account, at, second, how };
-                        let changes = login::proven(scene.state, &person, proven.clone())?;
+                            json!({ "account": account, "first": first, "second_factor": second, "how": how, "at": at });
+                        let proven = Login { certificate, at, second, how };
+                        let changes = login::proven(scene.state, &person, account, proven.clone())?;
                         let person = Person { login: Some(proven), ..person };
                         let person = Some(view::person(scene.state, &person));
                         let value = v1::LoginStep { person, interval_s: 0 };
@@ -324,7 +336,7 @@ fn provider(app: &App) -> Result<&crate::login::Login, Refusal> {
 fn not_logged_in(why: &LoginError) -> Refusal {
     match why {
         LoginError::Over(text) => Refusal::new(RefusalKind::Denied, text).hint("holm login"),
-        LoginError::Provider(text) => {
+        LoginError::Provider(text) | LoginError::Away(text) => {
             Refusal::new(RefusalKind::Unavailable, text).hint("holm login, in a while; else tell an operator")
         }
     }

@@ -61,6 +61,7 @@ pub fn invite_person(
             renewed: String::new(),
             revoked: None,
             void: None,
+            account: None,
             login: None,
         },
     };
@@ -217,10 +218,26 @@ fn with(state: &State, subject: &Subject, has: Certificates) -> Vec<Change> {
     record.map(Change::Put).into_iter().collect()
 }
 
-/// Whoever used a code has this certificate from now on, and no other.
-pub fn certified(state: &State, subject: &Subject, fingerprint: &str) -> Vec<Change> {
+/// Somebody else gave this code out, and not who uses it herself.
+pub fn is_anothers(state: &State, hash: &str) -> bool {
+    state.invitations.get(hash).is_some_and(|i| match &i.subject {
+        Subject::Person(name) => i.by != name.as_str(),
+        Subject::Host(_) => true,
+    })
+}
+
+/// Whoever used a code has this certificate from now on, and no other. Where it is `anothers`, she may have another account
+/// at the OpenID provider, too.
+pub fn certified(state: &State, subject: &Subject, fingerprint: &str, anothers: bool) -> Vec<Change> {
     let newest = fingerprint.to_owned();
-    logged_out(with(state, subject, Certificates { newest, renewed: String::new(), revoked: None }))
+    let mut changes =
+        logged_out(with(state, subject, Certificates { newest, renewed: String::new(), revoked: None }));
+    for change in changes.iter_mut().filter(|_| anothers) {
+        if let Change::Put(Record::Person(person)) = change {
+            person.account = None;
+        }
+    }
+    changes
 }
 
 /// What somebody proved who had the certificate before says nothing of who has this one.

@@ -133,7 +133,10 @@ pub struct Person {
     /// When she was locked or revoked last: what she had approved by then and was not decided counts no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub void: Option<Timestamp>,
-    /// What she proved last at the site's OpenID provider.
+    /// Hers at the site's OpenID provider: SHA-256 of issuer and subject, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// What she proved there last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
 }

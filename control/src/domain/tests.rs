@@ -1099,6 +1099,7 @@ pub(super) fn person(name: &str, roles: &[&str]) -> Person {
         renewed: String::new(),
         revoked: None,
         void: None,
+        account: None,
         login: None,
     }
 }

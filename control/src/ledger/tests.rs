@@ -108,6 +108,7 @@ fn person(name: &str, uid: u32) -> Change {
         renewed: String::new(),
         revoked: None,
         void: None,
+        account: None,
         login: None,
     }))
 }

@@ -24,7 +24,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -37,7 +37,9 @@ const INTERVAL: u32 = 5;
 /// Added when it is asked too often (RFC 8628, 3.5).
 const SLOWER: u32 = 5;
 /// The longest that a login is waited for, whatever the provider says.
-const LONGEST: SignedDuration = SignedDuration::from_mins(30);
+const LONGEST: SignedDuration = SignedDuration::from_mins(10);
+/// So soon nobody begins again: the provider is asked twice each time.
+const SOON: SignedDuration = SignedDuration::from_secs(10);
 /// People who log in at the same time.
 const AT_ONCE: usize = 1000;
 const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -70,13 +72,15 @@ fn multiple() -> Vec<String> {
 /// The provider, and who is logging in there.
 pub struct Login {
     config: LoginConfig,
-    pending: Mutex<BTreeMap<Name, Pending>>,
+    /// By who calls, and with which certificate.
+    pending: Mutex<BTreeMap<(Name, String), Pending>>,
 }
 
 /// One who has a code.
 #[derive(Clone)]
 struct Pending {
     device_code: Zeroizing<String>,
+    begun: Timestamp,
     expires: Timestamp,
     interval: u32,
     /// Not before.
@@ -116,6 +120,9 @@ pub enum LoginError {
     /// What an operator can do.
     #[error("{0}")]
     Provider(String),
+    /// It cannot be reached, or does not answer.
+    #[error("{0}")]
+    Away(String),
 }
 
 #[derive(Deserialize)]
@@ -166,14 +173,22 @@ impl Login {
         Ok(Self { config, pending: Mutex::default() })
     }
 
-    /// A code for her. One that she got before is forgotten.
-    pub async fn begin(&self, who: &Name, now: Timestamp) -> Result<Begun, LoginError> {
+    /// A code for her. One that she got before, with this certificate, is forgotten.
+    pub async fn begin(&self, who: &Name, certificate: &str, now: Timestamp) -> Result<Begun, LoginError> {
+        let who = (who.clone(), certificate.to_owned());
+        let before = self.all().get(&who).map(|pending| pending.begun);
+        if before.is_some_and(|begun| now.duration_since(begun).abs() < SOON) {
+            let text = "you began to log in a moment ago: enter that code, or wait ten seconds for another";
+            return Err(LoginError::Over(text.to_owned()));
+        }
         let found = self.discover().await?;
         let endpoint = found
             .device_authorization_endpoint
             .ok_or_else(|| provider("it offers no device authorization grant (RFC 8628)"))?;
         let acr = self.config.acr.join(" ");
-        let mut form = vec![("client_id", self.config.client_id.as_str()), ("scope", "openid")];
+        // Who is logged in there already proves it again.
+        let mut form =
+            vec![("client_id", self.config.client_id.as_str()), ("scope", "openid"), ("prompt", "login")];
         if !acr.is_empty() {
             form.push(("acr_values", &acr));
         }
@@ -194,13 +209,13 @@ impl Login {
         let life = SignedDuration::from_secs(device.expires_in.into()).min(LONGEST);
         let expires = now.checked_add(life).unwrap_or(now);
         let interval = device.interval.unwrap_or(INTERVAL).clamp(1, 60);
-        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all();
         all.retain(|_, pending| pending.expires > now);
-        if all.len() >= AT_ONCE && !all.contains_key(who) {
+        if all.len() >= AT_ONCE && !all.contains_key(&who) {
             return Err(LoginError::Over("too many people are logging in: wait a minute".to_owned()));
         }
         let device_code = Zeroizing::new(device.device_code);
-        all.insert(who.clone(), Pending { device_code, expires, interval, next: now });
+        all.insert(who, Pending { device_code, begun: now, expires, interval, next: now });
         Ok(Begun {
             page: device.verification_uri,
             page_with_code: complete,
@@ -211,10 +226,16 @@ impl Login {
     }
 
     /// Whether she was there meanwhile. The provider is not asked more often than it wants to be.
-    pub async fn finish(&self, who: &Name, now: Timestamp) -> Result<Step, LoginError> {
+    pub async fn finish(
+        &self,
+        who: &Name,
+        certificate: &str,
+        clock: impl Fn() -> Timestamp + Send + Sync,
+    ) -> Result<Step, LoginError> {
+        let (who, now) = (&(who.clone(), certificate.to_owned()), clock());
         let over = |text: &str| LoginError::Over(text.to_owned());
         let pending = {
-            let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.all();
             let pending = all.get_mut(who).ok_or_else(|| over("nobody began to log in here"))?;
             if now >= pending.expires {
                 all.remove(who);
@@ -226,30 +247,40 @@ impl Login {
             pending.next = later(now, pending.interval);
             pending.clone()
         };
-        let found = self.discover().await?;
+        // Who is at its page meanwhile is not to begin anew because of a moment in which it cannot be reached.
+        let not_yet = |why| match why {
+            LoginError::Away(_) => Ok(Step::NotYet(pending.interval.saturating_add(SLOWER))),
+            why => Err(why),
+        };
+        let found = match self.discover().await {
+            Ok(found) => found,
+            Err(why) => return not_yet(why),
+        };
         let form = [
             ("grant_type", DEVICE),
             ("device_code", pending.device_code.as_str()),
             ("client_id", self.config.client_id.as_str()),
         ];
-        let (status, body) = self.post(&found.token_endpoint, &form).await?;
+        let (status, body) = match self.post(&found.token_endpoint, &form).await {
+            Ok(answer) => answer,
+            Err(why) => return not_yet(why),
+        };
         if !status.is_success() {
             return match refused(&body).as_deref() {
                 Some("authorization_pending") => Ok(Step::NotYet(pending.interval)),
                 Some("slow_down") => {
                     let interval = pending.interval.saturating_add(SLOWER);
-                    let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(pending) = all.get_mut(who) {
+                    if let Some(pending) = self.all().get_mut(who) {
                         (pending.interval, pending.next) = (interval, later(now, interval));
                     }
                     Ok(Step::NotYet(interval))
                 }
                 Some("access_denied") => {
-                    self.forget(who);
+                    self.forget(who, &pending.device_code);
                     Err(over("it was refused at the provider"))
                 }
                 Some("expired_token") => {
-                    self.forget(who);
+                    self.forget(who, &pending.device_code);
                     Err(over("the code has expired: nobody entered it in time"))
                 }
                 why => Err(provider(&format!(
@@ -260,7 +291,7 @@ impl Login {
             };
         }
         // A code is good for one token, whatever becomes of that.
-        self.forget(who);
+        self.forget(who, &pending.device_code);
         let tokens: Tokens =
             serde_json::from_slice(&body).map_err(|_| provider("its answer has no tokens"))?;
         let token = tokens.id_token.map(Zeroizing::new).ok_or_else(|| provider("it gives no ID token"))?;
@@ -268,11 +299,19 @@ impl Login {
         if !status.is_success() {
             return Err(provider(&format!("it does not show its keys: {}", status.as_u16())));
         }
-        token::verify(&token, &keys, &self.config, now).map(Step::Done).map_err(|why| provider(&why))
+        token::verify(&token, &keys, &self.config, clock()).map(Step::Done).map_err(|why| provider(&why))
     }
 
-    fn forget(&self, who: &Name) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+    fn all(&self) -> MutexGuard<'_, BTreeMap<(Name, String), Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This code, and none that she got since.
+    fn forget(&self, who: &(Name, String), code: &Zeroizing<String>) {
+        let mut all = self.all();
+        if all.get(who).is_some_and(|pending| pending.device_code == *code) {
+            all.remove(who);
+        }
     }
 
     async fn discover(&self) -> Result<Discovered, LoginError> {
@@ -341,7 +380,8 @@ impl Login {
         let roots = roots(&self.config.ca_file).map_err(|why| provider(&why))?;
         let server = Https::new(authority, 443, Some(roots), LIMIT).map_err(|why| provider(&why))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        server.ask(Question { method, path, headers, body }).await.map_err(|why| provider(&why))
+        let answer = server.ask(Question { method, path, headers, body }).await;
+        answer.map_err(|why| LoginError::Away(format!("the OpenID provider: {}", shown(&why))))
     }
 }
 

@@ -4,7 +4,8 @@ use super::LoginConfig;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 
@@ -48,7 +49,32 @@ struct Claims {
     auth_time: Option<i64>,
     acr: Option<String>,
     #[serde(default)]
-    amr: Vec<String>,
+    amr: Methods,
+}
+
+/// An array (RFC 8176), which some write as one text.
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Methods {
+    #[default]
+    None,
+    Many(Vec<String>),
+    One(String),
+}
+
+impl Methods {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::None => &[],
+            Self::Many(all) => all,
+            Self::One(one) => std::slice::from_ref(one),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    keys: Vec<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +97,9 @@ pub(super) fn verify(
     if !ALGORITHMS.contains(&head.alg) {
         return Err(no("it is not signed by a key of the provider's alone"));
     }
-    let keys: JwkSet = serde_json::from_slice(keys).map_err(|_| no("the provider's keys cannot be read"))?;
+    let shown: Shown = serde_json::from_slice(keys).map_err(|_| no("the provider's keys cannot be read"))?;
+    // Those of a kind that is not known are others' (RFC 7517, 5).
+    let keys: Vec<Jwk> = shown.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect();
     let signs = |key: &&Jwk| {
         let common = &key.common;
         let its = |is: KeyAlgorithm| is.to_string() == format!("{:?}", head.alg);
@@ -79,21 +107,23 @@ pub(super) fn verify(
             && common.key_algorithm.is_none_or(its)
             && head.kid.as_ref().is_none_or(|kid| common.key_id.as_ref() == Some(kid))
     };
-    let mut fitting = keys.keys.iter().filter(signs);
-    let key = fitting.next().ok_or_else(|| no("it is signed by a key that the provider does not show"))?;
-    if head.kid.is_none() && fitting.next().is_some() {
-        return Err(no("it does not say which of the provider's keys signed it"));
-    }
-    let key = DecodingKey::from_jwk(key).map_err(|_| no("the provider's key cannot be used"))?;
     let mut wanted = Validation::new(head.alg);
     wanted.set_audience(&[&config.client_id]);
     wanted.set_issuer(&[&config.issuer]);
     wanted.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     // By holmd's clock, below.
     wanted.validate_exp = false;
-    let claims = decode::<Claims>(token, &key, &wanted)
-        .map_err(|error| no(&format!("{:?}", error.kind()).chars().take(60).collect::<String>()))?
-        .claims;
+    let mut outcome = Err(no("it is signed by a key that the provider does not show"));
+    for key in keys.iter().filter(signs).filter_map(|key| DecodingKey::from_jwk(key).ok()) {
+        match decode::<Claims>(token, &key, &wanted) {
+            Ok(good) => {
+                outcome = Ok(good.claims);
+                break;
+            }
+            Err(error) => outcome = Err(no(why(error.kind()))),
+        }
+    }
+    let claims = outcome?;
 
     let at = |seconds: i64| Timestamp::from_second(seconds).map_err(|_| no("its times are none"));
     let (made, ends) = (at(claims.iat)?, at(claims.exp)?);
@@ -117,20 +147,35 @@ pub(super) fn verify(
     }
     // Who has been logged in there for long proved it then.
     let proved = claims.auth_time.map(at).transpose()?.unwrap_or(made).min(now);
-    let methods = claims.amr.iter().any(|method| config.amr.contains(method));
+    let methods = claims.amr.all().iter().any(|method| config.amr.contains(method));
     let context = claims.acr.as_ref().is_some_and(|acr| config.acr.contains(acr));
     let account = digest(&SHA256, format!("{}\0{}", config.issuer, claims.sub).as_bytes());
-    let how = [
-        claims.acr.map(|acr| format!("acr {acr}")),
-        (!claims.amr.is_empty()).then(|| format!("amr {}", claims.amr.join(" "))),
+    // Without it a session of weeks would prove it anew each time.
+    let timed = claims.auth_time.is_some();
+    let amr = claims.amr.all().join(" ");
+    let said = [
+        claims.acr.as_ref().map(|acr| format!("acr {acr}")),
+        (!amr.is_empty()).then(|| format!("amr {amr}")),
+        (!timed).then(|| "no auth_time".to_owned()),
     ];
-    let how: Vec<String> = how.into_iter().flatten().collect();
+    let how: Vec<String> = said.into_iter().flatten().collect();
     Ok(Proven {
         account: HEXLOWER.encode(account.as_ref()),
         at: proved,
-        second: methods || context,
+        second: timed && (methods || context),
         how: super::shown(&how.join(", ")),
     })
+}
+
+/// Without a part of the token, which the library quotes.
+fn why(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidSignature => "its signature is not right",
+        ErrorKind::InvalidIssuer => "it is another issuer's",
+        ErrorKind::InvalidAudience => "it is for somebody else",
+        ErrorKind::InvalidAlgorithm => "it is signed in another way than its key is for",
+        _ => "it is not as OpenID Connect has it",
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +220,7 @@ mod tests {
 
     fn claims() -> Value {
         json!({ "iss": ISSUER, "sub": "ada@example", "aud": "holm", "iat": 1_790_000_000, "exp": 1_790_000_300,
-            "amr": ["pwd", "mfa"] })
+            "auth_time": 1_790_000_000, "amr": ["pwd", "mfa"] })
     }
 
     fn signed(key: &Keys, id: &str, claims: &Value) -> String {
@@ -208,6 +253,15 @@ mod tests {
             now(),
             "nothing is proven in the future"
         );
+        of["auth_time"] = Value::Null;
+        let untimed = asked(&signed(&key, "a", &of), &[&key]).unwrap();
+        assert!(!untimed.second && untimed.how.ends_with("no auth_time"), "{untimed:?}");
+        of["amr"] = json!("mfa");
+        of["auth_time"] = json!(1_790_000_000);
+        assert!(asked(&signed(&key, "a", &of), &[&key]).unwrap().second);
+        // Keys of kinds that nobody knows, and others by the same name, are no matter.
+        let strange = Keys { shown: json!({ "kty": "AKP", "alg": "ML-DSA-65", "kid": "a" }), ..keys("a") };
+        assert!(asked(&signed(&key, "a", &of), &[&strange, &keys("a"), &key]).is_ok());
         of["sub"] = json!("bo@example");
         assert_ne!(asked(&signed(&key, "a", &of), &[&key]).unwrap().account, proven.account);
     }
@@ -231,14 +285,15 @@ mod tests {
             ("of the future", with("iat", json!(1_790_000_100))),
             ("old", with("iat", json!(1_789_999_000))),
             ("of nobody", with("sub", json!(""))),
-            ("of no text", with("sub", json!(7))),
+            ("of no text", with("sub", json!(4711))),
             ("without an end", with("exp", Value::Null)),
             ("none", "x.y.z".to_owned()),
             ("empty", String::new()),
         ] {
             let why = asked(&token, &[&key]).err();
             assert!(why.as_ref().is_some_and(|why| why.contains("not to be believed")), "{what}: {why:?}");
-            assert!(!why.unwrap().contains("ada"), "{what}");
+            let why = why.unwrap();
+            assert!(!why.contains("ada") && !why.contains("4711"), "{what}: {why}");
         }
         assert!(asked(&with("aud", json!(["holm"])), &[&key]).is_ok());
         // What the public key would sign as if it were a secret, and what is not signed at all.

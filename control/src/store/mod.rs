@@ -97,6 +97,7 @@ mod tests {
             renewed: String::new(),
             revoked: None,
             void: None,
+            account: None,
             login: None,
         })
     }

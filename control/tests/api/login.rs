@@ -45,7 +45,7 @@ async fn demanding(dir: &Path) -> World {
     world.restart_with(|config: &mut Config| (config.pack, config.login) = (pack, Some(login))).await
 }
 
-/// As if she had been at the provider so long ago.
+/// As if she had been at the provider so long ago, with the certificate that she has now.
 fn logged_in(app: &App, who: &str, ago: SignedDuration, second: bool) {
     let call = Call::own("login", format!("person/{who}"));
     let at = app.ledger.now().checked_sub(ago).unwrap();
@@ -53,8 +53,9 @@ fn logged_in(app: &App, who: &str, ago: SignedDuration, second: bool) {
         .commit(&call, |state, _| {
             let person = state.people[&who.parse().unwrap()].clone();
             let how = if second { "amr mfa" } else { "amr pwd" }.to_owned();
-            let login = Login { account: format!("{who:0>64}"), at, second, how };
-            let changed = Record::Person(Person { login: Some(login), ..person });
+            let (certificate, account) = (person.certificate.clone(), Some(format!("{who:0>64}")));
+            let login = Login { certificate, at, second, how };
+            let changed = Record::Person(Person { account, login: Some(login), ..person });
             Ok(Decided::new(vec![Change::Put(changed)], ()))
         })
         .unwrap();
@@ -86,16 +87,19 @@ async fn who_opens_data_of_a_level_or_decides_on_it_has_proven_a_second_factor_l
         let entry = world.logged(|e| e.action == "slice.approve" && e.reasons.concat().contains(what)).await;
         assert_eq!(entry.outcome, "refused");
     };
-    refused("level 2 demands a second factor in the last 12 hours: you have not logged in").await;
+    refused(
+        "level 2 demands a second factor in the last 12 hours: you have not logged in with this certificate",
+    )
+    .await;
     logged_in(&world.app, "frida", SignedDuration::from_mins(1), false);
     refused("your login was without one (amr pwd)").await;
     logged_in(&world.app, "frida", SignedDuration::from_hours(12), true);
-    refused("your login was at").await;
+    refused("you proved yours at").await;
     logged_in(&world.app, "frida", SignedDuration::from_hours(-1), true);
-    refused("your login was at").await;
+    refused("you proved yours at").await;
     // Another's login is nobody else's.
     logged_in(&world.app, "gustav", SignedDuration::ZERO, true);
-    refused("your login was at").await;
+    refused("you proved yours at").await;
     logged_in(&world.app, "frida", SignedDuration::from_hours(11), true);
     let (mut agent, _) = ready_slice(&world, "heart/main", 1).await;
 
@@ -115,27 +119,64 @@ async fn who_opens_data_of_a_level_or_decides_on_it_has_proven_a_second_factor_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_enrols_anew_or_is_revoked_is_logged_out_and_who_renews_is_not() {
+async fn a_login_is_of_one_certificate_and_an_account_is_let_go_of_by_another_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = demanding(dir.path()).await;
-    let login =
-        |world: &World, who: &str| world.app.ledger.state().people[&who.parse().unwrap()].login.clone();
-    for who in ["dina", "rosa"] {
+    let now = |world: &World, who: &str| {
+        let person = world.app.ledger.state().people[&who.parse().unwrap()].clone();
+        (person.login.is_some(), person.account.is_some())
+    };
+    for who in ["dina", "rosa", "frida", "gustav", "olga"] {
         logged_in(&world.app, who, SignedDuration::ZERO, true);
     }
+    // For another key she logs in again: a thief would have renewed it to hers.
     let csr = rcgen::CertificateParams::default()
         .serialize_request(&rcgen::KeyPair::generate().unwrap())
         .unwrap()
         .pem()
         .unwrap();
     world.person("dina").renew(v1::RenewRequest { csr_pem: csr }).await.unwrap();
-    assert!(login(&world, "dina").is_some());
+    assert_eq!(now(&world, "dina"), (true, true));
+    // With a code that she gave herself she has the account that she had.
+    world.invite("dina", "dina", &[]).await;
+    assert_eq!(now(&world, "dina"), (false, true));
+    let subject = || v1::invite_request::Subject::Person("dina".to_owned());
+    let again = v1::InviteRequest { subject: Some(subject()), roles: Vec::new() };
+    let status = world.person("dina").invite(again).await.unwrap_err();
+    assert!(
+        status.message().contains("demands a second factor"),
+        "whoever has a copy logs in first: {status}"
+    );
+    // With one that an officer gave, and another confirmed, she may have another.
+    world.invite("frida", "dina", &[]).await;
+    assert_eq!(now(&world, "dina"), (false, false));
     let subject = Some(v1::revoke_request::Subject::Person("rosa".to_owned()));
     let revoke = v1::RevokeRequest { subject, reason: "a case".to_owned(), dry_run: false };
     world.person("frida").revoke(revoke).await.unwrap();
-    assert!(login(&world, "rosa").is_none());
-    world.invite("frida", "dina", &[]).await;
-    assert!(login(&world, "dina").is_none());
+    assert_eq!(now(&world, "rosa"), (false, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_no_level_and_what_is_done_to_all_of_a_project_take_the_strictest() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = demanding(dir.path()).await;
+    // Confirming a code, making an officer, putting rules in force.
+    let confirm =
+        v1::ConfirmInvitationRequest { person: "dina".to_owned(), dry_run: true, id: String::new() };
+    let subject = Some(v1::invite_request::Subject::Person("ole".to_owned()));
+    let officer = v1::InviteRequest { subject, roles: vec!["officer".to_owned()] };
+    for status in [
+        world.person("frida").confirm_invitation(confirm).await.unwrap_err(),
+        world.person("frida").invite(officer).await.unwrap_err(),
+    ] {
+        assert!(status.message().contains("aau-2018/4 demands a second factor"), "{status}");
+    }
+    // `brain` is of level 3, which demands none here; `heart` of 2, which does.
+    world.member("lars", "brain", "rune").await.unwrap();
+    let status = world.member("dina", "heart", "rune").await.unwrap_err();
+    assert!(status.message().contains("level 2 demands a second factor"), "{status}");
+    let status = world.close("dina", "heart/none").await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "what is not there demands nothing: {status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,6 +190,8 @@ async fn a_provider_that_is_away_logs_nobody_in_and_says_so() {
     assert_eq!((status.code(), hint(&status).as_str()), (Code::PermissionDenied, "holm login"));
     let entry = world.logged(|e| e.action == "login" && e.actor == "person/dina").await;
     assert_eq!((entry.outcome.as_str(), entry.resource.as_str()), ("refused", "person/dina"));
+    let entry = world.logged(|e| e.action == "login.begin" && e.actor == "person/dina").await;
+    assert!(entry.outcome == "refused" && entry.reasons.concat().contains("cannot be reached"));
     // A host has no account there.
     let status = world.person("dgx").begin_login(v1::BeginLoginRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");

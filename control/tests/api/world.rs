@@ -226,7 +226,7 @@ impl World {
         let noted = self
             .app
             .ledger
-            .commit(&call, |state, _| Ok(Decided::new(people::certified(state, &subject, &print), ())));
+            .commit(&call, |state, _| Ok(Decided::new(people::certified(state, &subject, &print, true), ())));
         noted.unwrap();
     }
 

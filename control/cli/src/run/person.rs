@@ -88,7 +88,7 @@ pub(super) fn invited(session: &Session, invitation: &Invitation, options: &str)
 pub(super) async fn login(session: &Session) -> Result<(), Failure> {
     let mut client = session.people().await?;
     let begun = session.ask(client.begin_login(BeginLoginRequest {})).await?;
-    session.output.remark(&format!("open {} and enter {}", begun.page, begun.code));
+    session.output.must_see(&format!("open {} and enter {}", begun.page, begun.code));
     if !begun.page_with_code.is_empty() {
         session.output.remark(&format!("or open {}", begun.page_with_code));
     }
@@ -104,13 +104,13 @@ pub(super) async fn login(session: &Session) -> Result<(), Failure> {
         }
     };
     drop(spinner);
-    let second = person.login.as_ref().is_some_and(|login| login.second_factor);
-    let how = person.login.as_ref().map(|login| login.how.clone()).unwrap_or_default();
-    let sentence = match second {
-        true => format!("{} is logged in with a second factor ({how})", person.name),
+    let login = person.login.clone().unwrap_or_default();
+    let at = instant(login.at.as_ref()).map(|at| session.clock.full(at)).unwrap_or_default();
+    let (name, how) = (&person.name, login.how);
+    let sentence = match login.second_factor {
+        true => format!("{name} is logged in with a second factor ({how}), proven at {at}"),
         false => format!(
-            "{} is logged in, WITHOUT a second factor ({how}): where one is demanded that does not do",
-            person.name
+            "{name} is logged in, WITHOUT a second factor ({how}), at {at}: where one is demanded that does not do"
         ),
     };
     session.output.done(&sentence, &view::person_json(&person))

@@ -88,7 +88,7 @@ impl LvmLuks2 {
         let raw = open(self.group.path(volume), false).map_err(lacks)?;
         let from = open(crypt::path(volume), false).map_err(lacks)?;
         let into = open(crypt::path(staged(volume)), true).map_err(lacks)?;
-        let (mut hidden, mut plain) = (Aligned::new(), Aligned::new());
+        let (mut hidden, mut plain, zeros) = (Aligned::new(), Aligned::new(), vec![0; PIECE_BYTES]);
         let mut done = 0;
         while done < total {
             if done.is_multiple_of(GIB) {
@@ -98,7 +98,7 @@ impl LvmLuks2 {
             let length = usize::try_from(total - done).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
             let (hidden, plain) = (hidden.first(length), plain.first(length));
             raw.read_exact_at(hidden, header::DATA_OFFSET + done).map_err(lacks)?;
-            if hidden.iter().any(|byte| *byte != 0) {
+            if zeros.get(..length) != Some(&*hidden) {
                 from.read_exact_at(plain, done)
                     .and_then(|()| into.write_all_at(plain, done))
                     .map_err(lacks)?;
