@@ -135,7 +135,6 @@ struct Next {
 struct Batch {
     changes: Vec<Change>,
     entries: Vec<Waiting>,
-    /// Why it did not.
     outcome: Outcome,
 }
 
@@ -448,8 +447,7 @@ impl Next {
 }
 
 impl Writer {
-    /// Store, then log; why it is not durable. Where all of it is in the store, `broken` is nothing afterwards; where it
-    /// is in the log as well, that is the caller's to say, who has more to do.
+    /// Store, then log; why it is not durable. Where it is in both, the caller takes `broken` back: she has more to do.
     fn write(&mut self, changes: &[Change], entries: &[Waiting]) -> Result<(), String> {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
@@ -475,12 +473,16 @@ impl Writer {
     }
 }
 
-/// Who writes. Whatever becomes of her, the others are woken.
+/// Who writes. Whatever becomes of her, the others are woken; and where that is a panic, what was decided is not so, and
+/// nothing more is decided on it.
 struct Leads<'a>(&'a Ledger);
 
 impl Drop for Leads<'_> {
     fn drop(&mut self) {
-        self.0.decided().writing = None;
+        let mut next = self.0.decided();
+        next.writing = None;
+        next.stuck |= std::thread::panicking();
+        drop(next);
         self.0.written.notify_all();
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::records::{Change, Person, Record, Revoked, Subject};
 use crate::domain::{Refusal, RefusalKind, State, people};
 use crate::identity::{Caller, Code};
 use crate::ledger::Decided;
-use crate::login::{LoginError, Proven, Step};
+use crate::login::{Begun, LoginError, Proven, Step};
 use holm_policies::{Action, Resource};
 use holm_proto::ids::Name;
 use holm_proto::v1::person_service_server::PersonService;
@@ -200,20 +200,17 @@ impl PersonService for People {
             }
             Err(no) => Err(no),
         };
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(no) => return Err(again.ended(No::from(no)).await),
+        let said = |begun: Begun| v1::LoginBegun {
+            page: begun.page,
+            code: begun.code,
+            page_with_code: begun.page_with_code,
+            expires: Some(view::time(begun.expires)),
+            interval_s: begun.interval,
         };
-        super::answer(
-            Ok(v1::LoginBegun {
-                page: begun.page,
-                code: begun.code,
-                page_with_code: begun.page_with_code,
-                expires: Some(view::time(begun.expires)),
-                interval_s: begun.interval,
-            }),
-            id,
-        )
+        match begun {
+            Ok(begun) => super::answer(Ok(said(begun)), id),
+            Err(no) => Err(again.ended(No::from(no)).await),
+        }
     }
 
     async fn finish_login(

@@ -467,6 +467,9 @@ fn a_panic_in_the_middle_of_a_write_ends_all_writing_and_wakes_everybody() {
         assert!(ended.iter().any(Result::is_err));
     });
     scratch.store.0.3.store(false, Ordering::Relaxed);
+    // Not even that there is nothing to do is found on what never was.
+    let decide = |_: &State, _| -> Option<Decided<()>> { panic!("nothing is decided") };
+    assert_eq!(ledger.commit_if(&call("slice.place"), decide).unwrap_err().kind, RefusalKind::Unavailable);
     let refusal = invite(&ledger, "eve").unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Unavailable);
     assert_eq!((names(&ledger), ledger.size()), (vec!["ada".to_owned()], 1));

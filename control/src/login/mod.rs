@@ -20,6 +20,7 @@ use data_encoding::BASE64;
 use holm_proto::ids::Name;
 use hyper::{Method, StatusCode, Uri};
 use jiff::{SignedDuration, Timestamp};
+use rustls::RootCertStore;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,6 +73,8 @@ fn multiple() -> Vec<String> {
 /// The provider, and who is logging in there.
 pub struct Login {
     config: LoginConfig,
+    /// Who may sign the provider's certificate.
+    roots: RootCertStore,
     /// By who calls, and with which certificate.
     pending: Mutex<BTreeMap<(Name, String), Pending>>,
 }
@@ -163,14 +166,14 @@ impl Login {
         if config.acr.is_empty() && config.amr.is_empty() {
             return Err("[login] names neither `acr` nor `amr`: nothing would be a second factor".to_owned());
         }
-        roots(&config.ca_file)?;
+        let roots = roots(&config.ca_file)?;
         if let Some(secret) = &config.client_secret {
             if *secret == Secret::Prompt {
                 return Err("`client_secret` in [login] is read from a file or a credential".to_owned());
             }
             read_secret(secret).map_err(|e| crate::ledger::chain(&e))?;
         }
-        Ok(Self { config, pending: Mutex::default() })
+        Ok(Self { config, roots, pending: Mutex::default() })
     }
 
     /// A code for her. One that she got before, with this certificate, is forgotten.
@@ -377,8 +380,8 @@ impl Login {
         if uri.scheme_str() != Some("https") {
             return Err(bad());
         }
-        let roots = roots(&self.config.ca_file).map_err(|why| provider(&why))?;
-        let server = Https::new(authority, 443, Some(roots), LIMIT).map_err(|why| provider(&why))?;
+        let server = Https::new(authority, 443, Some(self.roots.clone()), LIMIT);
+        let server = server.map_err(|why| provider(&why))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let answer = server.ask(Question { method, path, headers, body }).await;
         answer.map_err(|why| LoginError::Away(format!("the OpenID provider: {}", shown(&why))))

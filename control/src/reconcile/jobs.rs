@@ -2,11 +2,10 @@
 
 use crate::app::App;
 use crate::domain::backup::{self, JobKind};
-use crate::domain::disks::Keyed;
 use crate::domain::records::Slice;
 use crate::domain::{Refusal, State};
 use crate::ledger::{Call, Decided};
-use holm_proto::ids::{JobId, Name};
+use holm_proto::ids::{JobId, Name, VolumeId};
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 use serde_json::json;
@@ -21,36 +20,26 @@ pub fn intended(state: &State, host: &Name) -> Vec<v1::IntendedJob> {
 
 fn job(s: &Slice) -> Option<v1::IntendedJob> {
     let job = s.copies.job.as_ref()?;
-    if job.kind == JobKind::Reencrypt {
-        let volume = |keyed: Keyed<'_>| v1::JobVolume {
-            volume_id: keyed.volume.into_untyped_uuid().to_string(),
-            root: keyed.volume == s.volume,
-        };
-        return Some(v1::IntendedJob {
-            job_id: job.id.into_untyped_uuid().to_string(),
-            slice_id: s.id.into_untyped_uuid().to_string(),
-            kind: kind(job.kind).into(),
-            backup_id: job.backup.into_untyped_uuid().to_string(),
-            volumes: s.keyed_volumes().map(volume).collect(),
-            ..Default::default()
-        });
-    }
-    let of = s.copies.backups.iter().find(|backup| backup.id == job.backup)?;
-    let volume = |volume: &backup::Copied| v1::JobVolume {
-        volume_id: volume.id.into_untyped_uuid().to_string(),
-        root: volume.id == s.volume,
+    let of = s.copies.backups.iter().find(|backup| backup.id == job.backup);
+    let opens = |of: &backup::Backup, volume: VolumeId| {
+        job.kind != JobKind::Restore || of.opening(s).any(|opens| opens.id == volume)
     };
-    let opens = |volume: &&backup::Copied| {
-        job.kind != JobKind::Restore || of.opening(s).any(|opens| opens.id == volume.id)
+    let volumes: Vec<VolumeId> = match (job.kind, of) {
+        (JobKind::Reencrypt, _) => s.keyed_volumes().map(|keyed| keyed.volume).collect(),
+        (_, Some(of)) => of.volumes.iter().map(|copied| copied.id).filter(|id| opens(of, *id)).collect(),
+        (_, None) => return None,
     };
+    let volume =
+        |id: VolumeId| v1::JobVolume { volume_id: id.into_untyped_uuid().to_string(), root: id == s.volume };
+    let made = of.and_then(|of| of.made.as_ref());
     let remove = job.remove.iter().filter(|_| job.kind == JobKind::Remove);
     Some(v1::IntendedJob {
         job_id: job.id.into_untyped_uuid().to_string(),
         slice_id: s.id.into_untyped_uuid().to_string(),
         kind: kind(job.kind).into(),
-        backup_id: of.id.into_untyped_uuid().to_string(),
-        manifest_sha256: of.made.as_ref().map(|made| made.sha256.clone()).unwrap_or_default(),
-        volumes: of.volumes.iter().filter(opens).map(volume).collect(),
+        backup_id: job.backup.into_untyped_uuid().to_string(),
+        manifest_sha256: made.map(|made| made.sha256.clone()).unwrap_or_default(),
+        volumes: volumes.into_iter().map(volume).collect(),
         remove: remove.map(|id| id.into_untyped_uuid().to_string()).collect(),
     })
 }

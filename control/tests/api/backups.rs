@@ -1,13 +1,12 @@
 //! Backups: who may have them made, tried and restored; what a level demands; what remains of them; escrow.
 
-use crate::world::{Agent, World, decide, hint, ready_slice, reference, stopped};
+use crate::world::{Agent, World, decide, hint, pack, ready_slice, reference, stopped};
 use holm_control::config::Config;
 use holm_control::domain::backup;
 use holm_control::reconcile;
 use holm_proto::v1;
 use secrecy::ExposeSecret as _;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use tonic::{Code, Status};
 
 const SHA256: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
@@ -196,12 +195,7 @@ async fn disks_are_encrypted_anew_while_the_slice_rests_and_its_host_has_the_key
     // On hold its keys are given to nobody.
     reencrypt(&world, "dina").await.unwrap();
     let wanted = job(&mut agent, v1::JobKind::Reencrypt).await;
-    let hold = v1::HoldSliceRequest {
-        slice: Some(reference("heart/main")),
-        reason: "a case".to_owned(),
-        ..Default::default()
-    };
-    world.slices("frida").hold_slice(hold).await.unwrap();
+    hold(&world).await;
     agent.intends(|i| i.jobs.is_empty()).await;
     assert!(ask_keys(&mut agent, &wanted, &kept.volume_id).await.is_err());
     let refused = reencrypt(&world, "dina").await.unwrap_err();
@@ -242,21 +236,6 @@ async fn a_restore_of_a_backup_of_before_says_that_the_data_keys_of_then_are_bac
     assert!(now(&newer.backup_id, &mut agent).await.passed);
     let back = now(&made.backup_id, &mut agent).await;
     assert!(!back.passed && back.detail.contains("data keys of then"), "{back:?}");
-}
-
-/// The pack, with this said of level 2.
-fn pack(dir: &Path, level: &[(&str, &str)]) -> String {
-    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");
-    for file in ["pack.toml", "schema.cedarschema", "policies.cedar"] {
-        std::fs::copy(from.join(file), dir.join(file)).unwrap();
-    }
-    let mut text = std::fs::read_to_string(dir.join("pack.toml")).unwrap();
-    for (was, is) in level {
-        assert!(text.contains(was));
-        text = text.replacen(was, is, 1);
-    }
-    std::fs::write(dir.join("pack.toml"), text).unwrap();
-    dir.display().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -461,12 +440,7 @@ async fn what_is_on_hold_is_not_restored() {
     // A restore that was wanted before the hold ends with it.
     restore(&world, "dina", &made.backup_id).await.unwrap();
     job(&mut agent, v1::JobKind::Restore).await;
-    let hold = v1::HoldSliceRequest {
-        slice: Some(reference("heart/main")),
-        reason: "a case".to_owned(),
-        ..Default::default()
-    };
-    world.slices("frida").hold_slice(hold).await.unwrap();
+    hold(&world).await;
     agent.intends(|i| i.jobs.is_empty()).await;
     // What it has put back by then nobody knows, and so it says.
     let ended = list(&world).await.remove(0).restore.unwrap();
@@ -494,6 +468,15 @@ async fn what_is_on_hold_is_not_restored() {
     agent.intends(|i| i.jobs.is_empty()).await;
     world.projects("frida").release_project(whole("over")).await.unwrap();
     assert_eq!(done(&world, &mut agent, v1::JobKind::Remove).await.remove, [made.backup_id]);
+}
+
+async fn hold(world: &World) {
+    let hold = v1::HoldSliceRequest {
+        slice: Some(reference("heart/main")),
+        reason: "a case".to_owned(),
+        ..Default::default()
+    };
+    world.slices("frida").hold_slice(hold).await.unwrap();
 }
 
 fn whole(reason: &str) -> v1::HoldProjectRequest {

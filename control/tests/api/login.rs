@@ -1,6 +1,6 @@
 //! A second factor: what a level demands it for, and what a provider that is away or unknown changes.
 
-use crate::world::{World, decide, hint, ready_slice, reference, stopped};
+use crate::world::{World, decide, hint, pack, ready_slice, reference, stopped};
 use holm_control::app::App;
 use holm_control::config::Config;
 use holm_control::domain::login::Login;
@@ -9,20 +9,11 @@ use holm_control::ledger::{Call, Decided};
 use holm_control::login::LoginConfig;
 use holm_proto::v1;
 use jiff::SignedDuration;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tonic::{Code, Status};
 
-/// The pack, demanding a second factor within 12 hours at level 2.
-fn pack(dir: &Path) -> String {
-    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");
-    for file in ["schema.cedarschema", "policies.cedar"] {
-        std::fs::copy(from.join(file), dir.join(file)).unwrap();
-    }
-    let text = std::fs::read_to_string(from.join("pack.toml")).unwrap();
-    let text = text.replacen("second_factor_hours = 0", "second_factor_hours = 12", 1);
-    std::fs::write(dir.join("pack.toml"), text).unwrap();
-    dir.display().to_string()
-}
+/// A second factor is demanded, at level 2.
+const DEMANDED: [(&str, &str); 1] = [("second_factor_hours = 0", "second_factor_hours = 12")];
 
 /// A provider that is not there.
 fn away(dir: &Path) -> LoginConfig {
@@ -40,7 +31,7 @@ fn away(dir: &Path) -> LoginConfig {
 }
 
 async fn demanding(dir: &Path) -> World {
-    let (pack, login) = (pack(dir), away(dir));
+    let (pack, login) = (pack(dir, &DEMANDED), away(dir));
     let world = World::full().await;
     world.restart_with(|config: &mut Config| (config.pack, config.login) = (pack, Some(login))).await
 }
@@ -206,7 +197,7 @@ async fn a_pack_that_demands_what_nobody_configured_is_not_put_in_force() {
     let held = tempfile::tempdir().unwrap();
     let file = dir.path().join("holmd/holmd.toml");
     let mut config = Config::load(&file).unwrap();
-    config.pack = pack(held.path());
+    config.pack = pack(held.path(), &DEMANDED);
     let error = App::open(config.clone()).err().unwrap().to_string();
     assert!(error.contains("level 2 of aau-2018/4 demands a second factor"), "{error}");
     config.login = Some(LoginConfig { issuer: "http://idp".to_owned(), ..away(held.path()) });

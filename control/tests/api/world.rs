@@ -61,6 +61,21 @@ pub struct Holder {
     pub key: Arc<KeyPair>,
 }
 
+/// The pack in this directory, with this said otherwise, where it is said first: of level 2.
+pub fn pack(dir: &std::path::Path, level: &[(&str, &str)]) -> String {
+    let from = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/packs/aau-2018");
+    for file in ["pack.toml", "schema.cedarschema", "policies.cedar"] {
+        std::fs::copy(from.join(file), dir.join(file)).unwrap();
+    }
+    let mut text = std::fs::read_to_string(dir.join("pack.toml")).unwrap();
+    for (was, is) in level {
+        assert!(text.contains(was));
+        text = text.replacen(was, is, 1);
+    }
+    std::fs::write(dir.join("pack.toml"), text).unwrap();
+    dir.display().to_string()
+}
+
 pub fn options(dir: &std::path::Path) -> Options {
     Options {
         dir: dir.join("holmd"),

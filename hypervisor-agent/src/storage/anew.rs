@@ -7,8 +7,8 @@
 //!
 //! The key that opens a volume opens only its data key, which lies in its header: who copied both has the data key, and
 //! no change of the first takes it away. Who has it reads what was written before wherever that is left, so it does not
-//! do to destroy the header, as where a volume is erased. Cut off anywhere, each volume is what it was or what it becomes and opens with
-//! its key; begun again, all are done again.
+//! do to destroy the header, as where a volume is erased. Cut off anywhere, each volume is what it was or what it becomes
+//! and opens with its key; begun again, all are done again.
 
 use super::{Backend, step};
 use crate::edge::{Anew, Backup, EdgeError, Keys, Result, Watch};
@@ -68,7 +68,7 @@ pub fn clear(backend: &dyn Backend, volume: VolumeId) -> Result<u64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::{
-        Kind,
+        Kind, Volumes,
         backup::tests::{Counting, HeldAfterOne, always, keys, other, wanted},
         conformance::{Ground, each_kill, flip, has_mark, id, key, killed_after, write},
     };
@@ -197,7 +197,8 @@ pub(super) mod tests {
         });
         killed_after(6, || drop(anew(ground, &volumes, &always())));
         assert_eq!(ground.backend().left_staged().unwrap(), [id()].into());
-        clear(&*ground.backend(), id()).unwrap();
+        // As an agent does that starts: nobody need want it still.
+        Volumes::new(ground.config()).unwrap().clear_staged();
         assert!(ground.backend().left_staged().unwrap().is_empty());
         ground.backend().erase(id()).unwrap();
         ground.backend().forget(id()).unwrap();

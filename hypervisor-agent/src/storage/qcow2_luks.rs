@@ -468,6 +468,23 @@ mod tests {
         assert_eq!(fs::read_dir(&fixture.config.volumes).unwrap().count(), 0);
     }
 
+    /// Whoever broke out into QEMU could have written its header.
+    #[test]
+    fn a_header_that_names_another_base_image_is_not_followed() {
+        let fixture = fixture();
+        let volumes = fixture.volumes();
+        volumes.create(id(), Kind::Root, 1, &key(7)).unwrap();
+        conformance::write(&volumes, 7);
+        let stranger = fixture.directory.path().join("stranger");
+        conformance::make_base(&stranger);
+        for expected in [Some(stranger.as_path()), None] {
+            let error = volumes.stage_anew(id(), expected, &key(7), &mut |_, _| Ok(())).unwrap_err().chain();
+            assert!(error.contains("names another base image"), "{error}");
+        }
+        assert_eq!(conformance::has_mark(&volumes, 7), Some(true));
+        assert!(volumes.left_staged().unwrap().is_empty());
+    }
+
     #[test]
     fn a_disk_smaller_than_the_base_image_is_refused() {
         let fixture = fixture();

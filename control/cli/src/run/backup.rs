@@ -1,7 +1,6 @@
 //! Backups: begun here, done by the slice's host.
 
-use super::project::afterwards;
-use super::{Session, slice, watch};
+use super::{Session, disks, slice, watch};
 use crate::args::{BackUp, BackupVerb, How, Restore, Target, VolumeVerb};
 use crate::progress::Spinner;
 use crate::{Exit, Failure, view};
@@ -89,12 +88,8 @@ async fn begun(
 ) -> Result<u8, Failure> {
     let (label, id) = (view::label(&slice), slice.job.as_ref().map(|job| job.backup_id.clone()));
     if !how.wait {
-        let sentence = afterwards(how.dry_run, what.to_owned());
-        session.output.done(&sentence, &view::slice_json(&slice))?;
-        if !how.dry_run {
-            session.output.next(&format!("holm backup list {label}"))?;
-        }
-        return Ok(0);
+        let next = format!("holm backup list {label}");
+        return disks::not_waited_for(session, &slice, how, what.to_owned(), &next);
     }
     let spinner = Spinner::new(&session.output);
     // Older backups go first: a drill that is asked for next would be refused meanwhile.

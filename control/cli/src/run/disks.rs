@@ -54,11 +54,7 @@ pub(super) async fn reencrypt(session: &Session, target: &Target, how: &How) -> 
     let label = view::label(&slice);
     if !how.wait || how.dry_run {
         let sentence = format!("{label}: its host writes its disks anew, under other data keys");
-        session.output.done(&afterwards(how.dry_run, sentence), &view::slice_json(&slice))?;
-        if !how.dry_run {
-            session.output.next(&format!("holm slice show {label}"))?;
-        }
-        return Ok(0);
+        return not_waited_for(session, &slice, how, sentence, &format!("holm slice show {label}"));
     }
     let spinner = Spinner::new(&session.output);
     let last = watch::follow(session, &wanted, None, &spinner, |now| Ok(now.job.is_none())).await?;
@@ -70,6 +66,21 @@ pub(super) async fn reencrypt(session: &Session, target: &Target, how: &How) -> 
     };
     session.output.done(&sentence, &view::slice_json(&last))?;
     Ok(if well { 0 } else { Exit::Refused.code() })
+}
+
+/// Says that it was begun, or would be, and where to look for its end.
+pub(super) fn not_waited_for(
+    session: &Session,
+    slice: &Slice,
+    how: &How,
+    sentence: String,
+    next: &str,
+) -> Result<u8, Failure> {
+    session.output.done(&afterwards(how.dry_run, sentence), &view::slice_json(slice))?;
+    if !how.dry_run {
+        session.output.next(next)?;
+    }
+    Ok(0)
 }
 
 /// Says that it was begun, or how it ended. What waits for the next start is not waited for.
@@ -84,11 +95,7 @@ async fn begun(
     let label = view::label(slice);
     let runs = view::state(slice) != SliceState::Stopped;
     if !how.wait || how.dry_run || slice.disk_change.is_none() || !runs {
-        session.output.done(&afterwards(how.dry_run, sentence), &view::slice_json(slice))?;
-        if !how.dry_run {
-            session.output.next(&format!("holm slice show {label}"))?;
-        }
-        return Ok(0);
+        return not_waited_for(session, slice, how, sentence, &format!("holm slice show {label}"));
     }
     let spinner = Spinner::new(&session.output);
     let over = |now: &Slice| now.disk_change.as_ref().is_none_or(|change| !change.note.is_empty());
