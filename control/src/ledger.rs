@@ -430,6 +430,7 @@ impl Next {
             action: call.action.to_owned(),
             resource: bounded(&call.resource),
             project: call.project.as_deref().map(bounded),
+            level: self.level(call, &changes),
             outcome: head.outcome.to_owned(),
             reasons: head.reasons.iter().map(|r| bounded(r)).collect(),
             pack: head.pack,
@@ -443,6 +444,16 @@ impl Next {
         self.batch.changes.extend(changes);
         self.size += 1;
         Ok(Arc::clone(&self.batch.outcome))
+    }
+
+    /// Of the project that a call concerns, where there is one of that name, be it since just now.
+    fn level(&self, call: &Call, changes: &[Change]) -> Option<String> {
+        let name = call.project.as_deref()?.parse().ok()?;
+        let made = changes.iter().find_map(|change| match change {
+            Change::Put(Record::Project(project)) if project.name == name => Some(project),
+            _ => None,
+        });
+        made.or_else(|| self.state.project(&name)).map(|project| project.level.clone())
     }
 }
 

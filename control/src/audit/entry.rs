@@ -35,6 +35,9 @@ pub struct Entry {
     /// The project it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
+    /// The project's level when it was decided, as its pack names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
     /// `allowed`, `refused` or `observed`.
     pub outcome: String,
     /// Which rules spoke, or why it was refused.

@@ -97,6 +97,7 @@ fn entry(action: &str, actor: &str, detail: Value, changes: Vec<Value>) -> Entry
         action: action.to_owned(),
         resource: TYPED.to_owned(),
         project: Some("heart".to_owned()),
+        level: None,
         outcome: if action.starts_with("observe.") { "observed" } else { "allowed" }.to_owned(),
         reasons: vec![TYPED.to_owned()],
         pack: None,

@@ -62,6 +62,7 @@ fn entry(index: u64) -> Entry {
         action: "slice.request".to_owned(),
         resource: format!("slice/heart/n{index}"),
         project: Some("heart".to_owned()),
+        level: None,
         outcome: "allowed".to_owned(),
         reasons: vec!["lead-requests".to_owned()],
         pack: Some("aau-2018/1".to_owned()),

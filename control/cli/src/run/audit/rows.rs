@@ -164,6 +164,7 @@ mod tests {
             action: "slice.approve".to_owned(),
             resource: "slice/heart/main".to_owned(),
             project: Some("heart".to_owned()),
+            level: None,
             outcome: "refused".to_owned(),
             reasons: vec!["only an officer approves".to_owned(), "and not \u{1b}[1mher own".to_owned()],
             pack: None,
