@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   DATA/ca/        the certificate authority
+//!   DATA/index/     finds entries of the log: made from it at any time
 //!   DATA/keys/      wrapped keys, and the key that wraps them
 //!   DATA/log.key    signs the log and deletion certificates
 //!   DATA/log/       the log: the truth
@@ -24,6 +25,7 @@ use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
 use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
+use crate::search::Index;
 use crate::store::SledStore;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
@@ -46,6 +48,8 @@ pub struct App {
     pub clock: Clock,
     /// Wrapped keys.
     pub keys: Keyring,
+    /// Finds entries of the log.
+    pub index: Index,
     /// Signs checkpoints and deletion certificates.
     pub log_key: SigningKey,
     /// Of the hosts' fabric.
@@ -124,6 +128,7 @@ pub struct Paths {
     pub log_key: PathBuf,
     pub log: PathBuf,
     pub store: PathBuf,
+    pub index: PathBuf,
 }
 
 impl Paths {
@@ -135,6 +140,7 @@ impl Paths {
             log_key: data.join("log.key"),
             log: data.join("log"),
             store: data.join("store"),
+            index: data.join("index"),
         }
     }
 }
@@ -177,6 +183,13 @@ impl App {
         }
         let ledger = Ledger::open(Box::new(store(&paths.store)?), log, Timestamp::now)
             .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
+        let index = Index::open(&paths.index, &ledger).map_err(|e| {
+            Failure::because(
+                "the index of the log cannot be opened",
+                "see who may write there, then: holmd check",
+                e,
+            )
+        })?;
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         let pack = rules(&config, &ledger)?;
@@ -187,6 +200,7 @@ impl App {
             callers: Callers::default(),
             clock: Clock::default(),
             keys,
+            index,
             log_key,
             partitions,
             bill,

@@ -25,7 +25,7 @@
 //! A kill between store and log leaves the entries in the outbox; opening the ledger seals them first.
 //! A kill between log and memory leaves nothing: memory is read from the store.
 
-use crate::audit::{Entry, Log, LogError};
+use crate::audit::{Entry, Hash, Log, LogError};
 use crate::domain::{Change, Record, Refusal, RefusalKind, State};
 use crate::store::{Store, StoreError, Waiting};
 use holm_proto::ids::RequestId;
@@ -288,6 +288,11 @@ impl Ledger {
     /// How many entries there are.
     pub fn size(&self) -> u64 {
         self.lock().log.size()
+    }
+
+    /// The log's hash over 65,536 entries, as an index of it is known by.
+    pub fn over(&self, part: u64) -> Result<Hash, LogError> {
+        self.lock().log.over(part)
     }
 
     #[cfg(test)]

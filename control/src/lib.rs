@@ -17,5 +17,6 @@ pub mod notify;
 pub mod placement;
 pub mod policy;
 pub mod reconcile;
+pub mod search;
 pub mod setup;
 pub mod store;

@@ -137,6 +137,11 @@ pub fn instant(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     at.and_then(|t| Timestamp::new(t.seconds, t.nanos).ok())
 }
 
+/// As the wire has it.
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+}
+
 /// How long, in its two largest units, to the nearest of the smaller one: `4 min`, `3 h 12 min`, `1 d 23 h`.
 fn roughly(duration: SignedDuration) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
@@ -246,7 +251,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
 pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     let bad = || {
         format!(
-            "`{}` is no time: write `2h` (ago), `2026-11-03`, `2026-11-03T14:00` or RFC 3339",
+            "`{}` is no time: write `2h` or `30d` (ago), `2026-11-03`, `2026-11-03T14:00` or RFC 3339",
             plain(text)
         )
     };
@@ -256,7 +261,7 @@ pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     if let Ok(civil) = text.parse::<jiff::civil::DateTime>() {
         return civil.to_zoned(clock.zone.clone()).map(|z| z.timestamp()).map_err(|_| bad());
     }
-    let ago: SignedDuration = text.parse().map_err(|_| bad())?;
+    let ago = days(text).map_or_else(|| text.parse::<SignedDuration>(), Ok).map_err(|_| bad())?;
     clock.now.checked_sub(ago.abs()).map_err(|_| bad())
 }
 
@@ -268,12 +273,16 @@ pub fn parse_when(text: &str, clock: &Clock) -> Result<Timestamp, String> {
             plain(text)
         )
     };
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok());
-    let ahead = days.map(|days| SignedDuration::from_hours(i64::from(days) * 24));
-    match ahead.map_or_else(|| text.parse::<SignedDuration>(), Ok) {
+    match days(text).map_or_else(|| text.parse::<SignedDuration>(), Ok) {
         Ok(ahead) => clock.now.checked_add(ahead.abs()).map_err(|_| bad()),
         Err(_) => parse_since(text, clock).map_err(|_| bad()),
     }
+}
+
+/// `90d`.
+fn days(text: &str) -> Option<SignedDuration> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok());
+    days.map(|days| SignedDuration::from_hours(i64::from(days) * 24))
 }
 
 #[cfg(test)]

@@ -275,6 +275,12 @@ fn the_log_is_recomputed_here() {
     let log = holmd.json("frida", &["audit", "log", "--action", "enrol"]);
     assert_eq!(log.as_array().unwrap().len(), 3);
     assert_eq!(holmd.json("frida", &["audit", "show", "0"])["index"], 0);
+    assert_eq!(holmd.json("frida", &["audit", "log", "--last", "2"]).as_array().unwrap().len(), 2);
+    let all = holmd.json("frida", &["audit", "log", "--all"]);
+    let indices: Vec<u64> = all.as_array().unwrap().iter().map(|e| e["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, (0..indices.len() as u64).collect::<Vec<_>>());
+    assert!(holmd.fails("frida", &["audit", "log", "--outcome", "maybe"], 2).contains("possible values"));
+    assert!(holmd.fails("frida", &["audit", "log", "--since", "soon"], 2).contains("is no time"));
     // Another key than the one that is known.
     let pin = holmd.profile("frida").join("log.toml");
     let text = std::fs::read_to_string(&pin).unwrap();
@@ -323,4 +329,81 @@ fn locked_lifted_renewed_and_revoked() {
     holmd.ok("olga", &["host", "invite", "dgx"]);
     let revoked = holmd.json("olga", &["host", "revoke", "dgx", "--reason", "stolen"]);
     assert_eq!(revoked["identity"], "spiffe://holm/host/dgx");
+}
+
+#[test]
+fn what_became_of_a_project_and_who_was_there() {
+    let holmd = Holmd::with_people();
+    holmd.invite("ada", "lead");
+    holmd.invite("rosa", "researcher");
+    holmd.ok("ada", &["project", "create", "heart", "--level", "2", "--purpose", "a study"]);
+    holmd.ok("ada", &["project", "add-member", "heart", "rosa"]);
+    let filed = ["--legal-basis", "e", "--special-categories", "no", "--research", "yes"];
+    let papers = ["--data-management-plan", "DMP-3", "--ends", "400d"];
+    let file: Vec<&str> = ["project", "file", "heart"].into_iter().chain(filed).chain(papers).collect();
+    holmd.ok("ada", &file);
+    holmd.ok("ada", &["slice", "request", "heart/main", "--gpus", "1"]);
+    holmd.ok("frida", &["slice", "show", "heart/main"]);
+    holmd.fails("rosa", &["slice", "approve", "heart/main"], 1);
+    holmd.ok("frida", &["slice", "reject", "heart/main", "--comment", "no DPIA"]);
+
+    let steps = holmd.json("frida", &["audit", "timeline", "heart"]);
+    let told: Vec<(&str, &str)> = steps
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (step["action"].as_str().unwrap(), step["what"].as_str().unwrap()))
+        .collect();
+    let actions: Vec<&str> = told.iter().map(|(action, _)| *action).collect();
+    let expected = [
+        "project.create",
+        "project.add-member",
+        "project.file",
+        "slice.request",
+        "slice.approve",
+        "slice.reject",
+    ];
+    assert_eq!(actions, expected, "what was only looked at is left out");
+    assert!(told[4].1.starts_with("refused: "), "{told:?}");
+    assert_eq!(told[5].1, "main is rejected");
+    assert!(holmd.ok("frida", &["audit", "timeline", "nothing"]).contains("nothing was decided"));
+
+    let access = holmd.json("frida", &["audit", "access", "rosa"]);
+    assert_eq!(access["did"].as_array().unwrap().len(), 1, "{access}");
+    let heart = &access["did"][0];
+    assert_eq!(
+        (&heart["project"], &heart["allowed"], &heart["refused"]),
+        (&"heart".into(), &0.into(), &1.into())
+    );
+    let made: Vec<&str> =
+        access["made_by"].as_array().unwrap().iter().map(|e| e["action"].as_str().unwrap()).collect();
+    assert!(made.contains(&"project.add-member") && made.contains(&"person.invite"), "{made:?}");
+
+    let found = holmd.json("frida", &["audit", "log", "--text", "dpia NO", "--project", "heart"]);
+    assert_eq!(found[0]["action"], "slice.reject");
+    assert!(holmd.fails("frida", &["audit", "who-had", "dgx"], 2).contains("is no device"));
+    assert!(holmd.fails("frida", &["audit", "who-had", "dgx/0000:34:00.0"], 1).contains("has nothing"));
+    holmd.fails("ada", &["audit", "timeline", "heart"], 1);
+}
+
+#[test]
+fn who_follows_the_log_sees_what_comes() {
+    let holmd = Holmd::with_people();
+    let mut following = holmd
+        .command(
+            "frida",
+            &["audit", "log", "--follow", "--last", "1", "--action", "person", "--format", "json"],
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let before = next()["index"].as_u64().unwrap();
+    holmd.invite("ada", "lead");
+    let came = next();
+    assert_eq!(came["action"], "person.invite");
+    assert!(came["index"].as_u64().unwrap() > before);
+    following.kill().unwrap();
+    following.wait().unwrap();
 }

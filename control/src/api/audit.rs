@@ -1,6 +1,6 @@
 //! The log, for officers and auditors. That it was read is itself an entry.
 
-use super::{About, Asked};
+use super::{About, Asked, search};
 use crate::app::App;
 use crate::domain::{Refusal, RefusalKind};
 use crate::ledger::Decided;
@@ -72,9 +72,25 @@ impl AuditService for Auditing {
         tokio::spawn(stream(again, start, *response.get_ref(), send));
         Ok(response.map(|_| ReceiverStream::new(receive)))
     }
+
+    async fn search_entries(
+        &self,
+        request: Request<v1::SearchEntriesRequest>,
+    ) -> Result<Response<v1::SearchEntriesResponse>, Status> {
+        search::search(&self.0, request).await
+    }
+
+    type FollowEntriesStream = ReceiverStream<Result<v1::LogEntry, Status>>;
+
+    async fn follow_entries(
+        &self,
+        request: Request<v1::EntryFilter>,
+    ) -> Result<Response<Self::FollowEntriesStream>, Status> {
+        search::follow(&self.0, request).await
+    }
 }
 
-fn log() -> About {
+pub(super) fn log() -> About {
     About { resource: "log".to_owned(), ..About::system() }
 }
 

@@ -28,6 +28,7 @@ mod policy;
 mod project;
 mod queue;
 mod register;
+mod search;
 mod serve;
 mod slice;
 mod tunnel;

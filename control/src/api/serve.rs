@@ -19,6 +19,7 @@ use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
+use crate::search;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -91,6 +92,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(reconcile::run(Arc::clone(&app)));
     background.spawn(reconcile::keys::run(Arc::clone(&app)));
     background.spawn(notify::run(Arc::clone(&app), told));
+    background.spawn(search::run(Arc::clone(&app)));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

@@ -207,6 +207,16 @@ impl Log {
         tree::consistency(old, size, |low, high| self.subtree(low, high))
     }
 
+    /// The hash over the 65,536 entries from `part` times as many on: a node of the tree.
+    pub fn over(&self, part: u64) -> Result<Hash, LogError> {
+        let (size, wide) = (self.size(), WIDTH * WIDTH);
+        let start = part.saturating_mul(wide);
+        match start.checked_add(wide).filter(|end| *end <= size) {
+            Some(end) => self.subtree(start, end),
+            None => Err(LogError::Range { start, end: start.saturating_add(wide), size }),
+        }
+    }
+
     /// A full bundle whose entries are those that the root covers.
     fn bundle(&self, tile: Tile, index: u64) -> Result<Vec<u8>, LogError> {
         let bytes = fetch(&self.disk, &tile.path(), tile.limit())?;

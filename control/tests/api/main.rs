@@ -31,6 +31,7 @@ mod quota;
 mod register;
 mod rest;
 mod revocation;
+mod search;
 mod slices;
 mod vault;
 mod voices;

@@ -8,7 +8,8 @@ mod slice;
 
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use nouns::{
-    AuditVerb, CertificateVerb, Enrol, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb, Wait,
+    AuditVerb, CertificateVerb, Enrol, Filter, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb,
+    Wait,
 };
 pub use policy::{Explain, PolicyVerb};
 pub use project::{Create, Filing, ProjectVerb};

@@ -228,11 +228,41 @@ pub struct Wait {
 #[derive(Debug, Subcommand)]
 pub enum AuditVerb {
     /// What was asked, by whom, and what came of it
-    Log(Log),
+    Log(Box<Log>),
     /// One entry, whole
     Show {
         /// Its number
         index: u64,
+    },
+    /// What became of a project, day by day: what was decided and done, without what was only read
+    Timeline {
+        /// Its name
+        project: String,
+        /// From then on: 2h (ago), 2026-11-03, 2026-11-03T14:00, or RFC 3339
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Before then
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+    },
+    /// Whose a GPU was at some time, and what its memory had gone through before
+    WhoHad {
+        /// HOST/ADDRESS, as dgx2-1/0000:34:00.0
+        device: String,
+        /// When; without it: now
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+    },
+    /// What a person did to each project, what she was refused, and what made her somebody
+    Access {
+        /// Her name
+        person: String,
+        /// From then on: 2h (ago), 2026-11-03, 2026-11-03T14:00, or RFC 3339
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Before then
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
     },
     /// Recompute the log, here: the one on holmd, or a copy of it
     #[command(
@@ -261,24 +291,58 @@ pub enum AuditVerb {
 /// `holm audit log`.
 #[derive(Debug, Args)]
 pub struct Log {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// As many, the newest that fit
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "all")]
+    pub last: u64,
+    /// All that fit
+    #[arg(long)]
+    pub all: bool,
+    /// Then go on, with each that comes
+    #[arg(long, short, conflicts_with = "until")]
+    pub follow: bool,
+}
+
+/// Which entries. All that is said must be so.
+#[derive(Debug, Default, Args)]
+pub struct Filter {
     /// Of this person
     #[arg(long, value_name = "NAME")]
     pub person: Option<String>,
+    /// Of this host
+    #[arg(long, value_name = "NAME", conflicts_with = "person")]
+    pub host: Option<String>,
+    /// About this, as the log names it: slice/heart-study/main, person/ada
+    #[arg(long, value_name = "THING")]
+    pub about: Option<String>,
     /// About this project
     #[arg(long, value_name = "NAME")]
     pub project: Option<String>,
+    /// About a project that had this level then
+    #[arg(long)]
+    pub level: Option<String>,
+    /// Where the state of this device, or whose it is, changed: dgx2-1/0000:34:00.0
+    #[arg(long, value_name = "HOST/ADDRESS")]
+    pub device: Option<String>,
     /// This action, as in slice.approve; `slice` stands for all of slices
     #[arg(long)]
     pub action: Option<String>,
-    /// allowed, refused or observed
-    #[arg(long)]
+    /// What came of it
+    #[arg(long, value_parser = ["allowed", "refused", "observed"])]
     pub outcome: Option<String>,
+    /// Of one call, by the id that its answer had
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// With all these words in it, wherever
+    #[arg(long, value_name = "WORDS")]
+    pub text: Option<String>,
     /// From then on: 2h (ago), 2026-11-03, 2026-11-03T14:00, or RFC 3339
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Look at the last entries only
-    #[arg(long, value_name = "N")]
-    pub last: Option<u64>,
+    /// Before then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
 }
 
 /// `holm keys`.

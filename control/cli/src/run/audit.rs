@@ -1,19 +1,21 @@
 //! The log, read and recomputed here.
 
+mod became;
+mod find;
 mod rows;
+mod stories;
 
 use super::Session;
 use super::pin::{Known, alarm};
-use crate::args::{AuditVerb, Log};
+use crate::args::AuditVerb;
 use crate::output::{Format, put};
-use crate::progress::{Spinner, patiently};
+use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
 use holm_control::audit::verify::{self, Checker, Verified};
 use holm_control::audit::{Entry, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::{Checkpoint, GetCheckpointRequest, ListEntriesRequest, LogEntry};
-use rows::Rows;
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio::sync::mpsc;
@@ -29,7 +31,12 @@ type Client = AuditServiceClient<Channel>;
 
 pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failure> {
     match verb {
-        AuditVerb::Log(filters) => log(session, &filters).await,
+        AuditVerb::Log(wanted) => find::log(session, &wanted).await,
+        AuditVerb::Timeline { project, since, until } => {
+            stories::timeline(session, project, since, until).await
+        }
+        AuditVerb::WhoHad { device, at } => stories::who_had(session, device, at).await,
+        AuditVerb::Access { person, since, until } => stories::access(session, person, since, until).await,
         AuditVerb::Show { index } => show(session, index).await,
         AuditVerb::Verify { dir: Some(dir), key } => offline(session, &dir, key.as_deref()),
         AuditVerb::Verify { dir: None, key } => online(session, key.as_deref()).await,
@@ -64,39 +71,6 @@ async fn entries(
     end: u64,
 ) -> Result<Streaming<LogEntry>, Failure> {
     session.ask(client.list_entries(ListEntriesRequest { start, end })).await
-}
-
-async fn log(session: &Session, filters: &Log) -> Result<(), Failure> {
-    let wanted = rows::Filter::new(filters, &session.clock).map_err(Failure::usage)?;
-    let mut client = session.log().await?;
-    let (start, end) = match filters.last {
-        Some(last) => {
-            let note = checkpoint(session, &mut client).await?.note;
-            let size: u64 = note.lines().nth(1).and_then(|line| line.parse().ok()).unwrap_or(0);
-            (size.saturating_sub(last), size)
-        }
-        None => (0, 0),
-    };
-    let mut stream = entries(session, &mut client, start, end).await?;
-    let mut rows = Rows::new(&session.output, &session.clock);
-    rows.begin()?;
-    let mut read_so_far = 0_u64;
-    while let Some(next) = patiently(&session.output, "reading the log", stream.message()).await? {
-        let entry = read(&next)?;
-        read_so_far += 1;
-        if wanted.takes(&entry) {
-            rows.add(&entry, &next.body)?;
-        }
-    }
-    let none = rows.is_empty();
-    rows.end()?;
-    if none {
-        let some = format!(
-            "none of the {read_so_far} entries read is like that; without a filter: holm audit log --last 20"
-        );
-        session.output.remark(&some);
-    }
-    Ok(())
 }
 
 async fn show(session: &Session, index: u64) -> Result<(), Failure> {

@@ -1,72 +1,31 @@
 //! Entries of the log as they come, none kept: a log is long.
 
 use crate::Failure;
-use crate::args::Log;
 use crate::output::{Format, Output, Tone, put};
-use crate::text::{Clock, csv_field, json_line, parse_since, plain};
+use crate::text::{Clock, csv_field, json_line, plain};
 use holm_control::audit::Entry;
-use jiff::Timestamp;
 use serde_json::Value;
 
-/// What an entry says came of it.
-const OUTCOMES: [&str; 3] = ["allowed", "refused", "observed"];
-
-/// Which entries.
-#[derive(Debug)]
-pub(super) struct Filter {
-    actor: Option<String>,
-    project: Option<String>,
-    action: Option<String>,
-    outcome: Option<String>,
-    since: Option<Timestamp>,
-}
-
-impl Filter {
-    pub(super) fn new(wanted: &Log, clock: &Clock) -> Result<Self, String> {
-        if let Some(other) = wanted.outcome.as_deref().filter(|outcome| !OUTCOMES.contains(outcome)) {
-            return Err(format!("`{other}` is no outcome: there are {}", OUTCOMES.join(", ")));
-        }
-        let since = wanted.since.as_deref().map(|text| parse_since(text, clock)).transpose()?;
-        Ok(Self {
-            actor: wanted.person.as_ref().map(|name| format!("person/{name}")),
-            project: wanted.project.clone(),
-            action: wanted.action.clone(),
-            outcome: wanted.outcome.clone(),
-            since,
-        })
-    }
-
-    pub(super) fn takes(&self, entry: &Entry) -> bool {
-        let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        let action = self.action.as_deref().is_none_or(|wanted| {
-            let rest = entry.action.strip_prefix(wanted);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        });
-        action
-            && same(&self.actor, &entry.actor)
-            && same(&self.outcome, &entry.outcome)
-            && same(&self.project, entry.project.as_deref().unwrap_or_default())
-            && self.since.is_none_or(|since| entry.time >= since)
-    }
-}
-
-const COLUMNS: &str = "index,time,actor,peer,action,resource,project,outcome,reasons,request";
+const COLUMNS: &str = "index,time,actor,peer,action,resource,project,level,outcome,reasons,request";
 
 /// Writes them in the form that was asked for.
 pub(super) struct Rows<'a> {
     output: &'a Output,
     clock: &'a Clock,
+    /// JSON: one document to the line, for what has no end; otherwise one array.
+    lines: bool,
     count: u64,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(output: &'a Output, clock: &'a Clock) -> Self {
-        Self { output, clock, count: 0 }
+    pub(super) fn new(output: &'a Output, clock: &'a Clock, lines: bool) -> Self {
+        Self { output, clock, lines, count: 0 }
     }
 
     pub(super) fn begin(&self) -> Result<(), Failure> {
         match self.output.format {
             Format::Table => put(&line(&["ENTRY", "TIME", "WHO", "OUTCOME", "ACTION", "ABOUT", ""])),
+            Format::Json if self.lines => Ok(()),
             Format::Json => put("["),
             Format::Csv => put(&format!("{COLUMNS}\n")),
         }
@@ -78,7 +37,11 @@ impl<'a> Rows<'a> {
             Format::Json => {
                 let value: Value = serde_json::from_slice(body)
                     .map_err(|e| Failure::new(format!("entry {} cannot be read: {e}", entry.index)))?;
-                format!("{}{}", if self.count == 0 { "\n" } else { ",\n" }, json_line(&value))
+                match (self.lines, self.count) {
+                    (true, _) => format!("{}\n", json_line(&value)),
+                    (false, 0) => format!("\n{}", json_line(&value)),
+                    (false, _) => format!(",\n{}", json_line(&value)),
+                }
             }
             Format::Csv => csv(entry),
         };
@@ -86,12 +49,12 @@ impl<'a> Rows<'a> {
         put(&text)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+    pub(super) const fn count(&self) -> u64 {
+        self.count
     }
 
     pub(super) fn end(self) -> Result<(), Failure> {
-        if self.output.format == Format::Json { put("\n]\n") } else { Ok(()) }
+        if self.output.format == Format::Json && !self.lines { put("\n]\n") } else { Ok(()) }
     }
 }
 
@@ -142,6 +105,7 @@ fn csv(entry: &Entry) -> String {
         entry.action.clone(),
         entry.resource.clone(),
         entry.project.clone().unwrap_or_default(),
+        entry.level.clone().unwrap_or_default(),
         entry.outcome.clone(),
         entry.reasons.join("; "),
         entry.request.clone(),
@@ -164,7 +128,7 @@ mod tests {
             action: "slice.approve".to_owned(),
             resource: "slice/heart/main".to_owned(),
             project: Some("heart".to_owned()),
-            level: None,
+            level: Some("3".to_owned()),
             outcome: "refused".to_owned(),
             reasons: vec!["only an officer approves".to_owned(), "and not \u{1b}[1mher own".to_owned()],
             pack: None,
@@ -175,27 +139,6 @@ mod tests {
 
     fn clock() -> Clock {
         Clock { now: "2026-11-03T14:00:00Z".parse().unwrap(), zone: jiff::tz::TimeZone::UTC }
-    }
-
-    #[test]
-    fn filters() {
-        let none =
-            || Log { person: None, project: None, action: None, outcome: None, since: None, last: None };
-        let takes = |log: Log| Filter::new(&log, &clock()).unwrap().takes(&entry());
-        let some = |text: &str| Some(text.to_owned());
-        assert!(takes(none()));
-        assert!(takes(Log {
-            person: some("ada"),
-            project: some("heart"),
-            outcome: some("refused"),
-            ..none()
-        }));
-        assert!(takes(Log { action: some("slice"), since: some("2h"), ..none() }));
-        assert!(!takes(Log { person: some("ad"), ..none() }));
-        assert!(!takes(Log { action: some("sli"), ..none() }));
-        assert!(!takes(Log { action: some("slice.approve.x"), ..none() }));
-        assert!(!takes(Log { since: some("10m"), ..none() }));
-        assert!(!takes(Log { project: some(""), ..none() }));
     }
 
     #[test]
