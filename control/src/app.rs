@@ -27,6 +27,7 @@ use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
 use crate::search::Index;
 use crate::store::SledStore;
+use crate::watch::Watch;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
 use jiff::Timestamp;
@@ -171,6 +172,8 @@ impl App {
             }
         }
         let notify = Notify::load(&config)?;
+        Watch::new(config.watch.as_deref())
+            .map_err(|why| Failure::new(format!("[[watch]]: {why}"), "mend holmd.toml, then: holmd check"))?;
         let login = config.login.clone().map(Login::new).transpose();
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;

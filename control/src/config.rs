@@ -4,6 +4,7 @@ use crate::identity::Caller;
 use crate::keys::ProviderConfig;
 use crate::login::LoginConfig;
 use crate::notify::NotifyConfig;
+use crate::watch::WatchConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
 use jiff::SignedDuration;
@@ -64,6 +65,9 @@ pub struct Config {
     /// Where people prove a second factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<LoginConfig>,
+    /// What in the log officers hear of at once; absent: `watch/rules.toml` of this source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Vec<WatchConfig>>,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -321,6 +325,13 @@ mod tests {
                 acr: vec!["gold".to_owned()],
                 amr: vec!["mfa".to_owned()],
             }),
+            watch: Some(vec![WatchConfig {
+                name: "night".to_owned(),
+                action: Some("slice.connect".to_owned()),
+                outside: Some("06:00-22:00".to_owned()),
+                quiet_minutes: Some(60),
+                ..WatchConfig::default()
+            }]),
         }
     }
 

@@ -290,6 +290,11 @@ impl Ledger {
         self.lock().log.size()
     }
 
+    /// The proof that an entry is in the log as it was at `size`.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        self.lock().log.inclusion_in(index, size)
+    }
+
     /// The log's hash over 65,536 entries, as an index of it is known by.
     pub fn over(&self, part: u64) -> Result<Hash, LogError> {
         self.lock().log.over(part)

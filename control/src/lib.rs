@@ -20,3 +20,4 @@ pub mod reconcile;
 pub mod search;
 pub mod setup;
 pub mod store;
+pub mod watch;

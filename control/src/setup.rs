@@ -106,6 +106,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         escrow: Default::default(),
         notify: Default::default(),
         login: None,
+        watch: None,
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;

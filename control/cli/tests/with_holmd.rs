@@ -381,6 +381,22 @@ fn what_became_of_a_project_and_who_was_there() {
 
     let found = holmd.json("frida", &["audit", "log", "--text", "dpia NO", "--project", "heart"]);
     assert_eq!(found[0]["action"], "slice.reject");
+    let to = |name: &str| holmd.dir.path().join(name).to_str().unwrap().to_owned();
+    let (lines, csv, parquet) = (to("heart.jsonl"), to("heart.csv"), to("heart.parquet"));
+    for file in [&lines, &csv, &parquet] {
+        holmd.ok("frida", &["audit", "export", file, "--project", "heart"]);
+        holmd.fails("frida", &["audit", "export", file, "--project", "heart"], 2);
+    }
+    let key = holmd.ok("frida", &["audit", "key"]);
+    let proven = holmd.ok("nobody", &["audit", "verify", &lines, "--key", key.trim()]);
+    assert!(proven.contains("each proven to be in the log"), "{proven}");
+    let text = std::fs::read_to_string(&lines).unwrap();
+    std::fs::write(&lines, text.replacen("person/rosa", "person/nora", 1)).unwrap();
+    assert!(holmd.fails("nobody", &["audit", "verify", &lines, "--key", key.trim()], 1).contains("NOT what"));
+    let csv = std::fs::read_to_string(&csv).unwrap();
+    assert!(csv.lines().count() == text.lines().count() && csv.contains("project.add-member"), "{csv}");
+    assert_eq!(std::fs::read(&parquet).unwrap()[..4], *b"PAR1");
+    holmd.fails("frida", &["audit", "export", &to("all"), "--project", "heart"], 2);
     assert!(holmd.fails("frida", &["audit", "who-had", "dgx"], 2).contains("is no device"));
     assert!(holmd.fails("frida", &["audit", "who-had", "dgx/0000:34:00.0"], 1).contains("has nothing"));
     holmd.fails("ada", &["audit", "timeline", "heart"], 1);

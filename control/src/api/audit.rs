@@ -119,7 +119,7 @@ async fn stream(asked: Asked, start: u64, end: u64, send: mpsc::Sender<Result<v1
             }
         };
         for (index, body) in (at..).zip(bodies) {
-            if send.send(Ok(v1::LogEntry { index, body })).await.is_err() {
+            if send.send(Ok(v1::LogEntry { index, body, proof: Vec::new() })).await.is_err() {
                 return;
             }
         }

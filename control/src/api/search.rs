@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::audit::Entry;
 use crate::domain::{Refusal, RefusalKind};
 use crate::ledger::{Decided, chain};
-use crate::search::{Query, QueryError, SearchError};
+use crate::search::{Found, Query, QueryError, SearchError};
 use holm_policies::{Action, Resource};
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -73,9 +73,12 @@ pub(super) async fn search(
 ) -> Result<Response<v1::SearchEntriesResponse>, Status> {
     let asked = Asked::new(app, request.extensions(), Action::AuditRead, super::audit::log())?;
     let wanted = request.into_inner();
+    let prove_in = wanted.prove_in;
     let app = Arc::clone(app);
     let most = match wanted.page_size as usize {
         0 => PAGE,
+        // A proof may have as many bytes as an entry.
+        some if prove_in > 0 => some.min(PAGE_MOST / 2),
         some => some.min(PAGE_MOST),
     };
     let noted = asked.change(
@@ -85,12 +88,17 @@ pub(super) async fn search(
             query.oldest_first = wanted.oldest_first;
             // Without the entry of this reading, which is not what is looked for.
             let now = *scene.app.ledger.subscribe().borrow();
+            if wanted.prove_in > now {
+                let text = format!("the log has {now} entries, and nothing is proven in {}", wanted.prove_in);
+                return Err(Refusal::new(RefusalKind::Invalid, text).hint("holm audit checkpoint"));
+            }
             let size = match wanted.page_token.as_str() {
+                "" if wanted.prove_in > 0 => wanted.prove_in,
                 "" => now,
                 token => {
                     let (from, size) = place(token)?;
                     query.from = Some(from);
-                    size.min(now)
+                    size.min(if wanted.prove_in > 0 { wanted.prove_in } else { now })
                 }
             };
             let detail = json!({ "read": "search", "filter": said, "page": wanted.page_token });
@@ -99,8 +107,19 @@ pub(super) async fn search(
     );
     let response = noted.await?;
     let (query, size) = response.get_ref().clone();
-    let found = super::blocking(move || app.index.search(&app.ledger, &query, size, most)).await?;
-    let page = found.map_err(|failure| match failure {
+    let found = super::blocking(move || {
+        let page = app.index.search(&app.ledger, &query, size, most)?;
+        let prove = |index| match prove_in {
+            0 => Ok::<_, SearchError>(Vec::new()),
+            size => Ok(app.ledger.inclusion(index, size)?.iter().map(|hash| hash.to_vec()).collect()),
+        };
+        let entry =
+            |one: Found| Ok(v1::LogEntry { index: one.index, proof: prove(one.index)?, body: one.body });
+        let entries: Vec<v1::LogEntry> =
+            page.found.into_iter().map(entry).collect::<Result<_, SearchError>>()?;
+        Ok((entries, page.next))
+    });
+    let (entries, next) = found.await?.map_err(|failure: SearchError| match failure {
         SearchError::Behind { .. } => Status::unavailable(format!("{failure}; try again in a moment")),
         SearchError::Log(_) | SearchError::Entry { .. } | SearchError::Index { .. } => {
             let text = chain(&failure);
@@ -108,9 +127,7 @@ pub(super) async fn search(
             Status::data_loss(text)
         }
     })?;
-    let entries =
-        page.found.into_iter().map(|one| v1::LogEntry { index: one.index, body: one.body }).collect();
-    let next_page_token = page.next.map(|next| format!("{next}-{size}")).unwrap_or_default();
+    let next_page_token = next.map(|next| format!("{next}-{size}")).unwrap_or_default();
     Ok(response.map(|_| v1::SearchEntriesResponse { entries, next_page_token, size }))
 }
 
@@ -174,7 +191,7 @@ async fn stream(asked: Asked, query: Query, from: u64, send: mpsc::Sender<Result
             };
             for (index, body) in (at..).zip(bodies) {
                 let fits = Entry::from_bytes(&body).is_ok_and(|entry| query.takes(&entry));
-                if fits && send.send(Ok(v1::LogEntry { index, body })).await.is_err() {
+                if fits && send.send(Ok(v1::LogEntry { index, body, proof: Vec::new() })).await.is_err() {
                     return;
                 }
             }

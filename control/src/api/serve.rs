@@ -20,6 +20,7 @@ use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
 use crate::search;
+use crate::watch;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -93,6 +94,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(reconcile::keys::run(Arc::clone(&app)));
     background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(search::run(Arc::clone(&app)));
+    background.spawn(watch::run(Arc::clone(&app)));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

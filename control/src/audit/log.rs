@@ -191,9 +191,13 @@ impl Log {
 
     /// Proof that the log's root covers entry `index`; for [`super::verify::inclusion`].
     pub fn inclusion(&self, index: u64) -> Result<Vec<Hash>, LogError> {
-        let size = self.size();
-        if index >= size {
-            return Err(LogError::Range { start: index, end: index.saturating_add(1), size });
+        self.inclusion_in(index, self.size())
+    }
+
+    /// The same of the root that the log had at `size`.
+    pub fn inclusion_in(&self, index: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        if index >= size || size > self.size() {
+            return Err(LogError::Range { start: index, end: size, size: self.size() });
         }
         tree::inclusion(index, size, |low, high| self.subtree(low, high))
     }

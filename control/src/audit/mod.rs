@@ -29,6 +29,7 @@ mod key;
 mod layout;
 mod log;
 pub mod note;
+pub mod proven;
 mod tip;
 mod tree;
 pub mod verify;

@@ -78,7 +78,7 @@ pub(super) fn path(data: &Path, name: &str) -> PathBuf {
 }
 
 /// What is in a small file; `None` where there is none.
-pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option<T>> {
+pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -95,7 +95,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The whole of it or what was there before, durable when it returns.
-pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
+pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     let new = path.with_extension("new");

@@ -13,6 +13,7 @@ use crate::domain::records::{
     Approval, Change, Extension, Invitation, Lock, Project, Record, Slice, SliceState, Subject as Invited,
 };
 use crate::domain::register::Warned;
+use crate::watch;
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -59,6 +60,8 @@ pub enum Kind {
     Alert,
     /// It is again.
     AlertOver,
+    /// A rule has taken an entry of the log.
+    Alarm,
     /// An operator tries whether messages arrive.
     Test,
 }
@@ -68,7 +71,7 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
         Self::CodeWaits,
@@ -88,6 +91,7 @@ impl Kind {
         Self::RevokedYours,
         Self::Alert,
         Self::AlertOver,
+        Self::Alarm,
         Self::Test,
     ];
 
@@ -113,6 +117,7 @@ impl Kind {
             Self::RevokedYours => "revoked-yours",
             Self::Alert => "alert",
             Self::AlertOver => "alert-over",
+            Self::Alarm => "alarm",
             Self::Test => "test",
         }
     }
@@ -135,6 +140,7 @@ impl Kind {
             Self::LockSet | Self::LockLifted | Self::Revoked | Self::RevokedYours => &["subject", "by"],
             Self::LockYours => &["subject", "by", "what"],
             Self::Alert | Self::AlertOver => &["subject", "what"],
+            Self::Alarm => &["what", "by", "about"],
             Self::Test => &[],
         }
     }
@@ -187,6 +193,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.expiry" => told.expiry(),
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
+        watch::ALARM => told.alarm(),
         _ => {}
     }
     told.all
@@ -417,6 +424,19 @@ impl Told<'_> {
         let kind = if down { Kind::Alert } else { Kind::AlertOver };
         let said = [("subject", "the key provider"), ("what", "key-provider-down")];
         self.say(kind, self.of.watch(), "holm keys show".to_owned(), &said);
+    }
+
+    /// A rule took an entry. Whose it is hears of it from the others, if at all.
+    fn alarm(&mut self) {
+        let text = |field: &str| self.entry.detail.get(field).and_then(|of| of.as_str()).map(str::to_owned);
+        let index = self.entry.detail.get("entry").and_then(serde_json::Value::as_u64);
+        let (Some(by), Some(index)) = (text("actor"), index) else { return };
+        let rule = self.entry.resource.strip_prefix("alarm/").unwrap_or_default().to_owned();
+        let of = self.of.officers().filter(|name| by.strip_prefix("person/") != Some(name.as_str()));
+        let to = of.cloned().collect();
+        let about = index.to_string();
+        let said = [("what", rule.as_str()), ("by", &by), ("about", &about)];
+        self.say(Kind::Alarm, to, format!("holm audit show {index}"), &said);
     }
 
     /// What began or ended on a host, by [`super::alerts`].

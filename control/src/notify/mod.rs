@@ -12,7 +12,7 @@
 
 mod alerts;
 mod audience;
-mod book;
+pub(crate) mod book;
 mod config;
 mod courier;
 mod event;

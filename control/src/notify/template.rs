@@ -197,6 +197,7 @@ fn built_in(kind: Kind) -> &'static str {
         Kind::RevokedYours => include_str!("templates/revoked-yours.txt"),
         Kind::Alert => include_str!("templates/alert.txt"),
         Kind::AlertOver => include_str!("templates/alert-over.txt"),
+        Kind::Alarm => include_str!("templates/alarm.txt"),
         Kind::Test => include_str!("templates/test.txt"),
     }
 }

@@ -300,6 +300,22 @@ fn who_is_revoked_or_locked_hears_that_and_nothing_else() {
 }
 
 #[test]
+fn an_alarm_goes_to_officers_but_for_whom_it_is_about() {
+    let told_of = |actor: &str| {
+        let detail = json!({ "entry": 17, "actor": actor, "count": 1, "first": "2026-11-03T13:02:11Z" });
+        let alarm = entry("observe.alarm", "holmd", detail, vec![]);
+        told(&state(), &Entry { resource: "alarm/out-of-hours".to_owned(), ..alarm })
+    };
+    let to = |officers: &[&str]| {
+        let officers = officers.iter().map(ToString::to_string).collect();
+        vec![(Kind::Alarm, officers, "holm audit show 17".to_owned())]
+    };
+    assert_eq!(told_of("person/rosa"), to(&["frida", "gustav"]));
+    assert_eq!(told_of("person/frida"), to(&["gustav"]));
+    assert_eq!(told_of("unknown"), to(&["frida", "gustav"]));
+}
+
+#[test]
 fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     let news = json!({ "host": "dgx", "raised": ["gpu-missing", "report-stale"], "gone": ["volumes-full"] });
     let watch = || vec!["frida".to_owned(), "gustav".to_owned(), "olga".to_owned()];

@@ -165,3 +165,39 @@ async fn an_index_that_was_deleted_is_made_anew_with_the_same_answers() {
     let (after, _) = found(&world, "frida", &request).await.unwrap();
     assert_eq!(before, after);
 }
+
+/// Alarms are entries, of whom they are about; who tries door after door is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn officers_hear_of_who_tries_door_after_door() {
+    let world = World::full().await;
+    for _ in 0..10 {
+        world.get("rune", "heart/main").await.unwrap_err();
+    }
+    let alarm =
+        world.logged(|e| e.action == "observe.alarm" && e.resource == "alarm/repeated-refusals").await;
+    assert_eq!((&alarm.detail["actor"], &alarm.detail["count"]), (&"person/rune".into(), &10.into()));
+    let cause = alarm.detail["entry"].as_u64().unwrap();
+    assert_eq!(world.log()[cause as usize].outcome, "refused");
+    // A restart says nothing twice, and forgets nothing that it counted.
+    for _ in 0..9 {
+        world.get("lars", "heart/main").await.unwrap_err();
+    }
+    let world = world.restart().await;
+    world.get("lars", "heart/main").await.unwrap_err();
+    let again = world.logged(|e| e.action == "observe.alarm" && e.detail["actor"] == "person/lars").await;
+    assert_eq!(again.detail["count"], 10);
+    let of = |who: &str| {
+        let alarms = world.log().into_iter().filter(|e| e.resource == "alarm/repeated-refusals");
+        alarms.filter(|e| e.detail["actor"] == who).count()
+    };
+    assert_eq!((of("person/rune"), of("person/lars")), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_officer_who_looks_herself_up_is_an_alarm() {
+    let world = World::full().await;
+    let own = v1::EntryFilter { actor: "person/frida".to_owned(), ..Default::default() };
+    found(&world, "frida", &wanted(own)).await.unwrap();
+    let alarm = world.logged(|e| e.resource == "alarm/reads-about-herself").await;
+    assert_eq!(alarm.detail["actor"], "person/frida");
+}

@@ -271,16 +271,24 @@ pub enum AuditVerb {
         ends with exit code 1. Offline nothing is asked of holmd."
     )]
     Verify {
-        /// A copy of the log's directory, or an export: offline
+        /// A copy of the log's directory, or an export, also NAME.jsonl: offline
         dir: Option<PathBuf>,
         /// The log's public key, or a file with it. Without it: the one remembered
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
     },
-    /// Write a copy of the log that can be verified anywhere
+    /// Write the log, or some of it, to where it can be verified or worked with
+    #[command(
+        after_help = "DIR gets all of the log, as C2SP tlog-tiles: what proves that nothing is missing. FILE.jsonl gets \
+        the entries that fit, one to the line, each with the proof that it is in the log; FILE.csv and FILE.parquet get \
+        them as tables, without proofs. Each is compared with the log's signed head while it is written."
+    )]
     Export {
-        /// A new directory
-        dir: PathBuf,
+        /// A new directory, or a new file: NAME.jsonl, NAME.csv or NAME.parquet
+        #[arg(value_name = "DIR|FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        filter: Box<Filter>,
     },
     /// The log's public key
     Key,
@@ -305,7 +313,7 @@ pub struct Log {
 }
 
 /// Which entries. All that is said must be so.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub struct Filter {
     /// Of this person
     #[arg(long, value_name = "NAME")]
@@ -343,6 +351,13 @@ pub struct Filter {
     /// Before then
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
+}
+
+impl Filter {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// `holm keys`.

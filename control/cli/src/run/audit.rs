@@ -2,6 +2,7 @@
 
 mod became;
 mod find;
+mod part;
 mod rows;
 mod stories;
 
@@ -40,7 +41,15 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
         AuditVerb::Show { index } => show(session, index).await,
         AuditVerb::Verify { dir: Some(dir), key } => offline(session, &dir, key.as_deref()),
         AuditVerb::Verify { dir: None, key } => online(session, key.as_deref()).await,
-        AuditVerb::Export { dir } => export(session, &dir).await,
+        AuditVerb::Export { to, filter } => match part::Kind::of(&to) {
+            Some(kind) => part::export(session, &to, kind, &filter).await,
+            None if !filter.is_empty() => {
+                let text = "a directory gets the whole log, which can be verified only so";
+                Err(Failure::usage(text)
+                    .hint("for some entries name a file: .jsonl (with proofs), .csv or .parquet"))
+            }
+            None => export(session, &to).await,
+        },
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -128,6 +137,9 @@ fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failu
                 .hint(format!("holm audit verify {} --key KEY   (KEY: holm audit key)", dir.display()))
         })?,
     };
+    if dir.is_file() {
+        return part::check(session, dir, &key);
+    }
     let verified = verify::directory(dir, &key).map_err(|e| {
         Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
     })?;

@@ -4,6 +4,7 @@
 mod format;
 mod kill;
 mod open;
+mod proven;
 mod tamper;
 mod tree;
 

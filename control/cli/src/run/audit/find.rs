@@ -62,14 +62,36 @@ impl<'a> Search<'a> {
         most: u64,
     ) -> Result<Self, Failure> {
         let page_size = u32::try_from(most.clamp(1, PAGE)).unwrap_or_default();
-        let wanted =
-            SearchEntriesRequest { filter: Some(filter), oldest_first, page_size, page_token: String::new() };
+        let filter = Some(filter);
+        Self::of(session, SearchEntriesRequest { filter, oldest_first, page_size, ..Default::default() })
+            .await
+    }
+
+    /// Of the log's first `size` entries, oldest first, with proofs that they are among them.
+    pub(super) async fn proven(
+        session: &'a Session,
+        filter: EntryFilter,
+        size: u64,
+    ) -> Result<Self, Failure> {
+        let filter = Some(filter);
+        let page_size = u32::try_from(PAGE).unwrap_or_default();
+        let wanted = SearchEntriesRequest {
+            filter,
+            oldest_first: true,
+            page_size,
+            prove_in: size,
+            ..Default::default()
+        };
+        Self::of(session, wanted).await
+    }
+
+    async fn of(session: &'a Session, wanted: SearchEntriesRequest) -> Result<Self, Failure> {
         let client = session.log().await?;
         Ok(Self { session, client, wanted, came: VecDeque::new(), over: false, size: 0 })
     }
 
-    /// The next entry, and its bytes.
-    pub(super) async fn next(&mut self) -> Result<Option<(Entry, Vec<u8>)>, Failure> {
+    /// The next entry, and as it came.
+    pub(super) async fn next(&mut self) -> Result<Option<(Entry, LogEntry)>, Failure> {
         while self.came.is_empty() && !self.over {
             let ask = self.client.search_entries(self.wanted.clone());
             let page = self.session.ask(patiently(&self.session.output, "searching the log", ask)).await?;
@@ -78,7 +100,7 @@ impl<'a> Search<'a> {
             self.wanted.page_token = page.next_page_token;
             self.came.extend(page.entries);
         }
-        self.came.pop_front().map(|next| Ok((super::read(&next)?, next.body))).transpose()
+        self.came.pop_front().map(|next| Ok((super::read(&next)?, next))).transpose()
     }
 }
 
@@ -96,15 +118,15 @@ pub(super) async fn log(session: &Session, wanted: &Log) -> Result<(), Failure> 
     rows.begin()?;
     let mut newest = Vec::new();
     let (mut more, mut seen) = (false, search.size);
-    while let Some((entry, body)) = next {
+    while let Some((entry, came)) = next {
         if wanted.all {
-            rows.add(&entry, &body)?;
+            rows.add(&entry, &came.body)?;
         } else {
             more = newest.len() as u64 == wanted.last;
             if more {
                 break;
             }
-            newest.push((entry, body));
+            newest.push((entry, came.body));
         }
         next = search.next().await?;
     }

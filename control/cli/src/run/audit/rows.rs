@@ -6,7 +6,8 @@ use crate::text::{Clock, csv_field, json_line, plain};
 use holm_control::audit::Entry;
 use serde_json::Value;
 
-const COLUMNS: &str = "index,time,actor,peer,action,resource,project,level,outcome,reasons,request";
+pub(super) const COLUMNS: &str =
+    "index,time,actor,peer,action,resource,project,level,outcome,reasons,request";
 
 /// Writes them in the form that was asked for.
 pub(super) struct Rows<'a> {
@@ -96,7 +97,7 @@ fn line(fields: &[&str]) -> String {
     format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
-fn csv(entry: &Entry) -> String {
+pub(super) fn csv(entry: &Entry) -> String {
     let fields = [
         entry.index.to_string(),
         entry.time.to_string(),

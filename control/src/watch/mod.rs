@@ -1,0 +1,134 @@
+//! Watches the log: an entry that a rule takes makes another, `observe.alarm`, and that one is mail to officers.
+//!
+//! ```text
+//!   sealed log ──▶ Watch::see: pure, by rules ──▶ entry observe.alarm ──▶ notify: officers, but for whom it is about
+//!                                                         │
+//!                                                         └── book: how far, on disk, after the entry
+//! ```
+//!
+//! A kill between the entry and the book has it said twice, never not at all. What rules count is remembered no longer than
+//! they say, and read anew from the log when holmd starts.
+
+mod rule;
+#[cfg(test)]
+mod tests;
+
+pub use rule::{Alarm, Watch, WatchConfig};
+
+use crate::app::App;
+use crate::audit::Entry;
+use crate::ledger::{Call, Decided, chain};
+use crate::notify::book;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The action of an alarm's entry.
+pub const ALARM: &str = "observe.alarm";
+
+/// Entries read at once.
+const BATCH: u64 = 256;
+/// Entries that are read again at the start, at most.
+const AGAIN: u64 = 65_536;
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How far the log was watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    next: u64,
+}
+
+/// Until holmd ends.
+pub async fn run(app: Arc<App>) {
+    let mut size = app.ledger.subscribe();
+    let mut watcher = None;
+    loop {
+        size.mark_unchanged();
+        let worker = Arc::clone(&app);
+        let turn = tokio::task::spawn_blocking(move || {
+            let mut watcher = match watcher {
+                Some(watcher) => watcher,
+                None => Watcher::open(&worker)?,
+            };
+            watcher.turn(&worker)?;
+            Ok::<_, String>(watcher)
+        });
+        watcher = match turn.await.map_err(|e| e.to_string()).flatten() {
+            Ok(watcher) => Some(watcher),
+            Err(why) => {
+                tracing::error!("the log is not watched: {why}");
+                tokio::time::sleep(PAUSE).await;
+                None
+            }
+        };
+        if watcher.is_some() && size.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Goes through the log.
+struct Watcher {
+    watch: Watch,
+    path: PathBuf,
+    next: u64,
+}
+
+impl Watcher {
+    /// Where it was left; a holmd that never watched begins at the log's end.
+    fn open(app: &App) -> Result<Self, String> {
+        let mut watch = Watch::new(app.config.watch.as_deref())?;
+        let path = app.config.data.join("notify").join("watch.json");
+        let size = app.ledger.size();
+        let place = book::read::<Place>(&path).map_err(|e| format!("`{}`: {e}", path.display()))?;
+        let next = place.map_or(size, |place| place.next.min(size));
+        // What rules count began before.
+        let since = app.ledger.now().checked_sub(watch.memory()).unwrap_or(jiff::Timestamp::MIN);
+        let mut at = next.saturating_sub(AGAIN);
+        while at < next {
+            let until = (at + BATCH).min(next);
+            for entry in read(app, at, until)?.iter().filter(|entry| entry.time >= since) {
+                watch.see(entry);
+            }
+            at = until;
+        }
+        Ok(Self { watch, path, next })
+    }
+
+    /// All that the log has by now.
+    fn turn(&mut self, app: &App) -> Result<(), String> {
+        let size = app.ledger.size();
+        while self.next < size {
+            let until = (self.next + BATCH).min(size);
+            for entry in read(app, self.next, until)? {
+                // An alarm is no cause of another.
+                if entry.action != ALARM {
+                    for alarm in self.watch.see(&entry) {
+                        tell(app, &entry, &alarm)?;
+                    }
+                }
+            }
+            self.next = until;
+            book::write(&self.path, &Place { next: self.next })
+                .map_err(|e| format!("`{}`: {e}", self.path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn read(app: &App, start: u64, end: u64) -> Result<Vec<Entry>, String> {
+    let bodies = app.ledger.entries(start, end).map_err(|e| chain(&e))?;
+    bodies.iter().map(|body| Entry::from_bytes(body).map_err(|e| chain(&e))).collect()
+}
+
+fn tell(app: &App, entry: &Entry, alarm: &Alarm) -> Result<(), String> {
+    let call = Call { project: entry.project.clone(), ..Call::own(ALARM, format!("alarm/{}", alarm.rule)) };
+    let detail =
+        json!({ "entry": entry.index, "actor": entry.actor, "count": alarm.count, "first": alarm.first });
+    let said = app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }));
+    said.map_err(|refusal| refusal.to_string())
+}
