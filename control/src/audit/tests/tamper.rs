@@ -5,10 +5,10 @@ use crate::audit::layout;
 use crate::audit::verify::{self, VerifyError};
 use crate::audit::{Checkpoint, Hash, export, tree};
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// A log's directory, or an export of it.
-fn copies(size: u64) -> [Files; 2] {
+pub(super) fn copies(size: u64) -> [Files; 2] {
     let scratch = Scratch::new(size);
     let out = scratch.dir.path().join("export");
     let entries = scratch.log.read(0, size).unwrap();
@@ -28,13 +28,13 @@ fn found(files: &Files) -> String {
 }
 
 /// The bundle of these entries.
-fn bundle(bodies: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn bundle(bodies: &[Vec<u8>]) -> Vec<u8> {
     let mut bundle = Vec::new();
     bodies.iter().for_each(|body| assert!(layout::add_entry(&mut bundle, body)));
     bundle
 }
 
-fn leaves(bodies: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn leaves(bodies: &[Vec<u8>]) -> Vec<u8> {
     bodies.iter().map(|body| tree::leaf(body)).collect::<Vec<Hash>>().concat()
 }
 
