@@ -5,7 +5,9 @@
 //! comes last: an export that was cut short has none.
 
 use super::disk::{Disk, DiskError};
+use super::layout::{self, Tile};
 use super::log::CHECKPOINT;
+use super::tree::WIDTH;
 use super::verify::{Checker, Verified, VerifyError};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// The key that verifies the export. Compare it with one from elsewhere: whoever forges an export forges
 /// this, too.
 pub const VKEY: &str = "vkey";
+
+/// The directory of checkpoints that witnesses signed, a file a witness.
+pub const WITNESS: &str = "witness";
 
 /// Why there is no export.
 #[derive(Debug, thiserror::Error)]
@@ -42,23 +47,32 @@ pub fn write(
         return Err(ExportError::NotEmpty(dir.to_path_buf()));
     }
     let mut paths = Vec::new();
-    let mut parts = Vec::new();
-    let mut put = |disk: &Disk, (path, bytes): (String, Vec<u8>)| {
-        disk.write(&path, &bytes)?;
+    let mut put = |disk: &Disk, path: String, bytes: &[u8]| {
+        disk.write(&path, bytes)?;
         paths.push(path);
         Ok::<(), DiskError>(())
     };
+    let (mut bundle, mut tiles) = (Vec::new(), Vec::new());
+    let mut size = 0;
     for body in entries {
-        checker.push_to(&body, &mut parts)?;
-        for (tile, bytes) in parts.drain(..) {
-            put(&disk, (tile.path(), bytes))?;
+        checker.push_to(&body, &mut tiles)?;
+        layout::add_entry(&mut bundle, &body);
+        size += 1;
+        for (tile, bytes) in tiles.drain(..) {
+            if tile.is_over_entries() {
+                put(&disk, tile.bundle().path(), &std::mem::take(&mut bundle))?;
+            }
+            put(&disk, tile.path(), &bytes)?;
         }
     }
+    if let Some(tile) = Tile::entries(size / WIDTH, size) {
+        put(&disk, tile.path(), &bundle)?;
+    }
     for (tile, bytes) in checker.partial() {
-        put(&disk, (tile.path(), bytes))?;
+        put(&disk, tile.path(), &bytes)?;
     }
     let verified = checker.finish()?;
-    put(&disk, (VKEY.to_owned(), format!("{vkey}\n").into_bytes()))?;
+    put(&disk, VKEY.to_owned(), format!("{vkey}\n").as_bytes())?;
     disk.sync_above(paths.iter().map(String::as_str))?;
     disk.write(CHECKPOINT, note.as_bytes())?;
     disk.sync_root()?;

@@ -78,10 +78,10 @@ impl Cases {
         let judged = || {
             let heads: Result<Vec<_>, _> =
                 case.earlier.iter().map(|n| Checkpoint::verify(n, &case.key)).collect();
-            verify::directory_from(&self.place(number), &case.key, heads?.first(), |_| {})
+            verify::directory_from(&self.place(number), &case.key, heads?.first(), |_| None::<()>)
         };
         match judged() {
-            Ok(v) => {
+            Ok((v, _)) => {
                 let time = |time: Option<Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
                 let (root, first, last) = (HEXLOWER.encode(&v.root), time(v.first), time(v.last));
                 json!({ "entries": v.entries, "root": root, "first": first, "last": last })

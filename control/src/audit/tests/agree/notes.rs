@@ -155,6 +155,48 @@ fn both_read_notes_and_keys_alike() {
     cases.judge();
 }
 
+#[test]
+fn both_want_what_witnesses_signed_to_be_of_this_log() {
+    let mut cases = Cases::new();
+    let [good, export] = copies(515);
+    let cosigned = |bodies: &[Vec<u8>], key| {
+        let note = checkpoint(&log_of(bodies, key));
+        let text = format!("{}\n", note.rsplit_once("\n\n").unwrap().0);
+        let line = note::sign(&SigningKey::fixed(9), "witness.example", &text);
+        format!("{note}{}", line.rsplit_once("\n\n").unwrap().1)
+    };
+    for size in [0, 1, 255, 256, 257, 511, 512, 513, 515] {
+        let note = cosigned(&bodies(0, size), key());
+        cases.add(&format!("witnessed at {size}"), true, &with(&good, "witness/one", note.clone()));
+        cases.add(
+            &format!("witnessed at {size} twice"),
+            true,
+            &with(&with(&export, "witness/one", note.clone()), "witness/two \u{e6}", note),
+        );
+        let mut fork = bodies(0, size);
+        if let Some(last) = fork.last_mut() {
+            *last = b"{}".to_vec();
+            let fork = with(&good, "witness/one", cosigned(&fork, key()));
+            cases.bad(&format!("another log witnessed at {size}"), &fork);
+        }
+        let stranger = cosigned(&bodies(0, size), SigningKey::fixed(8));
+        cases.bad(&format!("witnessed at {size} by another key"), &with(&good, "witness/one", stranger));
+    }
+    let empty = format!("{ORIGIN}\n0\n{}\n", BASE64.encode(&[7; 32]));
+    cases.bad("another log of nothing", &with(&good, "witness/one", note::sign(&key(), ORIGIN, &empty)));
+    cases.bad("rolled back", &with(&good, "witness/one", cosigned(&bodies(0, 516), key())));
+    cases.bad("no note", &with(&good, "witness/one", "hello\n"));
+    cases.bad("an empty note", &with(&good, "witness/one", ""));
+    cases.bad("no text", &with(&good, "witness/one", [0xff]));
+    cases.bad("a note that is too deep", &with(&good, "witness/one/two", cosigned(&bodies(0, 1), key())));
+    let at = cases.bad("a link", &good);
+    fs::create_dir(at.join("witness")).unwrap();
+    std::os::unix::fs::symlink("../checkpoint", at.join("witness/one")).unwrap();
+    let at = cases.add("no witness", true, &good);
+    fs::create_dir(at.join("witness")).unwrap();
+    cases.judge();
+}
+
 /// RFC 8032, section 7.1: public key, message, signature.
 const ED25519: [[&str; 3]; 3] = [
     [
