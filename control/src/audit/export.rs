@@ -4,6 +4,7 @@
 //! Hashes are not copied but made anew, so an export is verified while it is written. The checkpoint
 //! comes last: an export that was cut short has none.
 
+use super::checkpoint::Checkpoint;
 use super::disk::{Disk, DiskError};
 use super::layout::{self, Tile};
 use super::log::CHECKPOINT;
@@ -33,14 +34,17 @@ pub enum ExportError {
     Verify(#[from] VerifyError),
 }
 
-/// Write an export of the entries under a checkpoint, all of them from the first on.
+/// Write an export of the entries under a checkpoint, all of them from the first on. They must begin with all that the log
+/// was at each of `earlier`.
 pub fn write(
     dir: &Path,
     note: &str,
     vkey: &str,
+    earlier: &[Checkpoint],
     entries: impl IntoIterator<Item = Vec<u8>>,
 ) -> Result<Verified, ExportError> {
     let mut checker = Checker::new(note, vkey)?;
+    earlier.iter().try_for_each(|known| checker.begin_with(known.clone()))?;
     let mut disk = Disk::create(dir)?;
     let failed = |source| DiskError { what: "read", path: dir.to_path_buf(), source };
     if fs::read_dir(dir).map_err(failed)?.next().is_some() {

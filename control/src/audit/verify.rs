@@ -167,15 +167,15 @@ pub enum VerifyError {
 
 /// Verify a copy of a log's directory, or an export.
 pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
-    directory_from(dir, vkey, None, |_| None::<()>).map(|(verified, _)| verified)
+    directory_from(dir, vkey, &[], |_| None::<()>).map(|(verified, _)| verified)
 }
 
-/// The same, and that the log begins with all that it was at `earlier`. With it comes what `pick` takes from the entries,
+/// The same, and that the log begins with all that it was at each of `earlier`. With it comes what `pick` takes from the entries,
 /// in their order; it is asked by several threads.
 pub fn directory_from<T: Send>(
     dir: &Path,
     vkey: &str,
-    earlier: Option<&Checkpoint>,
+    earlier: &[Checkpoint],
     pick: impl Fn(&Entry) -> Option<T> + Sync,
 ) -> Result<(Verified, Vec<T>), VerifyError> {
     let files = Files::of(dir);
@@ -183,7 +183,7 @@ pub fn directory_from<T: Send>(
     let note = String::from_utf8(note).map_err(|_| NoteError::Form("it is no text"))?;
     let mut checker = Checker::new(&note, vkey)?;
     files.own_key(vkey)?;
-    for known in earlier.cloned().into_iter().chain(files.witnessed(vkey)?) {
+    for known in earlier.iter().cloned().chain(files.witnessed(vkey)?) {
         checker.begin_with(known)?;
     }
     let size = checker.head.size;

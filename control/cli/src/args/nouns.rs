@@ -276,6 +276,10 @@ pub enum AuditVerb {
         /// The log's public key, or a file with it. Without it: the one remembered
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// A checkpoint that somebody saved before, with `holm audit checkpoint`; the log must begin with what it was
+        /// then. Can be repeated
+        #[arg(long, value_name = "FILE")]
+        earlier: Vec<PathBuf>,
     },
     /// Write a copy of the log that can be verified anywhere
     Export {

@@ -116,7 +116,7 @@ fn logged(dir: &Path, key: &str, note: &str, deletion: &Deletion) -> Result<u64,
         ))
     };
     let head = Checkpoint::verify(deletion.checkpoint(), key).map_err(|e| wrong(&e))?;
-    let (_, found) = verify::directory_from(dir, key, Some(&head), |entry| {
+    let (_, found) = verify::directory_from(dir, key, std::slice::from_ref(&head), |entry| {
         let issues = |change: &serde_json::Value| {
             change.pointer("/of/certificate/note").and_then(|v| v.as_str()) == Some(note)
         };

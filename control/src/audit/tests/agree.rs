@@ -31,7 +31,7 @@ for case in map(json.loads, sys.stdin):
 "#;
 
 /// Logs to be judged by both.
-struct Cases {
+pub(super) struct Cases {
     dir: TempDir,
     list: Vec<Case>,
 }
@@ -44,7 +44,7 @@ struct Case {
 }
 
 impl Cases {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), list: Vec::new() }
     }
 
@@ -53,7 +53,7 @@ impl Cases {
     }
 
     /// Its directory may be changed further.
-    fn add(&mut self, name: &str, good: bool, files: &Files) -> std::path::PathBuf {
+    pub(super) fn add(&mut self, name: &str, good: bool, files: &Files) -> std::path::PathBuf {
         let at = self.place(self.list.len());
         lay_out(&at, files);
         self.list.push(Case { name: name.to_owned(), key: vkey(), earlier: Vec::new(), good });
@@ -69,7 +69,7 @@ impl Cases {
         self.list.last_mut().unwrap().key = key.to_owned();
     }
 
-    fn with_earlier(&mut self, name: &str, good: bool, files: &Files, earlier: &str) {
+    pub(super) fn with_earlier(&mut self, name: &str, good: bool, files: &Files, earlier: &str) {
         self.add(name, good, files);
         self.list.last_mut().unwrap().earlier.push(earlier.to_owned());
     }
@@ -78,7 +78,7 @@ impl Cases {
         let judged = || {
             let heads: Result<Vec<_>, _> =
                 case.earlier.iter().map(|n| Checkpoint::verify(n, &case.key)).collect();
-            verify::directory_from(&self.place(number), &case.key, heads?.first(), |_| None::<()>)
+            verify::directory_from(&self.place(number), &case.key, &heads?, |_| None::<()>)
         };
         match judged() {
             Ok((v, _)) => {
@@ -110,7 +110,7 @@ impl Cases {
     }
 
     /// Both say the same of each, and what is expected. How many were refused.
-    fn judge(&self) -> usize {
+    pub(super) fn judge(&self) -> usize {
         let theirs = self.theirs();
         assert_eq!(theirs.len(), self.list.len());
         let mut wrong = Vec::new();
@@ -161,7 +161,7 @@ impl Random {
 }
 
 /// The files of a log of these entries, signed by this key.
-fn log_of(bodies: &[Vec<u8>], key: SigningKey) -> Files {
+pub(super) fn log_of(bodies: &[Vec<u8>], key: SigningKey) -> Files {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::create(&dir.path().join("log"), ORIGIN, key).unwrap();
     log.append(bodies).unwrap();
@@ -180,7 +180,7 @@ fn with(files: &Files, name: &str, bytes: impl Into<Vec<u8>>) -> Files {
     files
 }
 
-fn checkpoint(files: &Files) -> String {
+pub(super) fn checkpoint(files: &Files) -> String {
     String::from_utf8(files["checkpoint"].clone()).unwrap()
 }
 

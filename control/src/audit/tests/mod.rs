@@ -5,6 +5,7 @@ mod agree;
 mod format;
 mod kill;
 mod open;
+mod table;
 mod tamper;
 mod tree;
 

@@ -12,7 +12,7 @@ pub(super) fn copies(size: u64) -> [Files; 2] {
     let scratch = Scratch::new(size);
     let out = scratch.dir.path().join("export");
     let entries = scratch.log.read(0, size).unwrap();
-    export::write(&out, scratch.log.checkpoint(), &vkey(), entries).unwrap();
+    export::write(&out, scratch.log.checkpoint(), &vkey(), &[], entries).unwrap();
     [files(&scratch.path()), files(&out)]
 }
 
@@ -256,7 +256,7 @@ fn a_copy_begins_with_what_was_signed_before() {
     lay_out(&at, &copies(300)[1]);
     let head = |size| Checkpoint::verify(&checkpoint(&copies(size)[0]), &vkey()).unwrap();
     let judge = |earlier: &Checkpoint| {
-        verify::directory_from(&at, &vkey(), Some(earlier), |e| Some(e.index))
+        verify::directory_from(&at, &vkey(), std::slice::from_ref(earlier), |e| Some(e.index))
             .map(|(_, seen)| seen)
             .map_err(|e| e.to_string())
     };
