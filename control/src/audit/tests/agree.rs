@@ -3,6 +3,7 @@
 
 mod entries;
 mod files;
+mod golang;
 mod notes;
 
 use super::tamper::{Files, bundle, copies, leaves};
