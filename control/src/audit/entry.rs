@@ -1,5 +1,6 @@
 //! One entry of the log, as JSON. What is hashed and kept are the bytes; this is what they mean.
 
+use super::json;
 use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub struct Entry {
     /// Its place in the log, so that an entry by itself says where it belongs.
     pub index: u64,
     /// When it was decided.
+    #[serde(deserialize_with = "json::time")]
     pub time: Timestamp,
     /// The call's id.
     pub request: String,
@@ -81,6 +83,8 @@ impl Entry {
         let action = || self.action.clone();
         let bytes =
             serde_json::to_vec(self).map_err(|source| EntryError::Json { action: action(), source })?;
+        // What nobody could read back is not written.
+        json::strict(&bytes).map_err(|source| EntryError::Json { action: action(), source })?;
         if bytes.len() > MAX_ENTRY {
             return Err(EntryError::TooLong { action: action(), length: bytes.len() });
         }
@@ -89,6 +93,7 @@ impl Entry {
 
     /// What bytes of the log mean.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        json::strict(bytes)?;
         let entry: Self = serde_json::from_slice(bytes)?;
         if entry.v == VERSION {
             return Ok(entry);

@@ -26,6 +26,31 @@ impl Tile {
         (width > 0).then_some(Self { level: Some(level), index, width })
     }
 
+    /// The tile that lies at this path, whatever log it is of.
+    pub(super) fn at(path: &str) -> Option<Self> {
+        let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
+        let level = if level == "entries" { None } else { Some(level.parse().ok()?) };
+        let (number, width) = match rest.split_once(".p/") {
+            Some((number, width)) => (number, width.parse().ok().filter(|width| *width > 0)?),
+            None => (rest, WIDTH),
+        };
+        let index = number.split('/').try_fold(0_u64, |sum, part| {
+            let digits: u64 = part.trim_start_matches('x').parse().ok()?;
+            sum.checked_mul(1000)?.checked_add(digits)
+        })?;
+        let tile = Self { level, index, width };
+        // Written again it must be the same.
+        (tile.path() == path).then_some(tile)
+    }
+
+    /// As it is in a log of `size` entries; `None` where it would be empty.
+    pub(super) fn of_size(&self, size: u64) -> Option<Self> {
+        match self.level {
+            Some(level) => Self::hashes(level, self.index, size),
+            None => Self::entries(self.index, size),
+        }
+    }
+
     /// The tile to the left of it, which is full.
     pub(super) fn before(&self) -> Option<Self> {
         Some(Self { index: self.index.checked_sub(1)?, width: WIDTH, ..*self })
@@ -35,6 +60,16 @@ impl Tile {
     pub(super) fn entry(&self, position: u64) -> u64 {
         let place = self.index.saturating_mul(WIDTH).saturating_add(position);
         place.saturating_mul(1_u64.checked_shl(8 * u32::from(self.level.unwrap_or(0))).unwrap_or(u64::MAX))
+    }
+
+    /// The bundle of the entries whose hashes it holds.
+    pub(super) const fn bundle(&self) -> Self {
+        Self { level: None, ..*self }
+    }
+
+    /// The tile of the hashes of its entries.
+    pub(super) const fn over_entries(&self) -> Self {
+        Self { level: Some(0), ..*self }
     }
 
     /// Hashes, not entries.

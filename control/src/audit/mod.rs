@@ -25,6 +25,7 @@ mod checkpoint;
 mod disk;
 mod entry;
 pub mod export;
+mod json;
 mod key;
 mod layout;
 mod log;

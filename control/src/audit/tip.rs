@@ -67,10 +67,15 @@ impl Tip {
     pub(super) fn partial(&self) -> Vec<Part> {
         let size = self.size();
         let bundle = Tile::entries(size / WIDTH, size).map(|tile| (tile, self.bundle.clone()));
-        let tiles = self.edge.partial().filter_map(|(level, row)| {
-            let index = size.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0);
-            Tile::hashes(level, index, size).map(|tile| (tile, row.concat()))
-        });
-        bundle.into_iter().chain(tiles).collect()
+        bundle.into_iter().chain(partial_tiles(&self.edge)).collect()
     }
+}
+
+/// The partial tiles of an edge, from the leaves up.
+pub(super) fn partial_tiles(edge: &Edge) -> impl Iterator<Item = Part> {
+    let size = edge.size();
+    edge.partial().filter_map(move |(level, row)| {
+        let index = size.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0);
+        Tile::hashes(level, index, size).map(|tile| (tile, row.concat()))
+    })
 }

@@ -37,12 +37,29 @@ impl Edge {
     pub(super) fn push<E>(
         &mut self,
         leaf: Hash,
-        mut full: impl FnMut(u8, u64, &[Hash]) -> Result<(), E>,
+        full: impl FnMut(u8, u64, &[Hash]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.size += 1;
-        let mut hash = leaf;
-        let mut tiles_done = self.size;
-        for level in 0u8.. {
+        self.push_at(0, leaf, full)
+    }
+
+    /// Add a full tile of leaves by the hash over them. So far all such tiles must be full.
+    pub(super) fn push_tile<E>(
+        &mut self,
+        over: Hash,
+        full: impl FnMut(u8, u64, &[Hash]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.size += WIDTH;
+        self.push_at(1, over, full)
+    }
+
+    fn push_at<E>(
+        &mut self,
+        lowest: u8,
+        mut hash: Hash,
+        mut full: impl FnMut(u8, u64, &[Hash]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for level in lowest.. {
             let at = usize::from(level);
             if self.tiles.len() <= at {
                 self.tiles.resize(at + 1, Vec::new());
@@ -52,8 +69,7 @@ impl Edge {
             if (tile.len() as u64) < WIDTH {
                 break;
             }
-            tiles_done /= WIDTH;
-            full(level, tiles_done - 1, tile)?;
+            full(level, (self.size >> (8 * (u32::from(level) + 1))) - 1, tile)?;
             hash = root_of(tile);
             tile.clear();
         }

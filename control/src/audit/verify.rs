@@ -5,19 +5,23 @@
 //! Everything is made anew from the entries, and every file compared with what it must be. So each byte
 //! of the copy counts, and what differs is named: an entry by its index, anything else by its file.
 
+mod bundle;
+mod files;
+
+use self::bundle::Bundle;
+use self::files::Files;
 use super::checkpoint::Checkpoint;
-use super::disk::{self, DiskError};
+use super::disk::DiskError;
 use super::entry::{Entry, MAX_ENTRY};
 use super::export::VKEY;
-use super::layout::{self, Tile};
+use super::layout::Tile;
 use super::log::CHECKPOINT;
 use super::note::{MAX_NOTE, NoteError};
-use super::tip::{Part, Tip, TooLong};
-use super::tree::{self, Hash, WIDTH};
+use super::tip::{self, Part};
+use super::tree::{self, Edge, Hash};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::convert::Infallible;
+use std::path::Path;
 
 /// A log that is what was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,14 @@ pub enum VerifyError {
     /// Changed, another log's, or signed by somebody else.
     #[error("the checkpoint is not to be believed")]
     Checkpoint(#[from] NoteError),
+    /// A note that a witness is said to have signed.
+    #[error("`{file}` is no checkpoint of this log")]
+    Witness {
+        /// The note.
+        file: String,
+        /// Why.
+        source: NoteError,
+    },
     /// An export brings the key along, for people to compare.
     #[error("`{VKEY}` holds another key than the one to verify with")]
     Key,
@@ -155,55 +167,39 @@ pub enum VerifyError {
 
 /// Verify a copy of a log's directory, or an export.
 pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
-    directory_from(dir, vkey, None, |_| {})
+    directory_from(dir, vkey, &[], |_| None::<()>).map(|(verified, _)| verified)
 }
 
-/// The same, and that the log begins with all that it was at `earlier`. `seen` is told every entry, which
-/// counts for nothing until all is verified.
-pub fn directory_from(
+/// The same, and that the log begins with all that it was at each of `earlier`. With it comes what `pick` takes from the entries,
+/// in their order; it is asked by several threads.
+pub fn directory_from<T: Send>(
     dir: &Path,
     vkey: &str,
-    earlier: Option<&Checkpoint>,
-    mut seen: impl FnMut(&Entry),
-) -> Result<Verified, VerifyError> {
-    let mut files = Files::below(dir)?;
+    earlier: &[Checkpoint],
+    pick: impl Fn(&Entry) -> Option<T> + Sync,
+) -> Result<(Verified, Vec<T>), VerifyError> {
+    let files = Files::of(dir);
     let note = files.take(CHECKPOINT, MAX_NOTE as u64)?;
     let note = String::from_utf8(note).map_err(|_| NoteError::Form("it is no text"))?;
     let mut checker = Checker::new(&note, vkey)?;
-    if files.found.contains(VKEY) && files.take(VKEY, MAX_NOTE as u64)? != format!("{vkey}\n").as_bytes() {
-        return Err(VerifyError::Key);
+    files.own_key(vkey)?;
+    for known in earlier.iter().cloned().chain(files.witnessed(vkey)?) {
+        checker.begin_with(known)?;
     }
     let size = checker.head.size;
-    if let Some(expected) = earlier.map(|e| e.size).filter(|expected| *expected > size) {
-        return Err(VerifyError::Before { expected, found: size });
-    }
-    checker.begins_with(earlier)?;
-    let mut parts = Vec::new();
-    for index in 0.. {
-        let Some(tile) = Tile::entries(index, size) else { break };
-        let bundle = files.take(&tile.path(), tile.limit())?;
-        let (bodies, whole) = layout::entries_of(&bundle);
-        if !whole || bodies.len() as u64 != tile.width() {
-            let (first, expected) = (tile.entry(0), tile.width());
-            return Err(VerifyError::Bundle { file: tile.path(), first, expected });
-        }
-        for body in &bodies {
-            checker.grow(body, &mut parts)?;
-            checker.begins_with(earlier)?;
-        }
-        if checker.tip.size() == size {
-            parts.extend(checker.tip.partial());
-        }
-        for (part, expected) in parts.drain(..).filter(|(part, _)| part.is_hashes()) {
-            files.compare(part, &expected, tile)?;
-        }
-        for (at, body) in bodies.iter().enumerate() {
-            seen(&checker.understand(tile.entry(at as u64), body)?);
-        }
+    let mut picked = Vec::new();
+    bundle::in_order(&files, size, &pick, |bundle| {
+        checker.add(&bundle, |tile, hashes| files.compare(tile, &hashes.concat()))?;
+        picked.extend(bundle.picked);
+        Ok(())
+    })?;
+    // Of the leaves' level what is partial is compared already, where the bundle is named.
+    for (tile, hashes) in tip::partial_tiles(&checker.edge).filter(|(tile, _)| !tile.is_over_entries()) {
+        files.compare(tile, &hashes)?;
     }
     let verified = checker.finish()?;
-    files.rest()?;
-    Ok(verified)
+    files.rest(size)?;
+    Ok((verified, picked))
 }
 
 /// Verify entries, all of them from the first on, against a checkpoint.
@@ -237,7 +233,9 @@ pub fn consistency(old: &Checkpoint, head: &Checkpoint, proof: &[Hash]) -> Resul
 #[derive(Debug)]
 pub struct Checker {
     head: Checkpoint,
-    tip: Tip,
+    /// What the log was before: by size, the next one last.
+    known: Vec<Checkpoint>,
+    edge: Edge,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
 }
@@ -245,7 +243,24 @@ pub struct Checker {
 impl Checker {
     /// Against this checkpoint, if the key in `vkey` signed it.
     pub fn new(note: &str, vkey: &str) -> Result<Self, VerifyError> {
-        Ok(Self { head: Checkpoint::verify(note, vkey)?, tip: Tip::default(), first: None, last: None })
+        let head = Checkpoint::verify(note, vkey)?;
+        Ok(Self { head, known: Vec::new(), edge: Edge::default(), first: None, last: None })
+    }
+
+    /// Before the first entry: the log must begin with all that it was at `earlier`.
+    pub fn begin_with(&mut self, earlier: Checkpoint) -> Result<(), VerifyError> {
+        let (found, expected) = (self.head.size, earlier.size);
+        if expected > found {
+            return Err(VerifyError::Before { expected, found });
+        }
+        if earlier.origin != self.head.origin || (expected == 0 && earlier.root != self.edge.root()) {
+            return Err(VerifyError::Rewritten(expected));
+        }
+        if expected > 0 {
+            let at = self.known.partition_point(|known| known.size > expected);
+            self.known.insert(at, earlier);
+        }
+        Ok(())
     }
 
     /// The next entry. That it is the one that was signed shows only at the end.
@@ -255,145 +270,87 @@ impl Checker {
 
     /// No entry is missing, and all were signed.
     pub fn finish(self) -> Result<Verified, VerifyError> {
-        let (found, expected) = (self.tip.size(), self.head.size);
+        let (found, expected) = (self.edge.size(), self.head.size);
         if found < expected {
             return Err(VerifyError::Few { expected, found });
         }
-        if self.tip.root() != self.head.root {
+        if self.edge.root() != self.head.root {
             return Err(VerifyError::Root(expected));
         }
         let Checkpoint { origin, size, root } = self.head;
         Ok(Verified { origin, entries: size, root, first: self.first, last: self.last })
     }
 
-    /// [`Self::push`], handing on what files the entry completes.
+    /// [`Self::push`], handing on what tiles of hashes the entry completes.
     pub(super) fn push_to(&mut self, body: &[u8], full: &mut Vec<Part>) -> Result<(), VerifyError> {
-        let index = self.tip.size();
+        let index = self.edge.size();
         if index >= self.head.size {
             return Err(VerifyError::Many(self.head.size));
         }
-        self.understand(index, body)?;
-        self.grow(body, full)
-    }
-
-    /// What files there are beside the full ones.
-    pub(super) fn partial(&self) -> Vec<Part> {
-        self.tip.partial()
-    }
-
-    fn grow(&mut self, body: &[u8], full: &mut Vec<Part>) -> Result<(), VerifyError> {
-        let index = self.tip.size();
-        self.tip.push(body, full).map_err(|TooLong(length)| VerifyError::TooLong { index, length })
-    }
-
-    /// Once as many entries are there as `earlier` counts, they must be those that it was signed over.
-    fn begins_with(&self, earlier: Option<&Checkpoint>) -> Result<(), VerifyError> {
-        match earlier.filter(|earlier| earlier.size == self.tip.size()) {
-            Some(earlier) if earlier.root != self.tip.root() || earlier.origin != self.head.origin => {
-                Err(VerifyError::Rewritten(earlier.size))
-            }
-            _ => Ok(()),
+        if body.len() > MAX_ENTRY {
+            return Err(VerifyError::TooLong { index, length: body.len() });
         }
-    }
-
-    fn understand(&mut self, index: u64, body: &[u8]) -> Result<Entry, VerifyError> {
-        let entry = Entry::from_bytes(body).map_err(|source| VerifyError::Unreadable { index, source })?;
-        if entry.index != index {
-            return Err(VerifyError::Place { index, found: entry.index });
-        }
-        self.first = self.first.or(Some(entry.time));
-        self.last = Some(entry.time);
-        Ok(entry)
-    }
-}
-
-/// The files of a copy: those found, and of them those that were verified.
-struct Files {
-    dir: PathBuf,
-    found: BTreeSet<String>,
-    verified: BTreeSet<String>,
-}
-
-impl Files {
-    fn below(dir: &Path) -> Result<Self, VerifyError> {
-        let mut found = BTreeSet::new();
-        let mut dirs = vec![String::new()];
-        while let Some(at) = dirs.pop() {
-            let path = dir.join(&at);
-            let failed = |source| DiskError { what: "read", path: path.clone(), source };
-            for item in fs::read_dir(&path).map_err(failed)? {
-                let item = item.map_err(failed)?;
-                let name = format!("{at}{}", item.file_name().to_string_lossy());
-                let kind = item.file_type().map_err(failed)?;
-                if kind.is_dir() {
-                    dirs.push(format!("{name}/"));
-                } else if kind.is_file() {
-                    found.insert(name);
-                } else {
-                    return Err(VerifyError::NoFile(name));
-                }
-            }
-        }
-        Ok(Self { dir: dir.to_path_buf(), found, verified: BTreeSet::new() })
-    }
-
-    /// The bytes of a file that must be there. Whoever takes it verifies it.
-    fn take(&mut self, file: &str, limit: u64) -> Result<Vec<u8>, VerifyError> {
-        let bytes = match disk::read(&self.dir, file, limit) {
-            Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
-                return Err(VerifyError::Missing(file.to_owned()));
-            }
-            bytes => bytes?,
-        };
-        self.found.remove(file);
-        self.verified.insert(file.to_owned());
-        Ok(bytes)
-    }
-
-    /// A tile of hashes must be this; where it stands over entries, they are in `bundle`.
-    fn compare(&mut self, tile: Tile, expected: &[u8], bundle: Tile) -> Result<(), VerifyError> {
-        let file = tile.path();
-        let bytes = self.take(&file, tile.limit())?;
-        if bytes.len() != expected.len() {
-            return Err(VerifyError::Length { file, expected: expected.len() as u64 });
-        }
-        let (is, must) = (layout::hashes_of(&bytes), layout::hashes_of(expected));
-        let Some(at) = is.iter().zip(&must).position(|(is, must)| is != must) else { return Ok(()) };
-        let first = tile.entry(at as u64);
-        Err(match tile.is_over_entries() {
-            true => VerifyError::Entry { index: first, bundle: bundle.path(), tile: file },
-            false => VerifyError::Tile { file, first },
-        })
-    }
-
-    /// What is left may be older forms of partial tiles, which a kill can leave, and nothing else.
-    fn rest(&self) -> Result<(), VerifyError> {
-        for file in &self.found {
-            let extra = || VerifyError::Extra(file.clone());
-            let (dir, width) = file.rsplit_once('/').ok_or_else(extra)?;
-            let full = dir.strip_suffix(".p").ok_or_else(extra)?;
-            let width = width.parse().ok().filter(|w: &u64| width == w.to_string()).ok_or_else(extra)?;
-            let mut partial = self.verified.range(format!("{dir}/")..format!("{dir}0"));
-            let (present, present_width) = match partial.next() {
-                Some(present) => (present, present.strip_prefix(dir).and_then(|w| w.get(1..)?.parse().ok())),
-                None => (self.verified.get(full).ok_or_else(extra)?, Some(WIDTH)),
-            };
-            if width == 0 || present_width.is_none_or(|present| width >= present) {
-                return Err(extra());
-            }
-            let bytes = disk::read(&self.dir, present, u64::MAX - 1)?;
-            let older = disk::read(&self.dir, file, bytes.len() as u64)?;
-            let (count, whole) = if full.starts_with("tile/entries/") {
-                let (bodies, whole) = layout::entries_of(&older);
-                (bodies.len(), whole)
-            } else {
-                let row = layout::hashes_of(&older);
-                (row.len(), row.concat() == older)
-            };
-            if !whole || count as u64 != width || !bytes.starts_with(&older) {
-                return Err(VerifyError::Older(file.clone()));
+        self.saw(understand(index, body)?.time);
+        let size = index + 1;
+        let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |level, index, row| {
+            full.extend(Tile::hashes(level, index, size).map(|tile| (tile, row.concat())));
+            Ok(())
+        });
+        while let Some(known) = self.known.pop_if(|known| known.size == size) {
+            if known.root != self.edge.root() {
+                return Err(VerifyError::Rewritten(size));
             }
         }
         Ok(())
+    }
+
+    /// What partial tiles of hashes there are beside the full ones.
+    pub(super) fn partial(&self) -> impl Iterator<Item = Part> {
+        tip::partial_tiles(&self.edge)
+    }
+
+    /// A whole bundle, whose entries are understood; `full` gets the tiles above it that it completes.
+    fn add<T>(
+        &mut self,
+        bundle: &Bundle<T>,
+        mut full: impl FnMut(Tile, &[Hash]) -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
+        let start = self.edge.size();
+        let size = start + bundle.leaves.len() as u64;
+        while let Some(known) = self.known.pop_if(|known| known.size <= size) {
+            let mut edge = self.edge.clone();
+            for (leaf, _) in bundle.leaves.iter().zip(start..known.size) {
+                let Ok(()) = edge.push::<Infallible>(*leaf, |_, _, _| Ok(()));
+            }
+            if known.root != edge.root() {
+                return Err(VerifyError::Rewritten(known.size));
+            }
+        }
+        for time in bundle.times.into_iter().flatten() {
+            self.saw(time);
+        }
+        match bundle.over {
+            Some(over) => {
+                self.edge.push_tile(over, |level, index, row| match Tile::hashes(level, index, size) {
+                    Some(tile) => full(tile, row),
+                    None => Ok(()),
+                })
+            }
+            None => bundle.leaves.iter().try_for_each(|leaf| self.edge.push(*leaf, |_, _, _| Ok(()))),
+        }
+    }
+
+    fn saw(&mut self, time: Timestamp) {
+        self.first = self.first.or(Some(time));
+        self.last = Some(time);
+    }
+}
+
+/// The entry `index`.
+fn understand(index: u64, body: &[u8]) -> Result<Entry, VerifyError> {
+    let entry = Entry::from_bytes(body).map_err(|source| VerifyError::Unreadable { index, source })?;
+    match entry.index == index {
+        true => Ok(entry),
+        false => Err(VerifyError::Place { index, found: entry.index }),
     }
 }

@@ -276,6 +276,10 @@ pub enum AuditVerb {
         /// The log's public key, or a file with it. Without it: the one remembered
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// A checkpoint that somebody saved before, with `holm audit checkpoint`; the log must begin with what it was
+        /// then. Can be repeated
+        #[arg(long, value_name = "FILE")]
+        earlier: Vec<PathBuf>,
     },
     /// Write the log, or some of it, to where it can be verified or worked with
     #[command(

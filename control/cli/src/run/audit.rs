@@ -13,12 +13,12 @@ use crate::output::{Format, put};
 use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
-use holm_control::audit::verify::{self, Checker, Verified};
-use holm_control::audit::{Entry, export, note};
+use holm_control::audit::verify::{self, Checker, Verified, VerifyError};
+use holm_control::audit::{Checkpoint, Entry, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
-use holm_proto::v1::{Checkpoint, GetCheckpointRequest, ListEntriesRequest, LogEntry};
+use holm_proto::v1::{self, GetCheckpointRequest, ListEntriesRequest, LogEntry};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -39,8 +39,10 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
         AuditVerb::WhoHad { device, at } => stories::who_had(session, device, at).await,
         AuditVerb::Access { person, since, until } => stories::access(session, person, since, until).await,
         AuditVerb::Show { index } => show(session, index).await,
-        AuditVerb::Verify { dir: Some(dir), key } => offline(session, &dir, key.as_deref()),
-        AuditVerb::Verify { dir: None, key } => online(session, key.as_deref()).await,
+        AuditVerb::Verify { dir: Some(dir), key, earlier } => {
+            offline(session, &dir, key.as_deref(), &earlier)
+        }
+        AuditVerb::Verify { dir: None, key, earlier } => online(session, key.as_deref(), &earlier).await,
         AuditVerb::Export { to, filter } => match part::Kind::of(&to) {
             Some(kind) => part::export(session, &to, kind, &filter).await,
             None if !filter.is_empty() => {
@@ -69,7 +71,7 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
     }
 }
 
-async fn checkpoint(session: &Session, client: &mut Client) -> Result<Checkpoint, Failure> {
+async fn checkpoint(session: &Session, client: &mut Client) -> Result<v1::Checkpoint, Failure> {
     session.ask(client.get_checkpoint(GetCheckpointRequest {})).await
 }
 
@@ -99,28 +101,32 @@ fn read(entry: &LogEntry) -> Result<Entry, Failure> {
     })
 }
 
-async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
+async fn online(session: &Session, key: Option<&str>, earlier: &[PathBuf]) -> Result<(), Failure> {
     let key = key.map(key_of).transpose()?;
     let mut client = session.log().await?;
     let now = checkpoint(session, &mut client).await?;
-    let mut known = Known::of(session, key.as_deref(), &now)?;
-    let mut checker = Checker::new(&now.note, &known.key).map_err(|e| alarm(holm_proto::chain(&e)))?;
+    let known = Known::of(session, key.as_deref(), &now)?;
+    let earlier = saved(earlier, &known.key)?;
+    let failed = |e: VerifyError| alarm(holm_proto::chain(&e));
+    let mut checker = Checker::new(&now.note, &known.key).map_err(failed)?;
+    for head in known.head_before().into_iter().chain(&earlier) {
+        checker.begin_with(head.clone()).map_err(failed)?;
+    }
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
-        known.see(&entry.body)?;
-        checker.push(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
+        checker.push(&entry.body).map_err(failed)?;
         count += 1;
         if count % COUNT == 0 {
             spinner.says(&format!("{count} of {} entries", known.head.size));
         }
     }
     drop(spinner);
-    let verified = checker.finish().map_err(|e| alarm(holm_proto::chain(&e)))?;
+    let verified = checker.finish().map_err(failed)?;
     let (first, key) = (known.first, known.key.clone());
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before)?;
+    report(session, &verified, &key, before, &earlier)?;
     if first {
         session.output.remark("its key was not known here before, and is from now on. compare it with the copy from when holmd was set up:");
         session.output.remark(&format!("  {key}"));
@@ -128,7 +134,7 @@ async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failure> {
+fn offline(session: &Session, dir: &Path, key: Option<&str>, earlier: &[PathBuf]) -> Result<(), Failure> {
     let key = match key {
         Some(key) => key_of(key)?,
         // Never the one beside the log: whoever forged that forged this.
@@ -140,14 +146,31 @@ fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failu
     if dir.is_file() {
         return part::check(session, dir, &key);
     }
-    let verified = verify::directory(dir, &key).map_err(|e| {
+    let earlier = saved(earlier, &key)?;
+    let (verified, _) = verify::directory_from(dir, &key, &earlier, |_| None::<()>).map_err(|e| {
         Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
     })?;
-    report(session, &verified, &key, None)
+    report(session, &verified, &key, None, &earlier)
+}
+
+/// Checkpoints that somebody saved.
+fn saved(files: &[PathBuf], key: &str) -> Result<Vec<Checkpoint>, Failure> {
+    let read = |path: &PathBuf| {
+        let note = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?;
+        Checkpoint::verify(&note, key)
+            .map_err(|e| Failure::new(format!("`{}` is no checkpoint of this log: {e}", path.display())))
+    };
+    files.iter().map(read).collect()
 }
 
 /// What was recomputed, and of what.
-fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>) -> Result<(), Failure> {
+fn report(
+    session: &Session,
+    verified: &Verified,
+    key: &str,
+    before: Option<u64>,
+    earlier: &[Checkpoint],
+) -> Result<(), Failure> {
     let hex: String = verified.root.iter().map(|byte| format!("{byte:02x}")).collect();
     let json = json!({
         "origin": verified.origin,
@@ -157,6 +180,7 @@ fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>
         "last": verified.last.map(|t| t.to_string()),
         "key": key,
         "verified_before": before,
+        "earlier": earlier.iter().map(|head| head.size).collect::<Vec<_>>(),
     });
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
     let mut sheet = crate::output::Sheet::new(&verified.origin)
@@ -170,23 +194,27 @@ fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>
     if let Some(before) = before {
         sheet.line("before", format!("begins with the {before} entries that were verified here before"));
     }
+    for head in earlier {
+        sheet
+            .line("earlier", format!("begins with the {} entries of a checkpoint that was saved", head.size));
+    }
     session.output.sheet(&sheet, &json)
 }
 
 async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let mut client = session.log().await?;
     let now = checkpoint(session, &mut client).await?;
-    let mut known = Known::of(session, None, &now)?;
+    let known = Known::of(session, None, &now)?;
+    let before: Vec<Checkpoint> = known.head_before().cloned().into_iter().collect();
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
     let (send, mut receive) = mpsc::channel::<Vec<u8>>(AHEAD);
     let (to, note, key) = (dir.to_path_buf(), now.note, known.key.clone());
     let writer = tokio::task::spawn_blocking(move || {
-        export::write(&to, &note, &key, std::iter::from_fn(move || receive.blocking_recv()))
+        export::write(&to, &note, &key, &before, std::iter::from_fn(move || receive.blocking_recv()))
     });
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
-        known.see(&entry.body)?;
         if send.send(entry.body).await.is_err() {
             // The writer stopped, and says why below.
             break;
@@ -205,7 +233,7 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     })?;
     let key = known.key.clone();
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before)?;
+    report(session, &verified, &key, before, &[])?;
     session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
 }
 

@@ -116,17 +116,14 @@ fn logged(dir: &Path, key: &str, note: &str, deletion: &Deletion) -> Result<u64,
         ))
     };
     let head = Checkpoint::verify(deletion.checkpoint(), key).map_err(|e| wrong(&e))?;
-    let mut found = None;
-    verify::directory_from(dir, key, Some(&head), |entry| {
+    let (_, found) = verify::directory_from(dir, key, std::slice::from_ref(&head), |entry| {
         let issues = |change: &serde_json::Value| {
             change.pointer("/of/certificate/note").and_then(|v| v.as_str()) == Some(note)
         };
-        if entry.changes.iter().any(issues) {
-            found.get_or_insert(entry.index);
-        }
+        entry.changes.iter().any(issues).then_some(entry.index)
     })
     .map_err(|e| wrong(&e))?;
-    found.filter(|index| *index >= head.size).ok_or_else(|| {
+    found.first().copied().filter(|index| *index >= head.size).ok_or_else(|| {
         Failure::new(format!("`{shown}` is the log, and has no entry that issues this certificate")).hint(
             "if it was exported before that: holm audit export DIR; otherwise tell the security officers",
         )

@@ -5,7 +5,6 @@ use super::Session;
 use crate::Failure;
 use crate::profile::{Pin, Place};
 use holm_control::audit::Checkpoint;
-use holm_control::audit::verify::{Checker, VerifyError};
 use holm_proto::v1;
 
 /// The log as holmd shows it now, compared with what is known.
@@ -18,9 +17,7 @@ pub(super) struct Known {
     /// As it is now.
     pub(super) head: Checkpoint,
     note: String,
-    pin: Option<Pin>,
-    /// Takes the entries up to the head that is known.
-    old: Option<(Checkpoint, Checker)>,
+    before: Option<Checkpoint>,
 }
 
 impl Known {
@@ -37,71 +34,38 @@ impl Known {
         }
         let head = Checkpoint::verify(&now.note, &key)
             .map_err(|e| alarm(format!("the log's head is not to be believed: {e}")))?;
-        let old = match &pin {
-            Some(pin) => Some(old_head(session, pin, &head)?),
-            None => None,
-        };
-        Ok(Self { key, first: pin.is_none(), head, note: now.note.clone(), pin, old })
+        let before = pin.as_ref().map(|pin| old_head(session, pin, &head)).transpose()?;
+        Ok(Self { key, first: pin.is_none(), head, note: now.note.clone(), before })
     }
 
-    /// The next entry of the log.
-    pub(super) fn see(&mut self, body: &[u8]) -> Result<(), Failure> {
-        let Some((_, checker)) = &mut self.old else { return Ok(()) };
-        match checker.push(body) {
-            // All that was known has come.
-            Err(VerifyError::Many(_)) => self.begins(),
-            Err(e) => Err(alarm(holm_proto::chain(&e))),
-            Ok(()) => Ok(()),
-        }
+    /// As it was when it was last verified: what is verified now must begin with all of that.
+    pub(super) const fn head_before(&self) -> Option<&Checkpoint> {
+        self.before.as_ref()
     }
 
-    /// It begins as it did.
-    fn begins(&mut self) -> Result<(), Failure> {
-        let Some((head, checker)) = self.old.take() else { return Ok(()) };
-        match checker.finish() {
-            Ok(_) => Ok(()),
-            Err(VerifyError::Root(_)) => {
-                let when = self.pin.as_ref().map(|p| format!(" on {}", p.verified)).unwrap_or_default();
-                Err(alarm(format!(
-                    "the log was written anew: its first {} entries are not those that were verified{when}",
-                    head.size
-                )))
-            }
-            Err(e) => Err(alarm(holm_proto::chain(&e))),
-        }
-    }
-
-    /// Every entry was seen, and is what was signed: remember it. How far it was known before.
-    pub(super) fn remember(mut self, place: &Place, now: jiff::Timestamp) -> Result<Option<u64>, Failure> {
-        let before = self.old.as_ref().map(|(head, _)| head.size).or(self.known_size());
-        self.begins()?;
+    /// Every entry was seen, is what was signed, and the first ones are those of before: remember it. How far it was known
+    /// before.
+    pub(super) fn remember(self, place: &Place, now: jiff::Timestamp) -> Result<Option<u64>, Failure> {
         if place.exists() {
             place.set_pin(&Pin { key: self.key, checkpoint: self.note, verified: now })?;
         }
-        Ok(before)
-    }
-
-    fn known_size(&self) -> Option<u64> {
-        let pin = self.pin.as_ref()?;
-        Checkpoint::verify(&pin.checkpoint, &pin.key).ok().map(|head| head.size)
+        Ok(self.before.map(|head| head.size))
     }
 }
 
-/// The head that is known, and a checker for it.
-fn old_head(session: &Session, pin: &Pin, now: &Checkpoint) -> Result<(Checkpoint, Checker), Failure> {
-    let damaged = |e: &dyn std::error::Error| {
+/// The head that is known.
+fn old_head(session: &Session, pin: &Pin, now: &Checkpoint) -> Result<Checkpoint, Failure> {
+    let head = Checkpoint::verify(&pin.checkpoint, &pin.key).map_err(|e| {
         let path = session.place.pin_file();
         Failure::new(format!("`{}`, what is known of the log, is damaged: {e}", path.display()))
-    };
-    let head = Checkpoint::verify(&pin.checkpoint, &pin.key).map_err(|e| damaged(&e))?;
+    })?;
     if now.size < head.size {
         return Err(alarm(format!(
             "the log has {} entries, and had {} when it was verified on {}: entries are missing",
             now.size, head.size, pin.verified
         )));
     }
-    let checker = Checker::new(&pin.checkpoint, &pin.key).map_err(|e| damaged(&e))?;
-    Ok((head, checker))
+    Ok(head)
 }
 
 /// Somebody should look, now.
@@ -124,6 +88,7 @@ mod tests {
     use crate::output::{Format, Output};
     use crate::profile::{Profile, Profiles};
     use crate::text::Clock;
+    use holm_control::audit::verify::{Checker, VerifyError};
     use holm_control::audit::{Entry, Log, SigningKey};
     use std::path::Path;
 
@@ -165,8 +130,12 @@ mod tests {
             given: Option<&str>,
             log: &(v1::Checkpoint, Vec<Vec<u8>>),
         ) -> Result<Option<u64>, Failure> {
-            let mut known = Known::of(&self.session, given, &log.0)?;
-            log.1.iter().try_for_each(|body| known.see(body))?;
+            let known = Known::of(&self.session, given, &log.0)?;
+            let failed = |e: VerifyError| alarm(holm_proto::chain(&e));
+            let mut checker = Checker::new(&log.0.note, &known.key).map_err(failed)?;
+            known.head_before().map_or(Ok(()), |head| checker.begin_with(head.clone())).map_err(failed)?;
+            log.1.iter().try_for_each(|body| checker.push(body)).map_err(failed)?;
+            checker.finish().map_err(failed)?;
             known.remember(&self.session.place, jiff::Timestamp::now())
         }
     }

@@ -169,7 +169,8 @@ fn an_export_is_the_log_without_its_past() {
     let out = scratch.dir.path().join("export");
     let log = &scratch.log;
     let written =
-        crate::audit::export::write(&out, log.checkpoint(), &log.vkey(), log.read(0, 300).unwrap()).unwrap();
+        crate::audit::export::write(&out, log.checkpoint(), &log.vkey(), &[], log.read(0, 300).unwrap())
+            .unwrap();
     assert_eq!(verify::directory(&out, &vkey()).unwrap(), written);
     assert_eq!(verify::directory(&scratch.path(), &vkey()).unwrap(), written);
     let mut expected = files(&scratch.path());
@@ -187,7 +188,7 @@ fn an_export_of_other_entries_has_no_checkpoint() {
     let export = |name: &str, entries: Vec<Vec<u8>>| {
         let out = scratch.dir.path().join(name);
         let log = &scratch.log;
-        let result = crate::audit::export::write(&out, log.checkpoint(), &log.vkey(), entries);
+        let result = crate::audit::export::write(&out, log.checkpoint(), &log.vkey(), &[], entries);
         (out, result.map_err(|e| e.to_string()))
     };
     for (name, entries, why) in [

@@ -1,10 +1,12 @@
 //! The log against what the standards say, a library that shares no code with it, a disk that fails at
 //! every step, and an adversary who may change every byte.
 
+mod agree;
 mod format;
 mod kill;
 mod open;
 mod proven;
+mod table;
 mod tamper;
 mod tree;
 

@@ -5,14 +5,14 @@ use crate::audit::layout;
 use crate::audit::verify::{self, VerifyError};
 use crate::audit::{Checkpoint, Hash, export, tree};
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// A log's directory, or an export of it.
-fn copies(size: u64) -> [Files; 2] {
+pub(super) fn copies(size: u64) -> [Files; 2] {
     let scratch = Scratch::new(size);
     let out = scratch.dir.path().join("export");
     let entries = scratch.log.read(0, size).unwrap();
-    export::write(&out, scratch.log.checkpoint(), &vkey(), entries).unwrap();
+    export::write(&out, scratch.log.checkpoint(), &vkey(), &[], entries).unwrap();
     [files(&scratch.path()), files(&out)]
 }
 
@@ -28,13 +28,13 @@ fn found(files: &Files) -> String {
 }
 
 /// The bundle of these entries.
-fn bundle(bodies: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn bundle(bodies: &[Vec<u8>]) -> Vec<u8> {
     let mut bundle = Vec::new();
     bodies.iter().for_each(|body| assert!(layout::add_entry(&mut bundle, body)));
     bundle
 }
 
-fn leaves(bodies: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn leaves(bodies: &[Vec<u8>]) -> Vec<u8> {
     bodies.iter().map(|body| tree::leaf(body)).collect::<Vec<Hash>>().concat()
 }
 
@@ -256,9 +256,8 @@ fn a_copy_begins_with_what_was_signed_before() {
     lay_out(&at, &copies(300)[1]);
     let head = |size| Checkpoint::verify(&checkpoint(&copies(size)[0]), &vkey()).unwrap();
     let judge = |earlier: &Checkpoint| {
-        let mut seen = Vec::new();
-        verify::directory_from(&at, &vkey(), Some(earlier), |e| seen.push(e.index))
-            .map(|_| seen)
+        verify::directory_from(&at, &vkey(), std::slice::from_ref(earlier), |e| Some(e.index))
+            .map(|(_, seen)| seen)
             .map_err(|e| e.to_string())
     };
     for size in [0, 1, 255, 256, 257, 300] {
