@@ -6,6 +6,7 @@
 //!   DATA/log.key    signs the log and deletion certificates
 //!   DATA/log/       the log: the truth
 //!   DATA/notify/    how far people were told of what is in the log
+//!   DATA/witness/   what witnesses cosigned of the log
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
 
@@ -25,6 +26,7 @@ use crate::policy::{self, Rules};
 use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
 use crate::store::SledStore;
+use crate::witness::Witnesses;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
 use jiff::Timestamp;
@@ -64,6 +66,8 @@ pub struct App {
     pub notify: Notify,
     /// Where people prove a second factor; `None`: nowhere.
     pub login: Option<Login>,
+    /// Who holds the log's head outside, and how it stands with them.
+    pub witnesses: Witnesses,
     stopping: watch::Sender<bool>,
 }
 
@@ -169,6 +173,7 @@ impl App {
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
+        Witnesses::check(&config.witness, &log_key.vkey(&config.log_origin))?;
         if !paths.store.is_dir() {
             return Err(Failure::new(
                 format!("there is no store in `{}`", paths.store.display()),
@@ -196,6 +201,7 @@ impl App {
             queue: Recent::default(),
             notify,
             login,
+            witnesses: Witnesses::default(),
             stopping: watch::Sender::new(false),
         })
     }

@@ -4,6 +4,7 @@ use crate::identity::Caller;
 use crate::keys::ProviderConfig;
 use crate::login::LoginConfig;
 use crate::notify::NotifyConfig;
+use crate::witness::WitnessConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
 use jiff::SignedDuration;
@@ -64,6 +65,9 @@ pub struct Config {
     /// Where people prove a second factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<LoginConfig>,
+    /// Who holds the log's head outside.
+    #[serde(default, skip_serializing_if = "WitnessConfig::is_default")]
+    pub witness: WitnessConfig,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -321,6 +325,7 @@ mod tests {
                 acr: vec!["gold".to_owned()],
                 amr: vec!["mfa".to_owned()],
             }),
+            witness: WitnessConfig { every_seconds: 5, ..WitnessConfig::default() },
         }
     }
 

@@ -25,7 +25,7 @@
 //! A kill between store and log leaves the entries in the outbox; opening the ledger seals them first.
 //! A kill between log and memory leaves nothing: memory is read from the store.
 
-use crate::audit::{Entry, Log, LogError};
+use crate::audit::{Entry, Hash, Log, LogError};
 use crate::domain::{Change, Record, Refusal, RefusalKind, State};
 use crate::store::{Store, StoreError, Waiting};
 use holm_proto::ids::RequestId;
@@ -283,6 +283,12 @@ impl Ledger {
     /// Entries as they were hashed.
     pub fn entries(&self, start: u64, end: u64) -> Result<Vec<Vec<u8>>, LogError> {
         self.lock().log.read(start, end)
+    }
+
+    /// The signed checkpoint, and the proof that the log begins with what it was at size `old`.
+    pub fn extension(&self, old: u64) -> Result<(String, Vec<Hash>), LogError> {
+        let writer = self.lock();
+        Ok((writer.log.checkpoint().to_owned(), writer.log.consistency(old)?))
     }
 
     /// How many entries there are.

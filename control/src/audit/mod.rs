@@ -30,7 +30,7 @@ mod layout;
 mod log;
 pub mod note;
 mod tip;
-mod tree;
+pub(crate) mod tree;
 pub mod verify;
 
 #[cfg(test)]

@@ -187,6 +187,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.expiry" => told.expiry(),
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
+        "observe.witness" => told.witness(),
         _ => {}
     }
     told.all
@@ -417,6 +418,22 @@ impl Told<'_> {
         let kind = if down { Kind::Alert } else { Kind::AlertOver };
         let said = [("subject", "the key provider"), ("what", "key-provider-down")];
         self.say(kind, self.of.watch(), "holm keys show".to_owned(), &said);
+    }
+
+    /// A witness has seen another history, or cosigns no more, or does again.
+    fn witness(&mut self) {
+        let of = |name: &str| self.entry.detail.get(name).and_then(serde_json::Value::as_str);
+        let (kind, what) = match (of("state"), of("before")) {
+            (Some("alarm"), _) => (Kind::Alert, "witness-alarm"),
+            (Some("behind"), _) => (Kind::Alert, "witness-behind"),
+            (Some("covered"), Some("alarm")) => (Kind::AlertOver, "witness-alarm"),
+            (Some("covered"), Some("behind")) => (Kind::AlertOver, "witness-behind"),
+            _ => return,
+        };
+        let (_, name) = self.entry.resource.split_once('/').unwrap_or_default();
+        let subject = format!("the witness {name}");
+        let said = [("subject", subject.as_str()), ("what", what)];
+        self.say(kind, self.of.watch(), "holm audit witnesses".to_owned(), &said);
     }
 
     /// What began or ended on a host, by [`super::alerts`].
