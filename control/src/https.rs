@@ -35,7 +35,7 @@ pub(crate) struct Https {
 #[derive(Debug)]
 pub(crate) struct Address {
     pub(crate) authority: Authority,
-    /// From the root, without a slash at its end: a prefix of others.
+    /// From the root, with what is asked.
     pub(crate) path: String,
     /// Absent only towards this machine.
     pub(crate) tls: bool,
@@ -53,10 +53,8 @@ impl Address {
             Some("http") => return Err("for this machine alone: say https://"),
             _ => return Err("no URL of a server: say https://HOST/PATH"),
         };
-        if uri.query().is_some() {
-            return Err("more than a URL of a server: say https://HOST/PATH");
-        }
-        Ok(Self { authority, path: uri.path().trim_end_matches('/').to_owned(), tls })
+        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Ok(Self { authority, path, tls })
     }
 
     /// Its server. Of the authorities only those in the file are believed.

@@ -46,8 +46,12 @@ impl Client {
         let key = WitnessKey::parse(&config.key).map_err(|e| format!("`key`: {e}"))?;
         let address = Address::parse(&config.url)
             .map_err(|what| format!("`url` is `{}`: {what}", line(&config.url, 100)))?;
+        if address.path.contains('?') {
+            return Err(format!("`url` is `{}`: more than a prefix of URLs", line(&config.url, 100)));
+        }
         let server = address.server(&config.ca_file, LIMIT)?;
-        Ok(Self { server, prefix: address.path, key, log: log.to_owned() })
+        let prefix = address.path.trim_end_matches('/').to_owned();
+        Ok(Self { server, prefix, key, log: log.to_owned() })
     }
 
     pub(super) fn key(&self) -> &WitnessKey {

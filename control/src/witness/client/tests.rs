@@ -135,7 +135,7 @@ fn what_cannot_be_asked_is_refused_before_anything_starts() {
     assert!(new("http://w.example/", &key).contains("this machine alone"));
     assert!(new("ftp://w.example/", &key).contains("say https://"));
     assert!(new("https://ada@w.example/", &key).contains("no URL of a server"));
-    assert!(new("https://w.example/?a=b", &key).contains("more than a URL"));
+    assert!(new("https://w.example/?a=b", &key).contains("more than a prefix of URLs"));
     assert!(new("https://w.example/", &key).contains("/nowhere"));
     // A log's key is none of a witness's.
     assert!(new("http://127.0.0.1:1", &SigningKey::fixed(2).vkey("w.test/1")).contains("no public key"));
