@@ -34,4 +34,5 @@ mod revocation;
 mod slices;
 mod vault;
 mod voices;
+mod witness;
 mod world;

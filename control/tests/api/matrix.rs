@@ -25,7 +25,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 71] = [
+pub const CALLS: [&str; 72] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -81,6 +81,7 @@ pub const CALLS: [&str; 71] = [
     "HostService/SetMaintenance",
     "AuditService/GetCheckpoint",
     "AuditService/ListEntries",
+    "AuditService/ListWitnesses",
     "KeyService/ShowKeys",
     "KeyService/RotateKeys project",
     "KeyService/RotateKeys kek",
@@ -349,6 +350,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
         }
         "AuditService/GetCheckpoint" => drop(audit.get_checkpoint(v1::GetCheckpointRequest {}).await?),
         "AuditService/ListEntries" => drop(audit.list_entries(v1::ListEntriesRequest::default()).await?),
+        "AuditService/ListWitnesses" => drop(audit.list_witnesses(v1::ListWitnessesRequest {}).await?),
         "KeyService/ShowKeys" => drop(world.keys(who).show_keys(v1::ShowKeysRequest {}).await?),
         "KeyService/RotateKeys project" => drop(world.rotate(who, Some("heart")).await?),
         "KeyService/RotateKeys kek" => drop(world.rotate(who, None).await?),

@@ -246,6 +246,13 @@ pub enum AuditVerb {
         /// The log's public key, or a file with it. Without it: the one remembered
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// A witness's public key, from its operator, or a file with it: says how far that one covers the log. Can be
+        /// repeated; online it is remembered
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// A file with a head that a witness cosigned, as it shows it to everybody. Can be repeated
+        #[arg(long = "head", value_name = "FILE")]
+        heads: Vec<PathBuf>,
     },
     /// Write a copy of the log that can be verified anywhere
     Export {
@@ -256,6 +263,8 @@ pub enum AuditVerb {
     Key,
     /// The log's signed head
     Checkpoint,
+    /// Who holds the log's head outside, and what they cosigned, as holmd says
+    Witnesses,
 }
 
 /// `holm audit log`.

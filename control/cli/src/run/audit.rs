@@ -1,6 +1,7 @@
 //! The log, read and recomputed here.
 
 mod rows;
+mod witnesses;
 
 use super::Session;
 use super::pin::{Known, alarm};
@@ -19,6 +20,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use witnesses::{Covers, Outside};
 
 /// Entries on their way to the disk.
 const AHEAD: usize = 256;
@@ -31,9 +33,15 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
     match verb {
         AuditVerb::Log(filters) => log(session, &filters).await,
         AuditVerb::Show { index } => show(session, index).await,
-        AuditVerb::Verify { dir: Some(dir), key } => offline(session, &dir, key.as_deref()),
-        AuditVerb::Verify { dir: None, key } => online(session, key.as_deref()).await,
+        AuditVerb::Verify { dir, key, witnesses, heads } => {
+            let outside = Outside::new(session, &witnesses, &heads)?;
+            match dir {
+                Some(dir) => offline(session, &dir, key.as_deref(), outside),
+                None => online(session, key.as_deref(), outside).await,
+            }
+        }
         AuditVerb::Export { dir } => export(session, &dir).await,
+        AuditVerb::Witnesses => witnesses::list(session).await,
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -116,17 +124,21 @@ fn read(entry: &LogEntry) -> Result<Entry, Failure> {
     })
 }
 
-async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
+async fn online(session: &Session, key: Option<&str>, mut outside: Outside) -> Result<(), Failure> {
     let key = key.map(key_of).transpose()?;
     let mut client = session.log().await?;
+    outside.ask(session, &mut client).await?;
     let now = checkpoint(session, &mut client).await?;
     let mut known = Known::of(session, key.as_deref(), &now)?;
+    known.witnesses = outside.keys();
+    let mut coverage = outside.coverage(&known.key)?;
     let mut checker = Checker::new(&now.note, &known.key).map_err(|e| alarm(holm_proto::chain(&e)))?;
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
         known.see(&entry.body)?;
+        coverage.see(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
         checker.push(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
         count += 1;
         if count % COUNT == 0 {
@@ -135,9 +147,10 @@ async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     }
     drop(spinner);
     let verified = checker.finish().map_err(|e| alarm(holm_proto::chain(&e)))?;
+    let covers = outside.finish(coverage)?;
     let (first, key) = (known.first, known.key.clone());
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before)?;
+    report(session, &verified, &key, before, &covers)?;
     if first {
         session.output.remark("its key was not known here before, and is from now on. compare it with the copy from when holmd was set up:");
         session.output.remark(&format!("  {key}"));
@@ -145,7 +158,7 @@ async fn online(session: &Session, key: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failure> {
+fn offline(session: &Session, dir: &Path, key: Option<&str>, outside: Outside) -> Result<(), Failure> {
     let key = match key {
         Some(key) => key_of(key)?,
         // Never the one beside the log: whoever forged that forged this.
@@ -157,11 +170,18 @@ fn offline(session: &Session, dir: &Path, key: Option<&str>) -> Result<(), Failu
     let verified = verify::directory(dir, &key).map_err(|e| {
         Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
     })?;
-    report(session, &verified, &key, None)
+    let covers = outside.offline(dir, &key)?;
+    report(session, &verified, &key, None, &covers)
 }
 
 /// What was recomputed, and of what.
-fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>) -> Result<(), Failure> {
+fn report(
+    session: &Session,
+    verified: &Verified,
+    key: &str,
+    before: Option<u64>,
+    covers: &[Covers],
+) -> Result<(), Failure> {
     let hex: String = verified.root.iter().map(|byte| format!("{byte:02x}")).collect();
     let json = json!({
         "origin": verified.origin,
@@ -171,6 +191,7 @@ fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>
         "last": verified.last.map(|t| t.to_string()),
         "key": key,
         "verified_before": before,
+        "witnesses": covers.iter().map(Covers::json).collect::<Vec<_>>(),
     });
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
     let mut sheet = crate::output::Sheet::new(&verified.origin)
@@ -184,11 +205,14 @@ fn report(session: &Session, verified: &Verified, key: &str, before: Option<u64>
     if let Some(before) = before {
         sheet.line("before", format!("begins with the {before} entries that were verified here before"));
     }
+    covers.iter().for_each(|covers| covers.line(session, &mut sheet));
     session.output.sheet(&sheet, &json)
 }
 
 async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let mut client = session.log().await?;
+    // Before the head: what is cosigned meanwhile would be beyond it.
+    let outside = witnesses::ask(session, &mut client).await?;
     let now = checkpoint(session, &mut client).await?;
     let mut known = Known::of(session, None, &now)?;
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
@@ -218,8 +242,9 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
         export::ExportError::Verify(_) => alarm(holm_proto::chain(&e)),
     })?;
     let key = known.key.clone();
+    witnesses::export(dir, outside, &key)?;
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before)?;
+    report(session, &verified, &key, before, &[])?;
     session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
 }
 

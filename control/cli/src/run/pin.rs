@@ -17,6 +17,8 @@ pub(super) struct Known {
     pub(super) first: bool,
     /// As it is now.
     pub(super) head: Checkpoint,
+    /// Keys of witnesses, to be remembered.
+    pub(super) witnesses: Vec<String>,
     note: String,
     pin: Option<Pin>,
     /// Takes the entries up to the head that is known.
@@ -41,7 +43,8 @@ impl Known {
             Some(pin) => Some(old_head(session, pin, &head)?),
             None => None,
         };
-        Ok(Self { key, first: pin.is_none(), head, note: now.note.clone(), pin, old })
+        let witnesses = pin.as_ref().map(|pin| pin.witnesses.clone()).unwrap_or_default();
+        Ok(Self { key, first: pin.is_none(), head, witnesses, note: now.note.clone(), pin, old })
     }
 
     /// The next entry of the log.
@@ -76,7 +79,8 @@ impl Known {
         let before = self.old.as_ref().map(|(head, _)| head.size).or(self.known_size());
         self.begins()?;
         if place.exists() {
-            place.set_pin(&Pin { key: self.key, checkpoint: self.note, verified: now })?;
+            let (checkpoint, witnesses) = (self.note, self.witnesses);
+            place.set_pin(&Pin { key: self.key, checkpoint, verified: now, witnesses })?;
         }
         Ok(before)
     }
