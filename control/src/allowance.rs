@@ -59,6 +59,12 @@ impl Allowance {
         Admitted::No { say: Some(std::mem::take(&mut self.dropped)) }
     }
 
+    /// Nothing of it is missing, or was given back by time.
+    pub fn is_whole(&mut self, now: Timestamp) -> bool {
+        self.fill(now);
+        self.left >= self.rate.burst
+    }
+
     /// It was none after all.
     fn give_back(&mut self) {
         self.left = self.left.saturating_add(1).min(self.rate.burst);

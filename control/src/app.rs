@@ -7,6 +7,7 @@
 //!   DATA/log.key    signs the log and deletion certificates
 //!   DATA/log/       the log: the truth
 //!   DATA/notify/    how far people were told of what is in the log
+//!   DATA/witness/   what witnesses cosigned of the log
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
 
@@ -28,6 +29,7 @@ use crate::reconcile::place::Recent;
 use crate::search::Index;
 use crate::store::SledStore;
 use crate::watch::Watch;
+use crate::witness::Witnesses;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
 use jiff::Timestamp;
@@ -69,6 +71,8 @@ pub struct App {
     pub notify: Notify,
     /// Where people prove a second factor; `None`: nowhere.
     pub login: Option<Login>,
+    /// Who holds the log's head outside, and how it stands with them.
+    pub witnesses: Witnesses,
     stopping: watch::Sender<bool>,
 }
 
@@ -178,6 +182,7 @@ impl App {
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
+        Witnesses::check(&config.witness, &log_key.vkey(&config.log_origin))?;
         if !paths.store.is_dir() {
             return Err(Failure::new(
                 format!("there is no store in `{}`", paths.store.display()),
@@ -213,6 +218,7 @@ impl App {
             queue: Recent::default(),
             notify,
             login,
+            witnesses: Witnesses::default(),
             stopping: watch::Sender::new(false),
         })
     }

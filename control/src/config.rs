@@ -5,6 +5,7 @@ use crate::keys::ProviderConfig;
 use crate::login::LoginConfig;
 use crate::notify::NotifyConfig;
 use crate::watch::WatchConfig;
+use crate::witness::WitnessConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
 use jiff::SignedDuration;
@@ -68,6 +69,9 @@ pub struct Config {
     /// What in the log officers hear of at once; absent: `watch/rules.toml` of this source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Vec<WatchConfig>>,
+    /// Who holds the log's head outside.
+    #[serde(default, skip_serializing_if = "WitnessConfig::is_default")]
+    pub witness: WitnessConfig,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -332,6 +336,7 @@ mod tests {
                 quiet_minutes: Some(60),
                 ..WatchConfig::default()
             }]),
+            witness: WitnessConfig { every_seconds: 5, ..WitnessConfig::default() },
         }
     }
 

@@ -3,11 +3,12 @@
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,44 @@ pub(crate) struct Https {
     limit: Duration,
 }
 
+/// Where a server is, as a configuration says it.
+#[derive(Debug)]
+pub(crate) struct Address {
+    pub(crate) authority: Authority,
+    /// From the root, with what is asked.
+    pub(crate) path: String,
+    /// Absent only towards this machine.
+    pub(crate) tls: bool,
+}
+
+impl Address {
+    /// `https://HOST[:PORT][/PATH]`, or `http://` on this machine alone.
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
+        let uri: Uri = url.parse().map_err(|_| "no URL")?;
+        let authority = uri.authority().filter(|a| !a.as_str().contains('@'));
+        let authority = authority.ok_or("no URL of a server: say https://HOST/PATH")?.clone();
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if loopback(authority.host()) => false,
+            Some("http") => return Err("for this machine alone: say https://"),
+            _ => return Err("no URL of a server: say https://HOST/PATH"),
+        };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Ok(Self { authority, path, tls })
+    }
+
+    /// Its server. Of the authorities only those in the file are believed.
+    pub(crate) fn server(&self, ca: &Path, limit: Duration) -> Result<Https, String> {
+        let (port, roots) = if self.tls { (443, Some(roots(ca)?)) } else { (80, None) };
+        Https::new(&self.authority, port, roots, limit)
+    }
+}
+
+fn loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// What is asked.
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
@@ -50,6 +89,12 @@ impl Https {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = roots.map(connector).transpose()?;
         Ok(Self { host, port: authority.port_u16().unwrap_or(port), tls, limit })
+    }
+
+    /// Less patient.
+    #[cfg(test)]
+    pub(crate) fn limited(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Status and body. An error: it was not reached, or did not answer in time.
@@ -111,7 +156,7 @@ pub(crate) fn roots(ca: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn connector(roots: RootCertStore) -> Result<TlsConnector, String> {
+pub(crate) fn connector(roots: RootCertStore) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

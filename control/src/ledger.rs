@@ -285,6 +285,12 @@ impl Ledger {
         self.lock().log.read(start, end)
     }
 
+    /// The signed checkpoint, and the proof that the log begins with what it was at size `old`.
+    pub fn extension(&self, old: u64) -> Result<(String, Vec<Hash>), LogError> {
+        let writer = self.lock();
+        Ok((writer.log.checkpoint().to_owned(), writer.log.consistency(old)?))
+    }
+
     /// How many entries there are.
     pub fn size(&self) -> u64 {
         self.lock().log.size()

@@ -3,6 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use holm_control::api;
 use holm_control::app::{self, App, Failure, Paths};
+use holm_control::audit::{Checkpoint, SigningKey};
 use holm_control::config::Config;
 use holm_control::domain::lock::{self, Subject};
 use holm_control::domain::{Change, Record, Refusal, State, people};
@@ -14,6 +15,8 @@ use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
+use holm_control::witness::server::{self, Witness};
+use holm_control::witness::{Serving, Witnesses};
 use holm_proto::ids::Name;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
@@ -61,6 +64,9 @@ enum Command {
     /// Messages to people and programs.
     #[command(subcommand)]
     Notify(NotifyVerb),
+    /// Cosign the logs of others, on a machine of one's own; and a line of this one's log to print.
+    #[command(subcommand)]
+    Witness(WitnessVerb),
     /// Print completions for a shell.
     Completion {
         /// Which shell.
@@ -139,6 +145,27 @@ enum NotifyVerb {
         #[arg(long, value_name = "NAME")]
         to: Option<Name>,
     },
+}
+
+#[derive(Subcommand)]
+enum WitnessVerb {
+    /// Make a witness: its key, and a configuration to be completed.
+    Init {
+        /// A directory for what it keeps.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Its name for good, as a URL without scheme: example.org/w1.
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// Cosign what has only grown, until SIGTERM.
+    Serve {
+        /// The witness's configuration.
+        #[arg(long, value_name = "FILE", default_value = "/etc/holm/witness/witness.toml")]
+        config: PathBuf,
+    },
+    /// Today's date and the head of holmd's log on one line, to be printed and kept. holmd may be running.
+    Line(At),
 }
 
 #[derive(clap::Args)]
@@ -242,6 +269,19 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("{subject} is not locked any more");
             Ok(ExitCode::SUCCESS)
         }
+        Command::Witness(WitnessVerb::Init { dir, name }) => {
+            let (config, key) = server::init(&dir, &name)?;
+            println!("Its public key, for [witness.cosigners] of holmd.toml and for who verifies the log:");
+            println!("  {}", key.vkey());
+            println!("next: put the log's key, which `holm audit key` prints, into {}", config.display());
+            println!("      holmd witness serve --config {}", config.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Witness(WitnessVerb::Serve { config }) => witness(&config),
+        Command::Witness(WitnessVerb::Line(at)) => {
+            println!("{}", witness_line(&load(&at.config)?)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Notify(NotifyVerb::Test { at, to }) => try_notify(&load(&at.config)?, to.as_ref()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "holmd", &mut std::io::stdout());
@@ -292,7 +332,7 @@ fn initialise(init: Init) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(config: &Config) -> Result<ExitCode, Failure> {
+fn trace() {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
@@ -302,6 +342,57 @@ fn serve(config: &Config) -> Result<ExitCode, Failure> {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
+}
+
+/// A witness, on a machine of its own: nothing of a Holm is there but public keys of logs.
+fn witness(path: &Path) -> Result<ExitCode, Failure> {
+    trace();
+    let config = server::WitnessConfig::load(path)?;
+    let witness = Arc::new(Witness::open(&config)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::because("the witness cannot start its threads", "see: ulimit -u", e))?;
+    runtime.block_on(async {
+        let signals = |e| Failure::because("signals cannot be caught", "", e);
+        let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let serving = Serving::bind(&config, Arc::clone(&witness)).await?;
+        println!(
+            "witness ready: {} on {}, for {} logs",
+            witness.key().name(),
+            serving.address,
+            config.logs.len()
+        );
+        let _ = std::io::stdout().flush();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = serving.run() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Date, name, entries and root: short enough to be compared by eye.
+fn witness_line(config: &Config) -> Result<String, Failure> {
+    let paths = Paths::of(&config.data);
+    let key = SigningKey::load(&paths.log_key)
+        .map_err(|e| Failure::because("the key of the log cannot be loaded", "restore it from a copy", e))?;
+    let path = paths.log.join("checkpoint");
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::because(format!("`{}` is no head of the log", path.display()), "holmd check", e)
+    };
+    let note = std::fs::read_to_string(&path).map_err(|e| failed(e.into()))?;
+    let head = Checkpoint::verify(&note, &key.vkey(&config.log_origin)).map_err(|e| failed(e.into()))?;
+    let (date, root) = (jiff::Timestamp::now().strftime("%Y-%m-%d"), note.lines().nth(2).unwrap_or_default());
+    Ok(format!("{date} {} {} {root}", head.origin, head.size))
+}
+
+fn serve(config: &Config) -> Result<ExitCode, Failure> {
+    trace();
     lock_memory();
     let app = Arc::new(App::open(config.clone())?);
     // What holmd does waits for the disk; few threads do, and each costs memory.
@@ -467,6 +558,9 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
         None => Ok("no provider: no level can demand one".to_owned()),
     };
     say("second factor", login);
+    // The key says which log it is; without it only the rest can be judged.
+    let vkey = SigningKey::load(&paths.log_key).map(|key| key.vkey(&config.log_origin)).unwrap_or_default();
+    say("witnesses", Witnesses::check(&config.witness, &vkey));
     say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -107,6 +107,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         notify: Default::default(),
         login: None,
         watch: None,
+        witness: Default::default(),
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;
@@ -272,6 +273,14 @@ const NOTIFY: &str = r#"
 #   secret = { credential = "holm-webhook" }      # or { file = "…" }; what is said is signed with it
 "#;
 
+/// And below that.
+const WITNESS: &str = r#"
+# Others can hold the log's head, so that whoever has this machine cannot roll the log back unseen: see the operators' guide.
+#   [witness.cosigners.w1]
+#   url = "https://w1.example.org/"
+#   key = "example.org/w1+1a2b3c4d+BA…"           # as its operator says it: holmd witness init
+"#;
+
 /// The configuration with what each key means.
 fn documented(toml: &str) -> String {
     let mut out = "# holmd's configuration. `holmd check` tells what is wrong with it.\n".to_owned();
@@ -282,7 +291,7 @@ fn documented(toml: &str) -> String {
         out.push_str(&format!("{line}\n"));
     }
     // `[keys]` is the last table: what is written below it is in it.
-    out + KEYS_HELP + BILL + ESCROW + NOTIFY
+    out + KEYS_HELP + BILL + ESCROW + NOTIFY + WITNESS
 }
 
 fn empty(dir: &Path) -> std::io::Result<()> {

@@ -64,6 +64,9 @@ pub struct Pin {
     pub checkpoint: String,
     /// When.
     pub verified: Timestamp,
+    /// Public keys of witnesses that have to have cosigned it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<String>,
 }
 
 /// What TLS needs of a profile.
@@ -427,6 +430,7 @@ mod tests {
             key: "a+b+c".to_owned(),
             checkpoint: "x\n1\n\n".to_owned(),
             verified: Timestamp::UNIX_EPOCH,
+            witnesses: vec!["w.test/1+00000000+AA==".to_owned()],
         };
         place.set_pin(&pin).unwrap();
         assert_eq!(place.pin().unwrap(), Some(pin));

@@ -5,8 +5,13 @@
 mod common;
 
 use common::{Holmd, mode};
+use holm_control::witness::server::{self, Witness};
+use holm_control::witness::{CosignerConfig, Serving};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_code_is_told_to_nobody_but_its_holmd() {
@@ -422,4 +427,115 @@ fn who_follows_the_log_sees_what_comes() {
     assert!(came["index"].as_u64().unwrap() > before);
     following.kill().unwrap();
     following.wait().unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// Until a witness has cosigned all that is in the log now.
+fn cosigned(holmd: &Holmd) {
+    let (app, began) = (holmd.app(), Instant::now());
+    let size = app.ledger.size();
+    while app.witnesses.all().values().all(|w| w.newest.as_ref().is_none_or(|newest| newest.size < size)) {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not cosigned: {:?}", app.witnesses.all());
+        holmd.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+    }
+}
+
+#[test]
+fn a_witness_says_how_far_the_log_is_covered() {
+    let mut holmd = Holmd::with_people();
+    let outside = tempfile::tempdir().unwrap();
+    let log = holmd.ok("frida", &["audit", "key"]).trim().to_owned();
+    let said = holmd.ok("frida", &["audit", "witnesses"]);
+    assert!(said.contains("nobody holds the log's head outside"), "{said}");
+
+    let (path, key) = server::init(outside.path(), "w.test/1").unwrap();
+    let mut config = server::WitnessConfig::load(&path).unwrap();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.logs.push(log.clone());
+    let witness = Arc::new(Witness::open(&config).unwrap());
+    let serving = holmd.runtime.block_on(Serving::bind(&config, Arc::clone(&witness))).unwrap();
+    let url = format!("http://{}/", serving.address);
+    holmd.runtime.spawn(serving.run());
+    let cosigner = CosignerConfig { url, key: key.vkey(), ca_file: "/nowhere".into() };
+    holmd.stop();
+    holmd.start_again_with(|config| {
+        config.witness.every_seconds = 1;
+        config.witness.cosigners.insert("w1".parse().unwrap(), cosigner);
+    });
+    cosigned(&holmd);
+    let yesterday = holmd.dir.path().join("yesterday");
+    let data = holmd.dir.path().join("holmd");
+    holmd.stop();
+    copy(&data, &yesterday);
+    holmd.start_again();
+    holmd.invite("ada", "lead");
+    cosigned(&holmd);
+
+    let listed = holmd.json("frida", &["audit", "witnesses"]);
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"w1".into(), &"covered".into()));
+    assert_eq!(listed[0]["key"], key.vkey());
+    // A log's key is none of a witness's, and one that signed nothing covers nothing.
+    holmd.fails("frida", &["audit", "verify", "--witness", &log], 2);
+    let verified = holmd.json("frida", &["audit", "verify", "--witness", &key.vkey()]);
+    assert_eq!(verified["witnesses"][0]["witness"], "w.test/1");
+    assert!(verified["witnesses"][0]["entries"].as_u64().unwrap() > 0, "{verified}");
+    // It is remembered.
+    let said = holmd.ok("frida", &["audit", "verify"]);
+    assert!(said.contains("cosigned by w.test/1") && said.contains("verified here by its key"), "{said}");
+    let (_, stranger) = server::init(&outside.path().join("other"), "w.test/2").unwrap();
+    let said = holmd.ok("gustav", &["audit", "verify", "--witness", &stranger.vkey()]);
+    assert!(said.contains("nothing is cosigned by w.test/2"), "{said}");
+
+    // The same in a copy, offline.
+    cosigned(&holmd);
+    let export = holmd.dir.path().join("export");
+    let export = export.to_str().unwrap();
+    holmd.ok("frida", &["audit", "export", export]);
+    let offline = ["audit", "verify", export, "--key", &log, "--witness", &key.vkey(), "--format", "json"];
+    let verified: serde_json::Value = serde_json::from_str(&holmd.ok("nobody", &offline)).unwrap();
+    let covered = verified["witnesses"][0]["entries"].as_u64().unwrap();
+    assert!(covered > 0 && covered <= verified["entries"].as_u64().unwrap(), "{verified}");
+
+    // What the witness shows to everybody.
+    let logs = std::fs::read_dir(outside.path().join("logs")).unwrap().next().unwrap().unwrap().file_name();
+    let hash = logs.to_str().unwrap().trim_end_matches(".note");
+    let head = outside.path().join("head");
+    std::fs::write(&head, witness.latest(hash).unwrap()).unwrap();
+    let head = head.to_str().unwrap();
+
+    // Yesterday's copy, on a machine whose holmd asks no witness, for somebody who has seen nothing of today.
+    holmd.stop();
+    holmd.start_again_with(|config| {
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&yesterday, &data);
+        config.witness.cosigners.clear();
+    });
+    std::fs::remove_file(holmd.profile("gustav").join("log.toml")).unwrap();
+    holmd.ok("gustav", &["audit", "verify", "--key", &log]);
+    let outside = ["audit", "verify", "--witness", &key.vkey(), "--head", head];
+    let said = holmd.fails("gustav", &outside, 1);
+    assert!(said.contains("ALARM: w.test/1 cosigned") && said.contains("rolled back"), "{said}");
+    let export = holmd.dir.path().join("rolled");
+    let export = export.to_str().unwrap();
+    holmd.ok("gustav", &["audit", "export", export]);
+    let offline = ["audit", "verify", export, "--key", &log, "--witness", &key.vkey(), "--head", head];
+    let said = holmd.fails("gustav", &offline, 1);
+    assert!(said.contains("ALARM: w.test/1 cosigned another history"), "{said}");
+    // Grown beyond it, it is another history.
+    while holmd.app().ledger.size() <= covered + 20 {
+        holmd.ok("frida", &["audit", "checkpoint"]);
+    }
+    let said = holmd.fails("gustav", &outside, 1);
+    assert!(said.contains("it was forked or changed"), "{said}");
 }

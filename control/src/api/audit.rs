@@ -1,10 +1,12 @@
 //! The log, for officers and auditors. That it was read is itself an entry.
 
-use super::{About, Asked, search};
+use super::{About, Asked, search, view};
 use crate::app::App;
 use crate::domain::{Refusal, RefusalKind};
 use crate::ledger::Decided;
+use crate::witness::{Standing, State};
 use holm_policies::{Action, Resource};
+use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::audit_service_server::AuditService;
 use serde_json::json;
@@ -87,6 +89,45 @@ impl AuditService for Auditing {
         request: Request<v1::EntryFilter>,
     ) -> Result<Response<Self::FollowEntriesStream>, Status> {
         search::follow(&self.0, request).await
+    }
+
+    async fn list_witnesses(
+        &self,
+        request: Request<v1::ListWitnessesRequest>,
+    ) -> Result<Response<v1::ListWitnessesResponse>, Status> {
+        let asked = Asked::new(&self.0, request.extensions(), Action::AuditRead, log())?;
+        let response = asked.change(
+            |_| Ok(Some((Resource::Log, ()))),
+            |scene, ()| {
+                let all = scene.app.witnesses.all();
+                let witnesses = all.into_iter().map(|(name, standing)| witness(&name, standing)).collect();
+                let detail = json!({ "read": "witnesses" });
+                Ok(Decided { detail, ..Decided::new(Vec::new(), v1::ListWitnessesResponse { witnesses }) })
+            },
+        );
+        response.await
+    }
+}
+
+fn witness(name: &Name, standing: Standing) -> v1::Witness {
+    let state = match standing.state {
+        State::New => v1::WitnessState::New,
+        State::Covered => v1::WitnessState::Covered,
+        State::Behind => v1::WitnessState::Behind,
+        State::Alarm => v1::WitnessState::Alarm,
+    };
+    let newest = standing.newest.as_ref();
+    v1::Witness {
+        name: name.to_string(),
+        verifier_key: standing.key,
+        state: state.into(),
+        since: Some(view::time(standing.since)),
+        why: standing.why.unwrap_or_default(),
+        size: newest.map_or(0, |newest| newest.size),
+        cosigned: newest.map(|newest| view::time(newest.at)),
+        note: newest.map(|newest| newest.note.clone()).unwrap_or_default(),
+        days: standing.days.into_iter().map(|day| day.note).collect(),
+        evidence: standing.evidence.unwrap_or_default(),
     }
 }
 

@@ -216,6 +216,7 @@ pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
         prevents: vec![Prevents::Change],
     }));
     all.extend(app.notify.alerts());
+    all.extend(app.witnesses.alerts());
     all.into_iter().map(shown).collect()
 }
 

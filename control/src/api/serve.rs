@@ -21,6 +21,7 @@ use crate::notify;
 use crate::reconcile;
 use crate::search;
 use crate::watch;
+use crate::witness;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -78,6 +79,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let (enrol, enrolment) = bind(app.config.enrol_listen).await?;
     let strangers = Arc::new(Strangers::new(Arc::clone(&app)));
     let told = notify::open(&app);
+    let witnesses = witness::open(&app)?;
 
     let mut servers = JoinSet::new();
     let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
@@ -95,6 +97,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(search::run(Arc::clone(&app)));
     background.spawn(watch::run(Arc::clone(&app)));
+    background.spawn(witness::run(witnesses));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

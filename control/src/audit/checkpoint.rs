@@ -28,11 +28,11 @@ impl Checkpoint {
     }
 
     /// The text that is signed.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(&self.root))
     }
 
-    fn parse(text: &str) -> Result<Self, NoteError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, NoteError> {
         let bad = NoteError::Form("its text is not that of a checkpoint");
         let mut lines = text.split('\n');
         let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {

@@ -32,7 +32,7 @@ mod log;
 pub mod note;
 pub mod proven;
 mod tip;
-mod tree;
+pub(crate) mod tree;
 pub mod verify;
 
 #[cfg(test)]

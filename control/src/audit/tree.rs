@@ -11,7 +11,7 @@ pub(super) const WIDTH: u64 = 256;
 
 /// The right edge of a tree: all that appending needs to know of what is already there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Edge {
+pub(crate) struct Edge {
     size: u64,
     /// By level, the hashes of its partial tile: always fewer than [`WIDTH`].
     tiles: Vec<Vec<Hash>>,
@@ -24,7 +24,7 @@ impl Edge {
     }
 
     /// Leaves so far.
-    pub(super) const fn size(&self) -> u64 {
+    pub(crate) const fn size(&self) -> u64 {
         self.size
     }
 
@@ -34,7 +34,7 @@ impl Edge {
     }
 
     /// Add a leaf; `full` gets each tile that it completes: level, index and hashes.
-    pub(super) fn push<E>(
+    pub(crate) fn push<E>(
         &mut self,
         leaf: Hash,
         full: impl FnMut(u8, u64, &[Hash]) -> Result<(), E>,
@@ -77,7 +77,7 @@ impl Edge {
     }
 
     /// The root of the whole tree.
-    pub(super) fn root(&self) -> Hash {
+    pub(crate) fn root(&self) -> Hash {
         let mut right: Option<Hash> = None;
         for (_, tile) in self.partial() {
             let row: Vec<Hash> = tile.iter().copied().chain(right).collect();
@@ -90,12 +90,12 @@ impl Edge {
 }
 
 /// The root of a tree without leaves.
-pub(super) fn empty() -> Hash {
+pub(crate) fn empty() -> Hash {
     sha256(&[])
 }
 
 /// The hash of an entry.
-pub(super) fn leaf(body: &[u8]) -> Hash {
+pub(crate) fn leaf(body: &[u8]) -> Hash {
     sha256(&[&[0], body])
 }
 
@@ -197,7 +197,7 @@ pub(super) fn includes(index: u64, size: u64, leaf: Hash, proof: &[Hash], root: 
 
 /// Whether `proof` shows that the tree of `size` leaves and this root starts with the tree of `old`
 /// leaves and the old root: RFC 9162, section 2.1.4.2.
-pub(super) fn extends(old: u64, old_root: &Hash, size: u64, root: &Hash, proof: &[Hash]) -> bool {
+pub(crate) fn extends(old: u64, old_root: &Hash, size: u64, root: &Hash, proof: &[Hash]) -> bool {
     if old > size {
         return false;
     }

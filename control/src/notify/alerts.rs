@@ -12,6 +12,7 @@
 use super::book;
 use crate::app::App;
 use crate::domain::alert::{self, Scope};
+use crate::kept;
 use crate::ledger::{Call, Decided};
 use holm_proto::ids::Name;
 use serde_json::json;
@@ -76,7 +77,7 @@ impl Watch {
 pub(super) async fn run(app: Arc<App>) {
     let path = book::path(&app.config.data, "alerts");
     let mut watch = Watch::default();
-    match book::read(&path) {
+    match kept::read(&path) {
         Ok(told) => watch.told = told.unwrap_or_default(),
         // Then what stands is told once more.
         Err(failure) => tracing::warn!("`{}` cannot be read: {failure}", path.display()),
@@ -113,7 +114,7 @@ fn look(app: &App, watch: &mut Watch, path: &Path) {
     if news.is_empty() {
         return;
     }
-    if let Err(failure) = book::write(path, &watch.told) {
+    if let Err(failure) = kept::write(path, &watch.told) {
         tracing::error!("`{}` cannot be written: {failure}", path.display());
     }
 }

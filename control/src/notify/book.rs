@@ -7,12 +7,11 @@
 //!
 //! Texts are not kept: the log has what they are made of.
 
+use crate::kept::{read, write};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// As many wait at most; then the log waits.
@@ -75,33 +74,4 @@ impl Book {
 /// Where a channel's is kept.
 pub(super) fn path(data: &Path, name: &str) -> PathBuf {
     data.join("notify").join(format!("{name}.json"))
-}
-
-/// What is in a small file; `None` where there is none.
-pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
-    }
-}
-
-/// Gone, or not there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// The whole of it or what was there before, durable when it returns.
-pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(what)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(directory)?.sync_all()
 }

@@ -20,6 +20,7 @@ use super::{Notify, message_id};
 use crate::app::App;
 use crate::audit::{Entry, LogError};
 use crate::domain::Refusal;
+use crate::kept;
 use crate::ledger::{Call, Decided, chain};
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
@@ -368,7 +369,7 @@ impl Courier {
 
     async fn keep(&self) -> Turn {
         let (path, book) = (self.path.clone(), self.book.clone());
-        let kept = tokio::task::spawn_blocking(move || book::write(&path, &book)).await;
+        let kept = tokio::task::spawn_blocking(move || kept::write(&path, &book)).await;
         match kept {
             Ok(Ok(())) => Turn::More,
             Ok(Err(e)) => Turn::Down(format!("`{}` cannot be written: {}", self.path.display(), chain(&e))),

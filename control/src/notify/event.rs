@@ -194,6 +194,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
         watch::ALARM => told.alarm(),
+        "observe.witness" => told.witness(),
         _ => {}
     }
     told.all
@@ -437,6 +438,22 @@ impl Told<'_> {
         let about = index.to_string();
         let said = [("what", rule.as_str()), ("by", &by), ("about", &about)];
         self.say(Kind::Alarm, to, format!("holm audit show {index}"), &said);
+    }
+
+    /// A witness has seen another history, or cosigns no more, or does again.
+    fn witness(&mut self) {
+        let of = |name: &str| self.entry.detail.get(name).and_then(serde_json::Value::as_str);
+        let (kind, what) = match (of("state"), of("before")) {
+            (Some("alarm"), _) => (Kind::Alert, "witness-alarm"),
+            (Some("behind"), _) => (Kind::Alert, "witness-behind"),
+            (Some("covered"), Some("alarm")) => (Kind::AlertOver, "witness-alarm"),
+            (Some("covered"), Some("behind")) => (Kind::AlertOver, "witness-behind"),
+            _ => return,
+        };
+        let (_, name) = self.entry.resource.split_once('/').unwrap_or_default();
+        let subject = format!("the witness {name}");
+        let said = [("subject", subject.as_str()), ("what", what)];
+        self.say(kind, self.of.watch(), "holm audit witnesses".to_owned(), &said);
     }
 
     /// What began or ended on a host, by [`super::alerts`].

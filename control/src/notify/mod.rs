@@ -12,7 +12,7 @@
 
 mod alerts;
 mod audience;
-pub(crate) mod book;
+mod book;
 mod config;
 mod courier;
 mod event;
@@ -22,11 +22,14 @@ mod template;
 mod tests;
 mod webhook;
 
+pub(crate) use template::line;
+
 pub use config::{NotifyConfig, SmtpConfig, Tls, WebhookConfig};
 
 use crate::app::{App, Failure};
 use crate::config::Config;
 use crate::domain::alert::{Alert, Scope};
+use crate::kept;
 use crate::keys::{Secret, read_secret};
 use crate::ledger::chain;
 use aws_lc_rs::digest;
@@ -185,7 +188,7 @@ pub fn open(app: &Arc<App>) -> Couriers {
     let channels = app.notify.channels();
     for name in Channel::NAMES.iter().filter(|name| channels.iter().all(|channel| channel.name() != **name)) {
         // Whoever wants it again some day does not want what happened meanwhile.
-        if let Err(failure) = book::remove(&book::path(&app.config.data, name)) {
+        if let Err(failure) = kept::remove(&book::path(&app.config.data, name)) {
             tracing::warn!(channel = name, "how far it was is kept: {failure}");
         }
     }

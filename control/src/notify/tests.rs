@@ -537,7 +537,7 @@ fn a_book_is_kept_whole_and_begins_at_the_logs_end() {
     assert_eq!(kept, book::Book::at(1000), "years of history are nobody's news");
     kept.through(1005);
     kept.done.insert("0-frida".to_owned());
-    book::write(&path, &kept).unwrap();
+    kept::write(&path, &kept).unwrap();
     // What a kill leaves of the next one.
     std::fs::write(path.with_extension("new"), b"{\"next\":").unwrap();
     assert_eq!(book::Book::open(&path, 2000).unwrap(), kept);

@@ -7,15 +7,14 @@ use super::config::WebhookConfig;
 use super::courier::{Letter, Outcome};
 use super::template::{Templates, line};
 use super::{Wrong, secret, wrong};
-use crate::https::{self, Https, Question};
+use crate::https::{Address, Https, Question};
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
-use hyper::{Method, StatusCode, Uri};
+use hyper::{Method, StatusCode};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -36,17 +35,8 @@ pub(super) struct Webhook {
 
 impl Webhook {
     pub(super) fn new(config: &WebhookConfig) -> Result<Self, Wrong> {
-        let no = |what| wrong("url", &config.url, what);
-        let uri: Uri = config.url.parse().map_err(|_| no("no URL"))?;
-        let authority = uri.authority().filter(|a| !a.as_str().contains('@'));
-        let authority = authority.ok_or_else(|| no("no URL of a server: say https://HOST/PATH"))?;
-        let (port, roots) = match uri.scheme_str() {
-            Some("https") => (443, Some(https::roots(&config.ca_file).map_err(Wrong)?)),
-            Some("http") if loopback(authority.host()) => (80, None),
-            Some("http") => return Err(no("for this machine alone: say https://")),
-            _ => return Err(no("no URL of a server: say https://HOST/PATH")),
-        };
-        let server = Https::new(authority, port, roots, LIMIT).map_err(Wrong)?;
+        let address = Address::parse(&config.url).map_err(|what| wrong("url", &config.url, what))?;
+        let server = address.server(&config.ca_file, LIMIT).map_err(Wrong)?;
         let secret = secret(&config.secret)?;
         if secret.expose_secret().len() < SECRET_LEAST {
             return Err(Wrong(format!(
@@ -54,8 +44,7 @@ impl Webhook {
             )));
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Self { server, at: authority.to_string(), path, key })
+        Ok(Self { server, at: address.authority.to_string(), path: address.path, key })
     }
 
     /// HOST[:PORT].
@@ -119,9 +108,4 @@ fn outcome(at: &str, status: StatusCode) -> Outcome {
         }
         _ => Outcome::Lost(text),
     }
-}
-
-fn loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -17,8 +17,8 @@ pub use rule::{Alarm, Watch, WatchConfig};
 
 use crate::app::App;
 use crate::audit::Entry;
+use crate::kept;
 use crate::ledger::{Call, Decided, chain};
-use crate::notify::book;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ impl Watcher {
         let mut watch = Watch::new(app.config.watch.as_deref())?;
         let path = app.config.data.join("notify").join("watch.json");
         let size = app.ledger.size();
-        let place = book::read::<Place>(&path).map_err(|e| format!("`{}`: {e}", path.display()))?;
+        let place = kept::read::<Place>(&path).map_err(|e| format!("`{}`: {e}", path.display()))?;
         let next = place.map_or(size, |place| place.next.min(size));
         // What rules count began before.
         let since = app.ledger.now().checked_sub(watch.memory()).unwrap_or(jiff::Timestamp::MIN);
@@ -113,7 +113,7 @@ impl Watcher {
                 }
             }
             self.next = until;
-            book::write(&self.path, &Place { next: self.next })
+            kept::write(&self.path, &Place { next: self.next })
                 .map_err(|e| format!("`{}`: {e}", self.path.display()))?;
         }
         Ok(())

@@ -35,4 +35,5 @@ mod search;
 mod slices;
 mod vault;
 mod voices;
+mod witness;
 mod world;

@@ -25,7 +25,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 73] = [
+pub const CALLS: [&str; 74] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -83,6 +83,7 @@ pub const CALLS: [&str; 73] = [
     "AuditService/ListEntries",
     "AuditService/SearchEntries",
     "AuditService/FollowEntries",
+    "AuditService/ListWitnesses",
     "KeyService/ShowKeys",
     "KeyService/RotateKeys project",
     "KeyService/RotateKeys kek",
@@ -355,6 +356,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
             drop(audit.search_entries(v1::SearchEntriesRequest::default()).await?);
         }
         "AuditService/FollowEntries" => drop(audit.follow_entries(v1::EntryFilter::default()).await?),
+        "AuditService/ListWitnesses" => drop(audit.list_witnesses(v1::ListWitnessesRequest {}).await?),
         "KeyService/ShowKeys" => drop(world.keys(who).show_keys(v1::ShowKeysRequest {}).await?),
         "KeyService/RotateKeys project" => drop(world.rotate(who, Some("heart")).await?),
         "KeyService/RotateKeys kek" => drop(world.rotate(who, None).await?),

@@ -280,6 +280,13 @@ pub enum AuditVerb {
         /// then. Can be repeated
         #[arg(long, value_name = "FILE")]
         earlier: Vec<PathBuf>,
+        /// A witness's public key, from its operator, or a file with it: says how far that one covers the log. Can be
+        /// repeated; online it is remembered
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// A file with a head that a witness cosigned, as it shows it to everybody. Can be repeated
+        #[arg(long = "head", value_name = "FILE")]
+        heads: Vec<PathBuf>,
     },
     /// Write the log, or some of it, to where it can be verified or worked with
     #[command(
@@ -298,6 +305,8 @@ pub enum AuditVerb {
     Key,
     /// The log's signed head
     Checkpoint,
+    /// Who holds the log's head outside, and what they cosigned, as holmd says
+    Witnesses,
 }
 
 /// `holm audit log`.

@@ -5,6 +5,7 @@ mod find;
 mod part;
 mod rows;
 mod stories;
+mod witnesses;
 
 use super::Session;
 use super::pin::{Known, alarm};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use witnesses::{Covers, Outside};
 
 /// Entries on their way to the disk.
 const AHEAD: usize = 256;
@@ -39,10 +41,13 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
         AuditVerb::WhoHad { device, at } => stories::who_had(session, device, at).await,
         AuditVerb::Access { person, since, until } => stories::access(session, person, since, until).await,
         AuditVerb::Show { index } => show(session, index).await,
-        AuditVerb::Verify { dir: Some(dir), key, earlier } => {
-            offline(session, &dir, key.as_deref(), &earlier)
+        AuditVerb::Verify { dir, key, earlier, witnesses, heads } => {
+            let outside = Outside::new(session, &witnesses, &heads)?;
+            match dir {
+                Some(dir) => offline(session, &dir, key.as_deref(), &earlier, outside),
+                None => online(session, key.as_deref(), &earlier, outside).await,
+            }
         }
-        AuditVerb::Verify { dir: None, key, earlier } => online(session, key.as_deref(), &earlier).await,
         AuditVerb::Export { to, filter } => match part::Kind::of(&to) {
             Some(kind) => part::export(session, &to, kind, &filter).await,
             None if !filter.is_empty() => {
@@ -52,6 +57,7 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
             }
             None => export(session, &to).await,
         },
+        AuditVerb::Witnesses => witnesses::list(session).await,
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -101,22 +107,31 @@ fn read(entry: &LogEntry) -> Result<Entry, Failure> {
     })
 }
 
-async fn online(session: &Session, key: Option<&str>, earlier: &[PathBuf]) -> Result<(), Failure> {
+async fn online(
+    session: &Session,
+    key: Option<&str>,
+    earlier: &[PathBuf],
+    mut outside: Outside,
+) -> Result<(), Failure> {
     let key = key.map(key_of).transpose()?;
     let mut client = session.log().await?;
+    outside.ask(session, &mut client).await?;
     let now = checkpoint(session, &mut client).await?;
-    let known = Known::of(session, key.as_deref(), &now)?;
+    let mut known = Known::of(session, key.as_deref(), &now)?;
     let earlier = saved(earlier, &known.key)?;
     let failed = |e: VerifyError| alarm(holm_proto::chain(&e));
     let mut checker = Checker::new(&now.note, &known.key).map_err(failed)?;
     for head in known.head_before().into_iter().chain(&earlier) {
         checker.begin_with(head.clone()).map_err(failed)?;
     }
+    known.witnesses = outside.keys();
+    let mut coverage = outside.coverage(&known.key)?;
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
         checker.push(&entry.body).map_err(failed)?;
+        coverage.see(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
         count += 1;
         if count % COUNT == 0 {
             spinner.says(&format!("{count} of {} entries", known.head.size));
@@ -124,9 +139,10 @@ async fn online(session: &Session, key: Option<&str>, earlier: &[PathBuf]) -> Re
     }
     drop(spinner);
     let verified = checker.finish().map_err(failed)?;
+    let covers = outside.finish(coverage)?;
     let (first, key) = (known.first, known.key.clone());
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before, &earlier)?;
+    report(session, &verified, &key, before, &earlier, &covers)?;
     if first {
         session.output.remark("its key was not known here before, and is from now on. compare it with the copy from when holmd was set up:");
         session.output.remark(&format!("  {key}"));
@@ -134,7 +150,13 @@ async fn online(session: &Session, key: Option<&str>, earlier: &[PathBuf]) -> Re
     Ok(())
 }
 
-fn offline(session: &Session, dir: &Path, key: Option<&str>, earlier: &[PathBuf]) -> Result<(), Failure> {
+fn offline(
+    session: &Session,
+    dir: &Path,
+    key: Option<&str>,
+    earlier: &[PathBuf],
+    outside: Outside,
+) -> Result<(), Failure> {
     let key = match key {
         Some(key) => key_of(key)?,
         // Never the one beside the log: whoever forged that forged this.
@@ -150,7 +172,8 @@ fn offline(session: &Session, dir: &Path, key: Option<&str>, earlier: &[PathBuf]
     let (verified, _) = verify::directory_from(dir, &key, &earlier, |_| None::<()>).map_err(|e| {
         Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
     })?;
-    report(session, &verified, &key, None, &earlier)
+    let covers = outside.offline(dir, &key)?;
+    report(session, &verified, &key, None, &earlier, &covers)
 }
 
 /// Checkpoints that somebody saved.
@@ -170,6 +193,7 @@ fn report(
     key: &str,
     before: Option<u64>,
     earlier: &[Checkpoint],
+    covers: &[Covers],
 ) -> Result<(), Failure> {
     let hex: String = verified.root.iter().map(|byte| format!("{byte:02x}")).collect();
     let json = json!({
@@ -181,6 +205,7 @@ fn report(
         "key": key,
         "verified_before": before,
         "earlier": earlier.iter().map(|head| head.size).collect::<Vec<_>>(),
+        "witnesses": covers.iter().map(Covers::json).collect::<Vec<_>>(),
     });
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
     let mut sheet = crate::output::Sheet::new(&verified.origin)
@@ -198,11 +223,14 @@ fn report(
         sheet
             .line("earlier", format!("begins with the {} entries of a checkpoint that was saved", head.size));
     }
+    covers.iter().for_each(|covers| covers.line(session, &mut sheet));
     session.output.sheet(&sheet, &json)
 }
 
 async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let mut client = session.log().await?;
+    // Before the head: what is cosigned meanwhile would be beyond it.
+    let outside = witnesses::ask(session, &mut client).await?;
     let now = checkpoint(session, &mut client).await?;
     let known = Known::of(session, None, &now)?;
     let before: Vec<Checkpoint> = known.head_before().cloned().into_iter().collect();
@@ -232,8 +260,9 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
         export::ExportError::Verify(_) => alarm(holm_proto::chain(&e)),
     })?;
     let key = known.key.clone();
+    witnesses::export(dir, outside, &key)?;
     let before = known.remember(&session.place, session.clock.now)?;
-    report(session, &verified, &key, before, &[])?;
+    report(session, &verified, &key, before, &[], &[])?;
     session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
 }
 

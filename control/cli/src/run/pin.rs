@@ -16,6 +16,8 @@ pub(super) struct Known {
     pub(super) first: bool,
     /// As it is now.
     pub(super) head: Checkpoint,
+    /// Keys of witnesses, to be remembered.
+    pub(super) witnesses: Vec<String>,
     note: String,
     before: Option<Checkpoint>,
 }
@@ -35,7 +37,8 @@ impl Known {
         let head = Checkpoint::verify(&now.note, &key)
             .map_err(|e| alarm(format!("the log's head is not to be believed: {e}")))?;
         let before = pin.as_ref().map(|pin| old_head(session, pin, &head)).transpose()?;
-        Ok(Self { key, first: pin.is_none(), head, note: now.note.clone(), before })
+        let witnesses = pin.as_ref().map(|pin| pin.witnesses.clone()).unwrap_or_default();
+        Ok(Self { key, first: pin.is_none(), head, witnesses, note: now.note.clone(), before })
     }
 
     /// As it was when it was last verified: what is verified now must begin with all of that.
@@ -47,7 +50,8 @@ impl Known {
     /// before.
     pub(super) fn remember(self, place: &Place, now: jiff::Timestamp) -> Result<Option<u64>, Failure> {
         if place.exists() {
-            place.set_pin(&Pin { key: self.key, checkpoint: self.note, verified: now })?;
+            let (checkpoint, witnesses) = (self.note, self.witnesses);
+            place.set_pin(&Pin { key: self.key, checkpoint, verified: now, witnesses })?;
         }
         Ok(self.before.map(|head| head.size))
     }

@@ -46,12 +46,12 @@ use crate::text::{Clock, instant};
 use serde_json::Value;
 
 /// A time of the wire for JSON.
-fn time_json(at: Option<&prost_types::Timestamp>) -> Value {
+pub(crate) fn time_json(at: Option<&prost_types::Timestamp>) -> Value {
     instant(at).map_or(Value::Null, |at| at.to_string().into())
 }
 
 /// A time of the wire in a column.
-fn when(at: Option<&prost_types::Timestamp>, clock: &Clock) -> Cell {
+pub(crate) fn when(at: Option<&prost_types::Timestamp>, clock: &Clock) -> Cell {
     match instant(at) {
         Some(at) => Cell::both(clock.relative(at), at.to_string()),
         None => Cell::default(),

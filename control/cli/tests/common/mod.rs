@@ -99,8 +99,13 @@ impl Holmd {
 
     /// The same holmd again.
     pub fn start_again(&mut self) {
+        self.start_again_with(|_| {});
+    }
+
+    /// The same, configured otherwise, or with other data.
+    pub fn start_again_with(&mut self, change: impl FnOnce(&mut Config)) {
         let app = self.app.take().unwrap();
-        let config = app.config.clone();
+        let mut config = app.config.clone();
         // The store is open once: connections that end still hold the old one for a moment.
         self.runtime.block_on(async {
             while Arc::strong_count(&app) > 1 {
@@ -108,6 +113,7 @@ impl Holmd {
             }
         });
         drop(app);
+        change(&mut config);
         let app = Arc::new(App::open(config).unwrap());
         self.running = Some(self.runtime.block_on(api::start(Arc::clone(&app))).unwrap());
         self.app = Some(app);

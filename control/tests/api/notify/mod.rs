@@ -1,7 +1,7 @@
 //! Messages: by a real mail server, and to a program that checks who says what. The servers are the test's own.
 
 mod hook;
-mod post;
+pub mod post;
 
 use crate::world::{Agent, SOON, World, decide, ready_slice, stopped};
 use holm_control::api;

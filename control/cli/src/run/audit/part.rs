@@ -67,7 +67,7 @@ pub(super) async fn export(session: &Session, to: &Path, kind: Kind, filter: &Fi
             Writer::Proven(proven::Writer::new(out, &now.note, &known.key).map_err(|e| failed(&e))?)
         }
         Kind::Csv => Writer::Csv(out),
-        Kind::Parquet => Writer::Parquet(Columns::new(out).map_err(|e| failed(&e))?),
+        Kind::Parquet => Writer::Parquet(Box::new(Columns::new(out).map_err(|e| failed(&e))?)),
     };
     if let Writer::Csv(out) = &mut writer {
         writeln!(out, "{}", rows::COLUMNS).map_err(|e| Failure::file("write", to, &e))?;
@@ -131,7 +131,7 @@ pub(super) fn check(session: &Session, path: &Path, key: &str) -> Result<(), Fai
 enum Writer {
     Proven(proven::Writer<BufWriter<File>>),
     Csv(BufWriter<File>),
-    Parquet(Columns<BufWriter<File>>),
+    Parquet(Box<Columns<BufWriter<File>>>),
 }
 
 #[derive(Debug, thiserror::Error)]
