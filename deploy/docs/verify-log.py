@@ -85,8 +85,8 @@ def root_over(rows):  # The rows at the right edge of a tree, from the leaves up
 
 # ---- Entries: JSON (RFC 8259), narrowed to what all readers read alike; fields of version 1, the first 8 always there.
 TEXT, MAYBE, LIST = (str,), (str, type(None)), (list,)
-FIELDS = {"v": (int,), "index": (int,), "time": TEXT, "request": TEXT, "actor": TEXT, "action": TEXT, "resource": TEXT,
-          "outcome": TEXT, "peer": TEXT, "project": MAYBE, "level": MAYBE, "reasons": LIST, "pack": MAYBE, "detail": (), "changes": LIST}
+FIELDS = {"v": (int,), "index": (int,), **dict.fromkeys("time request actor action resource outcome peer".split(), TEXT),
+          **dict.fromkeys(["project", "level", "pack"], MAYBE), "reasons": LIST, "changes": LIST, "detail": ()}
 def integer(text):
     need(len(text) <= 20 and text != "-0" and -(2**63) <= int(text) < 2**64, "a number is no integer of 64 bits")
     return int(text)

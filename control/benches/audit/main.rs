@@ -11,7 +11,16 @@
 )]
 
 mod append;
+mod verify;
 
 fn main() {
-    append::run();
+    // One by name, or all: `cargo bench --bench audit -- verify`.
+    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|a| a == name);
+    if wanted("append") {
+        append::run();
+    }
+    if wanted("verify") {
+        verify::run();
+    }
 }

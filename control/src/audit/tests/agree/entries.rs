@@ -85,6 +85,7 @@ const SIGNED: &[(&str, bool)] = &[
     ("{~,\"project\":\"heart\"}", true),
     ("{~,\"project\":[]}", false),
     ("{~,\"level\":\"3\"}", true),
+    ("{~,\"level\":null}", true),
     ("{~,\"level\":3}", false),
     ("{~,\"pack\":null}", true),
     ("{~,\"pack\":{}}", false),
