@@ -20,4 +20,5 @@ pub mod policy;
 pub mod reconcile;
 pub mod setup;
 pub mod store;
+pub mod stream;
 pub mod witness;

@@ -107,6 +107,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         notify: Default::default(),
         login: None,
         witness: Default::default(),
+        stream: Default::default(),
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;
@@ -278,6 +279,11 @@ const WITNESS: &str = r#"
 #   [witness.cosigners.w1]
 #   url = "https://w1.example.org/"
 #   key = "example.org/w1+1a2b3c4d+BA…"           # as its operator says it: holmd witness init
+#
+# And a collector the log as it grows:
+#   [stream.sinks.siem]
+#   to = "syslog"
+#   server = "siem.example.org:6514"
 "#;
 
 /// The configuration with what each key means.

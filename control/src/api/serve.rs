@@ -19,7 +19,7 @@ use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
-use crate::witness;
+use crate::{stream, witness};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -78,6 +78,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let strangers = Arc::new(Strangers::new(Arc::clone(&app)));
     let told = notify::open(&app);
     let witnesses = witness::open(&app)?;
+    let streams = stream::open(&app)?;
 
     let mut servers = JoinSet::new();
     let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
@@ -94,6 +95,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(reconcile::keys::run(Arc::clone(&app)));
     background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(witness::run(witnesses));
+    background.spawn(stream::run(streams));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

@@ -32,6 +32,7 @@ mod register;
 mod rest;
 mod revocation;
 mod slices;
+mod stream;
 mod vault;
 mod voices;
 mod witness;
