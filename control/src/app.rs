@@ -7,6 +7,7 @@
 //!   DATA/log.key    signs the log and deletion certificates
 //!   DATA/log/       the log: the truth
 //!   DATA/notify/    how far people were told of what is in the log
+//!   DATA/stream/    how far collectors have the log
 //!   DATA/witness/   what witnesses cosigned of the log
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
@@ -29,6 +30,7 @@ use crate::reconcile::place::Recent;
 use crate::search::Index;
 use crate::store::SledStore;
 use crate::watch::Watch;
+use crate::stream::Streams;
 use crate::witness::Witnesses;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;
@@ -73,6 +75,8 @@ pub struct App {
     pub login: Option<Login>,
     /// Who holds the log's head outside, and how it stands with them.
     pub witnesses: Witnesses,
+    /// Collectors that are away.
+    pub streams: Streams,
     stopping: watch::Sender<bool>,
 }
 
@@ -182,6 +186,7 @@ impl App {
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;
         let (log_key, log) = log(&config)?;
+        Streams::check(&config.stream)?;
         Witnesses::check(&config.witness, &log_key.vkey(&config.log_origin))?;
         if !paths.store.is_dir() {
             return Err(Failure::new(
@@ -219,6 +224,7 @@ impl App {
             notify,
             login,
             witnesses: Witnesses::default(),
+            streams: Streams::default(),
             stopping: watch::Sender::new(false),
         })
     }

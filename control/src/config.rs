@@ -5,6 +5,7 @@ use crate::keys::ProviderConfig;
 use crate::login::LoginConfig;
 use crate::notify::NotifyConfig;
 use crate::watch::WatchConfig;
+use crate::stream::StreamConfig;
 use crate::witness::WitnessConfig;
 use holm_proto::ids::Name;
 use holm_proto::platform::Bill;
@@ -72,6 +73,9 @@ pub struct Config {
     /// Who holds the log's head outside.
     #[serde(default, skip_serializing_if = "WitnessConfig::is_default")]
     pub witness: WitnessConfig,
+    /// Where the log goes as it grows.
+    #[serde(default, skip_serializing_if = "StreamConfig::is_default")]
+    pub stream: StreamConfig,
 }
 
 /// Packs that are loaded while holmd runs, and directories that `pack` names.
@@ -337,6 +341,18 @@ mod tests {
                 ..WatchConfig::default()
             }]),
             witness: WitnessConfig { every_seconds: 5, ..WitnessConfig::default() },
+            stream: StreamConfig {
+                sinks: BTreeMap::from([(
+                    "siem".parse().unwrap(),
+                    crate::stream::SinkConfig::Syslog {
+                        server: "siem.example:6514".to_owned(),
+                        ca_file: "siem.pem".into(),
+                        format: crate::stream::Format::Ocsf,
+                        changes: true,
+                    },
+                )]),
+                ..StreamConfig::default()
+            },
         }
     }
 

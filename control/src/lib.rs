@@ -22,4 +22,5 @@ pub mod search;
 pub mod setup;
 pub mod store;
 pub mod watch;
+pub mod stream;
 pub mod witness;

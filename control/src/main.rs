@@ -15,6 +15,7 @@ use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
 use holm_control::store::{SledStore, Store};
+use holm_control::stream::Streams;
 use holm_control::witness::server::{self, Witness};
 use holm_control::witness::{Serving, Witnesses};
 use holm_proto::ids::Name;
@@ -560,6 +561,7 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     say("second factor", login);
     // The key says which log it is; without it only the rest can be judged.
     let vkey = SigningKey::load(&paths.log_key).map(|key| key.vkey(&config.log_origin)).unwrap_or_default();
+    say("streams", Streams::check(&config.stream));
     say("witnesses", Witnesses::check(&config.witness, &vkey));
     say("log and store", past.and_then(|past| history(&paths, past)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -108,6 +108,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         login: None,
         watch: None,
         witness: Default::default(),
+        stream: Default::default(),
     };
     policy::configured(&config.policy, &config.pack)?;
     app::partitions(&config.platform)?;
@@ -279,6 +280,11 @@ const WITNESS: &str = r#"
 #   [witness.cosigners.w1]
 #   url = "https://w1.example.org/"
 #   key = "example.org/w1+1a2b3c4d+BA…"           # as its operator says it: holmd witness init
+#
+# And a collector the log as it grows:
+#   [stream.sinks.siem]
+#   to = "syslog"
+#   server = "siem.example.org:6514"
 "#;
 
 /// The configuration with what each key means.

@@ -217,6 +217,7 @@ pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
     }));
     all.extend(app.notify.alerts());
     all.extend(app.witnesses.alerts());
+    all.extend(app.streams.alerts());
     all.into_iter().map(shown).collect()
 }
 

@@ -22,6 +22,7 @@ use crate::reconcile;
 use crate::search;
 use crate::watch;
 use crate::witness;
+use crate::{stream, witness};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -80,6 +81,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let strangers = Arc::new(Strangers::new(Arc::clone(&app)));
     let told = notify::open(&app);
     let witnesses = witness::open(&app)?;
+    let streams = stream::open(&app)?;
 
     let mut servers = JoinSet::new();
     let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
@@ -98,6 +100,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(search::run(Arc::clone(&app)));
     background.spawn(watch::run(Arc::clone(&app)));
     background.spawn(witness::run(witnesses));
+    background.spawn(stream::run(streams));
     background.spawn(async move {
         let mut minutes = tokio::time::interval(SUMMARY);
         loop {

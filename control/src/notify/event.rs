@@ -195,6 +195,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.alert" => told.alerts(),
         watch::ALARM => told.alarm(),
         "observe.witness" => told.witness(),
+        "observe.stream" => told.stream(),
         _ => {}
     }
     told.all
@@ -454,6 +455,16 @@ impl Told<'_> {
         let subject = format!("the witness {name}");
         let said = [("subject", subject.as_str()), ("what", what)];
         self.say(kind, self.of.watch(), "holm audit witnesses".to_owned(), &said);
+    }
+
+    /// A collector went, or came back.
+    fn stream(&mut self) {
+        let down = self.entry.detail.get("down").is_some_and(|down| !down.is_null());
+        let kind = if down { Kind::Alert } else { Kind::AlertOver };
+        let (_, name) = self.entry.resource.split_once('/').unwrap_or_default();
+        let subject = format!("the log's stream to {name}");
+        let said = [("subject", subject.as_str()), ("what", "stream-down")];
+        self.say(kind, self.of.watch(), "holmd check".to_owned(), &said);
     }
 
     /// What began or ended on a host, by [`super::alerts`].

@@ -327,6 +327,20 @@ fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     assert_eq!(told(&state(), &down), [(Kind::Alert, watch(), keys.clone())]);
     let up = entry("observe.keys", "holmd", json!({ "down": null }), vec![]);
     assert_eq!(told(&state(), &up), [(Kind::AlertOver, watch(), keys)]);
+    let check = "holmd check".to_owned();
+    let down = entry("observe.stream", "holmd", json!({ "down": TYPED }), vec![]);
+    assert_eq!(told(&state(), &down), [(Kind::Alert, watch(), check.clone())]);
+    let up = entry("observe.stream", "holmd", json!({ "down": null }), vec![]);
+    assert_eq!(told(&state(), &up), [(Kind::AlertOver, watch(), check)]);
+    let witness = |state: &str, before: &str| {
+        let detail = json!({ "state": state, "before": before, "why": TYPED });
+        told(&self::state(), &entry("observe.witness", "holmd", detail, vec![]))
+    };
+    let list = "holm audit witnesses".to_owned();
+    assert_eq!(witness("alarm", "covered"), [(Kind::Alert, watch(), list.clone())]);
+    assert_eq!(witness("behind", "new"), [(Kind::Alert, watch(), list.clone())]);
+    assert_eq!(witness("covered", "alarm"), [(Kind::AlertOver, watch(), list)]);
+    assert_eq!(witness("covered", "new"), [], "that it begins is no news");
 }
 
 #[test]

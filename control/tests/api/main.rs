@@ -33,6 +33,7 @@ mod rest;
 mod revocation;
 mod search;
 mod slices;
+mod stream;
 mod vault;
 mod voices;
 mod witness;
