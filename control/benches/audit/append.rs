@@ -1,0 +1,151 @@
+//! Durable appends: 64 callers who each wait until theirs is durable, and `fio` on the same disk, which writes as many bytes
+//! at once and waits for each write.
+
+use holm_control::audit::{Log, SigningKey};
+use holm_control::domain::records::{Change, Person, Record};
+use holm_control::ledger::{Call, Decided, Ledger};
+use holm_control::store::{SledStore, Store, StoreError, Waiting};
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const ORIGIN: &str = "holm.example/log";
+const CALLERS: u32 = 64;
+const LASTS: Duration = Duration::from_secs(10);
+
+/// What was found.
+struct Found {
+    entries: u64,
+    bytes: u64,
+    batches: u64,
+    seconds: f64,
+}
+
+pub fn run() {
+    // Of the disk that builds go to, not of one in memory.
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let found = commits(scratch.path());
+    let per_batch = found.bytes / found.batches;
+    let rate = found.bytes as f64 / found.seconds;
+    println!(
+        "{CALLERS} callers, {:.0} s: {:.0} entries/s of {} bytes, {:.1} in a batch\n",
+        found.seconds,
+        found.entries as f64 / found.seconds,
+        found.bytes / found.entries,
+        found.entries as f64 / found.batches as f64,
+    );
+    println!("{:<52} {:>9} {:>9} {:>7}  wanted", "durable writes", "writes/s", "MB/s", "ratio");
+    let row = |what: &str, writes: f64, rate: f64, ratio: &str, wanted: &str| {
+        println!("{what:<52} {writes:>9.0} {:>9.1} {ratio:>7}  {wanted}", rate / 1e6);
+    };
+    row("the ledger, all the callers", found.batches as f64 / found.seconds, rate, "", "");
+    for (what, overwrite) in [("over a file that is there", true), ("to the end of one that grows", false)] {
+        let what = format!("fio: {per_batch} bytes at once, {what}");
+        match fio(scratch.path(), per_batch, overwrite) {
+            Some((writes, bytes)) => {
+                row(&what, writes, bytes, &format!("{:.2}", rate / bytes), "0.5 at least");
+            }
+            None => println!("{what}: there is no fio (deploy/packages bench)"),
+        }
+    }
+}
+
+/// A store that counts what it is given: once a batch.
+struct Counted(SledStore, Arc<AtomicU64>);
+
+impl Store for Counted {
+    fn records(&self) -> Result<Vec<Record>, StoreError> {
+        self.0.records()
+    }
+    fn outbox(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.0.outbox()
+    }
+    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.commit(changes, entries)
+    }
+    fn sealed(&self, below: u64) -> Result<(), StoreError> {
+        self.0.sealed(below)
+    }
+    fn replace(&self, records: &[Record]) -> Result<(), StoreError> {
+        self.0.replace(records)
+    }
+}
+
+/// Each caller changes a person of her own, again and again.
+fn commits(dir: &Path) -> Found {
+    let key = SigningKey::create(&dir.join("key")).unwrap();
+    let log = Log::create(&dir.join("log"), ORIGIN, key).unwrap();
+    let batches = Arc::new(AtomicU64::new(0));
+    let store = Counted(SledStore::open(&dir.join("store")).unwrap(), Arc::clone(&batches));
+    let ledger = Ledger::open(Box::new(store), log, Timestamp::now).unwrap();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..CALLERS {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                let person = person(n);
+                let mut call = Call::own("person.invite", format!("person/{}", person.name));
+                call.actor = "person/ada".to_owned();
+                call.peer = "192.0.2.7:50412".to_owned();
+                while started.elapsed() < LASTS {
+                    let changes = vec![Change::Put(Record::Person(person.clone()))];
+                    let decide = |_: &_, _| {
+                        let reasons = vec!["leads-and-operators-invite".to_owned()];
+                        Ok(Decided {
+                            reasons,
+                            pack: Some("aau-2018/4".to_owned()),
+                            ..Decided::new(changes, ())
+                        })
+                    };
+                    ledger.commit(&call, decide).unwrap();
+                }
+            });
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    let entries = ledger.size();
+    // The first ones are like all the others.
+    let sample = ledger.entries(0, entries.min(10_000)).unwrap();
+    let mean = sample.iter().map(|body| body.len() as u64).sum::<u64>() / sample.len() as u64;
+    Found { entries, bytes: entries * mean, batches: batches.load(Ordering::Relaxed), seconds }
+}
+
+fn person(n: u32) -> Person {
+    Person {
+        name: format!("p{n}").parse().unwrap(),
+        roles: vec!["researcher".to_owned()],
+        uid: 20_001 + n,
+        created: Timestamp::now(),
+        enrolled: true,
+        certificate: "0".repeat(64),
+        renewed: String::new(),
+        revoked: None,
+        void: None,
+        account: None,
+        login: None,
+    }
+}
+
+/// Writes and bytes in a second.
+fn fio(dir: &Path, bytes: u64, overwrite: bool) -> Option<(f64, f64)> {
+    let file: PathBuf = dir.join("fio");
+    let mut fio = Command::new("fio");
+    fio.args(["--name=append", "--rw=write", "--ioengine=psync", "--fdatasync=1", "--output-format=terse"]);
+    fio.arg(format!("--bs={bytes}")).arg(format!("--filename={}", file.display()));
+    // One that grows is written once, from its beginning to its end.
+    match overwrite {
+        true => fio.args(["--overwrite=1", "--size=64M", "--time_based", "--runtime=5"]),
+        false => fio.args(["--fallocate=none", "--size=2G", "--runtime=5"]),
+    };
+    let said = fio.output().ok()?;
+    let _ = std::fs::remove_file(&file);
+    let said = String::from_utf8(said.stdout).unwrap();
+    // Version 3 of the format: bandwidth of writes in KiB/s, then writes a second.
+    let mut numbers = said.split(';').skip(47).map(|field| field.parse::<f64>().unwrap());
+    let (kib, writes) = (numbers.next().unwrap(), numbers.next().unwrap());
+    Some((writes, kib * 1024.0))
+}
