@@ -4,7 +4,8 @@
 //!   DATA/ca/        the certificate authority
 //!   DATA/keys/      wrapped keys, and the key that wraps them
 //!   DATA/log.key    signs the log and deletion certificates
-//!   DATA/log/       the log: the truth
+//!   DATA/log/       the log: the truth, but for the last second
+//!   DATA/log.journal  what was logged since
 //!   DATA/notify/    how far people were told of what is in the log
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```

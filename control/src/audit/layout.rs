@@ -3,7 +3,7 @@
 use super::tree::{Hash, WIDTH};
 
 /// A tile of hashes or a bundle of entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tile {
     /// `None`: entries. Otherwise hashes, of this level.
     level: Option<u8>,
@@ -24,6 +24,12 @@ impl Tile {
         let at_level = size.checked_shr(8 * u32::from(level)).unwrap_or(0);
         let width = at_level.saturating_sub(index.saturating_mul(WIDTH)).min(WIDTH);
         (width > 0).then_some(Self { level: Some(level), index, width })
+    }
+
+    /// Whether a log of `size` entries has it as it is.
+    pub(super) fn is_of(&self, size: u64) -> bool {
+        let then = Self::hashes(self.level.unwrap_or(0), self.index, size);
+        then.map(|then| Self { level: self.level, ..then }) == Some(*self)
     }
 
     /// The tile to the left of it, which is full.
