@@ -5,7 +5,8 @@
 //!   DATA/index/     finds entries of the log: made from it at any time
 //!   DATA/keys/      wrapped keys, and the key that wraps them
 //!   DATA/log.key    signs the log and deletion certificates
-//!   DATA/log/       the log: the truth
+//!   DATA/log/       the log: the truth, but for the last second
+//!   DATA/log.journal  what was logged since
 //!   DATA/notify/    how far people were told of what is in the log
 //!   DATA/stream/    how far collectors have the log
 //!   DATA/witness/   what witnesses cosigned of the log
@@ -29,8 +30,8 @@ use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
 use crate::search::Index;
 use crate::store::SledStore;
-use crate::watch::Watch;
 use crate::stream::Streams;
+use crate::watch::Watch;
 use crate::witness::Witnesses;
 use holm_policies::Pack;
 use holm_proto::platform::Bill;

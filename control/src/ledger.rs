@@ -4,10 +4,7 @@
 //!   closure(&State) ──▶ changes + entry ──▶ the next batch          one decides at a time, on what was decided before
 //!                                               │
 //!                                               ▼                   who comes first writes for all who have decided:
-//!                       store: one transaction (changes + entries in the outbox), flushed
-//!                                               │
-//!                                               ▼
-//!                       log: entries sealed under one signed checkpoint, synced
+//!                       log: entries under one signed checkpoint, one sync
 //!                                               │
 //!                                               ▼
 //!                       state in memory, callers answered, effects released
@@ -22,12 +19,17 @@
 //!     └────────── woken ◀── waits ◀──────┘        who finds the outcome of her batch is through
 //! ```
 //!
-//! A kill between store and log leaves the entries in the outbox; opening the ledger seals them first.
-//! A kill between log and memory leaves nothing: memory is read from the store.
+//! An entry holds its changes, so the log is all that must be durable: the store follows it ([`follow`]), and a kill at any
+//! point leaves nothing to be made good but that.
 
-use crate::audit::{Entry, Hash, Log, LogError};
+mod follow;
+
+pub use follow::{Standing, compare, replay};
+
+use crate::audit::{Entry, Hash, Log, LogError, Unflushed};
 use crate::domain::{Change, Record, Refusal, RefusalKind, State};
-use crate::store::{Store, StoreError, Waiting};
+use crate::store::{Applied, Store, StoreError};
+use follow::Follower;
 use holm_proto::ids::RequestId;
 use jiff::Timestamp;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -94,12 +96,18 @@ pub enum LedgerError {
     Store(#[from] StoreError),
     #[error("the log cannot be opened")]
     Log(#[from] LogError),
-    #[error("the outbox starts at entry {outbox} and the log ends at {log}: one of them is of another time")]
-    Gap { outbox: u64, log: u64 },
-    #[error("entry {index} of the log differs from the one in the outbox: one of them was changed")]
-    Differs { index: u64 },
-    #[error("the store is not what the log says: it was restored from an older copy, or changed")]
+    #[error(
+        "the store knows {store} entries, and the log has {log}: it was restored from an older copy, or cut short"
+    )]
+    Ahead { store: u64, log: u64 },
+    #[error(
+        "the first {size} entries of the log are not those that the store knows: one of them is another log's"
+    )]
+    Differs { size: u64 },
+    #[error("the store is not what the log says: it is another log's, or was changed")]
     Other,
+    #[error("the thread that follows the log cannot be started")]
+    Thread(#[source] std::io::Error),
     #[error("entry {index} of the log cannot be read")]
     Entry { index: u64, source: serde_json::Error },
 }
@@ -111,7 +119,8 @@ pub struct Ledger {
     /// A batch was written, well or not.
     written: Condvar,
     /// Held while a batch becomes durable. Who needs both has this one first.
-    writer: Mutex<Writer>,
+    writer: Arc<Mutex<Writer>>,
+    follower: Follower,
     state: RwLock<Arc<State>>,
     changed: watch::Sender<u64>,
     clock: fn() -> Timestamp,
@@ -126,15 +135,15 @@ struct Next {
     batch: Batch,
     /// Of the batch that is being written; absent: none is.
     writing: Option<Outcome>,
-    /// Nothing is decided until the writer has looked: something could not be written.
-    stuck: bool,
+    /// Nothing is decided any more, and why: what the log holds is known only after a restart.
+    stuck: Option<String>,
 }
 
 /// What becomes durable together.
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
-    entries: Vec<Waiting>,
+    entries: Vec<Vec<u8>>,
     outcome: Outcome,
 }
 
@@ -142,53 +151,30 @@ struct Batch {
 type Outcome = Arc<OnceLock<Result<(), String>>>;
 
 struct Writer {
-    store: Box<dyn Store>,
     log: Log,
-    /// In the store's outbox, not in the log yet, because the log could not be written.
-    unsealed: Option<(Vec<Waiting>, Vec<Change>)>,
-    /// A write was not ended: what store and log hold is known only after a restart.
-    broken: Option<String>,
+    /// Durable in the log, and not in the store yet.
+    changes: Vec<Change>,
+    batches: u64,
 }
 
-/// What is said of a write until it is known how it ended: a panic in the middle of it leaves this.
-const BEGUN: &str = "a write was begun and not ended";
+/// What is said of a write that was not ended: a panic in the middle of it.
+const BEGUN: &str =
+    "a write was begun and not ended: it may still take effect after a restart, so look before you ask again";
 
 impl Ledger {
-    /// Open: seal what a kill left in the outbox, then read the state.
-    pub fn open(store: Box<dyn Store>, mut log: Log, clock: fn() -> Timestamp) -> Result<Self, LedgerError> {
-        let mut last = None;
-        for waiting in store.outbox()? {
-            last = last.max(Some(waiting.index));
-            if waiting.index < log.size() {
-                let sealed = log.read(waiting.index, waiting.index + 1)?;
-                if sealed.first() != Some(&waiting.body) {
-                    return Err(LedgerError::Differs { index: waiting.index });
-                }
-            } else if waiting.index == log.size() {
-                log.append(std::slice::from_ref(&waiting.body))?;
-            } else {
-                return Err(LedgerError::Gap { outbox: waiting.index, log: log.size() });
-            }
-        }
-        // The newest entry stays in the outbox and tells of what time the store is. One restored from an older
-        // copy would hold devices for free that others have by now.
-        store.sealed(log.size().saturating_sub(1))?;
-        let mut state = State::default();
-        for record in store.records()? {
-            state.apply(&[Change::Put(record)]);
-        }
-        let newest = last.is_some_and(|last| last + 1 == log.size());
-        if !newest && state.records() != replay(&log)? {
-            return Err(LedgerError::Other);
-        }
+    /// Open: the store reads from the log what it lacks.
+    pub fn open(store: Box<dyn Store>, log: Log, clock: fn() -> Timestamp) -> Result<Self, LedgerError> {
+        let state = follow::catch_up(store.as_ref(), &log)?;
         let (changed, _) = watch::channel(log.size());
         let (batch, writing) = (Batch::default(), None);
-        let next = Next { state: state.clone(), size: log.size(), batch, writing, stuck: false };
-        let writer = Writer { store, log, unsealed: None, broken: None };
+        let next = Next { state: state.clone(), size: log.size(), batch, writing, stuck: None };
+        let writer = Arc::new(Mutex::new(Writer { log, changes: Vec::new(), batches: 0 }));
+        let follower = Follower::start(Arc::clone(&writer), store).map_err(LedgerError::Thread)?;
         Ok(Self {
             next: Mutex::new(next),
             written: Condvar::new(),
-            writer: Mutex::new(writer),
+            writer,
+            follower,
             state: RwLock::new(Arc::new(state)),
             changed,
             clock,
@@ -291,6 +277,11 @@ impl Ledger {
         Ok((writer.log.checkpoint().to_owned(), writer.log.consistency(old)?))
     }
 
+    /// How many batches were written since it was opened.
+    pub fn batches(&self) -> u64 {
+        self.lock().batches
+    }
+
     /// How many entries there are.
     pub fn size(&self) -> u64 {
         self.lock().log.size()
@@ -307,6 +298,11 @@ impl Ledger {
     }
 
     #[cfg(test)]
+    fn faults(&self) -> crate::audit::faults::Faults {
+        self.lock().log.faults().clone()
+    }
+
+    #[cfg(test)]
     fn size_decided(&self) -> u64 {
         self.decided().size
     }
@@ -315,18 +311,13 @@ impl Ledger {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To decide on. Everything is refused while the log cannot be written: audit before effect.
+    /// To decide on. Everything is refused where the log cannot be written: audit before effect.
     fn next(&self) -> Result<MutexGuard<'_, Next>, Refusal> {
         let next = self.decided();
-        if !next.stuck {
-            return Ok(next);
+        match &next.stuck {
+            Some(why) => Err(not_durable(why)),
+            None => Ok(next),
         }
-        drop(next);
-        let mut writer = self.lock();
-        self.mend(&mut writer)?;
-        let mut next = self.decided();
-        next.stuck = false;
-        Ok(next)
     }
 
     fn decided(&self) -> MutexGuard<'_, Next> {
@@ -345,6 +336,7 @@ impl Ledger {
                 }
                 // It was taken, and whoever took it did not come to its end.
                 None if !Arc::ptr_eq(outcome, &next.batch.outcome) => return Err(not_durable(BEGUN)),
+                None if next.stuck.is_some() => next.give_up(),
                 None => {
                     let batch = std::mem::take(&mut next.batch);
                     next.writing = Some(Arc::clone(&batch.outcome));
@@ -358,47 +350,38 @@ impl Ledger {
         }
     }
 
-    /// What could not be written is tried again; what the log takes late is in memory from then on.
-    fn mend(&self, writer: &mut Writer) -> Result<(), Refusal> {
-        if let Some(broken) = &writer.broken {
-            return Err(not_durable(broken));
-        }
-        let Some((entries, _)) = &writer.unsealed else { return Ok(()) };
-        let entries = entries.clone();
-        writer.seal(&entries).map_err(|text| not_durable(&text))?;
-        if let Some((_, changes)) = writer.unsealed.take() {
-            self.publish(&changes, writer.log.size());
-        }
-        Ok(())
-    }
-
     fn write(&self, writer: &mut Writer, batch: Batch) {
         let Batch { changes, entries, outcome } = batch;
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
-        let done = writer.write(&changes, &entries);
-        match &done {
+        let before = writer.log.unflushed();
+        let done = match writer.log.append(&entries) {
             Ok(()) => {
-                // Older entries leave the outbox with the next flush; until then opening finds them in the log.
-                if let Err(failure) = writer.store.sealed(last) {
-                    tracing::warn!("the outbox keeps older entries: {}", chain(&failure));
-                }
                 self.publish(&changes, writer.log.size());
-                writer.broken = None;
+                writer.changes.extend(changes);
+                writer.batches += 1;
+                Ok(())
             }
-            Err(text) => {
+            Err(failure) => {
+                let mut text = format!("the log failed: {}", chain(&failure));
+                let doubtful = writer.log.is_doubtful();
+                if doubtful {
+                    text.push_str("; it may still take effect after a restart: look before you ask again");
+                }
                 tracing::error!("{text}");
                 let mut next = self.decided();
-                next.stuck = true;
                 // What was decided on it meanwhile was decided on what is not so.
-                let _ = std::mem::take(&mut next.batch).outcome.set(Err(text.clone()));
-                next.state = State::clone(&self.state());
-                next.size = writer.log.size();
-                if writer.broken.is_none() {
-                    next.state.apply(&changes);
-                    next.size += entries.len() as u64;
-                    writer.unsealed = Some((entries, changes));
+                next.stuck = Some(text.clone());
+                next.give_up();
+                if !doubtful {
+                    // Nothing of it is anywhere.
+                    next.stuck = None;
                 }
+                (next.state, next.size) = (State::clone(&self.state()), writer.log.size());
+                Err(text)
             }
+        };
+        let waits = writer.log.unflushed();
+        if waits != before && waits != Unflushed::Nothing {
+            self.follower.wake(waits);
         }
         let _ = outcome.set(done);
     }
@@ -456,7 +439,7 @@ impl Next {
         // Only this one cannot be written; the next one can.
         let body = entry.to_bytes().map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
         self.state.apply(&changes);
-        self.batch.entries.push(Waiting { index: self.size, body });
+        self.batch.entries.push(body);
         self.batch.changes.extend(changes);
         self.size += 1;
         Ok(Arc::clone(&self.batch.outcome))
@@ -471,32 +454,11 @@ impl Next {
         });
         made.or_else(|| self.state.project(&name)).map(|project| project.level.clone())
     }
-}
 
-impl Writer {
-    /// Store, then log; why it is not durable. Where it is in both, the caller takes `broken` back: she has more to do.
-    fn write(&mut self, changes: &[Change], entries: &[Waiting]) -> Result<(), String> {
-        if let Some(broken) = &self.broken {
-            return Err(broken.clone());
-        }
-        self.broken = Some(BEGUN.to_owned());
-        if entries.first().map(|entry| entry.index) != Some(self.log.size()) {
-            return Err("what was decided does not follow what is in the log".to_owned());
-        }
-        self.store.commit(changes, entries).map_err(|failure| {
-            let text = format!("the store failed: {}", chain(&failure));
-            self.broken = Some(text.clone());
-            text
-        })?;
-        self.seal(entries).map_err(|text| {
-            self.broken = None;
-            format!("{text}; when that is mended it may still take effect: look before you ask again")
-        })
-    }
-
-    fn seal(&mut self, entries: &[Waiting]) -> Result<(), String> {
-        let bodies: Vec<Vec<u8>> = entries.iter().map(|entry| entry.body.clone()).collect();
-        self.log.append(&bodies).map_err(|failure| format!("the log failed: {}", chain(&failure)))
+    /// What waits to be written is not.
+    fn give_up(&mut self) {
+        let why = self.stuck.clone().unwrap_or_default();
+        let _ = std::mem::take(&mut self.batch).outcome.set(Err(why));
     }
 }
 
@@ -508,24 +470,12 @@ impl Drop for Leads<'_> {
     fn drop(&mut self) {
         let mut next = self.0.decided();
         next.writing = None;
-        next.stuck |= std::thread::panicking();
+        if std::thread::panicking() {
+            next.stuck = Some(BEGUN.to_owned());
+        }
         drop(next);
         self.0.written.notify_all();
     }
-}
-
-/// Replay a log into records: what a store must hold.
-pub fn replay(log: &Log) -> Result<Vec<Record>, LedgerError> {
-    let mut state = State::default();
-    for (index, body) in (0..).zip(log.read(0, log.size())?) {
-        let unreadable = |source| LedgerError::Entry { index, source };
-        let entry = Entry::from_bytes(&body).map_err(unreadable)?;
-        for change in entry.changes {
-            let change: Change = serde_json::from_value(change).map_err(unreadable)?;
-            state.apply(&[change]);
-        }
-    }
-    Ok(state.records())
 }
 
 fn logged(change: &Change) -> serde_json::Value {

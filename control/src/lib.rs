@@ -21,6 +21,6 @@ pub mod reconcile;
 pub mod search;
 pub mod setup;
 pub mod store;
-pub mod watch;
 pub mod stream;
+pub mod watch;
 pub mod witness;

@@ -3,18 +3,18 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use holm_control::api;
 use holm_control::app::{self, App, Failure, Paths};
-use holm_control::audit::{Checkpoint, SigningKey};
+use holm_control::audit::{Checkpoint, Log, SigningKey};
 use holm_control::config::Config;
 use holm_control::domain::lock::{self, Subject};
 use holm_control::domain::{Change, Record, Refusal, State, people};
 use holm_control::identity::Authority;
 use holm_control::keys::{Attempt, fingerprint, opens_with};
-use holm_control::ledger::{Call, Decided, Ledger, LedgerError, chain, replay};
+use holm_control::ledger::{Call, Decided, Ledger, LedgerError, Standing, chain, compare, replay};
 use holm_control::login::Login;
 use holm_control::notify::Notify;
 use holm_control::policy;
 use holm_control::setup::{self, Options};
-use holm_control::store::{SledStore, Store};
+use holm_control::store::{Applied, SledStore, Store};
 use holm_control::stream::Streams;
 use holm_control::witness::server::{self, Witness};
 use holm_control::witness::{Serving, Witnesses};
@@ -458,53 +458,48 @@ fn recover(
 /// The store holds what the log says, nothing else; with `check` nothing is changed.
 fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
     let paths = Paths::of(&config.data);
-    if !check {
-        let (_, log) = app::log(config)?;
-        // An entry that waits in the outbox goes to the log first, where the store can still be read.
-        match Ledger::open(Box::new(app::store(&paths.store)?), log, jiff::Timestamp::now) {
-            Err(failure @ (LedgerError::Gap { .. } | LedgerError::Differs { .. })) => {
-                let next =
-                    "find out which of the two was restored from a copy, and restore the other to match";
-                return Err(Failure::because("store and log are not of one history", next, failure));
-            }
-            Err(failure) => eprintln!("holmd: the store is passed over: {}", chain(&failure)),
-            Ok(_) => {}
-        }
-    }
     let (_, log) = app::log(config)?;
+    let store = app::store(&paths.store)?;
+    let failed = |e| Failure::because("the store cannot be used", "holmd rebuild", e);
+    match compare(&store, &log) {
+        Ok(standing) if check => {
+            let what = standing_of(standing)?;
+            println!("{what}: {} entries, {} records", log.size(), count(&store).map_err(failed)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(failure @ (LedgerError::Ahead { .. } | LedgerError::Differs { .. })) => {
+            let next = format!(
+                "find out which of the two was restored from a copy, and restore the other to match. if the log is the \
+                 one to go by: mv {0} {0}.other && holmd rebuild",
+                paths.store.display()
+            );
+            return Err(Failure::because("store and log are not of one history", next, failure));
+        }
+        Err(failure) if check => {
+            return Err(Failure::because("the store cannot be compared", "holmd rebuild", failure));
+        }
+        Err(failure) => eprintln!("holmd: the store is passed over: {}", chain(&failure)),
+        Ok(_) => {}
+    }
     let records = replay(&log).map_err(|e| {
         Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
     })?;
-    let store = app::store(&paths.store)?;
-    let failed = |e| Failure::because("the store cannot be used", "holmd rebuild", e);
-    if !check {
-        store.replace(&records).map_err(failed)?;
-    }
-    let (same, waiting) = compare(&store, records).map_err(failed)?;
-    if !same {
-        return Err(Failure::new(
-            "the store is not what the log says",
-            "holmd rebuild   (makes the store anew; the log is the truth)",
-        ));
-    }
-    let what = if check { "the store is what the log says" } else { "the store was made anew from the log" };
-    println!(
-        "{what}: {} entries, {} records, {waiting} waiting to be sealed",
-        log.size(),
-        count(&store).map_err(failed)?
-    );
+    store.replace(&records, Applied::of(&log)).map_err(failed)?;
+    println!("the store was made anew from the log: {} entries, {} records", log.size(), records.len());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the store has these records, and how many entries of the outbox are not in the log yet.
-fn compare(
-    store: &SledStore,
-    mut expected: Vec<holm_control::domain::Record>,
-) -> Result<(bool, usize), holm_control::store::StoreError> {
-    let mut found = store.records()?;
-    expected.sort_by_key(holm_control::domain::Record::key);
-    found.sort_by_key(holm_control::domain::Record::key);
-    Ok((found == expected, store.outbox()?.len()))
+fn standing_of(standing: Standing) -> Result<String, Failure> {
+    match standing {
+        Standing::Same => Ok("the store is what the log says".to_owned()),
+        Standing::Behind(entries) => {
+            Ok(format!("the store is what the log said {entries} entries ago, which the next start reads"))
+        }
+        Standing::Other => Err(Failure::new(
+            "the store is not what the log says",
+            "holmd rebuild   (makes the store anew; the log is the truth)",
+        )),
+    }
 }
 
 fn count(store: &SledStore) -> Result<usize, holm_control::store::StoreError> {
@@ -563,17 +558,17 @@ fn check(path: &Path) -> Result<ExitCode, Failure> {
     let vkey = SigningKey::load(&paths.log_key).map(|key| key.vkey(&config.log_origin)).unwrap_or_default();
     say("streams", Streams::check(&config.stream));
     say("witnesses", Witnesses::check(&config.witness, &vkey));
-    say("log and store", past.and_then(|past| history(&paths, past)));
+    say("log and store", past.and_then(|(log, _)| history(&paths, &log)));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the log says: how many entries, and the records that they make.
-fn past(config: &Config) -> Result<(u64, Vec<Record>), Failure> {
+/// The log, and the records that its entries make.
+fn past(config: &Config) -> Result<(Log, Vec<Record>), Failure> {
     let (_, log) = app::log(config)?;
     let records = replay(&log).map_err(|e| {
         Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
     })?;
-    Ok((log.size(), records))
+    Ok((log, records))
 }
 
 /// The pack that the next start would put in force, by what the log says.
@@ -590,16 +585,17 @@ fn rules(config: &Config, records: &[Record]) -> Result<String, Failure> {
 }
 
 /// The log was read from end to end; the store agrees with it. A holmd that runs has the store to itself.
-fn history(paths: &Paths, (size, records): (u64, Vec<Record>)) -> Result<String, Failure> {
+fn history(paths: &Paths, log: &Log) -> Result<String, Failure> {
     let store = app::store(&paths.store)?;
-    let outbox = store.outbox();
-    let behind = outbox.iter().flatten().any(|waiting| waiting.index >= size);
-    let failed = |e| Failure::because("the store cannot be read", "holmd rebuild", e);
-    let (same, _) = compare(&store, records).map_err(failed)?;
-    match (same, behind) {
-        (true, _) => Ok(format!("{size} entries, {} records", count(&store).map_err(failed)?)),
-        (false, true) => Ok(format!("{size} entries; what a kill left over is sealed at the next start")),
-        (false, false) => Err(Failure::new("the store is not what the log says", "holmd rebuild")),
+    let failed = |e| Failure::because("store and log do not agree", "holmd rebuild", e);
+    match compare(&store, log).map_err(failed)? {
+        Standing::Same => {
+            let records = store
+                .records()
+                .map_err(|e| Failure::because("the store cannot be read", "holmd rebuild", e))?;
+            Ok(format!("{} entries, {} records", log.size(), records.len()))
+        }
+        standing => standing_of(standing),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Files of a log: each is wholly there, durable, or not there at all. A file is written beside its
 //! place, synced and renamed into it, so that nothing that a checkpoint refers to is ever half of one.
+//! The journal alone, which lies beside the directory, is written in place.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,6 +19,9 @@ pub struct DiskError {
     /// Why it failed.
     pub source: io::Error,
 }
+
+/// Files that are written at the same time.
+const WRITERS: usize = 16;
 
 /// The directory of a log. While this lives no other process, and no other part of this one, writes it.
 #[derive(Debug)]
@@ -99,6 +103,22 @@ impl Disk {
         self.act("rename", &beside, || fs::rename(&beside, &path))
     }
 
+    /// Write files, many at a time where there are many: to wait for each by itself would take as long as all appends did
+    /// that they are from.
+    pub(super) fn write_all(&self, files: &[(String, &[u8])]) -> Result<(), DiskError> {
+        let each =
+            |files: &[(String, &[u8])]| files.iter().try_for_each(|(file, bytes)| self.write(file, bytes));
+        if files.len() <= WRITERS {
+            return each(files);
+        }
+        std::thread::scope(|scope| {
+            let part = files.len().div_ceil(WRITERS);
+            let writers: Vec<_> = files.chunks(part).map(|part| scope.spawn(move || each(part))).collect();
+            let panicked = |_| Err(self.failed("write", io::Error::other("a writer panicked")));
+            writers.into_iter().try_for_each(|writer| writer.join().unwrap_or_else(panicked))
+        })
+    }
+
     /// Make it durable that these files are where they are.
     pub(super) fn sync_above<'a>(&mut self, files: impl Iterator<Item = &'a str>) -> Result<(), DiskError> {
         let mut dirs = BTreeSet::new();
@@ -150,22 +170,66 @@ impl Disk {
         Ok(())
     }
 
+    /// What lies beside the directory, under its name with more to it.
+    pub(super) fn path_beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.root.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        self.root.with_file_name(name)
+    }
+
+    /// The bytes of a file beside the directory, where there is one.
+    pub(super) fn read_beside(&self, suffix: &str, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
+        match read_at(self.path_beside(suffix), limit) {
+            Err(e) if e.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// A file beside the directory, to be written in place. Where there is none of this length, one of zeroes takes its
+    /// place.
+    pub(super) fn beside(&self, suffix: &str, length: u64) -> Result<File, DiskError> {
+        let path = self.path_beside(suffix);
+        if !path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == length) {
+            let new = self.path_beside(&format!("{suffix}.new"));
+            let out = self.act("write", &new, || {
+                let mut out =
+                    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+                io::copy(&mut io::repeat(0).take(length), &mut out)?;
+                Ok(out)
+            })?;
+            self.act("sync", &new, || out.sync_all())?;
+            self.act("rename", &new, || fs::rename(&new, &path))?;
+            self.act("sync", path.parent().unwrap_or(&path), || sync_parent(&path))?;
+        }
+        self.act("open", &path, || OpenOptions::new().write(true).open(&path))
+    }
+
+    fn failed(&self, what: &'static str, source: io::Error) -> DiskError {
+        DiskError { what, path: self.root.clone(), source }
+    }
+
     /// One operation: the only place where this directory changes.
-    fn act<T>(
+    pub(super) fn act<T>(
         &self,
         what: &'static str,
         path: &Path,
         act: impl FnOnce() -> io::Result<T>,
     ) -> Result<T, DiskError> {
         #[cfg(test)]
-        let act = || self.faults.around(what, path.strip_prefix(&self.root).unwrap_or(path), act);
+        let shown =
+            path.strip_prefix(&self.root).or_else(|_| path.strip_prefix(self.root.parent().unwrap_or(path)));
+        #[cfg(test)]
+        let act = || self.faults.around(what, shown.unwrap_or(path), act);
         act().map_err(|source| DiskError { what, path: path.to_path_buf(), source })
     }
 }
 
 /// A file's bytes. One that is longer than `limit` is cut off one byte after it.
 pub(super) fn read(root: &Path, file: &str, limit: u64) -> Result<Vec<u8>, DiskError> {
-    let path = root.join(file);
+    read_at(root.join(file), limit)
+}
+
+fn read_at(path: PathBuf, limit: u64) -> Result<Vec<u8>, DiskError> {
     let mut bytes = Vec::new();
     let result = File::open(&path).and_then(|f| f.take(limit.saturating_add(1)).read_to_end(&mut bytes));
     match result {
@@ -193,12 +257,13 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What tests do to a disk: write down each operation, and let one fail.
+/// What tests do to a disk: write down each operation, let one fail, keep it busy.
 #[cfg(test)]
-pub(super) mod faults {
+pub(crate) mod faults {
+    use std::fmt;
     use std::io;
     use std::path::Path;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     /// Where the operation fails.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,24 +272,70 @@ pub(super) mod faults {
         After,
     }
 
-    #[derive(Debug, Default)]
-    pub struct Faults(Mutex<Plan>);
+    /// Copies are of the same disk.
+    #[derive(Debug, Clone, Default)]
+    pub struct Faults(Arc<Mutex<Plan>>);
 
-    #[derive(Debug, Default)]
+    #[derive(Default)]
     struct Plan {
         done: Vec<String>,
         fail: Option<(usize, When)>,
+        panic: bool,
+        refuse: Option<&'static str>,
+        seen: Option<Seen>,
+    }
+
+    type Seen = Box<dyn FnMut(&str) + Send>;
+
+    impl fmt::Debug for Plan {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Plan").field("done", &self.done).field("fail", &self.fail).finish_non_exhaustive()
+        }
+    }
+
+    /// While this lives the disk does nothing.
+    pub struct Busy<'a>(MutexGuard<'a, Plan>);
+
+    impl Busy<'_> {
+        /// When it is no more busy, it fails.
+        pub fn fail(&mut self) {
+            self.0.fail = Some((0, When::Before));
+            self.0.done.clear();
+        }
     }
 
     impl Faults {
         /// Forget the operations so far; of those to come, let this and all later ones fail.
         pub fn plan(&self, fail: Option<(usize, When)>) {
-            *self.0.lock().unwrap() = Plan { done: Vec::new(), fail };
+            *self.lock() = Plan { fail, ..Plan::default() };
+        }
+
+        /// The next one panics.
+        pub fn panic(&self) {
+            self.lock().panic = true;
+        }
+
+        /// Operations fail that have this in their name.
+        pub fn refuse(&self, part: Option<&'static str>) {
+            self.lock().refuse = part;
+        }
+
+        /// Is told each operation, when it is done.
+        pub fn see(&self, seen: impl FnMut(&str) + Send + 'static) {
+            self.lock().seen = Some(Box::new(seen));
+        }
+
+        pub fn busy(&self) -> Busy<'_> {
+            Busy(self.lock())
         }
 
         /// Operations that were done since.
         pub fn done(&self) -> Vec<String> {
-            self.0.lock().unwrap().done.clone()
+            self.lock().done.clone()
+        }
+
+        fn lock(&self) -> MutexGuard<'_, Plan> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         pub fn around<T>(
@@ -233,8 +344,12 @@ pub(super) mod faults {
             path: &Path,
             act: impl FnOnce() -> io::Result<T>,
         ) -> io::Result<T> {
-            let mut plan = self.0.lock().unwrap();
+            let mut plan = self.lock();
+            assert!(!std::mem::take(&mut plan.panic), "what a disk asserts");
             let killed = || Err(io::Error::other("killed"));
+            if plan.refuse.is_some_and(|part| path.to_string_lossy().contains(part)) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             match plan.fail {
                 Some((at, _)) if plan.done.len() > at => return killed(),
                 Some((at, When::Before)) if plan.done.len() == at => return killed(),
@@ -242,7 +357,11 @@ pub(super) mod faults {
             }
             let done = act()?;
             let path = if path == Path::new("") { Path::new(".") } else { path };
-            plan.done.push(format!("{what} {}", path.display()));
+            let operation = format!("{what} {}", path.display());
+            if let Some(seen) = &mut plan.seen {
+                seen(&operation);
+            }
+            plan.done.push(operation);
             match plan.fail {
                 Some((at, When::After)) if plan.done.len() == at + 1 => killed(),
                 _ => Ok(done),

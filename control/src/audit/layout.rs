@@ -3,7 +3,7 @@
 use super::tree::{Hash, WIDTH};
 
 /// A tile of hashes or a bundle of entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tile {
     /// `None`: entries. Otherwise hashes, of this level.
     level: Option<u8>,
@@ -49,6 +49,11 @@ impl Tile {
             Some(level) => Self::hashes(level, self.index, size),
             None => Self::entries(self.index, size),
         }
+    }
+
+    /// Whether a log of `size` entries has it as it is.
+    pub(super) fn is_of(&self, size: u64) -> bool {
+        self.of_size(size) == Some(*self)
     }
 
     /// The tile to the left of it, which is full.

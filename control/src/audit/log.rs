@@ -1,14 +1,16 @@
-//! The log on disk, for its one writer. The order of writing is drawn in [`super`].
+//! The log, for its one writer. What was appended is durable in the journal; [`Log::flush`] lays it down in the directory,
+//! where all others read it. The order of writing is drawn in [`super`].
 
 use super::checkpoint::Checkpoint;
 use super::disk::{Disk, DiskError};
 use super::entry::MAX_ENTRY;
+use super::journal::{self, Journal};
 use super::key::SigningKey;
 use super::layout::{self, Tile};
 use super::note::{self, MAX_NOTE, NoteError};
 use super::tip::{Part, Tip, TooLong};
 use super::tree::{self, Edge, Hash, WIDTH};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -18,13 +20,32 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A log that can be appended to.
 pub struct Log {
     disk: Disk,
+    journal: Journal,
     origin: String,
     key: SigningKey,
     tip: Tip,
+    root: Hash,
     note: String,
-    /// The checkpoint that a failed append may have put in place: nothing but it may come next, or two
+    /// Entries that lie in the directory, under its checkpoint.
+    laid: u64,
+    /// Full tiles and bundles that do not lie there yet.
+    full: BTreeMap<Tile, Vec<u8>>,
+    /// Directories with partial tiles, older forms among them.
+    untidy: BTreeSet<String>,
+    /// The checkpoint that a failed append may have made durable: nothing but it may come next, or two
     /// histories of one log would have been signed and seen.
     doubtful: Option<String>,
+}
+
+/// How much waits for [`Log::flush`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unflushed {
+    /// Nothing.
+    Nothing,
+    /// Something.
+    Some,
+    /// So much that appends will soon have to wait for it.
+    Much,
 }
 
 /// Why the log cannot be opened, written or read.
@@ -53,6 +74,17 @@ pub enum LogError {
          whole log from a copy"
     )]
     Damaged(PathBuf),
+    /// The journal is not what belongs behind the checkpoint.
+    #[error(
+        "the journal `{path}` does not fit the log: {why}. stop, find out who changed it or which of the two was \
+         restored from a copy, and restore both as they were at one time"
+    )]
+    Journal {
+        /// Its file.
+        path: PathBuf,
+        /// In what.
+        why: String,
+    },
     /// A log cannot have this name.
     #[error("`{0}` cannot be the name of a log: it must have no spaces and no `+`")]
     Origin(String),
@@ -84,38 +116,76 @@ impl Log {
             return Err(LogError::Origin(origin.escape_debug().to_string()));
         }
         let disk = Disk::create(dir)?;
-        if disk.has(CHECKPOINT) || disk.has("tile") {
+        let left = disk.path_beside(journal::SUFFIX).symlink_metadata().is_ok();
+        if left || disk.has(CHECKPOINT) || disk.has("tile") {
             return Err(LogError::Exists(dir.to_path_buf()));
         }
         let tip = Tip::default();
-        let note = sign(&key, origin, &tip);
-        let log = Self { disk, origin: origin.to_owned(), key, tip, note, doubtful: None };
-        log.disk.write(CHECKPOINT, log.note.as_bytes())?;
-        log.disk.sync_root()?;
-        Ok(log)
+        let note = sign(&key, origin, tip.size(), tip.root());
+        disk.write(CHECKPOINT, note.as_bytes())?;
+        disk.sync_root()?;
+        Self::of(disk, origin, key, tip, note)
     }
 
     /// Open a log of this name that this key signed. Reads its right edge only; what lies to the left
-    /// is checked when it is read.
+    /// is checked when it is read. What is in the journal alone is laid down.
     pub fn open(dir: &Path, origin: &str, key: SigningKey) -> Result<Self, LogError> {
-        let disk = Disk::open(dir)?;
+        let mut disk = Disk::open(dir)?;
         let path = disk.path(CHECKPOINT);
         let bytes = fetch(&disk, CHECKPOINT, MAX_NOTE as u64)?;
-        let note = String::from_utf8(bytes)
+        let mut note = String::from_utf8(bytes)
             .map_err(|_| NoteError::Form("it is no text"))
             .map_err(|source| LogError::Checkpoint { path: path.clone(), source })?;
         let head = Checkpoint::verify(&note, &key.vkey(origin))
             .map_err(|source| LogError::Checkpoint { path: path.clone(), source })?;
-        let tip = edge(&disk, head.size)?;
+        let mut tip = edge(&disk, head.size)?;
         if tip.root() != head.root {
             return Err(LogError::Damaged(disk.path("tile")));
         }
-        Ok(Self { disk, origin: origin.to_owned(), key, tip, note, doubtful: None })
+        let bytes = disk.read_beside(journal::SUFFIX, journal::SIZE)?;
+        let misfit = |why| LogError::Journal { path: disk.path_beside(journal::SUFFIX), why };
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 != journal::SIZE) {
+            return Err(misfit(format!("it does not have the {} bytes that it must have", journal::SIZE)));
+        }
+        let bytes = bytes.unwrap_or_default();
+        let full = journal::replay(&bytes, &key.vkey(origin), &mut tip, &mut note).map_err(misfit)?;
+        let behind = tip.size() > head.size;
+        if behind {
+            lay_down(&mut disk, head.size, &full, &tip, &note)?;
+        }
+        let mut log = Self::of(disk, origin, key, tip, note)?;
+        if behind {
+            log.tidy();
+        }
+        Ok(log)
+    }
+
+    /// All of it lies in the directory.
+    fn of(disk: Disk, origin: &str, key: SigningKey, tip: Tip, note: String) -> Result<Self, LogError> {
+        let journal = Journal::open(&disk)?;
+        let (root, laid) = (tip.root(), tip.size());
+        let untidy = partial_directories(&tip);
+        let full = BTreeMap::new();
+        let origin = origin.to_owned();
+        Ok(Self { disk, journal, origin, key, tip, root, note, laid, full, untidy, doubtful: None })
     }
 
     /// Entries in it.
     pub const fn size(&self) -> u64 {
         self.tip.size()
+    }
+
+    /// The hash over all of them.
+    pub const fn root(&self) -> Hash {
+        self.root
+    }
+
+    /// The hash over all that there were at this size.
+    pub fn root_at(&self, size: u64) -> Result<Hash, LogError> {
+        if size > self.size() {
+            return Err(LogError::Range { start: 0, end: size, size: self.size() });
+        }
+        if size == 0 { Ok(tree::empty()) } else { self.subtree(0, size) }
     }
 
     /// The signed checkpoint.
@@ -135,33 +205,68 @@ impl Log {
             return Ok(());
         }
         let mut tip = self.tip.clone();
-        let mut parts = Vec::new();
+        let mut full = Vec::new();
         for body in entries {
-            tip.push(body, &mut parts).map_err(|TooLong(length)| LogError::TooLong(length))?;
+            tip.push(body, &mut full).map_err(|TooLong(length)| LogError::TooLong(length))?;
         }
-        let before = self.tip.partial();
-        parts.extend(tip.partial().into_iter().filter(|part| !before.contains(part)));
-        let note = sign(&self.key, &self.origin, &tip);
+        let root = tip.root();
+        let note = sign(&self.key, &self.origin, tip.size(), root);
         if self.doubtful.as_ref().is_some_and(|doubtful| *doubtful != note) {
             return Err(LogError::Doubtful);
         }
-
-        let paths: Vec<String> = parts.iter().map(|(tile, _)| tile.path()).collect();
-        for ((_, bytes), path) in parts.iter().zip(&paths) {
-            self.disk.write(path, bytes)?;
+        let record = journal::record(self.size(), entries, &note);
+        let fits = |journal: &Journal| record.as_ref().is_some_and(|record| journal.fits(record.len()));
+        if self.doubtful.is_none() && !fits(&self.journal) {
+            self.flush()?;
         }
-        self.disk.sync_above(paths.iter().map(String::as_str))?;
-        self.doubtful = Some(note.clone());
-        self.disk.write(CHECKPOINT, note.as_bytes())?;
-        self.disk.sync_root()?;
-        self.doubtful = None;
-        (self.tip, self.note) = (tip, note);
 
-        // The entries are safe whatever comes of this; what stays goes with the next append.
-        if let Err(failure) = self.sweep(&before) {
-            tracing::debug!("an older partial tile stays: {failure}: {}", failure.source);
+        self.doubtful = Some(note.clone());
+        match record.as_ref().filter(|record| self.journal.fits(record.len())) {
+            Some(record) => self.journal.write(&self.disk, record)?,
+            // More than any journal takes: there is nothing in it by now.
+            None => self.lay_down(&full, &tip, &note)?,
+        }
+        self.doubtful = None;
+        (self.tip, self.root, self.note) = (tip, root, note);
+        if self.laid == self.size() {
+            self.tidy();
+        } else {
+            self.full.extend(full);
         }
         Ok(())
+    }
+
+    /// Lay down in the directory what is in the journal alone. Where it fails, nothing is lost, and it can be done again.
+    pub fn flush(&mut self) -> Result<(), LogError> {
+        if self.doubtful.is_some() {
+            return Err(LogError::Doubtful);
+        }
+        if self.laid == self.size() {
+            return Ok(());
+        }
+        let full: Vec<Part> = std::mem::take(&mut self.full).into_iter().collect();
+        let done = self.lay_down(&full, &self.tip.clone(), &self.note.clone());
+        if let Err(failure) = done {
+            self.full.extend(full);
+            return Err(failure.into());
+        }
+        self.journal.restart();
+        self.tidy();
+        Ok(())
+    }
+
+    /// A failed append may be durable all the same: only the same one can follow, or the log is opened anew.
+    pub const fn is_doubtful(&self) -> bool {
+        self.doubtful.is_some()
+    }
+
+    /// What is to be flushed.
+    pub fn unflushed(&self) -> Unflushed {
+        match self.laid == self.size() {
+            true => Unflushed::Nothing,
+            false if self.journal.is_half_full() => Unflushed::Much,
+            false => Unflushed::Some,
+        }
     }
 
     /// The entries from `start` up to, without, `end`, each checked against the checkpoint.
@@ -223,6 +328,9 @@ impl Log {
 
     /// A full bundle whose entries are those that the root covers.
     fn bundle(&self, tile: Tile, index: u64) -> Result<Vec<u8>, LogError> {
+        if let Some(bytes) = self.full.get(&tile) {
+            return Ok(bytes.clone());
+        }
         let bytes = fetch(&self.disk, &tile.path(), tile.limit())?;
         let (bodies, whole) = layout::entries_of(&bytes);
         let leaves: Vec<Hash> = bodies.iter().map(|body| tree::leaf(body)).collect();
@@ -239,6 +347,9 @@ impl Log {
             Some(tile) if !tile.is_partial() => tile,
             _ => return Ok(self.tip.row(level).to_vec()),
         };
+        if let Some(bytes) = self.full.get(&tile) {
+            return Ok(layout::hashes_of(bytes));
+        }
         let row = hashes(&self.disk, tile)?;
         if tree::root_of(&row) != self.hash(level + 1, index)? {
             return Err(LogError::Damaged(self.disk.path(&tile.path())));
@@ -269,20 +380,27 @@ impl Log {
         Ok(tree::root_of(&row))
     }
 
-    /// Remove what the checkpoint no longer refers to: older forms of the partial tiles, now and before.
-    fn sweep(&mut self, before: &[Part]) -> Result<(), DiskError> {
-        let now: Vec<Tile> = self.tip.partial().into_iter().map(|(tile, _)| tile).collect();
-        let keep: BTreeSet<String> = now.iter().map(Tile::path).collect();
-        let left = now.iter().filter_map(Tile::before);
-        let tiles = before.iter().map(|(tile, _)| *tile).chain(left).chain(now.iter().copied());
-        let dirs: BTreeSet<String> = tiles.map(|tile| tile.partial_directory()).collect();
-        dirs.iter().try_for_each(|dir| self.disk.sweep(dir, &keep))
+    fn lay_down(&mut self, full: &[Part], tip: &Tip, note: &str) -> Result<(), DiskError> {
+        self.untidy.extend(partial_directories(tip));
+        lay_down(&mut self.disk, self.laid, full, tip, note)?;
+        self.laid = tip.size();
+        Ok(())
     }
 
-    /// The disk, for its faults.
+    /// Remove what the checkpoint no longer refers to: older forms of the partial tiles, now and before. What stays goes
+    /// with the next flush.
+    fn tidy(&mut self) {
+        let keep: BTreeSet<String> = self.tip.partial().iter().map(|(tile, _)| tile.path()).collect();
+        match self.untidy.iter().try_for_each(|dir| self.disk.sweep(dir, &keep)) {
+            Ok(()) => self.untidy = partial_directories(&self.tip),
+            Err(failure) => tracing::debug!("an older partial tile stays: {failure}: {}", failure.source),
+        }
+    }
+
+    /// What a test does to its disk.
     #[cfg(test)]
-    pub(super) const fn disk(&self) -> &Disk {
-        &self.disk
+    pub(crate) const fn faults(&self) -> &super::disk::faults::Faults {
+        &self.disk.faults
     }
 }
 
@@ -295,9 +413,26 @@ impl fmt::Debug for Log {
     }
 }
 
-fn sign(key: &SigningKey, origin: &str, tip: &Tip) -> String {
-    let head = Checkpoint { origin: origin.to_owned(), size: tip.size(), root: tip.root() };
-    note::sign(key, origin, &head.text())
+fn sign(key: &SigningKey, origin: &str, size: u64, root: Hash) -> String {
+    note::sign(key, origin, &Checkpoint { origin: origin.to_owned(), size, root }.text())
+}
+
+/// Where the partial tiles lie, and those of before that a kill may have left.
+fn partial_directories(tip: &Tip) -> BTreeSet<String> {
+    let now: Vec<Tile> = tip.partial().into_iter().map(|(tile, _)| tile).collect();
+    let left = now.iter().filter_map(Tile::before);
+    now.iter().copied().chain(left).map(|tile| tile.partial_directory()).collect()
+}
+
+/// Write what is new since the log had `laid` entries, then the checkpoint over it.
+fn lay_down(disk: &mut Disk, laid: u64, full: &[Part], tip: &Tip, note: &str) -> Result<(), DiskError> {
+    let partial = tip.partial();
+    let new = full.iter().chain(partial.iter().filter(|(tile, _)| !tile.is_of(laid)));
+    let files: Vec<(String, &[u8])> = new.map(|(tile, bytes)| (tile.path(), bytes.as_slice())).collect();
+    disk.write_all(&files)?;
+    disk.sync_above(files.iter().map(|(path, _)| path.as_str()))?;
+    disk.write(CHECKPOINT, note.as_bytes())?;
+    disk.sync_root()
 }
 
 /// The right edge of a log of this size, as it lies on disk, and consistent in itself.

@@ -12,19 +12,28 @@
 //!   DIR/tile/0/001.p/7
 //!   DIR/tile/1/000.p/1            one hash for each full tile of the level below
 //!
-//!   append:   tiles ──sync──▶ directories ──sync──▶ checkpoint.new ──sync──▶ rename ──sync──▶ answered
+//!   DIR.journal                   entries that do not lie in DIR yet: see [`journal`]
+//!
+//!   append:   entries and the checkpoint signed over them, into the journal ──sync──▶ answered
+//!
+//!   flush:    tiles ──sync──▶ directories ──sync──▶ checkpoint.new ──sync──▶ rename ──sync──▶ the journal begins anew
 //!                                                                              │
 //!                                                          older partial tiles are removed
 //! ```
 //!
-//! A kill before the rename leaves the old checkpoint and bytes that nothing refers to; they are
-//! ignored, and overwritten when the log grows over them. A kill after it leaves the new checkpoint
-//! and some older partial tiles, which go with the next append. Nothing else is ever repaired.
+//! A kill in an append leaves a whole record, which counts, or a torn one, which nobody was told of: only the last can be
+//! one, and it is passed over. A kill in a flush before the rename leaves the old checkpoint, the journal behind it, and
+//! bytes that nothing refers to, which are overwritten; one after it the new checkpoint, and some older partial tiles, which
+//! go with the next flush. Opening makes a flush of what the journal has. Nothing else is ever repaired: a record that fits
+//! nowhere, or is not signed, is refused.
+//!
+//! The journal lies beside the directory, so that a copy of the directory alone is a log, as old as its last flush.
 
 mod checkpoint;
 mod disk;
 mod entry;
 pub mod export;
+mod journal;
 mod json;
 mod key;
 mod layout;
@@ -38,9 +47,12 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use self::disk::faults;
+
 pub use self::checkpoint::Checkpoint;
 pub use self::disk::DiskError;
 pub use self::entry::{Entry, EntryError, MAX_ENTRY};
 pub use self::key::{KeyError, SigningKey};
-pub use self::log::{Log, LogError};
+pub use self::log::{Log, LogError, Unflushed};
 pub use self::tree::Hash;

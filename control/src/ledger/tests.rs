@@ -1,7 +1,9 @@
-//! Kills and failures between deciding, storing, logging and telling; many at once.
+//! Kills and failures between deciding, logging, telling and storing; many at once.
 
 use super::*;
+use crate::audit::faults::{Busy, When};
 use crate::audit::{SigningKey, verify};
+use crate::domain::Record;
 use crate::domain::records::Person;
 use crate::store::MemoryStore;
 use std::path::PathBuf;
@@ -9,31 +11,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const ORIGIN: &str = "holm.example/log";
 
-/// A store that outlives its ledger, as a disk does, and fails, waits or panics when told to.
+/// A store that outlives its ledger, as a disk does, and fails or panics when told to.
 #[derive(Clone, Default)]
-struct Disk(Arc<(MemoryStore, AtomicBool, Mutex<Vec<usize>>, AtomicBool)>);
+struct Disk(Arc<(MemoryStore, AtomicBool, AtomicBool)>);
+
+impl Disk {
+    fn fail(&self, fail: bool) {
+        self.0.1.store(fail, Ordering::Relaxed);
+    }
+
+    fn panic(&self, panic: bool) {
+        self.0.2.store(panic, Ordering::Relaxed);
+    }
+}
 
 impl Store for Disk {
     fn records(&self) -> Result<Vec<Record>, StoreError> {
         self.0.0.records()
     }
-    fn outbox(&self) -> Result<Vec<Waiting>, StoreError> {
-        self.0.0.outbox()
+    fn applied(&self) -> Result<Option<Applied>, StoreError> {
+        self.0.0.applied()
     }
-    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
+    fn apply(&self, changes: &[Change], now: Applied) -> Result<(), StoreError> {
         if self.0.1.load(Ordering::Relaxed) {
             return Err(StoreError { what: "no space left".to_owned(), cause: None });
         }
-        assert!(!self.0.3.load(Ordering::Relaxed), "what a store asserts");
-        // Whoever holds this keeps the disk busy.
-        self.0.2.lock().unwrap().push(entries.len());
-        self.0.0.commit(changes, entries)
+        assert!(!self.0.2.load(Ordering::Relaxed), "what a store asserts");
+        self.0.0.apply(changes, now)
     }
-    fn sealed(&self, below: u64) -> Result<(), StoreError> {
-        self.0.0.sealed(below)
+    fn replace(&self, records: &[Record], now: Applied) -> Result<(), StoreError> {
+        self.0.0.replace(records, now)
     }
-    fn replace(&self, records: &[Record]) -> Result<(), StoreError> {
-        self.0.0.replace(records)
+    fn flush(&self) -> Result<(), StoreError> {
+        self.0.0.flush()
     }
 }
 
@@ -65,15 +75,6 @@ impl Scratch {
         self.open().unwrap()
     }
 
-    /// While something lies where the new checkpoint is written, the log fails.
-    fn break_log(&self) {
-        std::fs::create_dir(self.path().join("checkpoint.new")).unwrap();
-    }
-
-    fn mend_log(&self) {
-        std::fs::remove_dir(self.path().join("checkpoint.new")).unwrap();
-    }
-
     /// What is stored is what is logged.
     fn assert_agreed(&self, ledger: Ledger) {
         let state = ledger.state();
@@ -82,8 +83,8 @@ impl Scratch {
         drop(ledger);
         assert_eq!(state.records(), sorted(self.store.records().unwrap()));
         assert_eq!(state.records(), replay(&self.log()).unwrap());
+        assert_eq!(self.store.applied().unwrap(), Some(Applied::of(&self.log())));
         assert_eq!(*state, *self.ledger().state());
-        assert_eq!(self.store.outbox().unwrap().len(), 1);
     }
 }
 
@@ -185,126 +186,165 @@ fn what_is_seen_is_called_that_and_what_is_nothing_is_not_written() {
 }
 
 #[test]
-fn a_kill_between_store_and_log_is_made_good_at_the_next_start() {
+fn a_store_of_an_older_copy_catches_up_and_so_does_one_that_a_kill_left_behind() {
+    let scratch = Scratch::new();
+    let ledger = scratch.ledger();
+    invite(&ledger, "ada").unwrap();
+    drop(ledger);
+    let (records, applied) = (scratch.store.records().unwrap(), scratch.store.applied().unwrap().unwrap());
+    assert_eq!((records.len(), applied), (1, Applied::of(&scratch.log())));
+    let ledger = scratch.ledger();
+    invite(&ledger, "bo").unwrap();
+    let other = |_: &State, _| Ok(Decided::new(vec![person("ada", 7)], ()));
+    ledger.commit(&call("person.invite"), other).unwrap();
+    drop(ledger);
+    // The whole store as it was before: what changed since is not as it was then.
+    scratch.store.replace(&records, applied).unwrap();
+    assert_eq!(compare(&scratch.store, &scratch.log()).unwrap(), Standing::Behind(2));
+    let ledger = scratch.ledger();
+    let uids: Vec<u32> = ledger.state().people.values().map(|person| person.uid).collect();
+    assert_eq!(uids, [7, 20_002]);
+    scratch.assert_agreed(ledger);
+    assert_eq!(compare(&scratch.store, &scratch.log()).unwrap(), Standing::Same);
+}
+
+#[test]
+fn a_store_that_is_new_or_of_before_it_said_up_to_where_it_is_is_what_the_log_says_or_refused() {
     let scratch = Scratch::new();
     invite(&scratch.ledger(), "ada").unwrap();
-    // The entry as it would be written, from a life in which there was no kill.
-    let other = Scratch::new();
-    let ledger = other.ledger();
-    invite(&ledger, "ada").unwrap();
-    invite(&ledger, "bo").unwrap();
-    let body = ledger.entries(1, 2).unwrap().remove(0);
-    scratch.store.commit(&[person("bo", 20_002)], &[Waiting { index: 1, body: body.clone() }]).unwrap();
-
-    let ledger = scratch.ledger();
-    assert_eq!((ledger.size(), names(&ledger).len()), (2, 2));
-    assert_eq!(ledger.entries(1, 2).unwrap(), [body]);
-    assert_eq!(invite(&ledger, "cy").unwrap(), 20_003);
-    scratch.assert_agreed(ledger);
+    let records = scratch.store.records().unwrap();
+    let again = |records: &[Record]| {
+        let again = Scratch { dir: tempfile::tempdir().unwrap(), store: Disk::default() };
+        // As a store of another version: records, and not up to where.
+        *again.store.0.0.tables() = (records.iter().map(|r| (r.key(), r.clone())).collect(), None);
+        Ledger::open(Box::new(again.store.clone()), scratch.log(), clock).map(|ledger| names(&ledger))
+    };
+    assert_eq!(again(&[]).unwrap(), ["ada"]);
+    assert_eq!(again(&records).unwrap(), ["ada"]);
+    let Change::Put(bo) = person("bo", 20_002) else { panic!("a record") };
+    assert!(matches!(again(&[records[0].clone(), bo]), Err(LedgerError::Other)));
 }
 
 #[test]
-fn a_kill_between_log_and_memory_leaves_nothing() {
-    let scratch = Scratch::new();
-    let ledger = scratch.ledger();
-    invite(&ledger, "ada").unwrap();
-    let body = ledger.entries(0, 1).unwrap().remove(0);
-    drop(ledger);
-    // The outbox was not emptied yet.
-    scratch.store.commit(&[], &[Waiting { index: 0, body }]).unwrap();
-    let ledger = scratch.ledger();
-    assert_eq!(ledger.size(), 1, "it was logged twice");
-    scratch.assert_agreed(ledger);
-}
-
-#[test]
-fn a_store_and_a_log_that_do_not_belong_together_are_refused() {
+fn a_store_and_a_log_of_different_histories_are_refused() {
     let scratch = Scratch::new();
     invite(&scratch.ledger(), "ada").unwrap();
-    let waiting = |index| [Waiting { index, body: b"another".to_vec() }];
-    scratch.store.commit(&[], &waiting(2)).unwrap();
-    assert!(matches!(scratch.open(), Err(LedgerError::Gap { outbox: 2, log: 1 })));
-    scratch.store.replace(&[]).unwrap();
-    scratch.store.commit(&[], &waiting(0)).unwrap();
-    assert!(matches!(scratch.open(), Err(LedgerError::Differs { index: 0 })));
-    assert_eq!(scratch.log().size(), 1);
-}
-
-#[test]
-fn a_store_of_another_time_than_the_log_is_refused() {
-    let scratch = Scratch::new();
-    let ledger = scratch.ledger();
-    invite(&ledger, "ada").unwrap();
-    let (records, outbox) = (scratch.store.records().unwrap(), scratch.store.outbox().unwrap());
-    invite(&ledger, "bo").unwrap();
-    drop(ledger);
-    // The whole store as it was before.
-    scratch.store.replace(&records).unwrap();
-    scratch.store.commit(&[], &outbox).unwrap();
-    assert!(matches!(scratch.open(), Err(LedgerError::Other)));
-    // And without a word of when that was.
-    scratch.store.replace(&records).unwrap();
-    assert!(matches!(scratch.open(), Err(LedgerError::Other)));
+    let good = scratch.store.applied().unwrap().unwrap();
+    let records = scratch.store.records().unwrap();
+    let refused = |size: u64, root: [u8; 32]| {
+        scratch.store.replace(&records, Applied { size, root }).unwrap();
+        let compared = compare(&scratch.store, &scratch.log()).unwrap_err();
+        let opened = scratch.open().err().unwrap();
+        assert_eq!(compared.to_string(), opened.to_string());
+        assert_eq!(scratch.store.applied().unwrap(), Some(Applied { size, root }), "it was changed");
+        opened
+    };
+    assert!(matches!(refused(2, good.root), LedgerError::Ahead { store: 2, log: 1 }));
+    assert!(matches!(refused(1, [0; 32]), LedgerError::Differs { size: 1 }));
+    assert!(matches!(refused(0, good.root), LedgerError::Differs { size: 0 }));
+    // What holmd does not see at each start, a comparison does.
+    scratch.store.replace(&[], good).unwrap();
+    assert_eq!(compare(&scratch.store, &scratch.log()).unwrap(), Standing::Other);
     // As a rebuild leaves it.
-    scratch.store.replace(&replay(&scratch.log()).unwrap()).unwrap();
+    scratch.store.replace(&replay(&scratch.log()).unwrap(), good).unwrap();
     let ledger = scratch.ledger();
     invite(&ledger, "cy").unwrap();
     scratch.assert_agreed(ledger);
 }
 
 #[test]
-fn while_the_log_fails_nothing_happens_and_then_it_catches_up() {
-    let scratch = Scratch::new();
-    let ledger = scratch.ledger();
-    invite(&ledger, "ada").unwrap();
-    let told = ledger.subscribe();
-    scratch.break_log();
-    for name in ["bo", "cy"] {
-        let refusal = invite(&ledger, name).unwrap_err();
+fn where_the_log_fails_nothing_happens_until_a_restart_which_finds_what_came_to_the_disk() {
+    // Nothing of it, all of it, and all of it synced.
+    for (step, when, names_then) in [
+        (0, When::Before, ["ada", "eve"].as_slice()),
+        (0, When::After, &["ada", "bo", "eve"]),
+        (1, When::After, &["ada", "bo", "eve"]),
+    ] {
+        let scratch = Scratch::new();
+        let ledger = scratch.ledger();
+        invite(&ledger, "ada").unwrap();
+        let told = ledger.subscribe();
+        let faults = ledger.faults();
+        faults.plan(Some((step, when)));
+        let refusal = invite(&ledger, "bo").unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Unavailable);
         assert!(refusal.to_string().starts_with("nothing happens while it cannot be logged"), "{refusal}");
+        assert!(refusal.to_string().contains("it may still take effect after a restart"), "{refusal}");
+        // Not even when the disk is well again: nobody knows what is on it.
+        faults.plan(None);
+        let decide = |_: &State, _| -> Option<Decided<()>> { panic!("nothing is decided") };
+        assert_eq!(
+            ledger.commit_if(&call("slice.place"), decide).unwrap_err().kind,
+            RefusalKind::Unavailable
+        );
+        invite(&ledger, "cy").unwrap_err();
+        assert_eq!((names(&ledger), ledger.size()), (vec!["ada".to_owned()], 1));
+        assert!(!told.has_changed().unwrap());
+        drop(ledger);
+        let ledger = scratch.ledger();
+        invite(&ledger, "eve").unwrap();
+        assert_eq!(names(&ledger), names_then);
+        scratch.assert_agreed(ledger);
     }
-    let decide = |_: &State, _| -> Option<Decided<()>> { panic!("nothing is decided") };
-    assert_eq!(ledger.commit_if(&call("slice.place"), decide).unwrap_err().kind, RefusalKind::Unavailable);
-    assert_eq!((names(&ledger), ledger.size()), (vec!["ada".to_owned()], 1));
-    assert!(!told.has_changed().unwrap());
+}
 
-    // `bo` was in the store's transaction already; `cy` never was, and decides after `bo`.
-    scratch.mend_log();
-    assert_eq!(invite(&ledger, "dan").unwrap(), 20_003);
-    assert_eq!(names(&ledger), ["ada", "bo", "dan"]);
-    assert_eq!(logged(&ledger).iter().map(|e| e.index).collect::<Vec<_>>(), [0, 1, 2]);
+#[test]
+fn where_there_is_no_room_for_the_log_it_goes_on_when_there_is() {
+    let scratch = Scratch::new();
+    let ledger = scratch.ledger();
+    let faults = ledger.faults();
+    faults.refuse(Some("checkpoint"));
+    let mut entries = 0;
+    let refusal = loop {
+        match invite(&ledger, &format!("p{entries}")) {
+            Ok(_) => entries += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    // As many as the journal holds; of what is refused then nothing is anywhere.
+    assert_eq!((entries, ledger.size(), names(&ledger).len()), (32, 32, 32));
+    assert_eq!(refusal.kind, RefusalKind::Unavailable);
+    assert!(!refusal.to_string().contains("it may still take effect"), "{refusal}");
+    invite(&ledger, "more").unwrap_err();
+    faults.refuse(None);
+    assert_eq!(invite(&ledger, "more").unwrap(), 20_033);
     scratch.assert_agreed(ledger);
 }
 
 #[test]
-fn a_restart_while_the_log_fails_waits_until_it_is_mended() {
-    let scratch = Scratch::new();
-    let ledger = scratch.ledger();
-    scratch.break_log();
-    invite(&ledger, "ada").unwrap_err();
-    drop(ledger);
-    assert!(matches!(scratch.open(), Err(LedgerError::Log(_))));
-    scratch.mend_log();
-    let ledger = scratch.ledger();
-    assert_eq!((names(&ledger), ledger.size()), (vec!["ada".to_owned()], 1));
-    scratch.assert_agreed(ledger);
+fn a_store_that_fails_or_panics_keeps_nobody_waiting_and_catches_up() {
+    for panics in [false, true] {
+        let scratch = Scratch::new();
+        let ledger = scratch.ledger();
+        scratch.store.fail(!panics);
+        scratch.store.panic(panics);
+        for n in 0..40 {
+            invite(&ledger, &format!("p{n}")).unwrap();
+        }
+        drop(ledger);
+        assert!(scratch.store.records().unwrap().is_empty());
+        scratch.store.fail(false);
+        scratch.store.panic(false);
+        let ledger = scratch.ledger();
+        assert_eq!(names(&ledger).len(), 40);
+        scratch.assert_agreed(ledger);
+    }
 }
 
 #[test]
-fn after_the_store_failed_nothing_happens_until_a_restart() {
+fn store_and_directory_follow_while_it_runs() {
     let scratch = Scratch::new();
     let ledger = scratch.ledger();
-    scratch.store.0.1.store(true, Ordering::Relaxed);
-    for _ in 0..2 {
-        let refusal = invite(&ledger, "ada").unwrap_err();
-        assert!(refusal.to_string().ends_with("the store failed: no space left"), "{refusal}");
-        scratch.store.0.1.store(false, Ordering::Relaxed);
+    // A journal that is half full is not waited for.
+    for n in 0..20 {
+        invite(&ledger, &format!("p{n}")).unwrap();
     }
-    assert_eq!((names(&ledger).len(), ledger.size()), (0, 0));
-    drop(ledger);
-    invite(&scratch.ledger(), "ada").unwrap();
-    scratch.assert_agreed(scratch.ledger());
+    while scratch.store.records().unwrap().len() < 17 {
+        std::thread::yield_now();
+    }
+    let key = SigningKey::fixed(7).vkey(ORIGIN);
+    assert!(verify::directory(&scratch.path(), &key).unwrap().entries >= 17);
+    scratch.assert_agreed(ledger);
 }
 
 #[test]
@@ -325,14 +365,15 @@ fn what_strangers_send_is_bounded_and_what_is_too_long_is_refused_before_anythin
         Ok(decided)
     });
     assert!(answer.unwrap_err().to_string().contains("65535 is the most"));
-    assert_eq!((names(&ledger).len(), ledger.size(), scratch.store.outbox().unwrap().len()), (0, 1, 1));
+    assert_eq!((names(&ledger).len(), ledger.size()), (0, 1));
     invite(&ledger, "bo").unwrap();
     scratch.assert_agreed(ledger);
 }
 
 /// While `ada` is being written, `bo` and `cy` are decided; then what `and_then` does happens, and all are written.
-fn three_at_once(scratch: &Scratch, ledger: &Ledger, and_then: impl FnOnce()) -> Vec<Result<u32, Refusal>> {
-    let busy = scratch.store.0.2.lock().unwrap();
+fn three_at_once(ledger: &Ledger, and_then: impl FnOnce(&mut Busy<'_>)) -> Vec<Result<u32, Refusal>> {
+    let faults = ledger.faults();
+    let mut busy = faults.busy();
     let decided = |most: usize| {
         while ledger.next.lock().unwrap().batch.entries.len() != most {
             std::thread::yield_now();
@@ -350,7 +391,7 @@ fn three_at_once(scratch: &Scratch, ledger: &Ledger, and_then: impl FnOnce()) ->
         let third = scope.spawn(|| invite(ledger, "cy"));
         decided(2);
         assert_eq!(names(ledger), Vec::<String>::new(), "nobody is told of what is not durable");
-        and_then();
+        and_then(&mut busy);
         drop(busy);
         [first, second, third].map(|one| one.join().unwrap()).into()
     })
@@ -360,10 +401,11 @@ fn three_at_once(scratch: &Scratch, ledger: &Ledger, and_then: impl FnOnce()) ->
 fn what_is_decided_while_the_disk_is_busy_is_written_together() {
     let scratch = Scratch::new();
     let ledger = scratch.ledger();
-    let all = three_at_once(&scratch, &ledger, || {});
+    let all = three_at_once(&ledger, |_| {});
     // Each was decided on what the one before had decided.
     assert_eq!(all, [Ok(20_001), Ok(20_002), Ok(20_003)]);
-    assert_eq!(*scratch.store.0.2.lock().unwrap(), [1, 2]);
+    let writes = ledger.faults().done().iter().filter(|op| *op == "write log.journal").count();
+    assert_eq!(writes, 2, "the first by itself, and the others together");
     assert_eq!(names(&ledger), ["ada", "bo", "cy"]);
     let entries = logged(&ledger);
     assert_eq!(entries.iter().map(|e| e.index).collect::<Vec<_>>(), [0, 1, 2]);
@@ -374,33 +416,16 @@ fn what_is_decided_while_the_disk_is_busy_is_written_together() {
 fn what_was_decided_on_what_cannot_be_logged_never_was() {
     let scratch = Scratch::new();
     let ledger = scratch.ledger();
-    for one in three_at_once(&scratch, &ledger, || scratch.break_log()) {
+    for one in three_at_once(&ledger, |busy| busy.fail()) {
         let refusal = one.unwrap_err();
         assert!(refusal.to_string().starts_with("nothing happens while it cannot be logged"), "{refusal}");
     }
     assert_eq!((names(&ledger), ledger.size()), (Vec::<String>::new(), 0));
     invite(&ledger, "dan").unwrap_err();
-    scratch.mend_log();
-    // `ada` was in the store already.
-    assert_eq!(invite(&ledger, "dan").unwrap(), 20_002);
-    assert_eq!(names(&ledger), ["ada", "dan"]);
-    scratch.assert_agreed(ledger);
-}
-
-#[test]
-fn what_was_decided_while_the_store_failed_never_was() {
-    let scratch = Scratch::new();
-    let ledger = scratch.ledger();
-    let fails = || scratch.store.0.1.store(true, Ordering::Relaxed);
-    let all = three_at_once(&scratch, &ledger, fails);
-    // The first was past the place where it fails.
-    assert!(all[0].is_ok() && all[1].is_err() && all[2].is_err(), "{all:?}");
-    scratch.store.0.1.store(false, Ordering::Relaxed);
-    assert!(invite(&ledger, "dan").is_err(), "only after a restart");
-    assert_eq!(names(&ledger), ["ada"]);
     drop(ledger);
     let ledger = scratch.ledger();
-    assert_eq!(invite(&ledger, "dan").unwrap(), 20_002);
+    assert_eq!(invite(&ledger, "dan").unwrap(), 20_001);
+    assert_eq!(names(&ledger), ["dan"]);
     scratch.assert_agreed(ledger);
 }
 
@@ -422,8 +447,6 @@ fn many_at_once_are_each_decided_once_and_none_is_missing() {
     });
     let once: std::collections::BTreeSet<u32> = uids.iter().copied().collect();
     assert_eq!((once.len(), names(&ledger).len(), ledger.size()), (200, 200, 200));
-    let written: usize = scratch.store.0.2.lock().unwrap().iter().sum();
-    assert_eq!(written, CALLERS * EACH);
     scratch.assert_agreed(ledger);
 }
 
@@ -431,7 +454,8 @@ fn many_at_once_are_each_decided_once_and_none_is_missing() {
 fn that_there_is_nothing_to_do_is_said_when_what_it_was_found_on_is_durable() {
     let scratch = Scratch::new();
     let ledger = scratch.ledger();
-    let busy = scratch.store.0.2.lock().unwrap();
+    let faults = ledger.faults();
+    let busy = faults.busy();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| invite(&ledger, "ada"));
         while ledger.size_decided() != 1 {
@@ -458,7 +482,7 @@ fn a_panic_in_the_middle_of_a_write_ends_all_writing_and_wakes_everybody() {
     let scratch = Scratch::new();
     let ledger = scratch.ledger();
     invite(&ledger, "ada").unwrap();
-    scratch.store.0.3.store(true, Ordering::Relaxed);
+    ledger.faults().panic();
     std::thread::scope(|scope| {
         let all: Vec<_> = ["bo", "cy", "dan"].map(|name| scope.spawn(|| invite(&ledger, name))).into();
         // One of them writes; the others are told, and none waits for ever.
@@ -466,7 +490,6 @@ fn a_panic_in_the_middle_of_a_write_ends_all_writing_and_wakes_everybody() {
         assert!(ended.iter().all(|one| one.as_ref().is_ok_and(Result::is_err) || one.is_err()));
         assert!(ended.iter().any(Result::is_err));
     });
-    scratch.store.0.3.store(false, Ordering::Relaxed);
     // Not even that there is nothing to do is found on what never was.
     let decide = |_: &State, _| -> Option<Decided<()>> { panic!("nothing is decided") };
     assert_eq!(ledger.commit_if(&call("slice.place"), decide).unwrap_err().kind, RefusalKind::Unavailable);
@@ -486,8 +509,8 @@ fn that_there_is_nothing_to_do_is_not_said_where_what_it_was_found_on_never_was(
     let (seen, looked) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let mut idle = None;
-        let all = three_at_once(&scratch, &ledger, || {
-            scratch.break_log();
+        let all = three_at_once(&ledger, |busy| {
+            busy.fail();
             idle = Some(scope.spawn(|| {
                 ledger.commit_if(&call("observe.person"), move |state, _| {
                     seen.send(state.people.len()).unwrap();
@@ -500,7 +523,8 @@ fn that_there_is_nothing_to_do_is_not_said_where_what_it_was_found_on_never_was(
         let idle = idle.unwrap().join().unwrap();
         assert_eq!(idle.unwrap_err().kind, RefusalKind::Unavailable);
     });
-    scratch.mend_log();
+    drop(ledger);
+    let ledger = scratch.ledger();
     invite(&ledger, "dan").unwrap();
     scratch.assert_agreed(ledger);
 }

@@ -1,6 +1,6 @@
 //! A store that forgets: for tests and for comparing the others with.
 
-use super::{Store, StoreError, Waiting};
+use super::{Applied, Store, StoreError};
 use crate::domain::{Change, Record};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,10 +9,16 @@ use std::sync::Mutex;
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<Tables>);
 
-/// Records by key, and the outbox by index.
-type Tables = (BTreeMap<String, Record>, BTreeMap<u64, Vec<u8>>);
+/// Records by key, and up to where they are from.
+type Tables = (BTreeMap<String, Record>, Option<Applied>);
 
 impl MemoryStore {
+    /// As they are, for tests that make them otherwise.
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.lock()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -23,11 +29,11 @@ impl Store for MemoryStore {
         Ok(self.lock().0.values().cloned().collect())
     }
 
-    fn outbox(&self) -> Result<Vec<Waiting>, StoreError> {
-        Ok(self.lock().1.iter().map(|(index, body)| Waiting { index: *index, body: body.clone() }).collect())
+    fn applied(&self) -> Result<Option<Applied>, StoreError> {
+        Ok(self.lock().1)
     }
 
-    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
+    fn apply(&self, changes: &[Change], now: Applied) -> Result<(), StoreError> {
         let mut all = self.lock();
         for change in changes {
             match change {
@@ -35,19 +41,16 @@ impl Store for MemoryStore {
                 Change::Delete(key) => drop(all.0.remove(key)),
             }
         }
-        all.1.extend(entries.iter().map(|entry| (entry.index, entry.body.clone())));
+        all.1 = Some(now);
         Ok(())
     }
 
-    fn sealed(&self, below: u64) -> Result<(), StoreError> {
-        self.lock().1.retain(|index, _| *index >= below);
+    fn replace(&self, records: &[Record], now: Applied) -> Result<(), StoreError> {
+        *self.lock() = (records.iter().map(|r| (r.key(), r.clone())).collect(), Some(now));
         Ok(())
     }
 
-    fn replace(&self, records: &[Record]) -> Result<(), StoreError> {
-        let mut all = self.lock();
-        all.0 = records.iter().map(|r| (r.key(), r.clone())).collect();
-        all.1.clear();
+    fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Where records are kept. The log is the truth; a store is what can be looked up fast, and can be
 //! rebuilt from the log.
 //!
-//! A change and its log entry are written in one transaction: the entry waits in the outbox until the
-//! log has sealed it.
+//! It follows the log: with the changes of entries it is written, all at once, up to which entry they are. What it lacks
+//! after a kill is read from the log.
 
 mod memory;
 mod sled;
@@ -10,6 +10,7 @@ mod sled;
 pub use memory::MemoryStore;
 pub use sled::SledStore;
 
+use crate::audit::{Hash, Log};
 use crate::domain::{Change, Record};
 
 /// What a store says when it cannot.
@@ -29,27 +30,43 @@ impl StoreError {
     }
 }
 
-/// One log entry that waits to be sealed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// Its index in the log.
-    pub index: u64,
-    /// Exactly the bytes that will be hashed.
-    pub body: Vec<u8>,
+/// Up to where a store has followed the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// Entries of the log.
+    pub size: u64,
+    /// The root over all of them: of no other log.
+    pub root: Hash,
 }
 
-/// A place for records. One writer; durable when a call returns.
+impl Applied {
+    /// All of it.
+    pub fn of(log: &Log) -> Self {
+        Self { size: log.size(), root: log.root() }
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        [self.size.to_be_bytes().as_slice(), &self.root].concat()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (size, root) = bytes.split_first_chunk()?;
+        Some(Self { size: u64::from_be_bytes(*size), root: root.try_into().ok()? })
+    }
+}
+
+/// A place for records. One writer.
 pub trait Store: Send {
     /// Every record.
     fn records(&self) -> Result<Vec<Record>, StoreError>;
-    /// Every entry in the outbox, in order.
-    fn outbox(&self) -> Result<Vec<Waiting>, StoreError>;
-    /// All of the changes, in this order, and the entries, or nothing.
-    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError>;
-    /// Forget outbox entries below this index: the log has them. Need not be durable at once.
-    fn sealed(&self, below: u64) -> Result<(), StoreError>;
-    /// Replace everything, as when rebuilding from the log.
-    fn replace(&self, records: &[Record]) -> Result<(), StoreError>;
+    /// Up to where; `None`: it is new, and holds nothing.
+    fn applied(&self) -> Result<Option<Applied>, StoreError>;
+    /// All of the changes, in this order, and up to where they are from, or nothing. Durable with the next flush.
+    fn apply(&self, changes: &[Change], now: Applied) -> Result<(), StoreError>;
+    /// Replace everything, as when rebuilding from the log. Durable when it returns.
+    fn replace(&self, records: &[Record], now: Applied) -> Result<(), StoreError>;
+    /// Make it durable.
+    fn flush(&self) -> Result<(), StoreError>;
 }
 
 /// The bytes of a record: a version, a checksum, JSON. A torn or rotten value is found, not used.
@@ -104,25 +121,24 @@ mod tests {
 
     /// What every store must do; `reopen` gives a new handle on the same data where there is any.
     fn conformance<S: Store>(store: S, reopen: impl Fn(S) -> S) {
-        assert_eq!(store.records().unwrap(), vec![]);
-        let waiting = |index| Waiting { index, body: format!("entry {index}").into_bytes() };
-        store.commit(&[Change::Put(person("ada")), Change::Put(person("bo"))], &[waiting(0)]).unwrap();
+        assert_eq!((store.records().unwrap(), store.applied().unwrap()), (vec![], None));
+        let at = |size: u64| Applied { size, root: [u8::try_from(size).unwrap(); 32] };
+        store.apply(&[Change::Put(person("ada")), Change::Put(person("bo"))], at(1)).unwrap();
         let again = [
             Change::Delete("person/bo".into()),
             Change::Put(person("cy")),
             Change::Delete("person/cy".into()),
         ];
-        store.commit(&again, &[waiting(1), waiting(2)]).unwrap();
+        store.apply(&again, at(3)).unwrap();
+        store.flush().unwrap();
         let store = reopen(store);
-        assert_eq!(store.records().unwrap(), vec![person("ada")]);
-        assert_eq!(store.outbox().unwrap(), vec![waiting(0), waiting(1), waiting(2)]);
-        store.sealed(2).unwrap();
-        assert_eq!(store.outbox().unwrap(), vec![waiting(2)]);
-        store.commit(&[Change::Delete("person/nobody".into())], &[waiting(3)]).unwrap();
-        store.replace(&[person("cy")]).unwrap();
+        assert_eq!((store.records().unwrap(), store.applied().unwrap()), (vec![person("ada")], Some(at(3))));
+        store.apply(&[], at(4)).unwrap();
+        store.apply(&[Change::Delete("person/nobody".into())], at(5)).unwrap();
+        assert_eq!((store.records().unwrap(), store.applied().unwrap()), (vec![person("ada")], Some(at(5))));
+        store.replace(&[person("cy")], at(2)).unwrap();
         let store = reopen(store);
-        assert_eq!(store.records().unwrap(), vec![person("cy")]);
-        assert_eq!(store.outbox().unwrap(), vec![]);
+        assert_eq!((store.records().unwrap(), store.applied().unwrap()), (vec![person("cy")], Some(at(2))));
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! The store of one machine: sled 0.34, used as its limits ask for. One writer; one transaction over
-//! both trees; flushed before a commit returns; the outbox keyed by big-endian index.
+//! The store of one machine: sled 0.34, used as its limits ask for. One writer, and one tree, so that one batch holds changes
+//! and up to where they are from.
 
-use super::{Store, StoreError, Waiting, decode, encode};
+use super::{Applied, Store, StoreError, decode, encode};
 use crate::domain::{Change, Record};
-use sled::Transactional;
-use sled::transaction::ConflictableTransactionError;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,10 @@ const FREED: Duration = Duration::from_secs(1);
 pub struct SledStore {
     db: sled::Db,
     records: sled::Tree,
-    outbox: sled::Tree,
 }
+
+/// Under what it is kept up to where it is. No record's: those have a `/`, or are `policy`.
+const APPLIED: &str = "applied";
 
 impl SledStore {
     /// Open or make the database in this directory.
@@ -31,17 +32,16 @@ impl SledStore {
             .path(dir)
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
-            // Commits flush by themselves; a background flush promises nothing and costs wake-ups.
+            // Who writes says when.
             .flush_every_ms(None);
         let db = free(&config).map_err(|e| StoreError::because(&what, e))?;
         let records = db.open_tree("records").map_err(|e| StoreError::because(&what, e))?;
-        let outbox = db.open_tree("outbox").map_err(|e| StoreError::because(&what, e))?;
-        Ok(Self { db, records, outbox })
+        Ok(Self { db, records })
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(|e| StoreError::because("the store cannot be written", e))?;
-        Ok(())
+    fn write(&self, mut batch: sled::Batch, now: Applied) -> Result<(), StoreError> {
+        batch.insert(APPLIED, now.bytes());
+        self.records.apply_batch(batch).map_err(|e| StoreError::because("the store cannot be written", e))
     }
 }
 
@@ -63,8 +63,8 @@ fn free(config: &sled::Config) -> sled::Result<sled::Db> {
 
 impl Store for SledStore {
     fn records(&self) -> Result<Vec<Record>, StoreError> {
-        self.records
-            .iter()
+        let pairs = self.records.iter().filter(|pair| !pair.as_ref().is_ok_and(|(key, _)| *key == APPLIED));
+        pairs
             .map(|pair| {
                 let (key, value) = pair.map_err(|e| StoreError::because("the store cannot be read", e))?;
                 decode(&String::from_utf8_lossy(&key), &value)
@@ -72,61 +72,51 @@ impl Store for SledStore {
             .collect()
     }
 
-    fn outbox(&self) -> Result<Vec<Waiting>, StoreError> {
-        self.outbox
-            .iter()
-            .map(|pair| {
-                let (key, body) = pair.map_err(|e| StoreError::because("the outbox cannot be read", e))?;
-                let index = key
-                    .as_ref()
-                    .try_into()
-                    .map(u64::from_be_bytes)
-                    .map_err(|e| StoreError::because("the outbox has a key that is no index", e))?;
-                Ok(Waiting { index, body: body.to_vec() })
-            })
-            .collect()
+    fn applied(&self) -> Result<Option<Applied>, StoreError> {
+        let found =
+            self.records.get(APPLIED).map_err(|e| StoreError::because("the store cannot be read", e))?;
+        let damaged = || StoreError {
+            what:
+                "the store does not say up to where it is; run `holmd rebuild` to make it anew from the log"
+                    .to_owned(),
+            cause: None,
+        };
+        found.map(|bytes| Applied::parse(&bytes).ok_or_else(damaged)).transpose()
     }
 
-    fn commit(&self, changes: &[Change], entries: &[Waiting]) -> Result<(), StoreError> {
-        let encoded = changes
-            .iter()
-            .map(|change| match change {
-                Change::Put(record) => Ok((record.key(), Some(encode(record)?))),
-                Change::Delete(key) => Ok((key.clone(), None)),
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        (&self.records, &self.outbox)
-            .transaction(|(records, outbox)| {
-                for (key, value) in &encoded {
-                    match value {
-                        Some(value) => drop(records.insert(key.as_bytes(), value.as_slice())?),
-                        None => drop(records.remove(key.as_bytes())?),
-                    }
-                }
-                for entry in entries {
-                    outbox.insert(&entry.index.to_be_bytes(), entry.body.as_slice())?;
-                }
-                Ok::<(), ConflictableTransactionError<()>>(())
-            })
-            .map_err(|e| StoreError::because("the store refused the change", format!("{e:?}")))?;
-        self.flush()
-    }
-
-    fn sealed(&self, below: u64) -> Result<(), StoreError> {
-        for key in self.outbox.range(..below.to_be_bytes()).keys() {
-            let key = key.map_err(|e| StoreError::because("the outbox cannot be read", e))?;
-            self.outbox.remove(key).map_err(|e| StoreError::because("the outbox cannot be written", e))?;
+    fn apply(&self, changes: &[Change], now: Applied) -> Result<(), StoreError> {
+        // Of one record the last is what counts: a batch has no order of its own.
+        let mut last = BTreeMap::new();
+        for change in changes {
+            match change {
+                Change::Put(record) => last.insert(record.key(), Some(record)),
+                Change::Delete(key) => last.insert(key.clone(), None),
+            };
         }
-        Ok(())
+        let mut batch = sled::Batch::default();
+        for (key, record) in last {
+            match record {
+                Some(record) => batch.insert(key.as_bytes(), encode(record)?),
+                None => batch.remove(key.as_bytes()),
+            }
+        }
+        self.write(batch, now)
     }
 
-    fn replace(&self, records: &[Record]) -> Result<(), StoreError> {
-        let written = |e| StoreError::because("the store cannot be written", e);
-        self.records.clear().map_err(written)?;
-        self.outbox.clear().map_err(written)?;
+    fn replace(&self, records: &[Record], now: Applied) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for key in self.records.iter().keys() {
+            batch.remove(key.map_err(|e| StoreError::because("the store cannot be read", e))?);
+        }
         for record in records {
-            self.records.insert(record.key(), encode(record)?).map_err(written)?;
+            batch.insert(record.key().as_bytes(), encode(record)?);
         }
+        self.write(batch, now)?;
         self.flush()
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|e| StoreError::because("the store cannot be written", e))?;
+        Ok(())
     }
 }

@@ -39,7 +39,7 @@ fn an_empty_log_on_disk() {
 fn where_the_files_of_a_larger_log_lie() {
     let mut scratch = Scratch::new(200);
     for n in 200..520 {
-        scratch.log.append(&bodies(n, n + 1)).unwrap();
+        scratch.grow(n + 1);
     }
     let names: Vec<String> = files(&scratch.path()).into_keys().collect();
     assert_eq!(
@@ -101,6 +101,7 @@ fn the_longest_entry_and_one_byte_more() {
     let mut scratch = Scratch::new(0);
     let longest = vec![b'x'; MAX_ENTRY];
     scratch.log.append(&[longest.clone(), vec![], longest.clone()]).unwrap();
+    scratch.log.flush().unwrap();
     let before = files(&scratch.path());
     let refused = scratch.log.append(&[b"short".to_vec(), vec![b'x'; MAX_ENTRY + 1]]).unwrap_err();
     assert_eq!(refused.to_string(), "an entry has 65536 bytes, and 65535 is the most");
@@ -165,7 +166,7 @@ fn notes_are_refused_in_words() {
 #[test]
 fn an_export_is_the_log_without_its_past() {
     let mut scratch = Scratch::new(250);
-    scratch.log.append(&bodies(250, 300)).unwrap();
+    scratch.grow(300);
     let out = scratch.dir.path().join("export");
     let log = &scratch.log;
     let written =

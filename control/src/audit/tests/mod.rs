@@ -3,8 +3,10 @@
 
 mod agree;
 mod format;
+mod journal;
 mod kill;
 mod open;
+mod power;
 mod proven;
 mod table;
 mod tamper;
@@ -25,13 +27,30 @@ struct Scratch {
     log: Log,
 }
 
+/// In memory where there is a place: what is synced is written down, and nothing is waited for.
+fn tempdir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 impl Scratch {
     /// With this many entries.
     fn new(size: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let mut log = Log::create(&dir.path().join("log"), ORIGIN, key()).unwrap();
         log.append(&bodies(0, size)).unwrap();
+        log.flush().unwrap();
         Self { dir, log }
+    }
+
+    /// Appended, and laid down in the directory.
+    fn grow(&mut self, to: u64) {
+        self.log.append(&bodies(self.log.size(), to)).unwrap();
+        self.log.flush().unwrap();
+    }
+
+    fn journal(&self) -> std::path::PathBuf {
+        self.dir.path().join("log.journal")
     }
 
     fn path(&self) -> std::path::PathBuf {

@@ -205,13 +205,16 @@ fn another_checkpoint_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut stranger = Log::create(&dir.path().join("a"), ORIGIN, SigningKey::fixed(8)).unwrap();
     stranger.append(&bodies(0, 5)).unwrap();
+    stranger.flush().unwrap();
     assert_eq!(with(stranger.checkpoint().to_owned()), refused);
     let mut renamed = Log::create(&dir.path().join("b"), "other.example/log", key()).unwrap();
     renamed.append(&bodies(0, 5)).unwrap();
+    renamed.flush().unwrap();
     assert_eq!(with(renamed.checkpoint().to_owned()), refused);
     // The same key, the same name, another history or another time.
     let mut twin = Log::create(&dir.path().join("c"), ORIGIN, key()).unwrap();
     twin.append(&[body(0), body(1), body(2), body(3), body(3)]).unwrap();
+    twin.flush().unwrap();
     assert_eq!(
         with(twin.checkpoint().to_owned()),
         "the 5 entries are not those that were signed: the hash over all of them is another"

@@ -1,0 +1,219 @@
+//! The store and the log's directory follow what was appended: nobody waits for either.
+//!
+//! ```text
+//!   append ──▶ journal, synced ──▶ answered
+//!                 │
+//!                 └── within a second, or when it is half full ──▶ directory of the log: tiles, checkpoint
+//!                                                             └──▶ store: records, and up to where they are so
+//! ```
+//!
+//! Opening reads from the log what the store lacks. So a store that was restored from an older copy catches up; one that
+//! knows another log's past, or more than the log, is refused.
+
+use super::{Applied, LedgerError, Writer, chain};
+use crate::audit::{Entry, Log, LogError, Unflushed};
+use crate::domain::{Change, Record, State};
+use crate::store::Store;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// So long the directory and the store may be behind: a copy of them is as old.
+const DELAY: Duration = Duration::from_secs(1);
+/// Changes that wait for a store that fails; what is beyond them it reads from the log at the next start.
+const WAITING_MAX: usize = 100_000;
+/// Entries that are read from the log at once.
+const AT_ONCE: usize = 4096;
+
+/// How a store stands to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is what the log says.
+    Same,
+    /// It is what the log said so many entries ago; opening reads them.
+    Behind(u64),
+    /// It is not what the log says.
+    Other,
+}
+
+/// Compare a store with the log, record by record.
+pub fn compare(store: &dyn Store, log: &Log) -> Result<Standing, LedgerError> {
+    let then = store.applied()?.unwrap_or_else(|| Applied::of(log));
+    belongs(then, log)?;
+    Ok(match sorted(store.records()?).records() == state_at(log, then.size)?.records() {
+        true if then.size == log.size() => Standing::Same,
+        true => Standing::Behind(log.size() - then.size),
+        false => Standing::Other,
+    })
+}
+
+/// Replay a log into records: what a store must hold.
+pub fn replay(log: &Log) -> Result<Vec<Record>, LedgerError> {
+    Ok(state_at(log, log.size())?.records())
+}
+
+/// The state, when the store has what it lacked.
+pub(super) fn catch_up(store: &dyn Store, log: &Log) -> Result<State, LedgerError> {
+    let now = Applied::of(log);
+    match store.applied()? {
+        Some(then) => {
+            belongs(then, log)?;
+            if then.size < now.size {
+                let mut changes = Vec::new();
+                each_change(log, then.size..now.size, |change| changes.push(change))?;
+                store.apply(&changes, now)?;
+            }
+        }
+        // A new one, or one that does not say how far it is: it must be all that the log says.
+        None => {
+            let (found, said) = (store.records()?, replay(log)?);
+            if !found.is_empty() && sorted(found).records() != said {
+                return Err(LedgerError::Other);
+            }
+            store.replace(&said, now)?;
+        }
+    }
+    Ok(sorted(store.records()?))
+}
+
+/// Whether the log had this root at this size.
+fn belongs(then: Applied, log: &Log) -> Result<(), LedgerError> {
+    if then.size > log.size() {
+        return Err(LedgerError::Ahead { store: then.size, log: log.size() });
+    }
+    match log.root_at(then.size)? == then.root {
+        true => Ok(()),
+        false => Err(LedgerError::Differs { size: then.size }),
+    }
+}
+
+fn sorted(records: Vec<Record>) -> State {
+    let mut state = State::default();
+    records.into_iter().for_each(|record| state.apply(&[Change::Put(record)]));
+    state
+}
+
+fn state_at(log: &Log, size: u64) -> Result<State, LedgerError> {
+    let mut state = State::default();
+    each_change(log, 0..size, |change| state.apply(&[change]))?;
+    Ok(state)
+}
+
+fn each_change(
+    log: &Log,
+    entries: std::ops::Range<u64>,
+    mut each: impl FnMut(Change),
+) -> Result<(), LedgerError> {
+    for start in entries.clone().step_by(AT_ONCE) {
+        let end = entries.end.min(start + AT_ONCE as u64);
+        for (index, body) in (start..).zip(log.read(start, end)?) {
+            let unreadable = |source| LedgerError::Entry { index, source };
+            let entry = Entry::from_bytes(&body).map_err(unreadable)?;
+            for change in entry.changes {
+                each(serde_json::from_value(change).map_err(unreadable)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The thread that follows. With it goes what is left to be done.
+pub(super) struct Follower {
+    wake: Option<Sender<Unflushed>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    pub(super) fn start(writer: Arc<Mutex<Writer>>, store: Box<dyn Store>) -> std::io::Result<Self> {
+        let (wake, woken) = channel();
+        let mut follow = Follow { writer, store, waiting: Vec::new(), lost: false, said: false };
+        let thread =
+            std::thread::Builder::new().name("ledger".to_owned()).spawn(move || follow.run(&woken))?;
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// So much waits.
+    pub(super) fn wake(&self, waits: Unflushed) {
+        // Where the thread is gone, an append makes room by itself.
+        let _ = self.wake.as_ref().map(|wake| wake.send(waits));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.wake = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+struct Follow {
+    writer: Arc<Mutex<Writer>>,
+    store: Box<dyn Store>,
+    /// For the store.
+    waiting: Vec<Change>,
+    /// It lacks something that does not wait for it any more.
+    lost: bool,
+    /// It was said that something fails.
+    said: bool,
+}
+
+impl Follow {
+    fn run(&mut self, woken: &Receiver<Unflushed>) {
+        let mut again = false;
+        loop {
+            let mut waits = match again {
+                true => Ok(Unflushed::Some),
+                false => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let until = Instant::now() + DELAY;
+            while waits.is_ok_and(|waits| waits < Unflushed::Much) {
+                waits = woken.recv_timeout(until.saturating_duration_since(Instant::now()));
+            }
+            let failure = self.follow().err();
+            again = failure.is_some();
+            if let Some(failure) = failure.filter(|_| !self.said) {
+                tracing::error!(
+                    "what is logged is safe, but the store or the log's directory is behind: {failure}"
+                );
+            }
+            self.said = again;
+            if waits == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    }
+
+    fn follow(&mut self) -> Result<(), String> {
+        let (now, flushed) = {
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let flushed = writer.log.flush();
+            self.waiting.append(&mut writer.changes);
+            (Applied::of(&writer.log), flushed)
+        };
+        // Of a write in doubt who was to write it says more.
+        let flushed = match flushed {
+            Ok(()) | Err(LogError::Doubtful) => Ok(()),
+            Err(failure) => Err(format!("the log cannot be laid down: {}", chain(&failure))),
+        };
+        self.lost |= self.waiting.len() > WAITING_MAX;
+        if self.lost {
+            self.waiting.clear();
+            return flushed;
+        }
+        let stored = catch_unwind(AssertUnwindSafe(|| {
+            self.store.apply(&self.waiting, now)?;
+            self.store.flush()
+        }));
+        match stored {
+            Ok(Ok(())) => self.waiting.clear(),
+            Ok(Err(failure)) => return Err(chain(&failure)),
+            Err(_) => {
+                self.lost = true;
+                return Err("the store panicked, and is left alone until the next start".to_owned());
+            }
+        }
+        flushed
+    }
+}
