@@ -557,11 +557,12 @@ async fn what_a_guest_claims_is_said_until_holmd_has_it_in_the_log() {
     theirs.hello().await;
     theirs.say(intended(2, Some((1, v1::Goal::Run)), false)).await;
     assert_eq!(theirs.until(claims).await, first, "it was not acknowledged");
-    let ack = v1::GuestAck { slice_id: SLICE.to_owned(), boot: first.boot.clone(), seq: 1 };
+    let last = first.claims.last().unwrap().seq;
+    let ack = v1::GuestAck { slice_id: SLICE.to_owned(), boot: first.boot.clone(), seq: last };
     theirs.say(to_agent::Body::GuestAck(ack)).await;
     drop(world.host.connect_ssh(SLICE.parse().unwrap()).unwrap());
     let next = theirs.until(claims).await;
-    assert_eq!(next.claims.iter().map(|claim| claim.seq).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    assert!(next.claims.iter().map(|claim| claim.seq).eq(last + 1..=last + 4), "{next:?}");
     drop(theirs);
     world.end().await;
 }

@@ -1,4 +1,5 @@
-//! What a simulated guest claims for the log: whoever connects to it logs in, runs a job on all of its GPUs and leaves.
+//! What a simulated guest claims for the log: its first member, when it has started, and whoever connects to it log in, run a
+//! job on all of its GPUs and leave.
 
 use crate::edge::{GuestEvent, Seed, VolumeKind};
 use holm_proto::v1::{self, guest_claim::What};
@@ -32,7 +33,7 @@ pub(super) struct Claims {
 impl Default for Claims {
     fn default() -> Self {
         let mut claims = Self {
-            boot: String::new(),
+            boot: boot(),
             seq: 0,
             kept: VecDeque::new(),
             said: 0,
@@ -41,7 +42,7 @@ impl Default for Claims {
             disks: vec!["root"],
             jobs: 0,
         };
-        claims.boot();
+        claims.mount();
         claims
     }
 }
@@ -62,16 +63,21 @@ impl Claims {
     }
 
     /// Its machine starts.
-    pub(super) fn boot(&mut self) {
-        (self.boot, self.seq, self.said) = (uuid::Uuid::new_v4().simple().to_string(), 0, 0);
+    pub(super) fn boot(&mut self, gpus: usize) {
+        (self.boot, self.seq, self.said) = (boot(), 0, 0);
         self.kept.clear();
         self.lived = None;
+        self.mount();
+        self.visited(gpus);
+    }
+
+    fn mount(&mut self) {
         for disk in self.disks.clone() {
             self.claim(What::Mount(v1::GuestMount { disk: disk.to_owned() }));
         }
     }
 
-    /// Somebody connected.
+    /// Somebody is there.
     pub(super) fn visited(&mut self, gpus: usize) {
         let user = || self.user.clone();
         let session = v1::GuestSession { user: user(), service: "sshd".to_owned() };
@@ -133,4 +139,8 @@ impl Claims {
             self.kept.retain(|claim| claim.seq > seq);
         }
     }
+}
+
+fn boot() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }

@@ -453,7 +453,7 @@ impl Host for SimulatedHost {
     fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
         self.said.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
-        self.claims().entry(spec.slice).or_default().boot();
+        self.claims().entry(spec.slice).or_default().boot(spec.devices.len());
         self.call("start_domain", self.config.start_ms, |machine| {
             if let Some(device) = spec.devices.iter().find(|device| self.faults.is_absent(**device)) {
                 return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
@@ -766,8 +766,9 @@ mod tests {
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(evidence.cleaned && evidence.bytes_dirty_before > 0, "what is delivered is dirty");
         up(&host, '1', gpu(0x34)).unwrap();
-        // It boots, is ready, says how full its disks are, lives, and claims that its root disk is mounted.
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 5);
+        // It boots, is ready, says how full its disks are, lives, and claims that its root disk is mounted, a login, a job,
+        // its end and a logout.
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 9);
         assert_eq!(host.guest_events(slice('1')).unwrap(), []);
         let before = host.machine();
         drop(host);
