@@ -405,7 +405,8 @@ struct Head {
 
 impl Head {
     fn of(call: &Call, reasons: Vec<String>, pack: Option<String>, detail: serde_json::Value) -> Self {
-        let outcome = if call.action.starts_with("observe.") { "observed" } else { "allowed" };
+        let observed = ["observe.", "guest."].iter().any(|by| call.action.starts_with(by));
+        let outcome = if observed { "observed" } else { "allowed" };
         Self { outcome, reasons, pack, detail }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::allowance::{Admitted, Allowance, Rate};
 use crate::domain::alert::Heard;
+use crate::domain::claims::Guest;
 use crate::domain::device::Notes;
 use crate::domain::fullness::Told;
 use holm_proto::ids::{JobId, Name, PciAddress, SliceId, TunnelId};
@@ -75,6 +76,8 @@ pub struct Live {
     allowances: Mutex<BTreeMap<Name, Allowance>>,
     /// What the log has of each slice's disks: also of one whose host comes and goes.
     told: Mutex<BTreeMap<SliceId, Told>>,
+    /// Guests that are heard, each with what it may cause.
+    guests: Mutex<BTreeMap<SliceId, Guest>>,
     changed: watch::Sender<u64>,
 }
 
@@ -85,6 +88,7 @@ impl Default for Live {
             tunnels: Mutex::default(),
             allowances: Mutex::default(),
             told: Mutex::default(),
+            guests: Mutex::default(),
             changed: watch::channel(0).0,
         }
     }
@@ -204,6 +208,18 @@ impl Live {
     pub fn keep_told(&self, lives: impl Fn(SliceId) -> bool) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|slice, _| lives(*slice));
+    }
+
+    /// A slice's guest.
+    pub fn guest<T>(&self, slice: SliceId, now: Timestamp, ask: impl FnOnce(&mut Guest) -> T) -> T {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(guests.entry(slice).or_insert_with(|| Guest::new(now)))
+    }
+
+    /// Of other guests nothing need be remembered any more.
+    pub fn keep_guests(&self, lives: impl Fn(SliceId) -> bool) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.retain(|slice, _| lives(*slice));
     }
 
     /// True the first time the keys for a drill are asked for in this session.

@@ -261,6 +261,17 @@ pub enum GuestEvent {
     Failed(String),
     /// How full its disks are: each at most once, none with more free than it has.
     Disks(Vec<v1::DiskUse>),
+    /// It lives.
+    Alive,
+    /// What it claims to have seen: plausible, as [`holm_proto::guest`] has it.
+    Claim {
+        /// The run of the guest that it is numbered in.
+        boot: String,
+        /// What.
+        claim: v1::GuestClaim,
+    },
+    /// So many lines were no event, or too many at once.
+    Lost(u64),
 }
 
 /// All that an agent can do to a machine.
@@ -369,6 +380,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// What the guest said since it was asked last. Never waits.
     fn guest_events(&self, slice: SliceId) -> Result<Vec<GuestEvent>>;
+    /// Tell the guest that what it claimed in this run of it is in the log up to this number. Never waits, and may be lost.
+    fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> Result<()>;
     /// A connected stream socket to the slice's SSH server.
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd>;
 }

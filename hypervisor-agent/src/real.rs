@@ -436,6 +436,11 @@ impl Host for RealHost {
         self.channels.events(slice)
     }
 
+    fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> Result<()> {
+        // One that was not told says it again.
+        self.channels.acknowledge(slice, boot, seq).map(drop)
+    }
+
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd> {
         let machine = self.libvirt.machines()?.into_iter().find(|machine| machine.slice == slice);
         let cid = machine

@@ -6,6 +6,7 @@
 pub mod commission;
 pub mod fullness;
 pub mod gpu;
+pub mod guest;
 pub mod ids;
 pub mod platform;
 

@@ -8,15 +8,17 @@
 //!   devices ─ what becomes of devices between their owners
 //!   faults ── what goes wrong on the same machine: kills, cuts, races
 //!   full   ── disks that fill up, a slice's and its host's
+//!   claims ── what guests claim, in the log
 //!   search ── is a key left anywhere on the host?
 //! ```
 //!
 //! Nothing here waits for seconds: every wait is for an event, with a limit; where there is none, as for how full a disk
-//! is, `full` looks again and again.
+//! is and for what comes into the log, `full` and `claims` look again and again.
 
 #![allow(clippy::indexing_slicing, reason = "this crate is tests; in JSON, what is not there reads as null")]
 
 pub mod by_hand;
+pub mod claims;
 pub mod devices;
 pub mod faults;
 pub mod full;

@@ -2,6 +2,7 @@
 //! checked. The demo is this; `tests/run demo` is this and [`crate::faults`] on the same machine.
 
 use crate::by_hand;
+use crate::claims::claimed;
 use crate::search::Known;
 use crate::site::{Daemon, FILED, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
@@ -227,11 +228,37 @@ fn jobs(site: &Site) -> Outcome {
         let said = job(site, team, &write)?;
         let written = said.matches("begins with RECORD OF PATIENT 42").count();
         demand(written == team.gpus, format!("{written} of {} GPUs were written", team.gpus))?;
+        copied_out(site, team)?;
     }
     show::say("what is not hers a researcher does not even see:");
     site.typed(B.researcher, &format!("holm ssh {} -- true", A.slice()), false)?;
     show::say("and an operator has no way in:");
     site.typed(OPERATOR, &format!("holm ssh {} -- true", A.slice()), false)?;
+    Ok(())
+}
+
+/// What she copies out, and all that she did, her guest claims for the log.
+fn copied_out(site: &Site, team: &Team) -> Outcome {
+    let slice = team.slice();
+    let to = site.home().join(format!("{}.out", team.project));
+    site.typed(team.researcher, &format!("holm slice copy {slice}:out.txt {}", to.display()), true)?;
+    let bytes = fs::metadata(&to)?.len();
+    let wanted = ["guest.login", "guest.job-start", "guest.job-end", "guest.logout", "guest.transfer"];
+    let claims = claimed(site, team.project, team.researcher, &wanted)?;
+    let of = |action: &str| claims.iter().find(|entry| entry["action"] == action).map(|e| &e["detail"]);
+    let start = of("guest.job-start").ok_or("no job")?;
+    demand(start["gpus"] == team.gpus && start["cpus"] != 0, format!("its job is claimed as {start}"))?;
+    let end = of("guest.job-end").ok_or("no end of it")?;
+    demand(end["exit_code"] == 0 && end["job"] == start["job"], format!("its end is claimed as {end}"))?;
+    let transfer = of("guest.transfer").ok_or("no copy")?;
+    demand(transfer["bytes_out"] == bytes, format!("{bytes} bytes are claimed as {transfer}"))?;
+    for disk in ["root", "data", "scratch"] {
+        let mounted = claims.iter().any(|e| e["action"] == "guest.mount" && e["detail"]["disk"] == disk);
+        demand(mounted, format!("that {disk} was mounted is not claimed"))?;
+    }
+    show::seen(
+        "her login, her job on its GPUs, its end and what she copied out are in the log, as her guest's claims",
+    );
     Ok(())
 }
 
@@ -322,6 +349,7 @@ fn handed_on(site: &Site, stolen: &Stolen) -> Outcome {
 fn the_log(site: &Site) -> Outcome {
     let officer = OFFICERS[0];
     site.typed(officer, &format!("holm audit log --project {}", A.project), true)?;
+    site.typed(officer, &format!("holm audit log --project {} --action guest", A.project), true)?;
     site.typed(officer, "holm audit verify", true)?;
     let export = site.home().join("export");
     let dir = export.display();

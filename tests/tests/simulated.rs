@@ -2,7 +2,7 @@
 
 use holm_tests::simulated::Simulated;
 use holm_tests::site::{Daemon, HOST, OFFICERS, OPERATOR, list, text};
-use holm_tests::{Outcome, demand, faults, full};
+use holm_tests::{Outcome, claims, demand, faults, full};
 use serde_json::Value;
 
 #[test]
@@ -30,6 +30,12 @@ fn the_story() -> Outcome {
     site.ok("ada", &["wait", "heart-study/main", "ready", "--timeout", "1m"])?;
     let slice = site.json("ada", &["slice", "show", "heart-study/main"])?;
     demand(list(&slice, "devices")?.len() == 2, "two GPUs were given")?;
+
+    // A simulated guest claims that somebody logs in and runs a job.
+    let wanted = ["guest.login", "guest.job-start", "guest.job-end", "guest.logout"];
+    let claimed = claims::claimed(&site, "heart-study", "ada", &wanted)?;
+    let job = claimed.iter().find(|entry| entry["action"] == "guest.job-start").ok_or("no job")?;
+    demand(job["detail"]["gpus"] == 2 && job["resource"] == "slice/heart-study/main", job.to_string())?;
 
     // What one may not see is not found; what one may see and not do is refused.
     let without_request = |said: String| -> Vec<String> {
@@ -109,6 +115,8 @@ fn what_a_killed_holmd_stored_can_be_rebuilt_from_the_log() -> Outcome {
     faults::lead(&site, "dina", "stroke-ward")?;
     faults::ask(&site, "dina", "stroke-ward/main", 2)?;
     site.ok("dina", &["wait", "stroke-ward/main", "ready", "--timeout", "1m"])?;
+    // Once nothing is being written.
+    claims::claimed(&site, "stroke-ward", "dina", &["guest.logout"])?;
     site.kill(Daemon::Holmd)?;
     let holmd = format!("{}/holmd", site.binaries().display());
     let config = format!("{}/holmd/holmd.toml", site.root().display());

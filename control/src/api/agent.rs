@@ -7,13 +7,16 @@
 //!              └─▶ the key provider is away: KeyRefused for later, and VolumeKey when it is back
 //!              └─▶ for a drill: the same, of a slice that rests, once a session and job (`jobs`)
 //!   Inventory ──▶ the log, where it is news: a device that is gone is quarantined, and its slice says so
+//!   GuestClaims ──▶ the log, what is new (`guest`) ──▶ GuestAck
 //!   SanitiseReport ──▶ devices free or quarantined, evidence to their last slice
 //! ```
 //!
 //! All that an agent says is bounded and cleaned of control characters before anything keeps it: the host
 //! below it may be somebody else's by now.
 
-use super::{About, Asked, RECHECK, Scene, claims, commissioning, jobs, machine, plain, status, tunnel};
+use super::{
+    About, Asked, RECHECK, Scene, claims, commissioning, guest, jobs, machine, plain, status, tunnel,
+};
 use crate::allowance::Admitted;
 use crate::app::App;
 use crate::domain::backup::JobKind;
@@ -392,6 +395,7 @@ impl Session {
             Some(Body::Hello(_)) => Err(Status::invalid_argument("a session has one Hello")),
             Some(Body::Inventory(inventory)) => self.inventory(app, inventory).await,
             Some(Body::Commissioning(signed)) => self.commissioned(app, signed).await,
+            Some(Body::GuestClaims(claims)) => self.guest(app, claims).await,
             None => Ok(()),
         }
     }
@@ -456,6 +460,19 @@ impl Session {
             observe(&worker, &host, &call, &report, complete)
         });
         done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
+    }
+
+    async fn guest(&self, app: &Arc<App>, claims: v1::GuestClaims) -> Result<(), Status> {
+        self.superseded(app)?;
+        let said = guest::Said::read(claims)?;
+        let (worker, host) = (Arc::clone(app), self.host.clone());
+        let call = self.call("guest.claim", String::new());
+        let done = super::blocking(move || guest::take(&worker, &host, &call, &said)).await?;
+        if let Some(ack) = done.map_err(|refusal| status(&refusal, self.asked.call.request))? {
+            // Nobody there any more: the loop sees it.
+            let _ = self.say(v1::to_agent::Body::GuestAck(ack)).await;
+        }
+        Ok(())
     }
 
     async fn key(&mut self, app: &Arc<App>, request: v1::KeyRequest) -> Result<(), Status> {
@@ -617,7 +634,7 @@ impl Report {
             for step in &mut s.steps {
                 step.name = plain(&step.name, SHORT);
             }
-            s.guest = s.guest.take().and_then(guest);
+            s.guest = s.guest.take().and_then(guest_of);
             s.disks = fullness::plausible(std::mem::take(&mut s.disks)).unwrap_or_default();
             slices.insert(id, s);
         }
@@ -673,7 +690,7 @@ fn disagreements(app: &App, host: &Name, call: &Call, report: &Report) -> Result
 }
 
 /// What a guest claims, as far as it can be meant: its key is a key.
-fn guest(claimed: v1::Guest) -> Option<v1::Guest> {
+fn guest_of(claimed: v1::Guest) -> Option<v1::Guest> {
     let key = (claimed.ssh_host_key.len() < 1024)
         .then(|| ssh_key::PublicKey::from_openssh(claimed.ssh_host_key.trim()).ok())??;
     let mut bare = key;

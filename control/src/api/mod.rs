@@ -18,6 +18,7 @@ mod commissioning;
 mod declassify;
 mod enrolment;
 mod escrow;
+mod guest;
 mod host;
 mod jobs;
 mod keys;

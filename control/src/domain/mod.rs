@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod backup;
+pub mod claims;
 pub mod declassify;
 pub mod device;
 pub mod disks;

@@ -35,6 +35,8 @@ pub enum Record {
     Policy(Policy),
     /// Something that an officer has locked.
     Lock(Lock),
+    /// How far a slice's guest is with what it claims.
+    Claims(Claims),
 }
 
 /// One change of one record.
@@ -61,11 +63,28 @@ impl Record {
             Self::Run(r) => format!("run/{}", r.id.into_untyped_uuid()),
             Self::Policy(_) => "policy".to_owned(),
             Self::Lock(r) => format!("lock/{}", r.subject),
+            Self::Claims(r) => format!("claims/{}", r.slice.into_untyped_uuid()),
         }
     }
 }
 
 use newtype_uuid::GenericUuid;
+
+/// How far a slice's guest is with what it claims to have seen; `domain::claims` has the diagram. As long however much that
+/// is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// Whose guest.
+    pub slice: SliceId,
+    /// What it calls the run of itself that it numbers in.
+    pub boot: String,
+    /// The highest number that the log has, or has as missing.
+    pub seq: u64,
+    /// The log has it as silent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
+}
 
 /// Which pack is in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,9 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
 use super::lock::Subject;
-use super::records::{Change, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice};
+use super::records::{
+    Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
+};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use newtype_uuid::GenericUuid;
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ pub struct State {
     pub devices: Table<(Name, PciAddress), Device>,
     pub runs: Table<RunId, Run>,
     pub locks: Table<Subject, Lock>,
+    pub claims: Table<SliceId, Claims>,
     pub policy: Option<Policy>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
@@ -50,6 +53,7 @@ impl State {
         all.extend(self.policy.iter().cloned().map(Record::Policy));
         all.extend(self.runs.values().cloned().map(Record::Run));
         all.extend(self.locks.values().cloned().map(Record::Lock));
+        all.extend(self.claims.values().cloned().map(Record::Claims));
         all
     }
 
@@ -97,6 +101,7 @@ impl State {
             }
             Record::Run(r) => drop(Arc::make_mut(&mut self.runs).insert(r.id, r)),
             Record::Lock(r) => drop(Arc::make_mut(&mut self.locks).insert(r.subject.clone(), r)),
+            Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
             Record::Policy(r) => self.policy = Some(r),
         }
     }
@@ -106,8 +111,12 @@ impl State {
         Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
         Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);
         // There are too many slices to look through.
-        if let Some(id) = key.strip_prefix("slice/").and_then(|id| id.parse().ok()) {
-            Arc::make_mut(&mut self.slices).remove(&SliceId::from_untyped_uuid(id));
+        let slice = |kind| key.strip_prefix(kind)?.parse().ok().map(SliceId::from_untyped_uuid);
+        if let Some(id) = slice("slice/") {
+            Arc::make_mut(&mut self.slices).remove(&id);
+        }
+        if let Some(id) = slice("claims/") {
+            Arc::make_mut(&mut self.claims).remove(&id);
         }
         Arc::make_mut(&mut self.locks).retain(|_, r| Record::Lock(r.clone()).key() != key);
     }

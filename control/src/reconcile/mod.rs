@@ -3,6 +3,7 @@
 
 mod certificate;
 mod clock;
+pub mod guest;
 mod intended;
 pub mod jobs;
 pub mod keys;
@@ -18,7 +19,7 @@ pub use intended::intended;
 use crate::app::App;
 use crate::domain::disks::{self, Keyed};
 use crate::domain::records::{NewDisks, Slice, SliceState, VolumeKey};
-use crate::domain::{Refusal, RefusalKind, device, lock, slice};
+use crate::domain::{Refusal, RefusalKind, claims, device, lock, slice};
 use crate::keys::KeyError;
 use crate::ledger::{Call, Decided};
 use crate::live::HostLive;
@@ -72,6 +73,9 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     let steady = clock::steady(app)?;
     if steady {
         lease::due(app, &mut passed)?;
+    }
+    if steady {
+        passed(guest::look(app, app.ledger.now()))?;
     }
     register::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;
@@ -263,7 +267,9 @@ fn destroy(app: &App, id: SliceId) -> Result<(), Refusal> {
         let made = certificate::make(app, &state, s);
         app.ledger.commit_if(&call, |state, now| {
             let s = state.slices.get(&id).filter(|s| s.state == SliceState::Destroying)?;
-            Some(Decided::new(slice::destroyed(s, made.clone(), now), ()))
+            let mut changes = slice::destroyed(s, made.clone(), now);
+            changes.extend(claims::forget(state, s));
+            Some(Decided::new(changes, ()))
         })?;
     } else {
         let reason = format!("waits for {}", remains.join("; "));

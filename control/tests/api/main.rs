@@ -17,6 +17,7 @@ mod devices;
 mod disks;
 mod enrolment;
 mod fullness;
+mod guest;
 mod holds;
 mod keys;
 mod leases;

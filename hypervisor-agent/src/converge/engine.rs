@@ -281,6 +281,7 @@ impl Engine {
         state.told.iter_mut().for_each(|(_, since)| *since = None);
         for slice in state.slices.values_mut() {
             slice.key = HeldKey::None;
+            slice.voice.begin_again();
         }
         state.jobs.values_mut().for_each(VolumeJob::forget_key);
         self.bump(&mut state);
@@ -724,7 +725,8 @@ impl Engine {
             }
         };
         let news = effect != Effect::Hear || turn == Turn::Again;
-        let claims = state.slices.get_mut(&id).is_some_and(|slice| slice.claims.are_news());
+        let says = |slice: &mut Slice| slice.claims.are_news() | slice.voice.is_news();
+        let claims = state.slices.get_mut(&id).is_some_and(says);
         if news || claims {
             self.bump(&mut state);
         }
@@ -755,7 +757,13 @@ impl Engine {
                     tracing::error!(slice = %kept.slice, "libvirt may still have its keys: {}", error.chain());
                 }
             }
-            Effect::Hear => return host.guest_events(kept.slice).map(Brought::Events),
+            Effect::Hear => {
+                let owed = self.lock().slices.get_mut(&kept.slice).and_then(|s| s.voice.acknowledgement());
+                if let Some((boot, seq)) = owed {
+                    host.acknowledge_guest(kept.slice, &boot, seq)?;
+                }
+                return host.guest_events(kept.slice).map(Brought::Events);
+            }
             Effect::Resume => {
                 host.resume_domain(kept.slice)?;
                 tracing::info!(slice = %kept.slice, "there is room for its disks: its machine goes on");

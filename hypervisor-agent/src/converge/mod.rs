@@ -40,6 +40,7 @@ mod slice;
 mod state;
 #[cfg(test)]
 mod tests;
+mod voice;
 
 pub use self::{
     agree::{Agreed, Believed, Finding, View, agree},

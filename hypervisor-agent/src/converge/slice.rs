@@ -6,6 +6,7 @@ use super::{
     intention::{Spec, Want},
     next::{Disks, Effect, Machine, Why},
     record::{Kept, KeptChange, KeptGuest, KeptStep, KeptVolume, Point},
+    voice::Voice,
 };
 use crate::edge::{DomainSpec, GuestEvent, Image, Key, Keys, OtherVolume, Seed, VolumeKind};
 use holm_proto::{
@@ -40,6 +41,8 @@ pub(super) struct Slice {
     pub(super) boots: Option<Instant>,
     /// How full its guest says its disks are.
     pub(super) claims: Claims,
+    /// What its guest says for the log.
+    pub(super) voice: Voice,
 }
 
 #[derive(Default)]
@@ -348,6 +351,11 @@ impl Slice {
                     gave_up = Some(format!("its guest gave up: {reason}"));
                 }
                 (Point::Booting | Point::Ready, GuestEvent::Disks(disks)) => self.claims.hear(disks),
+                (Point::Booting | Point::Ready, GuestEvent::Alive) => self.voice.live(now.instant),
+                (Point::Booting | Point::Ready, GuestEvent::Lost(lines)) => self.voice.lose(lines),
+                (Point::Booting | Point::Ready, GuestEvent::Claim { boot, claim }) => {
+                    self.voice.hear(boot, claim);
+                }
                 // A guest that says what does not fit is not believed; it may well be hostile.
                 (_, _) => {}
             }

@@ -11,6 +11,7 @@ use super::{
     record::{Kept, Point},
     runs::Run,
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
+    voice::Voice,
 };
 use crate::edge::Room;
 use holm_proto::{
@@ -277,6 +278,7 @@ impl State {
                 slice.key = HeldKey::None;
                 slice.boots = Some(now.instant);
                 slice.claims = Claims::default();
+                slice.voice = Voice::default();
             }
             // What it stood still does not count.
             (Effect::Resume, _) => slice.boots = None,

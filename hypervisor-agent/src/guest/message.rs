@@ -3,7 +3,7 @@
 
 use super::key;
 use crate::edge::GuestEvent;
-use holm_proto::{fullness, v1};
+use holm_proto::{fullness, guest, v1};
 use serde::Deserialize;
 
 /// The longest line that is looked at. A longer one is dropped whole.
@@ -43,16 +43,16 @@ impl Lines {
     }
 }
 
-/// Every field of every event.
+/// Every event, each with exactly its own fields.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Message {
-    event: String,
-    ssh_host_key: Option<String>,
-    gpus: Option<u32>,
-    slurm: Option<String>,
-    reason: Option<String>,
-    disks: Option<Vec<Disk>>,
+#[serde(tag = "event", rename_all = "lowercase", deny_unknown_fields)]
+enum Message {
+    Boot {},
+    Ready { ssh_host_key: String, gpus: u32, slurm: String },
+    Failed { reason: String },
+    Disks { disks: Vec<Disk> },
+    Alive {},
+    Claim { boot: String, seq: u64, time: u64, what: What },
 }
 
 /// A disk of [`GuestEvent::Disks`].
@@ -66,22 +66,51 @@ struct Disk {
     files_free: u64,
 }
 
+/// What a guest claims to have seen, as [`v1::guest_claim::What`].
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum What {
+    Login { user: String, service: String },
+    Logout { user: String, service: String },
+    Sudo { user: String, target: String, service: String },
+    JobStart { job: u32, user: String, partition: String, cpus: u32, gpus: u32 },
+    JobEnd { job: u32, user: String, exit_code: Option<u32>, signal: Option<u32> },
+    Mount { disk: String },
+    Transfer { user: String, files_out: u64, bytes_out: u64, files_in: u64, bytes_in: u64 },
+}
+
+impl From<What> for v1::guest_claim::What {
+    fn from(what: What) -> Self {
+        match what {
+            What::Login { user, service } => Self::Login(v1::GuestSession { user, service }),
+            What::Logout { user, service } => Self::Logout(v1::GuestSession { user, service }),
+            What::Sudo { user, target, service } => Self::Sudo(v1::GuestSudo { user, target, service }),
+            What::JobStart { job, user, partition, cpus, gpus } => {
+                Self::JobStart(v1::GuestJobStart { job, user, partition, cpus, gpus })
+            }
+            What::JobEnd { job, user, exit_code, signal } => {
+                Self::JobEnd(v1::GuestJobEnd { job, user, exit_code, signal })
+            }
+            What::Mount { disk } => Self::Mount(v1::GuestMount { disk }),
+            What::Transfer { user, files_out, bytes_out, files_in, bytes_in } => {
+                Self::Transfer(v1::GuestTransfer { user, files_out, bytes_out, files_in, bytes_in })
+            }
+        }
+    }
+}
+
 /// Reads one line; `None` for all that is no event.
 pub fn parse(line: &[u8]) -> Option<GuestEvent> {
-    let Message { event, ssh_host_key, gpus, slurm, reason, disks } = serde_json::from_slice(line).ok()?;
-    match (event.as_str(), ssh_host_key, gpus, slurm, reason, disks) {
-        ("boot", None, None, None, None, None) => Some(GuestEvent::Boot),
-        ("ready", Some(host_key), Some(gpus), Some(slurm), None, None) => {
-            Some(GuestEvent::Ready(v1::Guest {
-                ssh_host_key: key::plain(&host_key)?,
-                gpus: (gpus <= MAX_GPUS).then_some(gpus)?,
-                slurm: printable(&slurm, MAX_SLURM_CHARS),
-            }))
-        }
-        ("failed", None, None, None, Some(reason), None) => {
-            Some(GuestEvent::Failed(printable(&reason, MAX_REASON_CHARS)))
-        }
-        ("disks", None, None, None, None, Some(disks)) => {
+    // What is read into fields would be read from a list as well.
+    match line.starts_with(b"{").then(|| serde_json::from_slice(line).ok())?? {
+        Message::Boot {} => Some(GuestEvent::Boot),
+        Message::Ready { ssh_host_key, gpus, slurm } => Some(GuestEvent::Ready(v1::Guest {
+            ssh_host_key: key::plain(&ssh_host_key)?,
+            gpus: (gpus <= MAX_GPUS).then_some(gpus)?,
+            slurm: printable(&slurm, MAX_SLURM_CHARS),
+        })),
+        Message::Failed { reason } => Some(GuestEvent::Failed(printable(&reason, MAX_REASON_CHARS))),
+        Message::Disks { disks } => {
             let disks = disks.into_iter().map(|Disk { name, bytes, free, files, files_free }| v1::DiskUse {
                 name,
                 bytes,
@@ -91,7 +120,12 @@ pub fn parse(line: &[u8]) -> Option<GuestEvent> {
             });
             fullness::plausible(disks.collect()).map(GuestEvent::Disks)
         }
-        _ => None,
+        Message::Alive {} => Some(GuestEvent::Alive),
+        Message::Claim { boot, seq, time, what } => {
+            let claim = v1::GuestClaim { seq, time, what: Some(what.into()) };
+            let fits = guest::is_boot(&boot) && guest::is_plausible(&claim);
+            fits.then_some(GuestEvent::Claim { boot, claim })
+        }
     }
 }
 
@@ -115,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_events() {
+    fn how_it_boots() {
         assert_eq!(parse(br#"{"event":"boot"}"#), Some(GuestEvent::Boot));
         assert_eq!(
             parse(br#"{"event":"failed","reason":"no slurmd"}"#),
@@ -170,6 +204,89 @@ mod tests {
         assert!(names == ["root", "data"] && disks[0].bytes > 0, "{disks:?}");
     }
 
+    const BOOT: &str = "0123456789abcdef0123456789abcdef";
+
+    fn claimed(seq: &str, time: &str, what: &str) -> Option<GuestEvent> {
+        let line = format!(r#"{{"event":"claim","boot":"{BOOT}","seq":{seq},"time":{time},"what":{what}}}"#);
+        parse(line.as_bytes())
+    }
+
+    /// One of each, as `deploy/guest-image` says them.
+    const CLAIMS: &str = include_str!("golden/claims.jsonl");
+
+    #[test]
+    fn each_claim_is_what_its_line_says() {
+        let read = CLAIMS.lines().map(|line| match parse(line.as_bytes()) {
+            Some(GuestEvent::Claim { boot, claim }) => format!("{boot} {claim:?}\n"),
+            other => panic!("{line}: {other:?}"),
+        });
+        let read: String = read.collect();
+        insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!("claims", read);
+        });
+        assert_eq!(parse(br#"{"event":"alive"}"#), Some(GuestEvent::Alive));
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_meant_is_none() {
+        let login = |user: &str| format!(r#"{{"login":{{"user":"{user}","service":"sshd"}}}}"#);
+        assert!(claimed("18446744073709551615", "253402300799", &login("ida")).is_some());
+        for (seq, time) in [
+            ("0", "1"),
+            ("-1", "1"),
+            ("1.0", "1"),
+            ("18446744073709551616", "1"),
+            ("\"1\"", "1"),
+            ("1", "253402300800"),
+            ("1", "-1"),
+            ("1", "1e3"),
+            ("1", "null"),
+        ] {
+            assert_eq!(claimed(seq, time, &login("ida")), None, "{seq} {time}");
+        }
+        // Only what Holm itself would call somebody is a name.
+        for user in [
+            "",
+            "Ida",
+            "ida smith",
+            "person/ida",
+            "../ida",
+            "ida\\u0000",
+            "ida\\u202e",
+            "\u{1b}[2J",
+            "æ",
+            "1da",
+            &"i".repeat(33),
+            &"i".repeat(3900),
+        ] {
+            assert_eq!(claimed("1", "1", &login(user)), None, "{user:?}");
+        }
+        for what in [
+            "{}",
+            "null",
+            r#""login""#,
+            r#"{"login":{"user":"ida"}}"#,
+            r#"{"login":{"user":"ida","service":"sshd","slice":"other"}}"#,
+            r#"{"login":{"user":"ida","service":"sshd"},"logout":{"user":"ida","service":"sshd"}}"#,
+            r#"{"reboot":{"user":"ida"}}"#,
+            r#"{"mount":{"disk":"/dev/vda"}}"#,
+            r#"{"job-start":{"job":0,"user":"ida","partition":"batch","cpus":1,"gpus":1}}"#,
+            r#"{"job-start":{"job":1,"user":"ida","partition":"batch","cpus":1,"gpus":65}}"#,
+            r#"{"job-start":{"job":1,"user":"ida","partition":"batch","cpus":9999,"gpus":1}}"#,
+            r#"{"job-start":{"job":4294967296,"user":"ida","partition":"batch","cpus":1,"gpus":1}}"#,
+            r#"{"job-end":{"job":1,"user":"ida","exit_code":256,"signal":0}}"#,
+            r#"{"transfer":{"user":"ida","files_out":0,"bytes_out":1152921504606846977,"files_in":0,"bytes_in":0}}"#,
+        ] {
+            assert_eq!(claimed("1", "1", what), None, "{what}");
+        }
+        let line = CLAIMS.lines().next().unwrap();
+        for boot in ["", "0123456789ABCDEF0123456789ABCDEF", &BOOT[1..], &format!("{BOOT}0")] {
+            assert_eq!(parse(line.replace(BOOT, boot).as_bytes()), None, "{boot}");
+        }
+        // It cannot say whose it is: that is the port's to say.
+        assert_eq!(parse(line.replacen("{", r#"{"slice":"other","#, 1).as_bytes()), None);
+    }
+
     #[test]
     fn all_else_is_no_event() {
         for line in [
@@ -186,6 +303,9 @@ mod tests {
             r#"{"event":"failed"}"#,
             r#"{"event":"failed","reason":1}"#,
             r#"{"event":["boot"]}"#,
+            r#"["boot"]"#,
+            r#"["claim",{"event":"boot"}]"#,
+            r#"{"event":"alive","seq":1}"#,
         ] {
             assert_eq!(parse(line.as_bytes()), None, "{line}");
         }
@@ -248,6 +368,26 @@ mod tests {
             let mut wanted: Vec<Vec<u8>> = text.split('\n').map(|line| line.as_bytes().to_vec()).collect();
             wanted.pop();
             prop_assert_eq!(seen, wanted);
+        }
+
+        #[test]
+        fn a_claim_of_anything_is_plausible_or_none(
+            seq in any::<u64>(),
+            time in any::<u64>(),
+            number in any::<u32>(),
+            user in "[a-z]{0,3}|.{0,40}",
+            cut in 0usize..200,
+        ) {
+            let what = serde_json::json!({ "job-start": {
+                "job": number, "user": user, "partition": "batch", "cpus": number % 9000, "gpus": number % 70 } });
+            let line = serde_json::json!({
+                "event": "claim", "boot": BOOT, "seq": seq, "time": time, "what": what }).to_string();
+            if let Some(GuestEvent::Claim { boot, claim }) = parse(line.as_bytes()) {
+                prop_assert!(guest::is_boot(&boot) && guest::is_plausible(&claim));
+                prop_assert!(claim.seq == seq && claim.time == time);
+            }
+            let cut = line.as_bytes().get(..cut.min(line.len() - 1)).unwrap();
+            prop_assert_eq!(parse(cut), None);
         }
 
         #[test]

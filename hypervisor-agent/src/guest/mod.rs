@@ -4,6 +4,8 @@
 mod channel;
 mod key;
 mod message;
+#[cfg(test)]
+mod program;
 mod seed;
 mod ssh;
 

@@ -12,6 +12,7 @@
 //! * The inventory goes out again when the machine has become another: a device came, went, or is not well.
 //! * A volume's key is asked for once a session; evidence is reported once a session until holmd no longer
 //!   lists its run.
+//! * What guests claim goes out in bounded pieces, each again until holmd says that it is in the log.
 //! * The certificate is renewed when a third of its life is left (`renew`).
 //! * When the stream ends, what runs keeps running and nothing new starts (`converge`).
 
@@ -248,6 +249,9 @@ impl Session {
                         }
                         Some(to_agent::Body::VolumeKey(key)) => engine.take_key(key),
                         Some(to_agent::Body::KeyRefused(refused)) => engine.refuse_key(&refused),
+                        Some(to_agent::Body::GuestAck(ack)) => {
+                            engine.take_guest_ack(&ack, Instant::now().into_std());
+                        }
                         Some(to_agent::Body::OpenTunnel(open)) => {
                             let carried = tunnels.clone().carry(Arc::clone(engine), client.clone(), open);
                             connections.spawn(carried);
@@ -318,6 +322,9 @@ impl Session {
         if due || said.observed.as_ref() != Some(&observed) {
             said.observed = Some(observed.clone());
             say(send, from_agent::Body::Observed(observed)).await?;
+        }
+        for claims in engine.guest_claims(Instant::now().into_std()) {
+            say(send, from_agent::Body::GuestClaims(claims)).await?;
         }
         for report in reports {
             if said.runs.insert(report.run_id.clone()) {

@@ -539,6 +539,35 @@ async fn a_lost_session_is_found_again_and_nothing_is_lost_with_it() {
 }
 
 #[tokio::test]
+async fn what_a_guest_claims_is_said_until_holmd_has_it_in_the_log() {
+    let mut world = World::new().await;
+    let mut theirs = world.session().await;
+    theirs.hello().await;
+    theirs.say(intended(1, None, true)).await;
+    theirs.report().await;
+    bring_up(&mut theirs).await;
+    let claims = |body| match body {
+        from_agent::Body::GuestClaims(claims) => Some(claims).filter(|claims| !claims.claims.is_empty()),
+        _ => None,
+    };
+    let first = theirs.until(claims).await;
+    assert_eq!((first.slice_id.as_str(), first.generation, first.claims[0].seq), (SLICE, 1, 1));
+    theirs.say.send(Err(Status::unavailable("holmd is stopping"))).await.unwrap();
+    let mut theirs = world.session().await;
+    theirs.hello().await;
+    theirs.say(intended(2, Some((1, v1::Goal::Run)), false)).await;
+    assert_eq!(theirs.until(claims).await, first, "it was not acknowledged");
+    let last = first.claims.last().unwrap().seq;
+    let ack = v1::GuestAck { slice_id: SLICE.to_owned(), boot: first.boot.clone(), seq: last };
+    theirs.say(to_agent::Body::GuestAck(ack)).await;
+    drop(world.host.connect_ssh(SLICE.parse().unwrap()).unwrap());
+    let next = theirs.until(claims).await;
+    assert!(next.claims.iter().map(|claim| claim.seq).eq(last + 1..=last + 4), "{next:?}");
+    drop(theirs);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn the_host_says_how_fit_it_is_and_signs_it() {
     let mut world = World::new().await;
     let key = world.directory.path().join("identity/key.pem");

@@ -14,6 +14,7 @@
 //!   room:PERCENT                so much of the room for volumes is used; at 100 every machine is paused
 //!   disk:SLICE-ID:NAME:PERCENT  a slice's guest says that so much of its disk `root`, `data` or `scratch` is used
 //!   fabric:restarted            the fabric's manager is restarted; done once
+//!   flood:SLICE-ID              a slice's guest claims a thousand times as much, each time it is heard
 //!   guest:silent                guests say nothing
 //!   guest:fails                 guests give up
 //! ```

@@ -8,6 +8,7 @@
 mod backup;
 mod fabric;
 mod faults;
+mod guest;
 mod machine;
 mod topology;
 
@@ -68,6 +69,8 @@ pub struct SimulatedHost {
     said: Mutex<BTreeMap<SliceId, Vec<v1::DiskUse>>>,
     /// What each guest has said to this agent: like a real one, it says its state again to a new one.
     told: Mutex<BTreeMap<SliceId, Told>>,
+    /// What each guest claims for the log.
+    claims: Mutex<BTreeMap<SliceId, guest::Claims>>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -93,8 +96,13 @@ impl SimulatedHost {
             faults: Faults::new(directory),
             said: Mutex::default(),
             told: Mutex::default(),
+            claims: Mutex::default(),
             connections: Arc::default(),
         })
+    }
+
+    fn claims(&self) -> MutexGuard<'_, BTreeMap<SliceId, guest::Claims>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machine as it is now.
@@ -418,7 +426,9 @@ impl Host for SimulatedHost {
         self.call("write_seed", 0, |machine| {
             machine.seeds.insert(seed.slice);
             Ok(())
-        })
+        })?;
+        self.claims().insert(seed.slice, guest::Claims::new(seed));
+        Ok(())
     }
 
     fn remove_seed(&self, slice: SliceId) -> Result<()> {
@@ -443,6 +453,7 @@ impl Host for SimulatedHost {
     fn start_domain(&self, spec: &DomainSpec, keys: &Keys) -> Result<()> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
         self.said.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.slice);
+        self.claims().entry(spec.slice).or_default().boot(spec.devices.len());
         self.call("start_domain", self.config.start_ms, |machine| {
             if let Some(device) = spec.devices.iter().find(|device| self.faults.is_absent(**device)) {
                 return Err(EdgeError::new(format!("there is no GPU at `{device}`")));
@@ -512,8 +523,16 @@ impl Host for SimulatedHost {
                 said.insert(slice, disks.clone());
                 events.push(GuestEvent::Disks(disks));
             }
+            drop(said);
+            let floods = self.faults.has("flood", &slice.to_string());
+            self.claims().entry(slice).or_default().say(&mut events, floods);
         }
         Ok(events)
+    }
+
+    fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> Result<()> {
+        self.claims().entry(slice).or_default().acknowledged(boot, seq);
+        Ok(())
     }
 
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd> {
@@ -527,6 +546,8 @@ impl Host for SimulatedHost {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(EdgeError::new("a simulated guest takes no more connections"));
         }
+        let gpus = self.lock().domains.get(&slice).map_or(0, |domain| domain.devices.len());
+        self.claims().entry(slice).or_default().visited(gpus);
         let connections = Arc::clone(&self.connections);
         thread::Builder::new()
             .name("guest".to_owned())
@@ -745,14 +766,16 @@ mod tests {
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(evidence.cleaned && evidence.bytes_dirty_before > 0, "what is delivered is dirty");
         up(&host, '1', gpu(0x34)).unwrap();
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 3);
+        // It boots, is ready, says how full its disks are, lives, and claims that its root disk is mounted, a login, a job,
+        // its end and a logout.
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 9);
         assert_eq!(host.guest_events(slice('1')).unwrap(), []);
         let before = host.machine();
         drop(host);
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         assert_eq!(host.machine(), before);
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 3, "a new agent is told again");
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 5, "a new agent is told again");
         assert!(host.bind(gpu(0x34)).is_err() && host.sanitise_one(gpu(0x34)).is_err());
         host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();

@@ -268,6 +268,9 @@ impl Host for Watched {
         Fuse::burn(Some(&self.fuse))?;
         self.inner.guest_events(slice)
     }
+    fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
+        self.inner.acknowledge_guest(slice, boot, seq)
+    }
     fn connect_ssh(&self, _: SliceId) -> edge::Result<OwnedFd> {
         Err(EdgeError::new("nobody connects here"))
     }

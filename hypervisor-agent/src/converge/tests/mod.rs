@@ -5,6 +5,7 @@
 mod full;
 mod jobs;
 mod life;
+mod voices;
 mod world;
 
 pub use self::world::Fuse;

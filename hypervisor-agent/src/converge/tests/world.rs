@@ -246,6 +246,9 @@ impl Host for TestHost {
         Fuse::burn(Some(&self.fuse))?;
         self.inner.guest_events(slice)
     }
+    fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
+        self.inner.acknowledge_guest(slice, boot, seq)
+    }
     fn connect_ssh(&self, slice: SliceId) -> edge::Result<OwnedFd> {
         self.inner.connect_ssh(slice)
     }
