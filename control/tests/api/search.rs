@@ -169,7 +169,7 @@ async fn an_index_that_was_deleted_is_made_anew_with_the_same_answers() {
 /// Alarms are entries, of whom they are about; who tries door after door is one.
 #[tokio::test(flavor = "multi_thread")]
 async fn officers_hear_of_who_tries_door_after_door() {
-    let world = World::full().await;
+    let world = World::full_of(|config| config.watch = None).await;
     for _ in 0..10 {
         world.get("rune", "heart/main").await.unwrap_err();
     }
@@ -195,7 +195,7 @@ async fn officers_hear_of_who_tries_door_after_door() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_officer_who_looks_herself_up_is_an_alarm() {
-    let world = World::full().await;
+    let world = World::full_of(|config| config.watch = None).await;
     let own = v1::EntryFilter { actor: "person/frida".to_owned(), ..Default::default() };
     found(&world, "frida", &wanted(own)).await.unwrap();
     let alarm = world.logged(|e| e.resource == "alarm/reads-about-herself").await;

@@ -162,6 +162,7 @@ mod tests {
             let key = SigningKey::create(&dir.path().join("key")).unwrap();
             let mut log = Log::create(&dir.path().join("log"), NAME, key.clone()).unwrap();
             log.append(&[body(0, vec![]), body(1, vec![]), body(2, vec![])]).unwrap();
+            log.flush().unwrap();
             let mut value = view::sample_deletion();
             value["log_checkpoint"] = log.checkpoint().into();
             let note = note::sign(&key, NAME, &format!("{value:#}\n"));
@@ -189,6 +190,7 @@ mod tests {
             let dir = self.dir.path().join(name);
             let mut log = Log::create(&dir, NAME, self.key.clone()).unwrap();
             log.append(&[body(0, vec![]), body(1, vec![]), body(2, vec![]), entry.to_vec()]).unwrap();
+            log.flush().unwrap();
             dir
         }
     }
@@ -287,7 +289,9 @@ mod tests {
             ("short", vec![body(0, vec![])], "an older copy"),
         ] {
             let dir = scene.dir.path().join(name);
-            Log::create(&dir, NAME, scene.key.clone()).unwrap().append(&entries).unwrap();
+            let mut log = Log::create(&dir, NAME, scene.key.clone()).unwrap();
+            log.append(&entries).unwrap();
+            log.flush().unwrap();
             assert!(look(&dir).unwrap_err().contains(why), "{name}");
         }
         assert!(look(&scene.dir.path().join("nowhere")).is_err());

@@ -166,6 +166,7 @@ pub(super) fn log_of(bodies: &[Vec<u8>], key: SigningKey) -> Files {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::create(&dir.path().join("log"), ORIGIN, key).unwrap();
     log.append(bodies).unwrap();
+    log.flush().unwrap();
     files(&dir.path().join("log"))
 }
 
