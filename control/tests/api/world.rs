@@ -26,6 +26,7 @@ use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
+use newtype_uuid::GenericUuid;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -719,15 +720,27 @@ impl Agent {
 
     /// Do the runs that are ordered until there is none.
     pub async fn clean(&mut self, world: &World, host: &str) {
+        use holm_control::domain::records::DeviceState;
         let name = host.parse().unwrap();
-        while world
-            .app
-            .ledger
-            .state()
-            .host_devices(&name)
-            .any(|d| d.state != holm_control::domain::records::DeviceState::Free)
-        {
-            let runs = self.intends(|i| !i.runs.is_empty()).await.runs;
+        loop {
+            let state = world.app.ledger.state();
+            // What is clean may be claimed at once by who waits for it.
+            let next = |slice: String| {
+                self.intended.slices.iter().any(|s| s.slice_id == slice && s.goal() == v1::Goal::Run)
+            };
+            let through = |d: &holm_control::domain::records::Device| match d.state {
+                DeviceState::Free => true,
+                DeviceState::Claimed => d.slice.is_some_and(|s| next(s.into_untyped_uuid().to_string())),
+                _ => false,
+            };
+            if state.host_devices(&name).all(through) {
+                return;
+            }
+            let runs = self.intended.runs.clone();
+            if runs.is_empty() {
+                assert!(self.hear().await.is_some(), "the session ended");
+                continue;
+            }
             for run in &runs {
                 self.cleaned(run).await;
                 let evidence = run.devices.iter().map(|address| evidence(&run.run_id, address)).collect();
