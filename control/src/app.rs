@@ -197,7 +197,7 @@ impl App {
         }
         let ledger = Ledger::open(Box::new(store(&paths.store)?), log, Timestamp::now)
             .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
-        let index = Index::open(&paths.index, &ledger).map_err(|e| {
+        let index = Index::open(&paths.index).map_err(|e| {
             Failure::because(
                 "the index of the log cannot be opened",
                 "see who may write there, then: holmd check",

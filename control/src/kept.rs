@@ -15,6 +15,22 @@ pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option
     }
 }
 
+/// How far somebody is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Place {
+    /// The first entry that is not through.
+    pub(crate) next: u64,
+}
+
+impl Place {
+    /// As it was kept; who is new begins at `new`. Where that is beyond the log, which was restored from a copy, at its end.
+    pub(crate) fn open(path: &Path, size: u64, new: u64) -> io::Result<Self> {
+        let next = read::<Self>(path)?.map_or(new, |place| place.next);
+        Ok(Self { next: next.min(size) })
+    }
+}
+
 /// Gone, or not there.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

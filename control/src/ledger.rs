@@ -221,6 +221,11 @@ impl Ledger {
         answer
     }
 
+    /// An entry that changes nothing: that something was seen or done.
+    pub fn note(&self, call: &Call, detail: serde_json::Value) -> Result<(), Refusal> {
+        self.commit(call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
+    }
+
     /// As [`Self::commit`], for what holmd does by itself: `None` means there is nothing to do, and
     /// nothing is written.
     pub fn commit_if(

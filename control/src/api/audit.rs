@@ -10,13 +10,14 @@ use holm_proto::ids::Name;
 use holm_proto::v1;
 use holm_proto::v1::audit_service_server::AuditService;
 use serde_json::json;
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Entries read at once: as many as lie in one file.
-const BATCH: u64 = 256;
+pub(super) const BATCH: u64 = 256;
 
 #[derive(Clone)]
 pub(super) struct Auditing(pub Arc<App>);
@@ -135,35 +136,57 @@ pub(super) fn log() -> About {
     About { resource: "log".to_owned(), ..About::system() }
 }
 
-async fn stream(asked: Asked, start: u64, end: u64, send: mpsc::Sender<Result<v1::LogEntry, Status>>) {
-    let app = Arc::clone(&asked.app);
-    let mut at = start;
-    while at < end {
-        if let Err(no) = asked.still(&app.ledger.state(), Some(Resource::Log)) {
-            let _ = send.send(Err(asked.ended(no).await)).await;
-            return;
+/// Entries to who reads them.
+pub(super) type Sender = mpsc::Sender<Result<v1::LogEntry, Status>>;
+
+async fn stream(asked: Asked, start: u64, end: u64, send: Sender) {
+    pass_on(&asked, start..end, |_| true, &send).await;
+}
+
+/// Sends those of a range that `fits`, as long as the caller may have them and is there: whether that is so still.
+pub(super) async fn pass_on(
+    asked: &Asked,
+    range: Range<u64>,
+    fits: impl Fn(&[u8]) -> bool,
+    send: &Sender,
+) -> bool {
+    let (app, mut at) = (&asked.app, range.start);
+    while at < range.end {
+        if !may_go_on(asked, send).await {
+            return false;
         }
-        let until = (at / BATCH + 1).saturating_mul(BATCH).min(end);
-        let worker = Arc::clone(&app);
-        let read = super::blocking(move || worker.ledger.entries(at, until)).await;
-        let bodies = match read {
+        let until = (at / BATCH + 1).saturating_mul(BATCH).min(range.end);
+        let worker = Arc::clone(app);
+        let bodies = match super::blocking(move || worker.ledger.entries(at, until)).await {
             Ok(Ok(bodies)) => bodies,
             Ok(Err(failure)) => {
                 let text = format!("the log cannot be read: {}", crate::ledger::chain(&failure));
                 tracing::error!("{text}");
                 let _ = send.send(Err(Status::data_loss(text))).await;
-                return;
+                return false;
             }
             Err(failure) => {
                 let _ = send.send(Err(failure)).await;
-                return;
+                return false;
             }
         };
-        for (index, body) in (at..).zip(bodies) {
+        for (index, body) in (at..).zip(bodies).filter(|(_, body)| fits(body)) {
             if send.send(Ok(v1::LogEntry { index, body, proof: Vec::new() })).await.is_err() {
-                return;
+                return false;
             }
         }
         at = until;
+    }
+    true
+}
+
+/// The caller may read the log still; otherwise she is told why not, and that is an entry.
+pub(super) async fn may_go_on(asked: &Asked, send: &Sender) -> bool {
+    match asked.still(&asked.app.ledger.state(), Some(Resource::Log)) {
+        Ok(()) => true,
+        Err(no) => {
+            let _ = send.send(Err(asked.ended(no).await)).await;
+            false
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::agent;
 use crate::app::App;
 use crate::domain::records::Slice;
 use crate::domain::{Refusal, fullness};
-use crate::ledger::{Call, Decided};
+use crate::ledger::Call;
 use holm_proto::ids::{Name, RequestId, SliceId};
 use holm_proto::v1;
 use serde_json::{Value, json};
@@ -57,5 +57,5 @@ pub(super) fn note(
 }
 
 fn entry(app: &App, call: &Call, detail: Value) -> Result<(), Refusal> {
-    app.ledger.commit(call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
+    app.ledger.note(call, detail)
 }

@@ -139,7 +139,7 @@ pub(super) fn paper(message: v1::Filed) -> Result<Filed, Refusal> {
 }
 
 /// Whole seconds, so that it reads as it was typed.
-fn instant(at: &prost_types::Timestamp) -> Result<Timestamp, Refusal> {
+pub(super) fn instant(at: &prost_types::Timestamp) -> Result<Timestamp, Refusal> {
     Timestamp::from_second(at.seconds)
         .map_err(|_| Refusal::new(RefusalKind::Invalid, "there is no such time"))
 }

@@ -1,6 +1,7 @@
 //! The log, searched and followed.
 
 use super::Asked;
+use super::audit::{BATCH, Sender, may_go_on, pass_on};
 use crate::app::App;
 use crate::audit::Entry;
 use crate::domain::{Refusal, RefusalKind};
@@ -18,8 +19,6 @@ use tonic::{Request, Response, Status};
 /// Entries of a page, where the caller does not say, and at the most.
 const PAGE: usize = 100;
 const PAGE_MOST: usize = 500;
-/// Entries read at once: as many as lie in one file.
-const BATCH: u64 = 256;
 
 /// What is asked for, as it stands in the log and as it is looked up.
 fn query(filter: &v1::EntryFilter) -> Result<(Query, Value), Refusal> {
@@ -156,9 +155,10 @@ pub(super) async fn follow(
 }
 
 /// Sends what fits as it comes. That it was asked for is an entry already.
-async fn stream(asked: Asked, query: Query, from: u64, send: mpsc::Sender<Result<v1::LogEntry, Status>>) {
+async fn stream(asked: Asked, query: Query, from: u64, send: Sender) {
     let app = Arc::clone(&asked.app);
     let (mut size, mut at) = (app.ledger.subscribe(), from);
+    let fits = |body: &[u8]| Entry::from_bytes(body).is_ok_and(|entry| query.takes(&entry));
     loop {
         // Also while nothing comes: some things end by the clock.
         let moved = tokio::select! {
@@ -167,35 +167,13 @@ async fn stream(asked: Asked, query: Query, from: u64, send: mpsc::Sender<Result
             () = send.closed() => false,
             () = app.stopped() => false,
         };
-        if !moved {
-            return;
-        }
-        if let Err(no) = asked.still(&app.ledger.state(), Some(Resource::Log)) {
-            let _ = send.send(Err(asked.ended(no).await)).await;
+        if !moved || !may_go_on(&asked, &send).await {
             return;
         }
         let end = *size.borrow_and_update();
-        while at < end {
-            let (worker, until) = (Arc::clone(&app), (at / BATCH + 1).saturating_mul(BATCH).min(end));
-            let bodies = match super::blocking(move || worker.ledger.entries(at, until)).await {
-                Ok(Ok(bodies)) => bodies,
-                Ok(Err(failure)) => {
-                    let text = format!("the log cannot be read: {}", chain(&failure));
-                    let _ = send.send(Err(Status::data_loss(text))).await;
-                    return;
-                }
-                Err(failure) => {
-                    let _ = send.send(Err(failure)).await;
-                    return;
-                }
-            };
-            for (index, body) in (at..).zip(bodies) {
-                let fits = Entry::from_bytes(&body).is_ok_and(|entry| query.takes(&entry));
-                if fits && send.send(Ok(v1::LogEntry { index, body, proof: Vec::new() })).await.is_err() {
-                    return;
-                }
-            }
-            at = until;
+        if !pass_on(&asked, at..end, fits, &send).await {
+            return;
         }
+        at = end;
     }
 }

@@ -702,9 +702,7 @@ fn others(message: &v1::RequestSliceRequest, rule: &crate::config::Defaults) -> 
 
 /// A time as it was sent; whole seconds, so that it reads as it was typed.
 fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
-    let Some(at) = at else { return Ok(None) };
-    let known = Timestamp::from_second(at.seconds);
-    known.map(Some).map_err(|_| Refusal::new(RefusalKind::Invalid, "there is no such time"))
+    at.map(super::register::instant).transpose()
 }
 
 /// A slice that somebody asked for by its name, with what her roles let her do with it: which command comes next

@@ -10,7 +10,6 @@ use super::{Asked, No, RECHECK, view};
 use crate::app::App;
 use crate::domain::records::{SliceState, Subject};
 use crate::domain::{Refusal, RefusalKind, people};
-use crate::ledger::Decided;
 use crate::live::TunnelEnd;
 use holm_proto::ids::{Name, SliceId, TunnelId};
 use holm_proto::v1;
@@ -125,9 +124,7 @@ pub(super) async fn closed(asked: &Asked, carried: Carried, why: &str) {
         "seconds": carried.seconds,
         "why": why,
     });
-    let written = super::blocking(move || {
-        app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
-    });
+    let written = super::blocking(move || app.ledger.note(&call, detail));
     if let Ok(Err(failure)) = written.await {
         tracing::error!("the end of a connection is not in the log: {failure}");
     }

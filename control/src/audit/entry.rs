@@ -12,6 +12,9 @@ pub const MAX_ENTRY: usize = u16::MAX as usize;
 /// The version that is written here and read here.
 const VERSION: u32 = 1;
 
+/// What can come of it.
+pub const OUTCOMES: [&str; 3] = ["allowed", "refused", "observed"];
+
 /// What was asked, by whom, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +43,7 @@ pub struct Entry {
     /// The project's level when it was decided, as its pack names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
-    /// `allowed`, `refused` or `observed`.
+    /// One of [`OUTCOMES`].
     pub outcome: String,
     /// Which rules spoke, or why it was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -52,7 +52,7 @@ pub(crate) use self::disk::faults;
 
 pub use self::checkpoint::Checkpoint;
 pub use self::disk::DiskError;
-pub use self::entry::{Entry, EntryError, MAX_ENTRY};
+pub use self::entry::{Entry, EntryError, MAX_ENTRY, OUTCOMES};
 pub use self::key::{KeyError, SigningKey};
 pub use self::log::{Log, LogError, Unflushed};
 pub use self::tree::Hash;

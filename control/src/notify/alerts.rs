@@ -13,7 +13,7 @@ use super::book;
 use crate::app::App;
 use crate::domain::alert::{self, Scope};
 use crate::kept;
-use crate::ledger::{Call, Decided};
+use crate::ledger::Call;
 use holm_proto::ids::Name;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,7 @@ fn look(app: &App, watch: &mut Watch, path: &Path) {
     for one in &news {
         let call = Call::own("observe.alert", format!("host/{}", one.host));
         let detail = json!({ "host": one.host, "raised": one.raised, "gone": one.gone });
-        let said = app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }));
+        let said = app.ledger.note(&call, detail);
         match said {
             Ok(()) => watch.said(one),
             Err(refusal) => tracing::error!("an alert cannot be logged: {refusal}"),

@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::audit::{Entry, LogError};
 use crate::domain::Refusal;
 use crate::kept;
-use crate::ledger::{Call, Decided, chain};
+use crate::ledger::{Call, chain};
 use holm_proto::ids::Name;
 use jiff::{SignedDuration, Timestamp};
 use lettre::transport::smtp::client::AsyncSmtpConnection;
@@ -409,9 +409,7 @@ impl Courier {
 
     async fn commit(&self, call: Call, detail: serde_json::Value) -> Result<(), Refusal> {
         let app = Arc::clone(&self.app);
-        let written = tokio::task::spawn_blocking(move || {
-            app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
-        });
+        let written = tokio::task::spawn_blocking(move || app.ledger.note(&call, detail));
         let lost =
             |e: tokio::task::JoinError| Refusal::new(crate::domain::RefusalKind::Unavailable, e.to_string());
         written.await.map_err(lost)?

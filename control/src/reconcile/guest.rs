@@ -45,10 +45,7 @@ pub fn flood(app: &App, call: &Call, id: SliceId, now: Timestamp) -> Result<(), 
     let Some(dropped) = app.live.guest(id, now, |guest| guest.flood(now)) else { return Ok(()) };
     tracing::warn!(slice = %id, dropped, "its guest says more than it may");
     let call = named(&state, call, slice, "guest.flood");
-    app.ledger.commit(&call, |_, _| {
-        let detail = json!({ "claimed_by_guest": true, "dropped": dropped });
-        Ok(Decided { detail, ..Decided::new(Vec::new(), ()) })
-    })
+    app.ledger.note(&call, json!({ "claimed_by_guest": true, "dropped": dropped }))
 }
 
 /// Looks which guests say nothing any more, although their machines run and their hosts are heard.

@@ -105,7 +105,7 @@ pub fn finish(app: &App) -> Result<(), String> {
         };
         let mut call = Call::own(action, format!("key/{resource}"));
         call.project = project;
-        let logged = app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }));
+        let logged = app.ledger.note(&call, detail);
         unlogged = unlogged.take().or(logged.err());
     });
     let failed = |failure: KeyError| chain(&failure);

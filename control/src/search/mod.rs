@@ -9,7 +9,7 @@
 //!
 //! By term it knows which entries have it; what is looked for are the entries that have all of some terms, the newest or the
 //! oldest first, and each is compared with the question once more when it has been read. So a search costs little more than
-//! reading what it shows, however long the log is; and the index can make one miss an entry, never see a wrong one. Hence
+//! reading what it shows and a few terms of each part; and the index can make one miss an entry, never see a wrong one. Hence
 //! the checks: each file has a checksum, and the log's own hash over its entries.
 
 mod part;
@@ -121,28 +121,43 @@ impl Parts {
 }
 
 impl Index {
-    /// What there is of it. Whatever is not of this log, or not whole, is made anew by [`Self::follow`].
-    pub fn open(dir: &Path, log: &impl Source) -> Result<Self, SearchError> {
+    /// In this directory. What lies in it is looked at when the index follows the log.
+    pub fn open(dir: &Path) -> Result<Self, SearchError> {
         let failed = |source| SearchError::Index { path: dir.to_path_buf(), source };
         fs::create_dir_all(dir).map_err(failed)?;
-        let mut full = Vec::new();
-        for at in 0..log.size() / PART {
-            match Full::open(&file(dir, at), &log.over(at)?) {
-                Ok(part) => full.push(part),
-                Err(no) => {
-                    if no.kind() != io::ErrorKind::NotFound {
-                        tracing::warn!("`{}` is made anew: {no}", file(dir, at).display());
-                    }
-                    break;
-                }
-            }
+        Ok(Self { dir: dir.to_path_buf(), parts: RwLock::default() })
+    }
+
+    /// Takes in the next part, where it lies there, whole and of this log. Otherwise it is made anew from the entries.
+    fn adopt(&self, log: &impl Source) -> Result<bool, SearchError> {
+        let from = self.size();
+        let at = from / PART;
+        if !from.is_multiple_of(PART) || log.size().saturating_sub(from) < PART {
+            return Ok(false);
         }
-        let parts = RwLock::new(Parts { full, growing: Growing::default() });
-        Ok(Self { dir: dir.to_path_buf(), parts })
+        let path = file(&self.dir, at);
+        let part = match Full::open(&path, &log.over(at)?) {
+            Ok(part) => part,
+            Err(no) => {
+                if no.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("`{}` is made anew: {no}", path.display());
+                }
+                return Ok(false);
+            }
+        };
+        let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+        // Unless another one was quicker.
+        if parts.size() == from {
+            parts.full.push(part);
+        }
+        Ok(true)
     }
 
     /// Takes in what the log has and the index has not, at most one bundle; whether that was all.
     pub fn follow(&self, log: &impl Source) -> Result<bool, SearchError> {
+        if self.adopt(log)? {
+            return Ok(self.size() >= log.size());
+        }
         let (size, from) = (log.size(), self.size());
         let until = (from / BUNDLE + 1).saturating_mul(BUNDLE).min(size);
         if from >= until {
@@ -194,7 +209,7 @@ impl Index {
     ) -> Result<Page, SearchError> {
         // What came in the meantime is little; what is made anew is much, and nobody waits for that.
         while self.size() < all {
-            if all - self.size() > PART {
+            if all - self.size() > PART && !self.adopt(log)? {
                 return Err(SearchError::Behind { done: self.size(), all });
             }
             self.follow(log)?;

@@ -1,7 +1,7 @@
 //! What is looked for. Pure.
 
 use super::terms;
-use crate::audit::Entry;
+use crate::audit::{Entry, OUTCOMES};
 use jiff::Timestamp;
 use std::ops::Range;
 
@@ -67,9 +67,9 @@ impl Query {
 
     /// `allowed`, `refused` or `observed`.
     pub fn outcome(self, name: &str) -> Result<Self, QueryError> {
-        match name {
-            "allowed" | "refused" | "observed" => self.with(terms::outcome, name),
-            _ => Err(QueryError::Outcome(name.chars().take(64).collect())),
+        match OUTCOMES.contains(&name) {
+            true => self.with(terms::outcome, name),
+            false => Err(QueryError::Outcome(name.chars().take(64).collect())),
         }
     }
 
@@ -115,11 +115,13 @@ impl Query {
     pub fn takes(&self, entry: &Entry) -> bool {
         let in_time = self.since.is_none_or(|since| entry.time >= since)
             && self.until.is_none_or(|until| entry.time < until);
-        in_time && {
-            let mut missing: Vec<&String> = self.terms.iter().collect();
-            terms::of(entry, &mut |term| missing.retain(|wanted| **wanted != term));
-            missing.is_empty()
-        }
+        // Nothing is taken apart where nothing is looked for.
+        in_time
+            && (self.terms.is_empty() || {
+                let mut missing: Vec<&String> = self.terms.iter().collect();
+                terms::of(entry, &mut |term| missing.retain(|wanted| **wanted != term));
+                missing.is_empty()
+            })
     }
 
     /// Whether entries of these times, ms since 1970, may be in time.

@@ -43,7 +43,7 @@ impl Scratch {
     }
 
     fn index(&self) -> Index {
-        let index = Index::open(&self.dir(), &self.log).unwrap();
+        let index = Index::open(&self.dir()).unwrap();
         while !index.follow(&self.log).unwrap() {}
         index
     }
@@ -174,7 +174,7 @@ fn an_index_of_another_log_is_not_believed() {
     let other = Scratch::new(1, &others);
     fs::create_dir_all(other.dir()).unwrap();
     fs::copy(file(&one.dir(), 0), file(&other.dir(), 0)).unwrap();
-    let index = Index::open(&other.dir(), &other.log).unwrap();
+    let index = Index::open(&other.dir()).unwrap();
     assert_eq!(index.size(), 0);
     let index = other.index();
     assert_eq!(other.all(&index, &asked().actor("person/mallory").unwrap(), 9), vec![7]);
@@ -183,7 +183,7 @@ fn an_index_of_another_log_is_not_believed() {
 #[test]
 fn an_index_that_is_far_behind_says_so_instead_of_leaving_out() {
     let scratch = Scratch::new(1, &entries(0..PART + 300));
-    let index = Index::open(&scratch.dir(), &scratch.log).unwrap();
+    let index = Index::open(&scratch.dir()).unwrap();
     let no = index.search(&scratch.log, &asked(), scratch.log.size(), 1).unwrap_err();
     assert!(matches!(no, SearchError::Behind { done: 0, all } if all == PART + 300), "{no}");
 }
@@ -191,7 +191,7 @@ fn an_index_that_is_far_behind_says_so_instead_of_leaving_out() {
 #[test]
 fn a_disk_that_takes_no_more_leaves_no_hole() {
     let scratch = Scratch::new(1, &entries(0..PART + 10));
-    let index = Index::open(&scratch.dir(), &scratch.log).unwrap();
+    let index = Index::open(&scratch.dir()).unwrap();
     // In the way of the part's file.
     let beside = file(&scratch.dir(), 0).with_extension("new");
     fs::create_dir_all(&beside).unwrap();

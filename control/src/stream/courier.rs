@@ -10,12 +10,12 @@
 
 use super::config::{Format, SinkConfig, StreamConfig};
 use super::file;
-use super::place::{self, Place};
+use super::place;
 use super::record::Record;
 use super::syslog::Syslog;
 use crate::app::{App, Failure};
-use crate::kept;
-use crate::ledger::{Call, Decided, chain};
+use crate::kept::{self, Place};
+use crate::ledger::{Call, chain};
 use crate::notify::line;
 use holm_proto::ids::Name;
 use serde_json::json;
@@ -106,7 +106,8 @@ pub fn open(app: &Arc<App>) -> Result<Couriers, Failure> {
                 e,
             )
         };
-        let place = Place::open(&path, app.ledger.size()).map_err(unread)?;
+        // A new sink gets all of the log.
+        let place = Place::open(&path, app.ledger.size(), 0).map_err(unread)?;
         let sink = Sink::new(config).map_err(|why| Failure::new(why, "holmd check"))?;
         let (app, name, format) = (Arc::clone(app), name.clone(), config.format());
         Ok(Courier {
@@ -240,9 +241,7 @@ impl Courier {
         let app = Arc::clone(&self.app);
         let call = Call::own("observe.stream", format!("stream/{}", self.name));
         let detail = json!({ "down": down, "next": self.place.next });
-        let written = tokio::task::spawn_blocking(move || {
-            app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
-        });
+        let written = tokio::task::spawn_blocking(move || app.ledger.note(&call, detail));
         match written.await {
             Ok(Ok(())) => true,
             Ok(Err(refusal)) => {

@@ -1,34 +1,14 @@
-//! How far each sink is in the log, and which are away.
+//! Where it is kept how far each sink is in the log, and which are away.
 
 use super::config::StreamConfig;
 use super::courier;
 use crate::app::Failure;
 use crate::domain::alert::{Alert, Scope};
-use crate::kept;
 use holm_proto::ids::Name;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-/// A place in the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Place {
-    /// The first entry that the sink has not for certain.
-    pub(super) next: u64,
-}
-
-impl Place {
-    /// As it was kept. A new sink gets the log from its first entry on; one that has more than there is, what comes now: the
-    /// log was restored from a copy.
-    pub(super) fn open(path: &Path, size: u64) -> io::Result<Self> {
-        let next = kept::read::<Self>(path)?.map_or(0, |place| place.next);
-        Ok(Self { next: next.min(size) })
-    }
-}
 
 /// Where it is kept.
 pub(super) fn path(data: &Path, name: &Name) -> PathBuf {

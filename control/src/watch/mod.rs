@@ -17,9 +17,8 @@ pub use rule::{Alarm, Watch, WatchConfig};
 
 use crate::app::App;
 use crate::audit::Entry;
-use crate::kept;
-use crate::ledger::{Call, Decided, chain};
-use serde::{Deserialize, Serialize};
+use crate::kept::{self, Place};
+use crate::ledger::{Call, chain};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,13 +33,6 @@ const BATCH: u64 = 256;
 const AGAIN: u64 = 65_536;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(5);
-
-/// How far the log was watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Place {
-    next: u64,
-}
 
 /// Until holmd ends.
 pub async fn run(app: Arc<App>) {
@@ -84,8 +76,8 @@ impl Watcher {
         let mut watch = Watch::new(app.config.watch.as_deref())?;
         let path = app.config.data.join("notify").join("watch.json");
         let size = app.ledger.size();
-        let place = kept::read::<Place>(&path).map_err(|e| format!("`{}`: {e}", path.display()))?;
-        let next = place.map_or(size, |place| place.next.min(size));
+        let place = Place::open(&path, size, size).map_err(|e| format!("`{}`: {e}", path.display()))?;
+        let next = place.next;
         // What rules count began before.
         let since = app.ledger.now().checked_sub(watch.memory()).unwrap_or(jiff::Timestamp::MIN);
         let mut at = next.saturating_sub(AGAIN);
@@ -129,6 +121,6 @@ fn tell(app: &App, entry: &Entry, alarm: &Alarm) -> Result<(), String> {
     let call = Call { project: entry.project.clone(), ..Call::own(ALARM, format!("alarm/{}", alarm.rule)) };
     let detail =
         json!({ "entry": entry.index, "actor": entry.actor, "count": alarm.count, "first": alarm.first });
-    let said = app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }));
+    let said = app.ledger.note(&call, detail);
     said.map_err(|refusal| refusal.to_string())
 }

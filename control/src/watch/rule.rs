@@ -1,6 +1,6 @@
 //! What makes an entry of the log news to officers: rules as data. Pure.
 
-use crate::audit::Entry;
+use crate::audit::{Entry, OUTCOMES};
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -194,7 +194,7 @@ impl Rule {
             return Err("a name is 1 to 40 small letters, digits and dashes".to_owned());
         }
         if let Some(outcome) = &config.outcome
-            && !["allowed", "refused", "observed"].contains(&outcome.as_str())
+            && !OUTCOMES.contains(&outcome.as_str())
         {
             return Err(format!(
                 "`outcome` is allowed, refused or observed: `{}` is not",

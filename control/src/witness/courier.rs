@@ -17,7 +17,7 @@ use super::state::Witnesses;
 use crate::app::{App, Failure};
 use crate::audit::{Checkpoint, LogError, verify};
 use crate::kept;
-use crate::ledger::{Call, Decided, chain};
+use crate::ledger::{Call, chain};
 use holm_proto::ids::Name;
 use jiff::SignedDuration;
 use serde_json::json;
@@ -232,9 +232,7 @@ impl Courier {
         });
         let app = Arc::clone(&self.app);
         let call = Call::own("observe.witness", format!("witness/{}", self.name));
-        let written = tokio::task::spawn_blocking(move || {
-            app.ledger.commit(&call, |_, _| Ok(Decided { detail, ..Decided::new(Vec::new(), ()) }))
-        });
+        let written = tokio::task::spawn_blocking(move || app.ledger.note(&call, detail));
         written.await.map_err(|e| e.to_string())?.map_err(|refusal| refusal.to_string())
     }
 }

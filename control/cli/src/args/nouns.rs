@@ -350,7 +350,7 @@ pub struct Filter {
     #[arg(long)]
     pub action: Option<String>,
     /// What came of it
-    #[arg(long, value_parser = ["allowed", "refused", "observed"])]
+    #[arg(long, value_parser = holm_control::audit::OUTCOMES)]
     pub outcome: Option<String>,
     /// Of one call, by the id that its answer had
     #[arg(long, value_name = "ID")]
