@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 /// What the disk said.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +114,15 @@ impl Disk {
         }
         std::thread::scope(|scope| {
             let part = files.len().div_ceil(WRITERS);
-            let writers: Vec<_> = files.chunks(part).map(|part| scope.spawn(move || each(part))).collect();
+            let spawn = |part| std::thread::Builder::new().spawn_scoped(scope, move || each(part));
+            let writers: Vec<_> = files.chunks(part).map(spawn).collect();
             let panicked = |_| Err(self.failed("write", io::Error::other("a writer panicked")));
-            writers.into_iter().try_for_each(|writer| writer.join().unwrap_or_else(panicked))
+            // All are waited for, whatever the first of them says.
+            let ended = |writer: io::Result<ScopedJoinHandle<'_, _>>| match writer {
+                Ok(writer) => writer.join().unwrap_or_else(panicked),
+                Err(none) => Err(self.failed("write", none)),
+            };
+            writers.into_iter().map(ended).collect::<Vec<_>>().into_iter().collect()
         })
     }
 

@@ -244,12 +244,10 @@ impl Log {
         if self.laid == self.size() {
             return Ok(());
         }
-        let full: Vec<Part> = std::mem::take(&mut self.full).into_iter().collect();
-        let done = self.lay_down(&full, &self.tip.clone(), &self.note.clone());
-        if let Err(failure) = done {
-            self.full.extend(full);
-            return Err(failure.into());
-        }
+        // Kept until they lie there: a panic on the way must not be a hole below a checkpoint that comes later.
+        let full: Vec<Part> = self.full.iter().map(|(tile, bytes)| (*tile, bytes.clone())).collect();
+        self.lay_down(&full, &self.tip.clone(), &self.note.clone())?;
+        self.full.clear();
         self.journal.restart();
         self.tidy();
         Ok(())

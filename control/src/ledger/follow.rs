@@ -171,7 +171,9 @@ impl Follow {
             while waits.is_ok_and(|waits| waits < Unflushed::Much) {
                 waits = woken.recv_timeout(until.saturating_duration_since(Instant::now()));
             }
-            let failure = self.follow().err();
+            // Whatever it was: without this thread nothing would be laid down any more.
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow()));
+            let failure = followed.unwrap_or_else(|_| Err("it panicked".to_owned())).err();
             again = failure.is_some();
             if let Some(failure) = failure.filter(|_| !self.said) {
                 tracing::error!(

@@ -21,6 +21,7 @@ mod terms;
 mod tests;
 
 pub use self::query::{Query, QueryError};
+pub(crate) use self::terms::words;
 
 use self::part::{Full, Growing, Part};
 use self::postings::Set;
@@ -155,6 +156,7 @@ impl Index {
 
     /// Takes in what the log has and the index has not, at most one bundle; whether that was all.
     pub fn follow(&self, log: &impl Source) -> Result<bool, SearchError> {
+        self.seal(log, &mut self.parts.write().unwrap_or_else(PoisonError::into_inner))?;
         if self.adopt(log)? {
             return Ok(self.size() >= log.size());
         }
@@ -173,24 +175,22 @@ impl Index {
             return Ok(false);
         }
         entries.iter().for_each(|entry| parts.growing.add(entry));
-        if parts.growing.is_full() {
-            let at = parts.full.len() as u64;
-            let path = file(&self.dir, at);
-            let over = log.over(at)?;
-            let written = parts.growing.write(&path, &over).and_then(|()| Full::open(&path, &over));
-            match written {
-                Ok(part) => {
-                    parts.full.push(part);
-                    parts.growing = Growing::default();
-                }
-                Err(source) => {
-                    // A full disk: it goes on from the last part that is whole.
-                    parts.growing = Growing::default();
-                    return Err(SearchError::Index { path, source });
-                }
-            }
-        }
+        self.seal(log, &mut parts)?;
         Ok(until == size)
+    }
+
+    /// Writes the newest part, where it is full. On a full disk it stays in memory, and is written at the next try.
+    fn seal(&self, log: &impl Source, parts: &mut Parts) -> Result<(), SearchError> {
+        if !parts.growing.is_full() {
+            return Ok(());
+        }
+        let at = parts.full.len() as u64;
+        let path = file(&self.dir, at);
+        let over = log.over(at)?;
+        let part = parts.growing.write(&path, &over).and_then(|()| Full::open(&path, &over));
+        parts.full.push(part.map_err(|source| SearchError::Index { path, source })?);
+        parts.growing = Growing::default();
+        Ok(())
     }
 
     /// How many entries it has.
@@ -242,7 +242,10 @@ impl Index {
     /// The entries of a part that have all the terms, in bundles that have a time like those asked for. Oldest first.
     fn candidates(&self, at: u64, query: &Query, range: &Range<u64>) -> Result<Vec<u64>, SearchError> {
         let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(part) = parts.get(at) else { return Ok(Vec::new()) };
+        let wanted = range.end.min((at + 1).saturating_mul(PART));
+        let Some(part) = parts.get(at).filter(|_| parts.size() >= wanted) else {
+            return Err(SearchError::Behind { done: parts.size(), all: range.end });
+        };
         let mut set = Set::first(part.len());
         for term in query.terms() {
             let failed = |source| SearchError::Index { path: file(&self.dir, at), source };

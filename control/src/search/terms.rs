@@ -47,7 +47,7 @@ pub(super) fn request(id: &str) -> String {
 }
 
 /// The terms of all the words of a text.
-pub(super) fn words(text: &str) -> impl Iterator<Item = String> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = String> {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words.map(|word| {
         let mut term = String::with_capacity(word.len() + 1);

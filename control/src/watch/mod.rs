@@ -91,24 +91,31 @@ impl Watcher {
         Ok(Self { watch, path, next })
     }
 
-    /// All that the log has by now.
+    /// All that the log has by now. Where an alarm cannot be logged, it begins again with that entry.
     fn turn(&mut self, app: &App) -> Result<(), String> {
-        let size = app.ledger.size();
+        let size = *app.ledger.subscribe().borrow();
         while self.next < size {
-            let until = (self.next + BATCH).min(size);
-            for entry in read(app, self.next, until)? {
+            for entry in read(app, self.next, (self.next + BATCH).min(size))? {
                 // An alarm is no cause of another.
                 if entry.action != ALARM {
-                    for alarm in self.watch.see(&entry) {
-                        tell(app, &entry, &alarm)?;
+                    let told = self.watch.see(&entry).iter().try_for_each(|alarm| tell(app, &entry, alarm));
+                    if told.is_err() {
+                        self.keep();
+                        return told;
                     }
                 }
+                self.next = entry.index + 1;
             }
-            self.next = until;
-            kept::write(&self.path, &Place { next: self.next })
-                .map_err(|e| format!("`{}`: {e}", self.path.display()))?;
+            self.keep();
         }
         Ok(())
+    }
+
+    /// Where that fails nothing is said again before a restart.
+    fn keep(&self) {
+        if let Err(e) = kept::write(&self.path, &Place { next: self.next }) {
+            tracing::error!("`{}`, how far the log was watched, cannot be written: {e}", self.path.display());
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! What makes an entry of the log news to officers: rules as data. Pure.
 
 use crate::audit::{Entry, OUTCOMES};
+use crate::search;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Those that are in force where a site has none of its own.
 const BUILT_IN: &str = include_str!("rules.toml");
@@ -248,7 +249,10 @@ impl Rule {
 fn is_of_herself(entry: &Entry) -> bool {
     let Some(name) = entry.actor.strip_prefix("person/") else { return false };
     let filter = |field: &str| entry.detail.get("filter")?.get(field).and_then(Value::as_str);
-    let words = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '-').any(|word| word == name);
+    let words = |text: &str| {
+        let wanted: BTreeSet<String> = search::words(text).collect();
+        search::words(name).all(|word| wanted.contains(&word))
+    };
     entry.resource == entry.actor
         || filter("actor") == Some(&entry.actor)
         || filter("resource") == Some(&entry.actor)

@@ -67,6 +67,12 @@ fn what_is_built_in_is_out_of_hours_refusals_new_certificates_and_herself() {
     {
         assert_eq!(fired(&mut watch, &reads(own)), ["reads-about-herself"]);
     }
+    // As the search reads it.
+    for text in ["FRIDA", "frida.x", "person/Frida"] {
+        assert_eq!(fired(&mut watch, &reads(json!({ "filter": { "text": text } }))), ["reads-about-herself"]);
+    }
+    let two = Entry { actor: "person/ida-b".to_owned(), ..reads(json!({ "filter": { "text": "b IDA" } })) };
+    assert_eq!(fired(&mut watch, &two), ["reads-about-herself"]);
     for other in [json!({ "filter": { "actor": "person/ada" } }), json!({ "read": "entries" }), Value::Null] {
         assert!(fired(&mut watch, &reads(other)).is_empty());
     }

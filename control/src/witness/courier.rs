@@ -13,9 +13,10 @@
 
 use super::book::{self, Standing, State};
 use super::client::{Answer, Client};
+use super::cosignature;
 use super::state::Witnesses;
 use crate::app::{App, Failure};
-use crate::audit::{Checkpoint, LogError, verify};
+use crate::audit::{Checkpoint, LogError, note, verify};
 use crate::kept;
 use crate::ledger::{Call, chain};
 use holm_proto::ids::Name;
@@ -161,15 +162,21 @@ impl Courier {
 
     /// A head that it shows, signed by both, that is none of this log's.
     async fn evidence(&self) -> Option<String> {
-        let (other, note) = self.client.latest().await?;
-        let (app, log) = (Arc::clone(&self.app), self.client.log().to_owned());
+        let (other, shown) = self.client.latest().await?;
+        let (app, log, text) = (Arc::clone(&self.app), self.client.log().to_owned(), other.text());
         let own = tokio::task::spawn_blocking(move || match app.ledger.extension(other.size) {
             Ok((head, proof)) => Checkpoint::verify(&head, &log)
                 .is_ok_and(|head| verify::consistency(&other, &head, &proof).is_ok()),
             // What the log does not have is not its own; what cannot be read proves nothing.
             Err(failure) => !matches!(failure, LogError::Range { .. }),
         });
-        own.await.is_ok_and(|own| !own).then_some(note)
+        if !own.await.is_ok_and(|own| !own) {
+            return None;
+        }
+        // An entry takes no more than it must: a note may have any number of other signatures.
+        let (_, cosigned) = cosignature::newest(&shown, self.client.key()).ok()?;
+        let own = note::verified_line(&shown, self.client.log()).ok()?;
+        Some(format!("{text}\n{own}{cosigned}"))
     }
 
     /// Keep it, and say it where it is news.

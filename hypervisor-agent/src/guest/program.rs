@@ -230,3 +230,51 @@ fn of_more_than_it_keeps_the_oldest_go_and_so_many_are_said_at_a_time() {
     let next = runs.claim().1;
     assert!((first + 32..=133).contains(&next), "{next}");
 }
+
+/// Datagrams of a member's own making, as many as there are, to where her programs claim.
+fn members(guest: &Guest, count: usize, say: &str, descriptors: usize) {
+    let send = "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(sys.argv[1])\n\
+        for _ in range(int(sys.argv[2])): socket.send_fds(s, [('holm: ' + sys.argv[3]).encode()], [0] * int(sys.argv[4]))";
+    let mut command = Command::new("python3");
+    command.args(["-IS", "-c", send]).arg(guest.path().join("transfers"));
+    command.args([count.to_string().as_str(), say, descriptors.to_string().as_str()]).stdin(Stdio::null());
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn a_member_who_sends_descriptors_along_closes_nobodys_mouth() {
+    let guest = Guest::new();
+    let mut runs = guest.run();
+    members(&guest, 1500, "nonsense", 3);
+    guest.script("session", &LOGIN);
+    assert!(matches!(runs.claim().2, What::Login(_)));
+    let open = fs::read_dir(format!("/proc/{}/fd", runs.program.id())).unwrap().count();
+    assert!(open < 20, "{open}");
+}
+
+#[test]
+fn a_member_who_says_much_pushes_out_nothing_that_is_said_of_others() {
+    let guest = Guest::new();
+    let mut runs = guest.run();
+    guest.script("session", &LOGIN);
+    members(&guest, 3000, "transfer files_out=1 bytes_out=1 files_in=0 bytes_in=0", 0);
+    guest.script("session", &[LOGIN[0], ("PAM_TYPE", "close_session"), LOGIN[2]]);
+    let (mut transfers, mut last) = (0, 0);
+    let (run, first, login) = runs.claim();
+    assert!(first == 1 && matches!(login, What::Login(_)));
+    loop {
+        let (_, seq, what) = runs.claim();
+        match what {
+            // Said again until it is acknowledged.
+            _ if seq <= last => {}
+            What::Transfer(_) => transfers += 1,
+            What::Logout(_) => break,
+            _ => {}
+        }
+        last = last.max(seq);
+        runs.say(&format!("ack {run} {seq}"));
+    }
+    assert!((60..80).contains(&transfers), "{transfers}");
+    let kept = fs::metadata(guest.path().join("claims")).unwrap().len();
+    assert!(kept < 1024 * 1024, "{kept}");
+}

@@ -106,6 +106,20 @@ fn what_is_in_the_journal_alone_is_read_and_proven_as_all_else() {
 }
 
 #[test]
+fn a_panic_while_it_is_laid_down_leaves_no_hole() {
+    let mut scratch = Scratch::new(200);
+    scratch.log.append(&bodies(200, 260)).unwrap();
+    for _ in 0..2 {
+        scratch.log.faults().panic();
+        let flushed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scratch.log.flush()));
+        assert!(flushed.is_err());
+    }
+    scratch.log.append(&bodies(260, 261)).unwrap();
+    scratch.log.flush().unwrap();
+    assert_whole(&scratch.reopen(), 261);
+}
+
+#[test]
 fn a_journal_that_is_full_is_laid_down_and_begun_again() {
     let mut scratch = Scratch::new(0);
     scratch.log.faults().plan(None);
