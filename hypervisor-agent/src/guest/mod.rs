@@ -4,8 +4,6 @@
 mod channel;
 mod key;
 mod message;
-#[cfg(test)]
-mod program;
 mod seed;
 mod ssh;
 

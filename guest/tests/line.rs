@@ -1,13 +1,18 @@
-//! The guest's own program and scripts, run here with a directory of their own for `/run/holm`: is what they say what the
-//! agent understands?
+//! The program's line to the host, and what the image's scripts say to it, run here with a directory of their own for
+//! `/run/holm`.
 
-use super::message::parse;
-use crate::edge::GuestEvent;
-use holm_proto::v1::{self, guest_claim::What};
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests say what they expect")]
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
+use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    io::{BufRead as _, BufReader, IoSlice, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -49,15 +54,13 @@ impl Guest {
     fn run(&self) -> Runs {
         let (port, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let run = "import sys; text = open(sys.argv[1]).read(); exec(text[:text.rindex('main()')]); to_host = lambda: 0; \
-            port = Port(); port.people = {os.getuid(): 'ida'}; port.say({'event': 'boot'}); port.answer()";
-        let mut command = Command::new("python3");
-        command.args(["-IS", "-c", run]).arg(self.file("guest")).stdin(Stdio::from(OwnedFd::from(theirs)));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holm-guest"));
+        command.arg("--line").arg(self.path()).arg("ida").stdin(Stdio::from(OwnedFd::from(theirs)));
         let program = command.spawn().unwrap();
         port.set_read_timeout(Some(LIMIT)).unwrap();
         let lines = BufReader::new(port.try_clone().unwrap());
         let mut runs = Runs { program, port, lines };
-        assert_eq!(runs.hear(), GuestEvent::Boot);
+        assert_eq!(runs.hear(), boot());
         runs
     }
 
@@ -69,22 +72,26 @@ impl Guest {
     }
 }
 
+fn boot() -> Value {
+    json!({ "event": "boot" })
+}
+
 fn ran_with_path(command: &mut Command) -> &mut Command {
     command.env("PATH", "/usr/bin:/bin").stdin(Stdio::null())
 }
 
 impl Runs {
-    fn hear(&mut self) -> GuestEvent {
+    fn hear(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
-        parse(line.trim_end().as_bytes()).unwrap_or_else(|| panic!("{line:?}"))
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"))
     }
 
-    fn claim(&mut self) -> (String, u64, What) {
-        match self.hear() {
-            GuestEvent::Claim { boot, claim } => (boot, claim.seq, claim.what.unwrap()),
-            other => panic!("{other:?}"),
-        }
+    /// The next claim: the run of the machine, its number, and what.
+    fn claim(&mut self) -> (String, u64, Value) {
+        let claim = self.hear();
+        assert_eq!(claim["event"], "claim", "{claim}");
+        (claim["boot"].as_str().unwrap().to_owned(), claim["seq"].as_u64().unwrap(), claim["what"].clone())
     }
 
     fn say(&mut self, line: &str) {
@@ -102,33 +109,35 @@ impl Drop for Runs {
 const LOGIN: [(&str, &str); 3] = [("PAM_SERVICE", "sshd"), ("PAM_TYPE", "open_session"), ("PAM_USER", "ida")];
 
 #[test]
-fn what_happens_in_a_guest_is_claimed_in_words_that_are_understood() {
+fn what_happens_in_a_guest_is_claimed() {
     let guest = Guest::new();
     // Before its program runs nobody is held up.
     guest.script("session", &LOGIN);
     let mut runs = guest.run();
-    let session = |user: &str| v1::GuestSession { user: user.to_owned(), service: "sshd".to_owned() };
+    let session = json!({ "user": "ida", "service": "sshd" });
     guest.script("session", &LOGIN);
     let (boot, first, login) = runs.claim();
-    assert_eq!((first, login), (1, What::Login(session("ida"))));
+    assert_eq!((first, login), (1, json!({ "login": session })));
     guest.script("session", &[LOGIN[0], ("PAM_TYPE", "close_session"), LOGIN[2]]);
-    assert_eq!(runs.claim(), (boot.clone(), 2, What::Logout(session("ida"))));
+    assert_eq!(runs.claim(), (boot.clone(), 2, json!({ "logout": session })));
     guest.script("session", &[("PAM_SERVICE", "su-l"), LOGIN[1], ("PAM_RUSER", "ida"), ("PAM_USER", "_apt")]);
-    let sudo = v1::GuestSudo { user: "ida".into(), target: "unknown".into(), service: "su-l".into() };
-    assert_eq!(runs.claim(), (boot.clone(), 3, What::Sudo(sudo)));
+    let sudo = json!({ "sudo": { "user": "ida", "target": "unknown", "service": "su-l" } });
+    assert_eq!(runs.claim(), (boot.clone(), 3, sudo));
     let job = [("SLURM_JOB_ID", "7"), ("SLURM_JOB_USER", "ida"), ("SLURM_JOB_PARTITION", "batch")];
     let more =
         [("SLURM_JOB_GPUS", "0,3"), ("SLURM_JOB_CPUS_PER_NODE", "4(x2)"), ("SLURM_JOB_NAME", "patient-42")];
     guest.script("prolog", &[job.as_slice(), &more].concat());
-    let start = v1::GuestJobStart { job: 7, user: "ida".into(), partition: "batch".into(), cpus: 4, gpus: 2 };
-    assert_eq!(runs.claim(), (boot.clone(), 4, What::JobStart(start.clone())));
+    let start = |cpus: u32, gpus: u32| json!({ "job-start": { "job": 7, "user": "ida", "partition": "batch", "cpus": cpus, "gpus": gpus } });
+    assert_eq!(runs.claim(), (boot.clone(), 4, start(4, 2)));
     guest.script("prolog", &job);
-    assert_eq!(runs.claim().2, What::JobStart(v1::GuestJobStart { cpus: 0, gpus: 0, ..start }));
+    assert_eq!(runs.claim().2, start(0, 0));
     guest.script("epilog", &[job.as_slice(), &[("SLURM_JOB_EXIT_CODE2", "1:15")]].concat());
-    let end = v1::GuestJobEnd { job: 7, user: "ida".into(), exit_code: Some(1), signal: Some(15) };
-    assert_eq!(runs.claim().2, What::JobEnd(end.clone()));
+    assert_eq!(
+        runs.claim().2,
+        json!({ "job-end": { "job": 7, "user": "ida", "exit_code": 1, "signal": 15 } })
+    );
     guest.script("epilog", &job);
-    assert_eq!(runs.claim().2, What::JobEnd(v1::GuestJobEnd { exit_code: None, signal: None, ..end }));
+    assert_eq!(runs.claim().2, json!({ "job-end": { "job": 7, "user": "ida" } }));
     // Of what a member's own program says, only how much she copied, and only of herself.
     let server = "#!/bin/sh\nprintf 'open \"/a\" flags READ\\r\\nclose \"/a b\" bytes read 5000000000 written 0\\r\\n' >&2\n\
         printf 'forced close \"/c\" bytes read 0 written 17\\r\\nclose \"/d\" bytes read 3 written 4\\r\\n' >&2\necho through\n";
@@ -138,24 +147,18 @@ fn what_happens_in_a_guest_is_claimed_in_words_that_are_understood() {
     let mut sftp = Command::new("sh");
     let ran = ran_with_path(sftp.arg(guest.file("sftp"))).output().unwrap();
     assert_eq!(ran.stdout, b"through\n", "{ran:?}");
-    let transfer = v1::GuestTransfer {
-        user: "ida".into(),
-        files_out: 2,
-        bytes_out: 5_000_000_003,
-        files_in: 2,
-        bytes_in: 21,
-    };
-    assert_eq!(runs.claim(), (boot.clone(), 8, What::Transfer(transfer.clone())));
+    let transfer = json!({ "transfer": {
+        "files_out": 2, "bytes_out": 5_000_000_003_u64, "files_in": 2, "bytes_in": 21, "user": "ida" } });
+    assert_eq!(runs.claim(), (boot.clone(), 8, transfer));
     for forged in ["login user=frida service=sshd", "nonsense", "transfer"] {
         logger(&guest, forged);
     }
     logger(&guest, "transfer user=frida files_out=0 bytes_out=0 files_in=0 bytes_in=0");
     // `transfer` alone is a claim without its fields: the host takes it for none, and its number for missing.
-    let mut line = String::new();
-    runs.lines.read_line(&mut line).unwrap();
-    assert!(line.contains(r#""seq": 9"#) && parse(line.trim_end().as_bytes()).is_none(), "{line}");
-    let none = v1::GuestTransfer { user: "ida".into(), ..Default::default() };
-    assert_eq!(runs.claim(), (boot, 10, What::Transfer(none)));
+    assert_eq!(runs.claim(), (boot.clone(), 9, json!({ "transfer": { "user": "ida" } })));
+    let none = json!({ "transfer": {
+        "user": "ida", "files_out": 0, "bytes_out": 0, "files_in": 0, "bytes_in": 0 } });
+    assert_eq!(runs.claim(), (boot, 10, none));
 }
 
 fn logger(guest: &Guest, text: &str) {
@@ -168,19 +171,19 @@ fn logger(guest: &Guest, text: &str) {
 fn claims_are_said_again_until_they_are_acknowledged_also_by_the_next_run_of_the_program() {
     let guest = Guest::new();
     let mut runs = guest.run();
-    let boot = |runs: &mut Runs, seq: u64| {
+    let next = |runs: &mut Runs, seq: u64| {
         let (boot, number, _) = runs.claim();
         assert_eq!(number, seq);
         boot
     };
     for seq in 1..=3 {
         guest.script("session", &LOGIN);
-        boot(&mut runs, seq);
+        next(&mut runs, seq);
     }
     runs.say("status");
-    assert_eq!(runs.hear(), GuestEvent::Boot);
+    assert_eq!(runs.hear(), boot());
     let mut run = String::new();
-    (1..=3).for_each(|seq| run = boot(&mut runs, seq));
+    (1..=3).for_each(|seq| run = next(&mut runs, seq));
     // Another run's number, nonsense, and more than there is.
     let other = "0".repeat(32);
     for line in [format!("ack {other} 3"), format!("ack {run} x"), "ack".to_owned(), format!("ack {run} -1")]
@@ -189,8 +192,8 @@ fn claims_are_said_again_until_they_are_acknowledged_also_by_the_next_run_of_the
     }
     runs.say(&format!("ack {run} 2"));
     runs.say("status");
-    assert_eq!(runs.hear(), GuestEvent::Boot);
-    boot(&mut runs, 3);
+    assert_eq!(runs.hear(), boot());
+    next(&mut runs, 3);
     drop(runs);
     // The next one says what was not acknowledged, and leaves out a number: something may be lost.
     let mut runs = guest.run();
@@ -198,20 +201,17 @@ fn claims_are_said_again_until_they_are_acknowledged_also_by_the_next_run_of_the
     let mut seen = Vec::new();
     guest.script("session", &LOGIN);
     while seen.last() != Some(&5) {
-        if let GuestEvent::Claim { claim, .. } = runs.hear() {
-            seen.push(claim.seq);
-        }
+        seen.extend(runs.hear()["seq"].as_u64());
     }
     assert!(seen.starts_with(&[3]) && !seen.contains(&4), "{seen:?}");
     runs.say(&format!("ack {run} 5"));
+    // It has heard that when it has said all the rest.
+    runs.say("status");
+    while runs.hear() != boot() {}
     drop(runs);
     let mut runs = guest.run();
     guest.script("session", &LOGIN);
-    while boot_of(&mut runs) != 7 {}
-}
-
-fn boot_of(runs: &mut Runs) -> u64 {
-    if let GuestEvent::Claim { claim, .. } = runs.hear() { claim.seq } else { 0 }
+    while runs.hear()["seq"] != 7 {}
 }
 
 #[test]
@@ -233,12 +233,20 @@ fn of_more_than_it_keeps_the_oldest_go_and_so_many_are_said_at_a_time() {
 
 /// Datagrams of a member's own making, as many as there are, to where her programs claim.
 fn members(guest: &Guest, count: usize, say: &str, descriptors: usize) {
-    let send = "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(sys.argv[1])\n\
-        for _ in range(int(sys.argv[2])): socket.send_fds(s, [('holm: ' + sys.argv[3]).encode()], [0] * int(sys.argv[4]))";
-    let mut command = Command::new("python3");
-    command.args(["-IS", "-c", send]).arg(guest.path().join("transfers"));
-    command.args([count.to_string().as_str(), say, descriptors.to_string().as_str()]).stdin(Stdio::null());
-    assert!(command.status().unwrap().success());
+    let (socket, path) = (UnixDatagram::unbound().unwrap(), guest.path().join("transfers"));
+    let address = SocketAddrUnix::new(path).unwrap();
+    let own = socket.try_clone().unwrap();
+    let along = vec![own.as_fd(); descriptors];
+    for _ in 0..count {
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut messages = SendAncillaryBuffer::new(&mut room);
+        if !along.is_empty() {
+            assert!(messages.push(SendAncillaryMessage::ScmRights(&along)));
+        }
+        let said = format!("holm: {say}");
+        let said = [IoSlice::new(said.as_bytes())];
+        sendmsg_addr(&socket, &address, &said, &mut messages, SendFlags::empty()).unwrap();
+    }
 }
 
 #[test]
@@ -247,7 +255,7 @@ fn a_member_who_sends_descriptors_along_closes_nobodys_mouth() {
     let mut runs = guest.run();
     members(&guest, 1500, "nonsense", 3);
     guest.script("session", &LOGIN);
-    assert!(matches!(runs.claim().2, What::Login(_)));
+    assert!(runs.claim().2.get("login").is_some());
     let open = fs::read_dir(format!("/proc/{}/fd", runs.program.id())).unwrap().count();
     assert!(open < 20, "{open}");
 }
@@ -261,15 +269,15 @@ fn a_member_who_says_much_pushes_out_nothing_that_is_said_of_others() {
     guest.script("session", &[LOGIN[0], ("PAM_TYPE", "close_session"), LOGIN[2]]);
     let (mut transfers, mut last) = (0, 0);
     let (run, first, login) = runs.claim();
-    assert!(first == 1 && matches!(login, What::Login(_)));
+    assert!(first == 1 && login.get("login").is_some());
     loop {
         let (_, seq, what) = runs.claim();
-        match what {
-            // Said again until it is acknowledged.
-            _ if seq <= last => {}
-            What::Transfer(_) => transfers += 1,
-            What::Logout(_) => break,
-            _ => {}
+        // Said again until it is acknowledged.
+        if seq > last {
+            transfers += u32::from(what.get("transfer").is_some());
+            if what.get("logout").is_some() {
+                break;
+            }
         }
         last = last.max(seq);
         runs.say(&format!("ack {run} {seq}"));
@@ -277,4 +285,15 @@ fn a_member_who_says_much_pushes_out_nothing_that_is_said_of_others() {
     assert!((60..80).contains(&transfers), "{transfers}");
     let kept = fs::metadata(guest.path().join("claims")).unwrap().len();
     assert!(kept < 1024 * 1024, "{kept}");
+}
+
+#[test]
+fn one_that_is_called_wrongly_does_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    for arguments in [&["--line"][..], &["--help"], &["--line", "a", "b", "c"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holm-guest"));
+        let ran = command.args(arguments).current_dir(place.path()).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }

@@ -1,0 +1,182 @@
+//! The people of the seed and no others. Nobody has a password; `*` matches none and is not `locked`.
+
+use crate::{
+    disks::PROJECT_GROUP,
+    failed::{Failed, Of as _, Outcome},
+    files::{self, Owner, ROOT},
+    seed::User,
+};
+use std::{collections::BTreeSet, fs, io, ops::Range, os::unix::fs::chown, path::Path};
+
+/// Whose user ids are people's.
+pub const PEOPLE: Range<u32> = 1000..60_000;
+
+/// The three files.
+#[derive(Debug, PartialEq, Eq)]
+struct Tables {
+    passwd: String,
+    group: String,
+    shadow: String,
+}
+
+impl Tables {
+    /// With these people in the place of those who were there.
+    fn with(&self, people: &[User]) -> Outcome<Self> {
+        let of_people = |id: &str| id.parse().is_ok_and(|id| PEOPLE.contains(&id) || id == PROJECT_GROUP);
+        let keep = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.split(':').nth(2).is_some_and(of_people));
+            lines.map(str::to_owned).collect()
+        };
+        let (mut passwd, mut group) = (keep(&self.passwd), keep(&self.group));
+        let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+        let system: BTreeSet<String> = passwd.iter().chain(&group).map(|line| name(line)).collect();
+        let mut shadow: Vec<String> = Vec::new();
+        for line in self.shadow.lines().filter(|line| system.contains(&name(line))) {
+            let locked = line.strip_prefix("root:").and_then(|rest| rest.split_once(':'));
+            shadow.push(locked.map_or_else(|| line.to_owned(), |(_, rest)| format!("root:!*:{rest}")));
+        }
+        for User { name, uid } in people {
+            if system.contains(name) {
+                return Err(Failed(format!("the name {name} belongs to the system")));
+            }
+            passwd.push(format!("{name}:x:{uid}:{uid}::/home/{name}:/bin/bash"));
+            group.push(format!("{name}:x:{uid}:"));
+            shadow.push(format!("{name}:*:1:0:99999:7:::"));
+        }
+        let names: Vec<&str> = people.iter().map(|user| user.name.as_str()).collect();
+        group.push(format!("project:x:{PROJECT_GROUP}:{}", names.join(",")));
+        let text = |lines: Vec<String>| lines.into_iter().map(|line| line + "\n").collect();
+        Ok(Self { passwd: text(passwd), group: text(group), shadow: text(shadow) })
+    }
+}
+
+/// The number in the third place of who has this name in a table.
+pub fn number(table: &str, name: &str) -> Outcome<u32> {
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    };
+    table.lines().find_map(of).ok_or_else(|| Failed(format!("there is no {name}")))
+}
+
+/// User and group of one of the system's own accounts.
+pub fn system(name: &str) -> Outcome<Owner> {
+    Ok((number(&files::read("/etc/passwd")?, name)?, number(&files::read("/etc/group")?, name)?))
+}
+
+/// Makes them the people of this machine.
+pub fn make(people: &[User]) -> Outcome {
+    let tables = Tables {
+        passwd: files::read("/etc/passwd")?,
+        group: files::read("/etc/group")?,
+        shadow: files::read("/etc/shadow")?,
+    };
+    let Tables { passwd, group, shadow } = tables.with(people)?;
+    let keeper = (0, number(&group, "shadow")?);
+    files::write("/etc/shadow", shadow, 0o640, keeper).of("/etc/shadow")?;
+    files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
+    files::write("/etc/group", group, 0o644, ROOT).of("/etc/group")?;
+    files::directory("/project", 0o2770, (0, PROJECT_GROUP)).of("/project")?;
+    for User { name, uid } in people {
+        // A full disk keeps nobody else out, and her neither: she begins in "/".
+        if let Err(error) = home(Path::new("/home"), name, (*uid, *uid), Path::new("/etc/skel")) {
+            eprintln!("no home for {name}: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Where there is none yet.
+fn home(homes: &Path, name: &str, owner: Owner, skeleton: &Path) -> io::Result<()> {
+    let home = homes.join(name);
+    if home.is_dir() {
+        return Ok(());
+    }
+    // No person's name has a dot.
+    let making = homes.join(format!("{name}.new"));
+    fs::create_dir_all(&making)?;
+    for file in files::names(skeleton)? {
+        files::write(making.join(&file), fs::read(skeleton.join(&file))?, 0o644, owner)?;
+    }
+    if owner != (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()) {
+        chown(&making, Some(owner.0), Some(owner.1))?;
+    }
+    files::directory(&making, 0o700, owner)?;
+    fs::rename(making, home)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn before() -> Tables {
+        Tables {
+            passwd: "root:x:0:0:root:/root:/bin/bash\nmunge:x:101:103::/x:/bin/false\nold:x:1000:1000::/home/old:/bin/sh\n\
+                nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+                .to_owned(),
+            group: "root:x:0:\nshadow:x:42:\nmunge:x:103:\nold:x:1000:\nproject:x:60000:old\nslurm:x:64030:\n".to_owned(),
+            shadow: "root:secret:19000:0:99999:7:::\nmunge:!:19000::::::\nold:*:1:0:99999:7:::\ngone:*:1::::::\n".to_owned(),
+        }
+    }
+
+    fn user(name: &str, uid: u32) -> User {
+        User { name: name.to_owned(), uid }
+    }
+
+    #[test]
+    fn the_people_of_the_seed_and_no_others() {
+        let made = before().with(&[user("ida", 10_001), user("frida", 10_002)]).unwrap();
+        assert_eq!(
+            made,
+            Tables {
+                passwd: "root:x:0:0:root:/root:/bin/bash\nmunge:x:101:103::/x:/bin/false\n\
+                    nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n\
+                    ida:x:10001:10001::/home/ida:/bin/bash\nfrida:x:10002:10002::/home/frida:/bin/bash\n"
+                    .to_owned(),
+                group: "root:x:0:\nshadow:x:42:\nmunge:x:103:\nslurm:x:64030:\nida:x:10001:\nfrida:x:10002:\n\
+                    project:x:60000:ida,frida\n"
+                    .to_owned(),
+                shadow: "root:!*:19000:0:99999:7:::\nmunge:!:19000::::::\nida:*:1:0:99999:7:::\nfrida:*:1:0:99999:7:::\n"
+                    .to_owned(),
+            }
+        );
+        for name in ["root", "munge", "slurm", "shadow"] {
+            let failed = before().with(&[user(name, 10_001)]).unwrap_err();
+            assert_eq!(failed.0, format!("the name {name} belongs to the system"));
+        }
+        assert_eq!(number(&made.group, "shadow"), Ok(42));
+        assert_eq!(number(&made.passwd, "ida"), Ok(10_001));
+        assert!(number(&made.passwd, "id").is_err());
+    }
+
+    #[test]
+    fn a_home_is_made_once() {
+        let place = tempfile::tempdir().unwrap();
+        let (homes, skeleton) = (place.path().join("home"), place.path().join("skel"));
+        fs::create_dir_all(homes.join("ida.new")).unwrap();
+        fs::create_dir(&skeleton).unwrap();
+        fs::write(skeleton.join(".bashrc"), "umask 007\n").unwrap();
+        let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        home(&homes, "ida", owner, &skeleton).unwrap();
+        assert_eq!(fs::metadata(homes.join("ida")).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(homes.join("ida/.bashrc"), "hers\n").unwrap();
+        home(&homes, "ida", owner, &skeleton).unwrap();
+        assert_eq!(fs::read_to_string(homes.join("ida/.bashrc")).unwrap(), "hers\n");
+        assert_eq!(files::names(&homes).unwrap(), ["ida"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_came_and_went_before(some in proptest::collection::btree_map("[a-z]{4,9}", PEOPLE, 0..9), more in any::<bool>()) {
+            let people: Vec<User> = some.iter().map(|(name, uid)| user(name, *uid)).collect();
+            let others = if more { vec![user("somebody-else", 2000)] } else { Vec::new() };
+            if let Ok(made) = before().with(&people) {
+                let later = before().with(&others).unwrap().with(&people).unwrap();
+                prop_assert_eq!(&made, &later);
+                prop_assert_eq!(made.with(&people).unwrap(), later);
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the host is told, but for claims: each a line.
+
+use crate::{fullness::Fullness, slurm::Serves};
+use serde_json::{Value, json};
+
+/// This program runs.
+pub fn boot() -> Value {
+    json!({ "event": "boot" })
+}
+
+/// The slice is there.
+pub fn ready(ssh_host_key: &str, Serves { gpus, version }: &Serves) -> Value {
+    json!({ "event": "ready", "ssh_host_key": ssh_host_key, "gpus": gpus, "slurm": version })
+}
+
+/// Why it is not.
+pub fn failed(reason: &str) -> Value {
+    json!({ "event": "failed", "reason": reason })
+}
+
+/// How full they are.
+pub fn disks(disks: &[Fullness]) -> Value {
+    json!({ "event": "disks", "disks": disks })
+}
+
+/// It lives.
+pub fn alive() -> Value {
+    json!({ "event": "alive" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the agent's tests read as what a guest says.
+    const GOLDEN: &str = include_str!("../../hypervisor-agent/src/guest/golden/events.jsonl");
+
+    #[test]
+    fn each_is_said_in_the_words_that_the_agent_reads() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq";
+        let disk = |name: &str, free| Fullness {
+            name: name.to_owned(),
+            bytes: 4096,
+            free,
+            files: 10,
+            files_free: 9,
+        };
+        let said = [
+            boot(),
+            ready(key, &Serves { gpus: 2, version: "24.11.5".to_owned() }),
+            failed("found 1 of 2 GPUs"),
+            disks(&[disk("root", 1024), disk("data", 0)]),
+            alive(),
+        ];
+        let said: String = said.iter().map(|event| format!("{event}\n")).collect();
+        assert_eq!(said, GOLDEN);
+    }
+}

@@ -1,0 +1,155 @@
+//! Make this machine the slice that it was told to be, and tell the host how that went.
+//!
+//! ```text
+//! /dev/vdb (the seed) ─→ /etc/holm/slice.json ─→ disks, accounts, SSH, Slurm ─→ "ready"
+//! ```
+//!
+//! Everything is made anew at each boot from what the seed says and from what hardware is really there, so a boot with another
+//! seed, or a boot after one that was cut off, ends the same. The host hears of it over a virtio-serial port, in JSON, a line
+//! an event:
+//!
+//! ```text
+//! {"event":"boot"}
+//! {"event":"ready","ssh_host_key":"ssh-ed25519 AAAA…","gpus":2,"slurm":"24.11.5"}
+//! {"event":"failed","reason":"found 1 of 2 GPUs"}
+//! {"event":"disks","disks":[{"name":"root","bytes":…,"free":…,"files":…,"files_free":…},…]}
+//! {"event":"claim","boot":"9f86…","seq":7,"time":1796000000,"what":{"login":{"user":"ida","service":"sshd"}}}
+//! {"event":"alive"}
+//! ```
+//!
+//! Disks are said when it is ready, and then when one of them has become fuller or emptier by a per cent. The host may come
+//! late or come back: whenever it says "status", the last event of either kind is said again. What people do here is claimed
+//! for the log: numbered, and said again until the host answers "ack BOOT SEQ". When it says "grow", disks are larger, and
+//! their file systems become so. When it says "stop", the machine writes down what it holds and switches itself off. The host
+//! may cut it off at any time all the same, and the next boot has to cope with what is left.
+
+mod accounts;
+mod claims;
+mod command;
+mod disks;
+mod event;
+mod ext4;
+mod failed;
+mod files;
+mod fullness;
+mod gpus;
+mod here;
+mod port;
+mod seed;
+mod slurm;
+mod ssh;
+mod watch;
+mod words;
+
+use disks::Mounted;
+use failed::{Failed, Of as _, Outcome};
+use port::Port;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::{self, ExitCode},
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+    thread,
+};
+use words::Order;
+
+/// Where what is of this run of the machine lies.
+const RUN: &str = "/run/holm";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ran = match words.as_slice() {
+        [] => live(),
+        // For tests: the line to the host alone, on standard input, with `/run/holm` elsewhere and one member, who runs this.
+        ["--line", run, member] => line(PathBuf::from(run), member),
+        _ => Err(Failed::because("it takes no arguments")),
+    };
+    let Err(Failed(why)) = ran else { return ExitCode::SUCCESS };
+    eprintln!("holm-guest: {why}");
+    ExitCode::FAILURE
+}
+
+/// What this machine does as long as it runs.
+fn live() -> Outcome {
+    fs::create_dir_all(RUN).of(RUN)?;
+    let run = Path::new(RUN);
+    let port = port::of_this_machine()?.map(|line| Port::new(line, run)).transpose()?.map(Arc::new);
+    let (orders, to_do) = mpsc::channel();
+    if let Some(port) = port.clone() {
+        port.say_state(event::boot()).of("the port")?;
+        thread::spawn(move || {
+            // Deaf it would still say that it is alive. It is started again.
+            let _ends = Ends;
+            if let Err(error) = port.answer(|order| obey(order, &orders)) {
+                eprintln!("holm-guest: the port: {error}");
+            }
+        });
+    }
+    let port = port.as_deref();
+    let (event, mounted) = match prepare(port) {
+        Ok((event, mounted)) => (event, [vec![disks::root()], mounted].concat()),
+        Err(Failed(reason)) => (event::failed(&reason), Vec::new()),
+    };
+    println!("{event}");
+    if let Some(port) = port {
+        port.say_state(event).of("the port")?;
+    }
+    mounted.iter().for_each(disks::grow);
+    if !mounted.is_empty() {
+        rustix::fs::sync();
+    }
+    watch::for_ever(port, run, &mounted, &to_do)
+}
+
+/// Stopping waits for nothing else, also not for a boot that hangs.
+fn obey(order: Order, orders: &Sender<Order>) {
+    if order == Order::Stop {
+        rustix::fs::sync();
+        if let Err(Failed(why)) = command::run(&["systemctl", "poweroff"]) {
+            eprintln!("it does not stop: {why}");
+        }
+    } else {
+        // Whoever takes them ends with this process.
+        let _ = orders.send(order);
+    }
+}
+
+/// Ends this process with itself.
+struct Ends;
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        process::exit(1);
+    }
+}
+
+fn prepare(port: Option<&Port>) -> Outcome<(Value, Vec<Mounted>)> {
+    let told = seed::read()?;
+    if let Some(port) = port {
+        port.know(told.users.iter().map(|user| (user.uid, user.name.clone())).collect());
+    }
+    let mounted = disks::prepare(&told.disks)?;
+    if let Some(port) = port {
+        let names = mounted.iter().map(|mounted| mounted.name.as_str());
+        port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
+    }
+    accounts::make(&told.users)?;
+    let key = ssh::open(&told)?;
+    let serves = slurm::serve(&told)?;
+    Ok((event::ready(&key, &serves), mounted))
+}
+
+fn line(run: PathBuf, member: &str) -> Outcome {
+    let line = std::io::stdin().as_fd().try_clone_to_owned().of("standard input")?;
+    let port = Port::new(line, &run)?;
+    port.know(BTreeMap::from([(rustix::process::getuid().as_raw(), member.to_owned())]));
+    port.say_state(event::boot()).of("the port")?;
+    port.answer(drop).of("the port")
+}

@@ -1,0 +1,206 @@
+//! The line to the host. Nothing on it may ever hold the boot up.
+
+use crate::{
+    claims::{Claims, What},
+    event,
+    failed::{Of as _, Outcome},
+    files,
+    here::Here,
+    words::{Order, Words},
+};
+use rustix::{
+    event::{Timespec, epoll},
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+const NAME: &str = "org.holm.guest.0";
+/// After so long what was not acknowledged is said again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The port of this machine, opened; `None` where it has none.
+pub fn of_this_machine() -> Outcome<Option<OwnedFd>> {
+    let base = "/sys/class/virtio-ports";
+    for port in files::names(base).of(base)? {
+        if files::read(format!("{base}/{port}/name"))?.trim() == NAME {
+            let path = format!("/dev/{port}");
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            return rustix::fs::open(&path, flags, Mode::empty()).of(&path).map(Some);
+        }
+    }
+    eprintln!("no port {NAME}: nobody hears this");
+    Ok(None)
+}
+
+/// One of its ends, and what is still to be said there.
+#[derive(Debug)]
+pub struct Port {
+    line: OwnedFd,
+    saying: Mutex<Saying>,
+}
+
+#[derive(Debug)]
+struct Saying {
+    /// The last event of each kind that is said again.
+    state: Value,
+    disks: Option<Value>,
+    /// Nobody listened: said as soon as somebody does.
+    owed: bool,
+    claims: Claims,
+    people: BTreeMap<u32, String>,
+    here: Here,
+}
+
+impl Port {
+    /// With what programs of this machine say heard below `run`.
+    pub fn new(line: OwnedFd, run: &Path) -> Outcome<Self> {
+        let boot = files::read("/proc/sys/kernel/random/boot_id")?.trim().replace('-', "");
+        let claims = Claims::new(run.join("claims"), boot);
+        let saying = Saying {
+            state: event::boot(),
+            disks: None,
+            owed: false,
+            claims,
+            people: BTreeMap::new(),
+            here: Here::new(run)?,
+        };
+        Ok(Self { line, saying: Mutex::new(saying) })
+    }
+
+    fn saying(&self) -> MutexGuard<'_, Saying> {
+        self.saying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the boot goes.
+    pub fn say_state(&self, event: Value) -> io::Result<()> {
+        let mut saying = self.saying();
+        saying.state = event.clone();
+        self.say(&mut saying, &event)
+    }
+
+    /// How full the disks are.
+    pub fn say_disks(&self, event: Value) -> io::Result<()> {
+        let mut saying = self.saying();
+        saying.disks = Some(event.clone());
+        self.say(&mut saying, &event)
+    }
+
+    pub fn say_alive(&self) -> io::Result<()> {
+        self.put(format!("{}\n", event::alive()).as_bytes()).map(drop)
+    }
+
+    /// Who the people are of whom members' programs speak.
+    pub fn know(&self, people: BTreeMap<u32, String>) {
+        self.saying().people = people;
+    }
+
+    /// What was mounted, once in a run of the machine.
+    pub fn claim_mounts<'a>(&self, disks: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        let mut saying = self.saying();
+        if saying.claims.is_fresh() {
+            disks.for_each(|disk| saying.claims.add(What::new("mount", &[("disk", disk)])));
+        }
+        self.say_claims(&mut saying)
+    }
+
+    fn say(&self, saying: &mut Saying, event: &Value) -> io::Result<()> {
+        if saying.owed {
+            return self.say_all(saying);
+        }
+        saying.owed = !self.put(format!("{event}\n").as_bytes())?;
+        Ok(())
+    }
+
+    fn say_all(&self, saying: &mut Saying) -> io::Result<()> {
+        let events = [Some(&saying.state), saying.disks.as_ref()];
+        let text: String = events.iter().flatten().map(|event| format!("{event}\n")).collect();
+        saying.owed = !self.put(text.as_bytes())?;
+        Ok(())
+    }
+
+    fn say_claims(&self, saying: &mut Saying) -> io::Result<()> {
+        if let Some((text, last)) = saying.claims.due()
+            && self.put(&text)?
+        {
+            saying.claims.said(last);
+        }
+        Ok(())
+    }
+
+    /// False: nobody listens, or takes more now.
+    fn put(&self, text: &[u8]) -> io::Result<bool> {
+        match rustix::io::write(&self.line, text) {
+            Ok(written) => Ok(written == text.len()),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Answers for ever, and has `obey` do what else the host wants. Edge-triggered, for a port whose other end is
+    /// closed is always ready otherwise. What the host asks can come before the news that it is there, and no answer can be
+    /// written in between.
+    pub fn answer(&self, obey: impl Fn(Order)) -> io::Result<()> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let all = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let nothing = epoll::EventData::new_u64(0);
+        epoll::add(&poll, &self.line, nothing, all)?;
+        {
+            let saying = self.saying();
+            for here in [&saying.here.root, &saying.here.members] {
+                epoll::add(&poll, here, nothing, epoll::EventFlags::IN)?;
+            }
+        }
+        let mut words = Words::default();
+        let mut bytes = [0; 4096];
+        loop {
+            let heard = match rustix::io::read(&self.line, &mut bytes) {
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                length => length?,
+            };
+            let lines = words.push(bytes.get(..heard).unwrap_or_default());
+            let mut others = Vec::new();
+            let waits = {
+                let mut saying = self.saying();
+                let saying = &mut *saying;
+                let lines: Vec<Order> =
+                    lines.iter().filter_map(|line| Order::parse(line, saying.claims.boot())).collect();
+                let asked = lines.contains(&Order::Status);
+                if saying.owed || asked {
+                    self.say_all(saying)?;
+                }
+                for order in lines {
+                    match order {
+                        Order::Status => {}
+                        Order::Acknowledge(seq) => saying.claims.acknowledged(seq),
+                        order => others.push(order),
+                    }
+                }
+                saying.here.hear(&saying.people, &mut saying.claims)?;
+                // Whoever listens since then has not heard it, or its answer was lost.
+                if asked || saying.claims.are_late(AGAIN) {
+                    saying.claims.again();
+                }
+                self.say_claims(saying)?;
+                !saying.claims.is_empty()
+            };
+            others.into_iter().for_each(&obey);
+            if heard == 0 {
+                let limit = waits.then(|| Timespec { tv_sec: AGAIN.as_secs() as i64, tv_nsec: 0 });
+                let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: nothing }; 4];
+                match epoll::wait(&poll, &mut ready, limit.as_ref()) {
+                    Err(Errno::INTR) => {}
+                    ready => drop(ready?),
+                }
+            }
+        }
+    }
+}

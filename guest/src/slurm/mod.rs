@@ -1,0 +1,169 @@
+//! Slurm, the queue of this machine: its files, its services, and what it says that it has.
+
+mod configuration;
+
+use self::configuration::{ADDRESS, Configuration, Facts};
+use crate::{
+    accounts,
+    command::{run, start},
+    failed::{Failed, Of as _, Outcome, one_line},
+    files, gpus,
+    seed::Told,
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// How soon a node that does not serve yet is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What Slurm says that it has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Serves {
+    pub gpus: u32,
+    pub version: String,
+}
+
+/// Starts it with what was told and is really there.
+pub fn serve(told: &Told) -> Outcome<Serves> {
+    let gpus = gpus::found(&told.gpu_pci_ids)?;
+    if gpus.len() != told.gpus {
+        return Err(Failed(format!("found {} of {} GPUs", gpus.len(), told.gpus)));
+    }
+    let files = gpus::device_files(&gpus)?;
+    let cpus = rustix::thread::sched_getaffinity(None).of("processors")?.count() as usize;
+    let facts = Facts { cpus, memory: memory(&files::read("/proc/meminfo")?), gpus: &files };
+    prepare(&configuration::of(&facts))?;
+    run(&["ip", "address", "replace", &format!("{ADDRESS}/32"), "dev", "dummy0"])?;
+    run(&["ip", "link", "set", "dummy0", "up"])?;
+    start(&["munge", "slurmctld", "slurmd"])?;
+    wait()
+}
+
+/// All of it, MiB.
+fn memory(meminfo: &str) -> usize {
+    meminfo.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).unwrap_or_default() / 1024
+}
+
+/// What has to lie there before its services start.
+fn prepare(Configuration { slurm, gres, cgroup }: &Configuration) -> Outcome {
+    for (name, text) in [("slurm", slurm), ("gres", gres), ("cgroup", cgroup)] {
+        let path = format!("/etc/slurm/{name}.conf");
+        files::write(&path, text, 0o644, files::ROOT).of(&path)?;
+    }
+    let key = "/etc/munge/munge.key";
+    if !Path::new(key).exists() {
+        let mut random = [0; 128];
+        File::open("/dev/urandom")
+            .and_then(|mut source| source.read_exact(&mut random))
+            .of("/dev/urandom")?;
+        files::write(key, random, 0o400, accounts::system("munge")?).of(key)?;
+    }
+    let slurm = accounts::system("slurm")?;
+    for path in ["/var/lib/slurm/slurmctld", "/var/log/slurm"] {
+        files::directory(path, 0o750, slurm).of(path)?;
+    }
+    fs::create_dir_all("/var/lib/slurm/slurmd").of("/var/lib/slurm/slurmd")?;
+    // Slurm does not sync this one, and would not start with what a machine that was cut off leaves of it.
+    let name = "/var/lib/slurm/slurmctld/clustername";
+    if fs::metadata(name).is_ok_and(|file| file.len() == 0) {
+        files::remove(name).of(name)?;
+    }
+    Ok(())
+}
+
+/// Until it serves. Its services have said that they are up by now, and the node is there soon after.
+fn wait() -> Outcome<Serves> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let said = run(&["scontrol", "show", "node", "slice", "--oneliner"]);
+        let node = node(said.as_deref().unwrap_or_default());
+        match node {
+            Node::Serves(serves) => return Ok(serves),
+            Node::Comes if Instant::now() < end => {}
+            Node::Comes | Node::Broken => {
+                let said = said.unwrap_or_else(|Failed(why)| why);
+                let said = said.split_once("Reason=").map_or(said.as_str(), |(_, reason)| reason);
+                let said: String = one_line(said).chars().take(400).collect();
+                return Err(Failed(format!("Slurm does not run: {said}")));
+            }
+        }
+        // Slurm has nobody told that the state of a node has changed.
+        let _ = rustix::event::poll(&mut [], rustix::event::Timespec::try_from(AGAIN).ok().as_ref());
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Node {
+    Serves(Serves),
+    Comes,
+    Broken,
+}
+
+/// What a line of `scontrol show node` says.
+fn node(line: &str) -> Node {
+    let fields: BTreeMap<&str, &str> =
+        line.split_whitespace().filter_map(|word| word.split_once('=')).collect();
+    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+    match field("State") {
+        "IDLE" | "MIXED" | "ALLOCATED" => {
+            Node::Serves(Serves { gpus: counted(field("Gres")), version: field("Version").to_owned() })
+        }
+        state if ["DRAIN", "INVAL"].iter().any(|bad| state.contains(bad)) => Node::Broken,
+        _ => Node::Comes,
+    }
+}
+
+/// Of `gpu:2(S:0)` or `gpu:v100:2`, how many.
+fn counted(gres: &str) -> u32 {
+    let gpus = gres.split(',').find_map(|kind| kind.strip_prefix("gpu:"));
+    let count = gpus.and_then(|gpus| gpus.split('(').next()?.rsplit(':').next()?.parse().ok());
+    count.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "NodeName=slice Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 CPUTot=2 AvailableFeatures=(null) Gres=gpu:2 \
+        NodeAddr=192.0.2.1 Version=24.11.5 OS=Linux 6.12 #1 SMP RealMemory=1700 State=IDLE ThreadsPerCore=1";
+
+    #[test]
+    fn a_node_serves_comes_or_is_broken() {
+        let serves = Node::Serves(Serves { gpus: 2, version: "24.11.5".to_owned() });
+        assert_eq!(node(LINE), serves);
+        assert_eq!(node(&LINE.replace("IDLE", "ALLOCATED")), serves);
+        for state in ["UNKNOWN", "IDLE+DYNAMIC_NORM", "DOWN", "FUTURE"] {
+            assert_eq!(node(&LINE.replace("IDLE", state)), Node::Comes, "{state}");
+        }
+        for state in ["IDLE+DRAIN", "INVAL", "DRAINED"] {
+            assert_eq!(node(&LINE.replace("IDLE", state)), Node::Broken, "{state}");
+        }
+        assert_eq!(node(""), Node::Comes);
+    }
+
+    #[test]
+    fn gpus_are_counted_in_every_spelling() {
+        for (gres, gpus) in [
+            ("gpu:2", 2),
+            ("gpu:v100:16", 16),
+            ("gpu:2(S:0-1)", 2),
+            ("gpu:v100:2(S:0)", 2),
+            ("(null)", 0),
+            ("", 0),
+            ("mps:4,gpu:1", 1),
+        ] {
+            assert_eq!(counted(gres), gpus, "{gres}");
+        }
+    }
+
+    #[test]
+    fn memory_is_counted_in_mib() {
+        assert_eq!(memory("MemTotal:        2014108 kB\nMemFree: 1 kB\n"), 1966);
+    }
+}

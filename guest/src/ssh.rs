@@ -1,0 +1,44 @@
+//! The door, which is opened only once it knows whom to let in.
+
+use crate::{
+    command::run,
+    disks,
+    failed::{Of as _, Outcome},
+    files::{self, ROOT},
+    seed::Told,
+};
+use std::path::Path;
+
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
+
+/// Opens it; its key.
+pub fn open(told: &Told) -> Outcome<String> {
+    let write = |path: &str, text: &str, mode| files::write(path, text, mode, ROOT).of(path);
+    write("/etc/ssh/holm_ca.pub", &format!("{}\n", told.ssh_ca), 0o644)?;
+    let notice = format!("Project {}. Level {}: {}.\n", told.project, told.level, told.level_name);
+    write(
+        "/etc/issue.net",
+        &format!("{notice}What you do here is governed by that level's rules.\n"),
+        0o644,
+    )?;
+    let scratch =
+        if disks::has_scratch() { "Room to work in, gone when the slice stops: /raid.\n" } else { "" };
+    let jobs = "Jobs: sbatch, srun, squeue. Shared with your project: /project.\n";
+    write("/etc/motd", &format!("{notice}{jobs}{scratch}"), 0o644)?;
+    let public = format!("{HOST_KEY}.pub");
+    if !Path::new(HOST_KEY).exists() {
+        // Made in memory: on the disk it is either all there, also after a cut, or it is not.
+        let making = "/run/holm/host_key";
+        let made = format!("{making}.pub");
+        for left in [making, &made] {
+            files::remove(left).of(left)?;
+        }
+        run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", making])?;
+        write(&public, &files::read(&made)?, 0o644)?;
+        write(HOST_KEY, &files::read(making)?, 0o600)?;
+        files::remove(making).of(making)?;
+    }
+    run(&["systemctl", "start", "--no-block", "holm-ssh.socket"])?;
+    let key = files::read(public)?;
+    Ok(key.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}

@@ -1,0 +1,97 @@
+//! What the host says: a line an order.
+
+/// The rest of a line that is longer than any order is nothing.
+const LONGEST: usize = 64;
+
+/// What it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// To hear again how it stands.
+    Status,
+    /// It has claims in the log, up to this one.
+    Acknowledge(u64),
+    /// Disks are larger, and file systems are to become so.
+    Grow,
+    /// The machine is to write down what it holds and to switch itself off.
+    Stop,
+}
+
+impl Order {
+    /// `None` for what is none, or of another run of the machine than `boot`.
+    pub fn parse(line: &[u8], boot: &str) -> Option<Self> {
+        match line {
+            b"status" => Some(Self::Status),
+            b"grow" => Some(Self::Grow),
+            b"stop" => Some(Self::Stop),
+            _ => {
+                let rest = std::str::from_utf8(line).ok()?.strip_prefix("ack ")?;
+                let seq = rest.strip_prefix(boot)?.strip_prefix(' ')?;
+                let number = !seq.is_empty() && seq.bytes().all(|byte| byte.is_ascii_digit());
+                number.then(|| seq.parse().ok())?.map(Self::Acknowledge)
+            }
+        }
+    }
+}
+
+/// Cuts what is heard into lines.
+#[derive(Debug, Default)]
+pub struct Words {
+    held: Vec<u8>,
+}
+
+impl Words {
+    /// The lines that these bytes end.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.held.extend_from_slice(bytes);
+        let mut lines: Vec<Vec<u8>> = self.held.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let held = lines.pop().unwrap_or_default();
+        self.held = held.get(held.len().saturating_sub(LONGEST)..).unwrap_or_default().to_vec();
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOOT: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn what_is_an_order_and_what_is_none() {
+        let order = |line: &str| Order::parse(line.as_bytes(), BOOT);
+        assert_eq!(order("status"), Some(Order::Status));
+        assert_eq!(order("grow"), Some(Order::Grow));
+        assert_eq!(order("stop"), Some(Order::Stop));
+        assert_eq!(order(&format!("ack {BOOT} 18446744073709551615")), Some(Order::Acknowledge(u64::MAX)));
+        let other = "f".repeat(32);
+        for line in
+            ["", "Status", "ack", &format!("ack {other} 1"), &format!("ack {BOOT}"), &format!("ack {BOOT} ")]
+        {
+            assert_eq!(order(line), None, "{line}");
+        }
+        for number in ["-1", "+1", "x", "1 2", "18446744073709551616"] {
+            assert_eq!(order(&format!("ack {BOOT} {number}")), None, "{number}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_cut_the_lines_are_the_same(text in "[a-c\n]{0,60}", cut in 0usize..60) {
+            let (first, second) = text.split_at(cut.min(text.len()));
+            let mut words = Words::default();
+            let seen = [words.push(first.as_bytes()), words.push(second.as_bytes())].concat();
+            let mut wanted: Vec<Vec<u8>> = text.split('\n').map(|line| line.as_bytes().to_vec()).collect();
+            wanted.pop();
+            prop_assert_eq!(seen, wanted);
+        }
+
+        #[test]
+        fn what_has_no_end_is_not_kept(pieces in proptest::collection::vec("[a-z]{0,5000}", 0..9)) {
+            let mut words = Words::default();
+            for piece in pieces {
+                prop_assert!(words.push(piece.as_bytes()).is_empty() && words.held.len() <= LONGEST);
+            }
+        }
+    }
+}
