@@ -76,6 +76,10 @@ pub fn make(people: &[User]) -> Outcome {
     files::write("/etc/shadow", shadow, 0o640, keeper).of("/etc/shadow")?;
     files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
     files::write("/etc/group", group, 0o644, ROOT).of("/etc/group")?;
+    let ranges: String = people.iter().map(|user| range(user) + "\n").collect();
+    for path in ["/etc/subuid", "/etc/subgid"] {
+        files::write(path, &ranges, 0o644, ROOT).of(path)?;
+    }
     files::directory("/project", 0o2770, (0, PROJECT_GROUP)).of("/project")?;
     for User { name, uid } in people {
         // A full disk keeps nobody else out, and her neither: she begins in "/".
@@ -84,6 +88,13 @@ pub fn make(people: &[User]) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// The ids that are hers to be in containers that she builds, and nobody else's.
+fn range(User { name, uid }: &User) -> String {
+    const EACH: u32 = 1 << 16;
+    let first = 1_000_000 + uid.saturating_sub(PEOPLE.start).min(PEOPLE.end - PEOPLE.start) * EACH;
+    format!("{name}:{first}:{EACH}")
 }
 
 /// Where there is none yet.
@@ -108,6 +119,19 @@ fn home(homes: &Path, name: &str, owner: Owner, skeleton: &Path) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_shares_the_ids_of_her_containers() {
+        let first = |uid| -> u64 {
+            let line = range(&User { name: "ida".to_owned(), uid });
+            line.split(':').nth(1).unwrap().parse().unwrap()
+        };
+        assert_eq!(range(&User { name: "ida".to_owned(), uid: 1001 }), "ida:1065536:65536");
+        for uid in PEOPLE.start..PEOPLE.end - 1 {
+            assert_eq!(first(uid) + 65_536, first(uid + 1));
+        }
+        assert!(first(PEOPLE.end - 1) + 65_536 < u64::from(u32::MAX));
+    }
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt as _;
 

@@ -14,6 +14,8 @@ use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path}
 /// The group of all of the project's people.
 pub const PROJECT_GROUP: u32 = 60_000;
 const USED: &str = "/etc/holm/data-is-in-use";
+/// Where the project's disk is, of which people see `/home` and `/project`.
+pub const DATA: &str = "/run/holm/data";
 const SCRATCH: &str = "/raid";
 
 /// A file system, as the host calls its disk, and where it is.
@@ -49,7 +51,7 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
             let make = ["mkfs.ext4", "-q", "-F", "-m", reserve, "-E", extended];
             run(&[&make, features, &[disk]].concat())?;
         }
-        let at = if keeps { format!("/run/holm/{serial}") } else { SCRATCH.to_owned() };
+        let at = if keeps { DATA.to_owned() } else { SCRATCH.to_owned() };
         fs::create_dir_all(&at).of(&at)?;
         if !files::is_mounted(&at) {
             // What the journal holds is made good by mounting.

@@ -5,10 +5,11 @@ use crate::{
     failed::{Failed, Of as _, Outcome},
     files,
 };
-use rustix::fs::{FileType, Mode};
-use std::{fs, os::unix::fs::symlink, path::Path};
+use rustix::fs::Mode;
+use std::{collections::BTreeSet, fs, io::ErrorKind, os::unix::fs::symlink, path::Path};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
+const UIO: &str = "/sys/bus/pci/drivers/uio_pci_generic/new_id";
 
 /// The addresses of devices of these kinds, in the order in which they are numbered.
 pub fn found(kinds: &[String]) -> Outcome<Vec<String>> {
@@ -18,18 +19,23 @@ pub fn found(kinds: &[String]) -> Outcome<Vec<String>> {
 fn found_below(devices: &Path, kinds: &[String]) -> Outcome<Vec<String>> {
     let mut found = Vec::new();
     for address in files::names(devices).of(DEVICES)? {
-        let part = |name: &str| -> Outcome<String> {
-            let id = files::read(devices.join(&address).join(name))?;
-            Ok(id.trim().trim_start_matches("0x").to_owned())
-        };
-        if kinds.contains(&format!("{}:{}", part("vendor")?, part("device")?)) {
+        if kinds.contains(&kind(devices, &address)?) {
             found.push(address);
         }
     }
     Ok(found)
 }
 
-/// Where NVIDIA's driver runs, its device of each; elsewhere one that nobody can open.
+/// `1af4:1110`
+fn kind(devices: &Path, address: &str) -> Outcome<String> {
+    let part = |name: &str| -> Outcome<String> {
+        let id = files::read(devices.join(address).join(name))?;
+        Ok(id.trim().trim_start_matches("0x").to_owned())
+    };
+    Ok(format!("{}:{}", part("vendor")?, part("device")?))
+}
+
+/// Where NVIDIA's driver runs, its device of each; elsewhere that by which the kernel hands a device to a program.
 pub fn device_files(gpus: &[String]) -> Outcome<Vec<String>> {
     let files = driven(gpus)?;
     if files.is_empty() { undriven(gpus) } else { Ok(files) }
@@ -58,20 +64,27 @@ fn minor(about: &str) -> Option<u32> {
     line.split_whitespace().last()?.parse().ok()
 }
 
-/// Where no driver runs: for Slurm to count, a device file of each GPU that nobody can open; and beside it a short name of
-/// the GPU itself, whose memory the prolog gives to a job's user.
+/// Where no driver runs: the device file of each that the kernel's driver for programs (UIO) makes, which Slurm keeps for the
+/// job that has the GPU, as it does with NVIDIA's; and beside it a short name of the GPU itself, whose memory the prolog gives
+/// to a job's user.
 fn undriven(gpus: &[String]) -> Outcome<Vec<String>> {
     let mut files = Vec::new();
-    for (number, address) in gpus.iter().enumerate() {
-        let (file, gpu) = (format!("/run/holm/gpu{number}"), format!("/run/holm/pci{number}"));
-        for left in [&file, &gpu] {
-            files::remove(left).of(left)?;
+    for kind in gpus.iter().map(|gpu| kind(Path::new(DEVICES), gpu)).collect::<Outcome<BTreeSet<_>>>()? {
+        // It takes those that it is told of, at once.
+        match fs::write(UIO, kind.replace(':', " ")) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).of(UIO),
+            _ => {}
         }
-        let null = rustix::fs::makedev(1, 3);
-        rustix::fs::mknodat(rustix::fs::CWD, file.as_str(), FileType::CharacterDevice, Mode::empty(), null)
-            .of(&file)?;
+    }
+    for (number, address) in gpus.iter().enumerate() {
+        let gpu = format!("/run/holm/pci{number}");
+        files::remove(&gpu).of(&gpu)?;
         symlink(format!("{DEVICES}/{address}"), &gpu).of(&gpu)?;
-        fs::write(format!("{gpu}/enable"), "1").of(&gpu)?;
+        let made = files::names(format!("{gpu}/uio")).of(&gpu)?;
+        let made = made.first().ok_or_else(|| Failed(format!("no driver takes the GPU at {address}")))?;
+        let file = format!("/dev/{made}");
+        // As NVIDIA's are: whose it is, is up to Slurm.
+        rustix::fs::chmod(&file, Mode::from_raw_mode(0o666)).of(&file)?;
         files.push(file);
     }
     Ok(files)

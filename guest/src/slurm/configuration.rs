@@ -20,14 +20,14 @@ pub struct Configuration {
     pub slurm: String,
     pub gres: String,
     pub cgroup: String,
+    pub slurmdbd: String,
 }
 
 /// The files of a machine with these.
 pub fn of(facts: &Facts<'_>) -> Configuration {
     let Facts { cpus, memory, gpus } = *facts;
-    let nvidia = gpus.iter().all(|file| file.starts_with("/dev/nvidia"));
     // What the system itself needs: found by running a job in the smallest machine that has room for one.
-    let memory = memory.saturating_sub((memory / 32).max(160));
+    let memory = memory.saturating_sub((memory / 32).max(256));
     // A job for each GPU at once, whatever the machine's size. Slurm believes what it is told then.
     let told_cpus = cpus.max(gpus.len()).max(1);
     let overbooked = told_cpus > cpus;
@@ -39,21 +39,32 @@ pub fn of(facts: &Facts<'_>) -> Configuration {
         "AuthType=auth/munge",
         "CredType=cred/munge",
         "StateSaveLocation=/var/lib/slurm/slurmctld",
-        "SlurmdSpoolDir=/var/lib/slurm/slurmd",
+        "SlurmdSpoolDir=/var/spool/slurmd",
         "SlurmctldPidFile=/run/slurmctld/slurmctld.pid",
         "SlurmdPidFile=/run/slurm/slurmd.pid",
         "ProctrackType=proctrack/cgroup",
-        "TaskPlugin=task/cgroup",
-        "JobAcctGatherType=jobacct_gather/none",
+        if overbooked { "TaskPlugin=task/cgroup" } else { "TaskPlugin=task/cgroup,task/affinity" },
+        "JobAcctGatherType=jobacct_gather/cgroup",
+        "JobAcctGatherFrequency=30",
+        "AccountingStorageType=accounting_storage/slurmdbd",
+        "AccountingStorageHost=slice",
+        "AccountingStorageTRES=gres/gpu",
+        "AccountingStorageEnforce=associations,limits,qos",
+        "PriorityType=priority/multifactor",
+        "PriorityDecayHalfLife=7-0",
+        "PriorityMaxAge=7-0",
+        "PriorityWeightAge=1000",
+        "PriorityWeightFairshare=10000",
+        "PriorityWeightQOS=5000",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         "GresTypes=gpu",
         "MailProg=/bin/true",
-        "JobCompType=jobcomp/filetxt",
-        "JobCompLoc=/var/log/slurm/jobs",
-        // A finished job is still known a week later.
-        "MinJobAge=604800",
+        // A finished job is still known a day later without asking the accounting.
+        "MinJobAge=86400",
         "MpiDefault=none",
+        // `salloc` gives a shell that is confined as a job is.
+        "LaunchParameters=use_interactive_step",
         "PrologFlags=Alloc",
         "Prolog=/usr/lib/holm/prolog",
         "Epilog=/usr/lib/holm/epilog",
@@ -89,11 +100,28 @@ pub fn of(facts: &Facts<'_>) -> Configuration {
         "EnableControllers=yes",
         &format!("ConstrainCores={}", yes(!overbooked)),
         "ConstrainRAMSpace=yes",
-        &format!("ConstrainDevices={}", yes(nvidia)),
+        "ConstrainDevices=yes",
+    ]
+    .map(str::to_owned);
+    let slurmdbd = [
+        "AuthType=auth/munge",
+        "DbdHost=slice",
+        "SlurmUser=slurm",
+        "PidFile=/run/slurmdbd/slurmdbd.pid",
+        "StorageType=accounting_storage/mysql",
+        // By its socket, as the user that it is: there is no password.
+        "StorageHost=localhost",
+        "StorageUser=slurm",
+        "StorageLoc=slurm_acct_db",
     ]
     .map(str::to_owned);
     let text = |lines: Vec<String>| lines.join("\n") + "\n";
-    Configuration { slurm: text(slurm), gres: text(gres.collect()), cgroup: text(cgroup.into()) }
+    Configuration {
+        slurm: text(slurm),
+        gres: text(gres.collect()),
+        cgroup: text(cgroup.into()),
+        slurmdbd: text(slurmdbd.into()),
+    }
 }
 
 #[cfg(test)]
@@ -101,8 +129,8 @@ mod tests {
     use super::*;
 
     fn golden(name: &str, cpus: usize, memory: usize, gpus: &[String]) {
-        let Configuration { slurm, gres, cgroup } = of(&Facts { cpus, memory, gpus });
-        let text = format!("{slurm}--- gres\n{gres}--- cgroup\n{cgroup}");
+        let Configuration { slurm, gres, cgroup, slurmdbd } = of(&Facts { cpus, memory, gpus });
+        let text = format!("{slurm}--- gres\n{gres}--- cgroup\n{cgroup}--- slurmdbd\n{slurmdbd}");
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, text);
         });
@@ -116,7 +144,7 @@ mod tests {
 
     #[test]
     fn of_one_with_more_gpus_than_processors() {
-        golden("overbooked", 1, 1900, &["/run/holm/gpu0", "/run/holm/gpu1"].map(str::to_owned));
+        golden("overbooked", 1, 1900, &["/dev/uio0", "/dev/uio1"].map(str::to_owned));
     }
 
     #[test]

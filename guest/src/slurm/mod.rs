@@ -1,15 +1,18 @@
 //! Slurm, the queue of this machine: its files, its services, and what it says that it has.
 
+mod accounting;
 mod configuration;
 
 use self::configuration::{ADDRESS, Configuration, Facts};
 use crate::{
     accounts,
     command::{run, start},
+    disks,
     failed::{Failed, Of as _, Outcome, one_line},
     files, gpus,
     seed::Told,
 };
+use rustix::mount::mount_bind;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -30,6 +33,12 @@ pub struct Serves {
 }
 
 /// Starts it with what was told and is really there.
+///
+/// ```text
+/// munge, mariadb ─→ slurmdbd ─→ cluster, account, people ─→ slurmctld, slurmd ─→ classes of jobs ─→ a node that serves
+/// ```
+///
+/// Slurm takes jobs of those whom its accounting knows, and a limit on GPUs once it has told its accounting that it has any.
 pub fn serve(told: &Told) -> Outcome<Serves> {
     let gpus = gpus::found(&told.gpu_pci_ids)?;
     if gpus.len() != told.gpus {
@@ -41,8 +50,12 @@ pub fn serve(told: &Told) -> Outcome<Serves> {
     prepare(&configuration::of(&facts))?;
     run(&["ip", "address", "replace", &format!("{ADDRESS}/32"), "dev", "dummy0"])?;
     run(&["ip", "link", "set", "dummy0", "up"])?;
-    start(&["munge", "slurmctld", "slurmd"])?;
-    wait()
+    start(&["munge", "mariadb", "slurmdbd"])?;
+    accounting::tell(&accounting::people(&told.project, &told.users))?;
+    start(&["slurmctld", "slurmd"])?;
+    let serves = wait()?;
+    accounting::tell(&accounting::classes(told.gpus))?;
+    Ok(serves)
 }
 
 /// All of it, MiB.
@@ -51,11 +64,19 @@ fn memory(meminfo: &str) -> usize {
 }
 
 /// What has to lie there before its services start.
-fn prepare(Configuration { slurm, gres, cgroup }: &Configuration) -> Outcome {
-    for (name, text) in [("slurm", slurm), ("gres", gres), ("cgroup", cgroup)] {
+fn prepare(Configuration { slurm, gres, cgroup, slurmdbd }: &Configuration) -> Outcome {
+    let its_user = accounts::system("slurm")?;
+    for (name, text, mode, owner) in [
+        ("slurm", slurm, 0o644, files::ROOT),
+        ("gres", gres, 0o644, files::ROOT),
+        ("cgroup", cgroup, 0o644, files::ROOT),
+        // It refuses one that others can read.
+        ("slurmdbd", slurmdbd, 0o600, its_user),
+    ] {
         let path = format!("/etc/slurm/{name}.conf");
-        files::write(&path, text, 0o644, files::ROOT).of(&path)?;
+        files::write(&path, text, mode, owner).of(&path)?;
     }
+    on_the_projects_disk()?;
     let key = "/etc/munge/munge.key";
     if !Path::new(key).exists() {
         let mut random = [0; 128];
@@ -64,15 +85,33 @@ fn prepare(Configuration { slurm, gres, cgroup }: &Configuration) -> Outcome {
             .of("/dev/urandom")?;
         files::write(key, random, 0o400, accounts::system("munge")?).of(key)?;
     }
-    let slurm = accounts::system("slurm")?;
     for path in ["/var/lib/slurm/slurmctld", "/var/log/slurm"] {
-        files::directory(path, 0o750, slurm).of(path)?;
+        files::directory(path, 0o750, its_user).of(path)?;
     }
-    fs::create_dir_all("/var/lib/slurm/slurmd").of("/var/lib/slurm/slurmd")?;
+    fs::create_dir_all("/var/spool/slurmd").of("/var/spool/slurmd")?;
+    let (empty, tables) = ("/usr/lib/holm/mysql", "/var/lib/slurm/mysql");
+    if !Path::new(tables).exists() {
+        let making = format!("{tables}.new");
+        // What a cut left of it.
+        run(&["rm", "-rf", &making])?;
+        run(&["cp", "-a", empty, &making])?;
+        rustix::fs::sync();
+        fs::rename(&making, tables).of(tables)?;
+    }
     // Slurm does not sync this one, and would not start with what a machine that was cut off leaves of it.
     let name = "/var/lib/slurm/slurmctld/clustername";
     if fs::metadata(name).is_ok_and(|file| file.len() == 0) {
         files::remove(name).of(name)?;
+    }
+    Ok(())
+}
+
+/// Jobs and their accounting are the project's: they lie on its disk where it has one, and outlive the root disk.
+fn on_the_projects_disk() -> Outcome {
+    let (of_project, here) = (format!("{}/slurm", disks::DATA), "/var/lib/slurm");
+    if files::is_mounted(disks::DATA) && !files::is_mounted(here) {
+        fs::create_dir_all(&of_project).of(&of_project)?;
+        mount_bind(of_project.as_str(), here).of(here)?;
     }
     Ok(())
 }

@@ -123,6 +123,12 @@ mod tests {
         assert!(told::<u32>(Err(NvmlError::NoPermission)).is_err());
     }
 
+    /// Those that NVIDIA's driver has.
+    fn gpus_of_this_machine() -> Vec<PciAddress> {
+        let Ok(found) = std::fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
+        found.map(|gpu| gpu.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
     /// On a machine with the driver it is looked at for real.
     #[test]
     fn the_library_of_this_machine_or_why_there_is_none() {
@@ -130,6 +136,12 @@ mod tests {
             Ok(library) => {
                 let nobody = "0000:00:00.0".parse().unwrap();
                 assert!(library.name().starts_with("nvml ") && library.read(nobody).is_err());
+                for gpu in gpus_of_this_machine() {
+                    let reading = library.read(gpu).unwrap();
+                    println!("{gpu}: {}: {reading:?}", library.name());
+                    assert!(reading.temperature_c.is_some_and(|degrees| (1..120).contains(&degrees)));
+                    assert!(!reading.firmware.is_empty());
+                }
             }
             Err(error) => assert!(error.chain().starts_with("NVML cannot be opened: "), "{}", error.chain()),
         }

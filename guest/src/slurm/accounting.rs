@@ -1,0 +1,92 @@
+//! Who may run jobs here, and of which classes, in the words of Slurm's own tool. What is so already stays so.
+
+use crate::{
+    command::{run, run_with},
+    failed::{Failed, Outcome, last},
+    seed::User,
+};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// How soon a service that does not answer yet is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A quality of service, as Slurm calls it.
+struct Class {
+    name: &'static str,
+    priority: u32,
+    /// GPUs of one person at once; all where it is none.
+    gpus: Option<usize>,
+    wall: &'static str,
+}
+
+/// As on the shared clusters that people come from: `normal` where nothing is said.
+const CLASSES: [Class; 4] = [
+    Class { name: "normal", priority: 100, gpus: None, wall: "2-00:00:00" },
+    Class { name: "short", priority: 500, gpus: None, wall: "03:00:00" },
+    Class { name: "1gpulong", priority: 50, gpus: Some(1), wall: "14-00:00:00" },
+    Class { name: "allgpus", priority: 0, gpus: None, wall: "21-00:00:00" },
+];
+
+/// The cluster, the project's account and its people.
+pub fn people(project: &str, users: &[User]) -> String {
+    let mut lines = vec!["add cluster slice".to_owned(), format!("add account {project} cluster=slice")];
+    for Class { name, .. } in &CLASSES {
+        lines.push(format!("add qos {name}"));
+    }
+    let names = CLASSES.map(|class| class.name).join(",");
+    lines.push(format!("modify account {project} set qos={names} DefaultQOS=normal"));
+    lines.extend(users.iter().map(|user| format!("add user {} account={project} cluster=slice", user.name)));
+    text(&lines)
+}
+
+/// What the classes may have of that many GPUs.
+pub fn classes(gpus: usize) -> String {
+    let line = |class: &Class| {
+        let most = class.gpus.unwrap_or(gpus).min(gpus);
+        let Class { name, priority, wall, .. } = class;
+        format!("modify qos {name} set priority={priority} MaxTRESPerUser=gres/gpu={most} MaxWall={wall}")
+    };
+    text(&CLASSES.iter().map(line).collect::<Vec<_>>())
+}
+
+fn text(lines: &[String]) -> String {
+    lines.join("\n") + "\n"
+}
+
+/// Says it to Slurm's accounting, as soon as that answers.
+pub fn tell(words: &str) -> Outcome {
+    let end = Instant::now() + LIMIT;
+    while let Err(Failed(why)) = run(&["sacctmgr", "--noheader", "show", "cluster", "format=cluster"]) {
+        if Instant::now() >= end {
+            return Err(Failed(format!("Slurm's accounting does not answer: {}", last(&why, 200))));
+        }
+        // It has no way to say that it listens.
+        let _ = rustix::event::poll(&mut [], rustix::event::Timespec::try_from(AGAIN).ok().as_ref());
+    }
+    let said = run_with(&["sacctmgr", "--immediate", "--quiet"], words)?;
+    let wrong = said.lines().find(|line| line.contains("error:"));
+    wrong.map_or(Ok(()), |line| Err(Failed(format!("Slurm's accounting: {}", last(line, 200)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_people_and_four_gpus() {
+        let users = [("ida", 10_001), ("bo", 10_002)].map(|(name, uid)| User { name: name.to_owned(), uid });
+        let words = people("heart-study", &users) + &classes(4);
+        insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!("accounting", words);
+        });
+    }
+
+    #[test]
+    fn no_class_has_more_gpus_than_there_are() {
+        for (gpus, most) in [(0, 0), (1, 1), (16, 16)] {
+            let words = classes(gpus);
+            assert_eq!(words.matches(&format!("gres/gpu={most} ")).count(), if gpus > 1 { 3 } else { 4 });
+        }
+    }
+}
