@@ -11,6 +11,15 @@ use std::{collections::BTreeSet, fs, io, ops::Range, os::unix::fs::chown, path::
 /// Whose user ids are people's.
 pub const PEOPLE: Range<u32> = 1000..60_000;
 
+/// What becomes of the account of who is nobody here any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Nobody comes in by it, and what still runs of it has a name.
+    Locked,
+    /// It is gone.
+    Removed,
+}
+
 /// The three files.
 #[derive(Debug, PartialEq, Eq)]
 struct Tables {
@@ -20,8 +29,8 @@ struct Tables {
 }
 
 impl Tables {
-    /// With these people in the place of those who were there.
-    fn with(&self, people: &[User]) -> Outcome<Self> {
+    /// With these people in the place of those who were there, of whom what becomes is `gone`.
+    fn with(&self, people: &[User], gone: Gone) -> Outcome<Self> {
         let of_people = |id: &str| id.parse().is_ok_and(|id| PEOPLE.contains(&id) || id == PROJECT_GROUP);
         let keep = |text: &str| -> Vec<String> {
             let lines = text.lines().filter(|line| !line.split(':').nth(2).is_some_and(of_people));
@@ -44,9 +53,26 @@ impl Tables {
             shadow.push(format!("{name}:*:1:0:99999:7:::"));
         }
         let names: Vec<&str> = people.iter().map(|user| user.name.as_str()).collect();
+        for User { name, uid } in self.people().iter().filter(|_| gone == Gone::Locked) {
+            if !people.iter().any(|user| user.name == *name || user.uid == *uid) {
+                passwd.push(format!("{name}:x:{uid}:{uid}::/home/{name}:/usr/sbin/nologin"));
+                group.push(format!("{name}:x:{uid}:"));
+                shadow.push(format!("{name}:!*:1:0:99999:7:::"));
+            }
+        }
         group.push(format!("project:x:{PROJECT_GROUP}:{}", names.join(",")));
         let text = |lines: Vec<String>| lines.into_iter().map(|line| line + "\n").collect();
         Ok(Self { passwd: text(passwd), group: text(group), shadow: text(shadow) })
+    }
+
+    /// Those who are there.
+    fn people(&self) -> Vec<User> {
+        let user = |line: &str| {
+            let mut fields = line.split(':');
+            let (name, uid) = (fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?);
+            PEOPLE.contains(&uid).then_some(User { name, uid })
+        };
+        self.passwd.lines().filter_map(user).collect()
     }
 }
 
@@ -65,13 +91,13 @@ pub fn system(name: &str) -> Outcome<Owner> {
 }
 
 /// Makes them the people of this machine.
-pub fn make(people: &[User]) -> Outcome {
+pub fn make(people: &[User], gone: Gone) -> Outcome {
     let tables = Tables {
         passwd: files::read("/etc/passwd")?,
         group: files::read("/etc/group")?,
         shadow: files::read("/etc/shadow")?,
     };
-    let Tables { passwd, group, shadow } = tables.with(people)?;
+    let Tables { passwd, group, shadow } = tables.with(people, gone)?;
     let keeper = (0, number(&group, "shadow")?);
     files::write("/etc/shadow", shadow, 0o640, keeper).of("/etc/shadow")?;
     files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
@@ -151,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_people_of_the_seed_and_no_others() {
-        let made = before().with(&[user("ida", 10_001), user("frida", 10_002)]).unwrap();
+        let made = before().with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Removed).unwrap();
         assert_eq!(
             made,
             Tables {
@@ -167,12 +193,27 @@ mod tests {
             }
         );
         for name in ["root", "munge", "slurm", "shadow"] {
-            let failed = before().with(&[user(name, 10_001)]).unwrap_err();
+            let failed = before().with(&[user(name, 10_001)], Gone::Locked).unwrap_err();
             assert_eq!(failed.0, format!("the name {name} belongs to the system"));
         }
         assert_eq!(number(&made.group, "shadow"), Ok(42));
         assert_eq!(number(&made.passwd, "ida"), Ok(10_001));
         assert!(number(&made.passwd, "id").is_err());
+    }
+
+    #[test]
+    fn of_who_goes_the_account_is_locked_and_then_removed_and_she_may_come_back() {
+        let (ida, frida) = (user("ida", 10_001), user("frida", 10_002));
+        let both = before().with(&[ida.clone(), frida.clone()], Gone::Removed).unwrap();
+        let one = both.with(std::slice::from_ref(&ida), Gone::Removed).unwrap();
+        let locked = both.with(std::slice::from_ref(&ida), Gone::Locked).unwrap();
+        assert!(locked.passwd.ends_with("\nfrida:x:10002:10002::/home/frida:/usr/sbin/nologin\n"));
+        assert!(locked.shadow.ends_with("\nfrida:!*:1:0:99999:7:::\n"));
+        assert!(locked.group.ends_with("\nfrida:x:10002:\nproject:x:60000:ida\n"));
+        assert_eq!(locked.with(std::slice::from_ref(&ida), Gone::Removed).unwrap(), one);
+        for before in [locked, one] {
+            assert_eq!(before.with(&[ida.clone(), frida.clone()], Gone::Locked).unwrap(), both);
+        }
     }
 
     #[test]
@@ -196,10 +237,10 @@ mod tests {
         fn whoever_came_and_went_before(some in proptest::collection::btree_map("[a-z]{4,9}", PEOPLE, 0..9), more in any::<bool>()) {
             let people: Vec<User> = some.iter().map(|(name, uid)| user(name, *uid)).collect();
             let others = if more { vec![user("somebody-else", 2000)] } else { Vec::new() };
-            if let Ok(made) = before().with(&people) {
-                let later = before().with(&others).unwrap().with(&people).unwrap();
+            if let Ok(made) = before().with(&people, Gone::Removed) {
+                let later = before().with(&others, Gone::Locked).unwrap().with(&people, Gone::Removed).unwrap();
                 prop_assert_eq!(&made, &later);
-                prop_assert_eq!(made.with(&people).unwrap(), later);
+                prop_assert_eq!(made.with(&people, Gone::Locked).unwrap(), later);
             }
         }
     }

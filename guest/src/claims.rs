@@ -51,7 +51,7 @@ fn value_of(text: &str) -> Value {
 }
 
 /// As people, services and disks are called.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let inner = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     let ends = text.starts_with(|first: char| first.is_ascii_lowercase()) && !text.ends_with('-');
     inner && ends && text.len() <= 32

@@ -23,6 +23,11 @@ pub fn disks(disks: &[Fullness]) -> Value {
     json!({ "event": "disks", "disks": disks })
 }
 
+/// Those whom the host calls so are the people here, and nothing runs of anybody else.
+pub fn people(of: &str) -> Value {
+    json!({ "event": "people", "of": of })
+}
+
 /// It lives.
 pub fn alive() -> Value {
     json!({ "event": "alive" })
@@ -51,6 +56,7 @@ mod tests {
             failed("found 1 of 2 GPUs"),
             disks(&[disk("root", 1024), disk("data", 0)]),
             alive(),
+            people("0123456789abcdef"),
         ];
         let said: String = said.iter().map(|event| format!("{event}\n")).collect();
         assert_eq!(said, GOLDEN);

@@ -15,12 +15,14 @@
 //! {"event":"disks","disks":[{"name":"root","bytes":…,"free":…,"files":…,"files_free":…},…]}
 //! {"event":"claim","boot":"9f86…","seq":7,"time":1796000000,"what":{"login":{"user":"ida","service":"sshd"}}}
 //! {"event":"alive"}
+//! {"event":"people","of":"9f86d081884c7d65"}
 //! ```
 //!
 //! Disks are said when it is ready, and then when one of them has become fuller or emptier by a per cent. The host may come
-//! late or come back: whenever it says "status", the last event of either kind is said again. What people do here is claimed
+//! late or come back: whenever it says "status", the last event of each kind is said again. What people do here is claimed
 //! for the log: numbered, and said again until the host answers "ack BOOT SEQ". When it says "grow", disks are larger, and
-//! their file systems become so. When it says "stop", the machine writes down what it holds and switches itself off. The host
+//! their file systems become so. When it says "people {…}", those are
+//! the people here from now on, and when nothing runs of anybody else any more, that is said. When it says "stop", the machine writes down what it holds and switches itself off. The host
 //! may cut it off at any time all the same, and the next boot has to cope with what is left.
 
 mod accounts;
@@ -28,12 +30,14 @@ mod claims;
 mod command;
 mod disks;
 mod event;
+mod evict;
 mod ext4;
 mod failed;
 mod files;
 mod fullness;
 mod gpus;
 mod here;
+mod members;
 mod port;
 mod seed;
 mod slurm;
@@ -43,10 +47,10 @@ mod words;
 
 use disks::Mounted;
 use failed::{Failed, Of as _, Outcome};
+use members::People;
 use port::Port;
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     env, fs,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -93,19 +97,21 @@ fn live() -> Outcome {
         });
     }
     let port = port.as_deref();
-    let (event, mounted) = match prepare(port) {
-        Ok((event, mounted)) => (event, [vec![disks::root()], mounted].concat()),
-        Err(Failed(reason)) => (event::failed(&reason), Vec::new()),
+    let mut slice = Slice::default();
+    let event = match prepare(port, run, &mut slice) {
+        Ok(event) => event,
+        Err(Failed(reason)) => event::failed(&reason),
     };
     println!("{event}");
     if let Some(port) = port {
         port.say_state(event).of("the port")?;
     }
-    mounted.iter().for_each(disks::grow);
-    if !mounted.is_empty() {
+    if slice.serves {
+        slice.mounted.insert(0, disks::root());
+        slice.mounted.iter().for_each(disks::grow);
         rustix::fs::sync();
     }
-    watch::for_ever(port, run, &mounted, &to_do)
+    watch::for_ever(port, run, slice, &to_do)
 }
 
 /// Stopping waits for nothing else, also not for a boot that hangs.
@@ -130,26 +136,40 @@ impl Drop for Ends {
     }
 }
 
-fn prepare(port: Option<&Port>) -> Outcome<(Value, Vec<Mounted>)> {
+/// What has become of this machine, as far as it has come.
+#[derive(Debug, Default)]
+struct Slice {
+    mounted: Vec<Mounted>,
+    /// Whose accounts were made.
+    people: Option<People>,
+    /// Slurm runs.
+    serves: bool,
+}
+
+fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value> {
     let told = seed::read()?;
+    let seeded = || People { of: told.people.clone(), users: told.users.clone() };
+    let people = People::told_since(run)?.unwrap_or_else(seeded);
     if let Some(port) = port {
-        port.know(told.users.iter().map(|user| (user.uid, user.name.clone())).collect());
+        port.know(&people.users);
     }
-    let mounted = disks::prepare(&told.disks)?;
+    slice.mounted = disks::prepare(&told.disks)?;
     if let Some(port) = port {
-        let names = mounted.iter().map(|mounted| mounted.name.as_str());
+        let names = slice.mounted.iter().map(|mounted| mounted.name.as_str());
         port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
     }
-    accounts::make(&told.users)?;
+    accounts::make(&people.users, accounts::Gone::Removed)?;
+    slice.people = Some(people);
     let key = ssh::open(&told)?;
     let serves = slurm::serve(&told)?;
-    Ok((event::ready(&key, &serves), mounted))
+    slice.serves = true;
+    Ok(event::ready(&key, &serves))
 }
 
 fn line(run: PathBuf, member: &str) -> Outcome {
     let line = std::io::stdin().as_fd().try_clone_to_owned().of("standard input")?;
     let port = Port::new(line, &run)?;
-    port.know(BTreeMap::from([(rustix::process::getuid().as_raw(), member.to_owned())]));
+    port.know(&[seed::User { name: member.to_owned(), uid: rustix::process::getuid().as_raw() }]);
     port.say_state(event::boot()).of("the port")?;
     port.answer(drop).of("the port")
 }

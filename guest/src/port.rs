@@ -6,6 +6,7 @@ use crate::{
     failed::{Of as _, Outcome},
     files,
     here::Here,
+    seed::User,
     words::{Order, Words},
 };
 use rustix::{
@@ -53,6 +54,7 @@ struct Saying {
     /// The last event of each kind that is said again.
     state: Value,
     disks: Option<Value>,
+    members: Option<Value>,
     /// Nobody listened: said as soon as somebody does.
     owed: bool,
     claims: Claims,
@@ -68,6 +70,7 @@ impl Port {
         let saying = Saying {
             state: event::boot(),
             disks: None,
+            members: None,
             owed: false,
             claims,
             people: BTreeMap::new(),
@@ -94,13 +97,21 @@ impl Port {
         self.say(&mut saying, &event)
     }
 
+    /// That those whom the host calls so are the people here.
+    pub fn say_people(&self, of: &str) -> io::Result<()> {
+        let mut saying = self.saying();
+        let event = event::people(of);
+        saying.members = Some(event.clone());
+        self.say(&mut saying, &event)
+    }
+
     pub fn say_alive(&self) -> io::Result<()> {
         self.put(format!("{}\n", event::alive()).as_bytes()).map(drop)
     }
 
     /// Who the people are of whom members' programs speak.
-    pub fn know(&self, people: BTreeMap<u32, String>) {
-        self.saying().people = people;
+    pub fn know(&self, people: &[User]) {
+        self.saying().people = people.iter().map(|user| (user.uid, user.name.clone())).collect();
     }
 
     /// What was mounted, once in a run of the machine.
@@ -121,7 +132,7 @@ impl Port {
     }
 
     fn say_all(&self, saying: &mut Saying) -> io::Result<()> {
-        let events = [Some(&saying.state), saying.disks.as_ref()];
+        let events = [Some(&saying.state), saying.disks.as_ref(), saying.members.as_ref()];
         let text: String = events.iter().flatten().map(|event| format!("{event}\n")).collect();
         saying.owed = !self.put(text.as_bytes())?;
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
 };
 use data_encoding::BASE64;
 use fatfs::{FileSystem, FsOptions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::{Cursor, Read as _},
@@ -30,12 +30,15 @@ pub struct Told {
     /// The key that signs people's certificates.
     pub ssh_ca: String,
     pub users: Vec<User>,
+    /// What the host calls these people.
+    #[serde(default)]
+    pub people: String,
     #[serde(default)]
     pub disks: Vec<Disk>,
 }
 
 /// Somebody who has an account.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub name: String,
     pub uid: u32,

@@ -2,10 +2,12 @@
 //! this machine lives.
 
 use crate::{
+    Slice,
     disks::{self, Mounted},
     event,
     failed::{Failed, Of as _, Outcome},
     fullness::{self, Fullness},
+    members::Members,
     port::Port,
     words::Order,
 };
@@ -19,25 +21,57 @@ use std::{
 const LOOK: Duration = Duration::from_secs(60);
 const ALIVE: Duration = Duration::from_secs(300);
 
+/// Something that is done again and again.
+#[derive(Debug, Default)]
+struct Due(Option<Instant>);
+
+impl Due {
+    /// True where it is time, and then not before another `every`.
+    fn is(&mut self, now: Instant, every: Duration) -> bool {
+        let due = self.0.is_none_or(|at| now >= at);
+        if due {
+            self.0 = Some(now + every);
+        }
+        due
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.0.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
+}
+
 /// Does it.
-pub fn for_ever(port: Option<&Port>, run: &Path, mounted: &[Mounted], orders: &Receiver<Order>) -> Outcome {
-    let (mut said, mut lived, mut looked) = (None, None::<Instant>, None::<Instant>);
-    let since = |at: Option<Instant>, limit| at.is_none_or(|at: Instant| at.elapsed() >= limit);
+pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver<Order>) -> Outcome {
+    let Slice { mounted, people, serves } = slice;
+    // Where it is not known who they are, nobody was let in.
+    let mut members = people.map(Members::new);
+    let (mut said, mut alive, mut look) = (None, Due::default(), Due::default());
     loop {
-        if since(looked, LOOK) {
-            looked = Some(Instant::now());
-            if let Some(port) = port.filter(|_| !mounted.is_empty() && since(lived, ALIVE)) {
-                lived = Some(Instant::now());
+        let now = Instant::now();
+        if serves && look.is(now, LOOK) {
+            if let Some(port) = port.filter(|_| alive.is(now, ALIVE)) {
                 port.say_alive().of("the port")?;
             }
+            if let Some(members) = members.as_mut() {
+                members.look_again();
+            }
             // What cannot be found out now may be later, and the slice runs on.
-            if let Err(Failed(why)) = look(port, run, mounted, &mut said) {
+            if let Err(Failed(why)) = how_full(port, run, &mounted, &mut said) {
                 eprintln!("disks: {why}");
             }
         }
-        let left = LOOK.saturating_sub(looked.map_or(LOOK, |at| at.elapsed()));
+        let next = port.zip(members.as_mut()).and_then(|(port, members)| members.turn(port, serves));
+        let looks = if serves { look.left(Instant::now()) } else { LOOK };
+        let left = next.map_or(looks, |next| next.min(looks));
         match orders.recv_timeout(left) {
             Ok(Order::Grow) => mounted.iter().for_each(disks::grow),
+            Ok(Order::People(people)) => {
+                if let Some((port, members)) = port.zip(members.as_mut())
+                    && let Err(Failed(why)) = members.want(people, run, port)
+                {
+                    eprintln!("people: {why}");
+                }
+            }
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             // Without a port nobody orders anything.
             Err(RecvTimeoutError::Disconnected) => {
@@ -48,10 +82,15 @@ pub fn for_ever(port: Option<&Port>, run: &Path, mounted: &[Mounted], orders: &R
 }
 
 /// Says how full they are, if that is news.
-fn look(port: Option<&Port>, run: &Path, mounted: &[Mounted], said: &mut Option<Vec<(u64, u64)>>) -> Outcome {
+fn how_full(
+    port: Option<&Port>,
+    run: &Path,
+    mounted: &[Mounted],
+    said: &mut Option<Vec<(u64, u64)>>,
+) -> Outcome {
     let disks = mounted.iter().map(Fullness::of).collect::<Outcome<Vec<_>>>()?;
     let news: Vec<_> = disks.iter().map(|disk| (disk.bytes, disk.percent())).collect();
-    if !disks.is_empty() && said.as_ref() != Some(&news) {
+    if said.as_ref() != Some(&news) {
         if let Some(port) = port {
             port.say_disks(event::disks(&disks)).of("the port")?;
         }

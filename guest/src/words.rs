@@ -1,7 +1,10 @@
 //! What the host says: a line an order.
 
+use crate::{accounts, claims::is_name, members::People};
+use std::collections::BTreeSet;
+
 /// The rest of a line that is longer than any order is nothing.
-const LONGEST: usize = 64;
+const LONGEST: usize = 64 * 1024;
 
 /// What it wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub enum Order {
     Acknowledge(u64),
     /// Disks are larger, and file systems are to become so.
     Grow,
+    /// These are to be the people here.
+    People(People),
     /// The machine is to write down what it holds and to switch itself off.
     Stop,
 }
@@ -23,6 +28,7 @@ impl Order {
             b"status" => Some(Self::Status),
             b"grow" => Some(Self::Grow),
             b"stop" => Some(Self::Stop),
+            _ if line.starts_with(b"people ") => people(line).map(Self::People),
             _ => {
                 let rest = std::str::from_utf8(line).ok()?.strip_prefix("ack ")?;
                 let seq = rest.strip_prefix(boot)?.strip_prefix(' ')?;
@@ -31,6 +37,15 @@ impl Order {
             }
         }
     }
+}
+
+/// `people {"of":"0123456789abcdef","users":[{"name":"ida","uid":10001}]}`; `None` also where two would be one.
+fn people(line: &[u8]) -> Option<People> {
+    let people: People = serde_json::from_slice(line.strip_prefix(b"people ")?).ok()?;
+    let names: BTreeSet<&str> = people.users.iter().map(|user| user.name.as_str()).collect();
+    let fits = people.users.iter().all(|user| is_name(&user.name) && accounts::PEOPLE.contains(&user.uid));
+    let count = people.users.len();
+    (fits && names.len() == count && people.ids().len() == count).then_some(people)
 }
 
 /// Cuts what is heard into lines.
@@ -75,6 +90,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn people_are_told_whole_or_not_at_all() {
+        let told =
+            |users: &str| Order::parse(format!(r#"people {{"of":"0f","users":[{users}]}}"#).as_bytes(), BOOT);
+        let Some(Order::People(people)) = told(r#"{"name":"ida","uid":10001},{"name":"frida","uid":10002}"#)
+        else {
+            panic!("no order")
+        };
+        assert_eq!((people.of.as_str(), people.ids()), ("0f", BTreeSet::from([10_001, 10_002])));
+        assert_eq!(told(""), Some(Order::People(People { of: "0f".to_owned(), users: Vec::new() })));
+        for users in [
+            r#"{"name":"root","uid":0}"#,
+            r#"{"name":"ida","uid":60000}"#,
+            r#"{"name":"ida:x:0:0","uid":10001}"#,
+            r#"{"name":"","uid":10001}"#,
+            r#"{"name":"ida","uid":-1}"#,
+            r#"{"name":"ida"}"#,
+            r#"{"name":"ida","uid":10001},{"name":"ida","uid":10002}"#,
+            r#"{"name":"ida","uid":10001},{"name":"frida","uid":10001}"#,
+            r#"{"name":"ida","uid":10001}"#.get(..10).unwrap(),
+        ] {
+            assert_eq!(told(users), None, "{users}");
+        }
+    }
+
     proptest! {
         #[test]
         fn however_it_is_cut_the_lines_are_the_same(text in "[a-c\n]{0,60}", cut in 0usize..60) {
@@ -87,7 +127,7 @@ mod tests {
         }
 
         #[test]
-        fn what_has_no_end_is_not_kept(pieces in proptest::collection::vec("[a-z]{0,5000}", 0..9)) {
+        fn what_has_no_end_is_not_kept(pieces in proptest::collection::vec("[a-z]{0,50000}", 0..9)) {
             let mut words = Words::default();
             for piece in pieces {
                 prop_assert!(words.push(piece.as_bytes()).is_empty() && words.held.len() <= LONGEST);

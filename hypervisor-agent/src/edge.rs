@@ -263,6 +263,8 @@ pub enum GuestEvent {
     Disks(Vec<v1::DiskUse>),
     /// It lives.
     Alive,
+    /// What it calls the people who have accounts in it: as it was told, or nothing. Of nobody else does anything run.
+    People(String),
     /// What it claims to have seen: plausible, as [`holm_proto::guest`] has it.
     Claim {
         /// The run of the guest that it is numbered in.
@@ -382,6 +384,8 @@ pub trait Host: Send + Sync + 'static {
     fn guest_events(&self, slice: SliceId) -> Result<Vec<GuestEvent>>;
     /// Tell the guest that what it claimed in this run of it is in the log up to this number. Never waits, and may be lost.
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> Result<()>;
+    /// Tell the guest who has an account in it from now on. Never waits, and may be lost.
+    fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> Result<()>;
     /// A connected stream socket to the slice's SSH server.
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd>;
 }

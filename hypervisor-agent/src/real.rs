@@ -441,6 +441,11 @@ impl Host for RealHost {
         self.channels.acknowledge(slice, boot, seq).map(drop)
     }
 
+    fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> Result<()> {
+        // Until it says so it is told again.
+        self.channels.tell_people(slice, users).map(drop)
+    }
+
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd> {
         let machine = self.libvirt.machines()?.into_iter().find(|machine| machine.slice == slice);
         let cid = machine

@@ -762,6 +762,9 @@ impl Engine {
                 if let Some((boot, seq)) = owed {
                     host.acknowledge_guest(kept.slice, &boot, seq)?;
                 }
+                if job.tell_people {
+                    host.tell_guest_people(kept.slice, &spec()?.users)?;
+                }
                 return host.guest_events(kept.slice).map(Brought::Events);
             }
             Effect::Resume => {

@@ -34,6 +34,7 @@ mod intention;
 mod jobs;
 mod next;
 mod paused;
+mod people;
 mod record;
 mod runs;
 mod slice;

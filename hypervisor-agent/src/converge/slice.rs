@@ -5,21 +5,29 @@ use super::{
     engine::{Limits, Now, Turn},
     intention::{Spec, Want},
     next::{Disks, Effect, Machine, Why},
+    people::People,
     record::{Kept, KeptChange, KeptGuest, KeptStep, KeptVolume, Point},
     voice::Voice,
 };
 use crate::edge::{DomainSpec, GuestEvent, Image, Key, Keys, OtherVolume, Seed, VolumeKind};
+use crate::guest::digest_of;
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
 };
 use secrecy::ExposeSecret as _;
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The step between a machine's start and the first word of its guest.
 pub(super) const STEP_BOOT: &str = "guest boots";
 /// The step from then until the guest can be used.
 const STEP_SLURM: &str = "slurm ready";
+/// How often a guest is heard that was told who its people are.
+const HEAR_OF_PEOPLE: Duration = Duration::from_secs(1);
 /// No text that goes to holmd is longer.
 const MAX_REASON_CHARS: usize = 512;
 
@@ -43,6 +51,8 @@ pub(super) struct Slice {
     pub(super) claims: Claims,
     /// What its guest says for the log.
     pub(super) voice: Voice,
+    /// Who has an account in it, as its guest says.
+    pub(super) people: People,
 }
 
 #[derive(Default)]
@@ -111,6 +121,8 @@ pub(super) struct Job {
     pub(super) save: bool,
     pub(super) spec: Option<Spec>,
     pub(super) keys: Option<Arc<Held>>,
+    /// Its guest is to be told who has an account in it.
+    pub(super) tell_people: bool,
 }
 
 pub(super) enum Waiting {
@@ -305,12 +317,17 @@ impl Slice {
             // Until it is known to be there.
             self.stored = None;
         }
+        let spec = self.want.as_ref().and_then(|want| want.spec.clone().ok());
+        let called = spec.as_ref().map(|spec| digest_of(&spec.users));
+        let tell_people =
+            effect == Effect::Hear && called.is_some_and(|called| self.people.tell(&called, now.instant));
         Some(Job {
             effect,
             kept: kept.clone(),
             before,
             save,
-            spec: self.want.as_ref().and_then(|want| want.spec.clone().ok()),
+            spec,
+            tell_people,
             keys: match &self.key {
                 HeldKey::Held(keys) => Some(Arc::clone(keys)),
                 HeldKey::None | HeldKey::Refused(_) | HeldKey::Later => None,
@@ -352,6 +369,7 @@ impl Slice {
                 }
                 (Point::Booting | Point::Ready, GuestEvent::Disks(disks)) => self.claims.hear(disks),
                 (Point::Booting | Point::Ready, GuestEvent::Alive) => self.voice.live(now.instant),
+                (Point::Booting | Point::Ready, GuestEvent::People(of)) => self.people.hear(of),
                 (Point::Booting | Point::Ready, GuestEvent::Lost(lines)) => self.voice.lose(lines),
                 (Point::Booting | Point::Ready, GuestEvent::Claim { boot, claim }) => {
                     self.voice.hear(boot, claim);
@@ -361,7 +379,13 @@ impl Slice {
             }
         }
         self.claims.turn(now.instant);
-        let often = if kept.point == Point::Ready { limits.hear_ready } else { limits.hear_booting };
+        let wanted = self.want.as_ref().and_then(|want| want.spec.as_ref().ok());
+        let people = wanted.is_some_and(|spec| self.people.are_others_than(&digest_of(&spec.users)));
+        let often = match kept.point {
+            Point::Ready if people => limits.hear_ready.min(HEAR_OF_PEOPLE),
+            Point::Ready => limits.hear_ready,
+            _ => limits.hear_booting,
+        };
         if let Some(reason) = gave_up {
             self.fail(&reason);
             news = true;

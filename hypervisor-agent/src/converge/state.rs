@@ -8,6 +8,7 @@ use super::{
     jobs::Job,
     next::{Disks, Effect, Facts, Holder, KeyFact, Machine},
     paused::Paused,
+    people::People,
     record::{Kept, Point},
     runs::Run,
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
@@ -279,6 +280,7 @@ impl State {
                 slice.boots = Some(now.instant);
                 slice.claims = Claims::default();
                 slice.voice = Voice::default();
+                slice.people = People::default();
             }
             // What it stood still does not count.
             (Effect::Resume, _) => slice.boots = None,

@@ -3,9 +3,12 @@
 //! Nothing is read but when it is asked for, and then no more than a bounded piece: a guest that floods its
 //! port fills a buffer of the kernel's and is held up there, at no cost to the host.
 
-use super::message::{Lines, parse};
+use super::{
+    message::{Lines, parse},
+    people,
+};
 use crate::edge::{EdgeError, GuestEvent, Result};
-use holm_proto::ids::SliceId;
+use holm_proto::{ids::SliceId, v1::GuestUser};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
@@ -101,6 +104,11 @@ impl Channels {
         self.ask(slice, format!("ack {boot} {seq}\n").as_bytes())
     }
 
+    /// Tells the guest who has an account in it; false where nobody listens, or takes nothing more now.
+    pub fn tell_people(&self, slice: SliceId, users: &[GuestUser]) -> Result<bool> {
+        self.ask(slice, people::line(slice, users)?.as_bytes())
+    }
+
     fn ask(&self, slice: SliceId, what: &[u8]) -> Result<bool> {
         let failed = |error| EdgeError::because(format!("cannot ask the guest of slice `{slice}`"), error);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,8 +121,12 @@ impl Channels {
         };
         match channel.stream.write(what) {
             Ok(written) => {
-                open.insert(slice, channel);
-                Ok(written == what.len())
+                // What follows half a line would be the rest of it: the next one begins anew.
+                let whole = written == what.len();
+                if whole {
+                    open.insert(slice, channel);
+                }
+                Ok(whole)
             }
             Err(error) if ended(&error) => Ok(false),
             Err(error) => Err(failed(error)),
@@ -289,6 +301,27 @@ mod tests {
         assert!(said.ends_with(b"\nack 0f 18446744073709551615\n"));
         // One that does not read is not waited for.
         while channels.acknowledge(slice, "0f", 1).unwrap() {}
+    }
+
+    #[test]
+    fn a_guest_is_told_its_people_whole_or_anew() {
+        let Fixture { channels, slice, _directory } = fixture();
+        let users: Vec<GuestUser> =
+            (0..1000).map(|n| GuestUser { name: format!("user-{n}"), uid: 1000 + n }).collect();
+        assert!(!channels.tell_people(slice, &users).unwrap(), "nobody listens");
+        let guest = UnixListener::bind(channels.path(slice)).unwrap();
+        assert!(channels.tell_people(slice, &users).unwrap());
+        let (mut port, _) = guest.accept().unwrap();
+        let mut said = vec![0; ASK.len() + people::line(slice, &users).unwrap().len()];
+        port.read_exact(&mut said).unwrap();
+        assert!(said.ends_with(people::line(slice, &users).unwrap().as_bytes()));
+        // One that does not read is told until nothing fits; whoever connects then hears whole lines again.
+        while channels.tell_people(slice, &users).unwrap() {}
+        assert!(channels.ask_to_grow(slice).unwrap());
+        let (mut port, _) = guest.accept().unwrap();
+        let mut said = [0; ASK.len() + GROW.len()];
+        port.read_exact(&mut said).unwrap();
+        assert_eq!(said, [ASK, GROW].concat()[..]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a guest says, byte by byte hostile: a line is bounded, an event has exactly its own fields, a text
 //! is printable ASCII of bounded length, a key is a key.
 
-use super::key;
+use super::{key, people};
 use crate::edge::GuestEvent;
 use holm_proto::{fullness, guest, v1};
 use serde::Deserialize;
@@ -52,6 +52,7 @@ enum Message {
     Failed { reason: String },
     Disks { disks: Vec<Disk> },
     Alive {},
+    People { of: String },
     Claim { boot: String, seq: u64, time: u64, what: What },
 }
 
@@ -121,6 +122,7 @@ pub fn parse(line: &[u8]) -> Option<GuestEvent> {
             fullness::plausible(disks.collect()).map(GuestEvent::Disks)
         }
         Message::Alive {} => Some(GuestEvent::Alive),
+        Message::People { of } => people::is_digest(&of).then_some(GuestEvent::People(of)),
         Message::Claim { boot, seq, time, what } => {
             let claim = v1::GuestClaim { seq, time, what: Some(what.into()) };
             let fits = guest::is_boot(&boot) && guest::is_plausible(&claim);
@@ -205,6 +207,7 @@ mod tests {
             GuestEvent::Failed("found 1 of 2 GPUs".to_owned()),
             GuestEvent::Disks(vec![disk("root", 1024), disk("data", 0)]),
             GuestEvent::Alive,
+            GuestEvent::People("0123456789abcdef".to_owned()),
         ];
         assert!(events.eq(understood.map(Some)));
     }
@@ -311,6 +314,11 @@ mod tests {
             r#"["boot"]"#,
             r#"["claim",{"event":"boot"}]"#,
             r#"{"event":"alive","seq":1}"#,
+            r#"{"event":"people"}"#,
+            r#"{"event":"people","of":"0123456789ABCDEF"}"#,
+            r#"{"event":"people","of":"0123456789abcdef0"}"#,
+            r#"{"event":"people","of":1}"#,
+            r#"{"event":"people","of":"","users":[]}"#,
         ] {
             assert_eq!(parse(line.as_bytes()), None, "{line}");
         }

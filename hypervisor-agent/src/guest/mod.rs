@@ -4,7 +4,8 @@
 mod channel;
 mod key;
 mod message;
+mod people;
 mod seed;
 mod ssh;
 
-pub use self::{channel::Channels, seed::Seeds, ssh::connect};
+pub use self::{channel::Channels, people::digest_of, seed::Seeds, ssh::connect};

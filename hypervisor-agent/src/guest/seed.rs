@@ -3,7 +3,7 @@
 //! The cloud-config is JSON, which is YAML as well, and the file it writes is base64 inside it: nothing that
 //! a project or a level is called can become an instruction to cloud-init.
 
-use super::key;
+use super::{key, people};
 use crate::{
     config::PciId,
     edge::{EdgeError, Result, Seed, VolumeKind},
@@ -25,8 +25,6 @@ const FILE_IN_GUEST: &str = "/etc/holm/slice.json";
 const LABEL: [u8; 11] = *b"CIDATA     ";
 const MIB: usize = 1 << 20;
 const MAX_LEVEL_CHARS: usize = 64;
-/// Accounts below belong to the system, those above to nobody.
-const UIDS: std::ops::RangeInclusive<u32> = 1000..=59_999;
 
 /// The seeds of this host's slices.
 #[derive(Debug, Clone)]
@@ -100,19 +98,6 @@ impl Seeds {
     fn user_data(&self, seed: &Seed) -> Result<String> {
         let slice = seed.slice;
         let refused = |error| EdgeError::because(format!("the seed of slice `{slice}` is refused"), error);
-        let mut users = Vec::new();
-        for user in &seed.users {
-            let name: Name = user.name.parse().map_err(refused)?;
-            if !UIDS.contains(&user.uid) {
-                return Err(EdgeError::new(format!(
-                    "the seed of slice `{slice}` is refused: `{name}` has the user id {}, and people have {} to {}",
-                    user.uid,
-                    UIDS.start(),
-                    UIDS.end()
-                )));
-            }
-            users.push(json!({ "name": name, "uid": user.uid }));
-        }
         let disks: Vec<_> = seed
             .others
             .iter()
@@ -136,7 +121,8 @@ impl Seeds {
             "gpus": seed.gpus,
             "gpu_pci_ids": self.gpus.iter().map(PciId::as_str).collect::<Vec<_>>(),
             "ssh_ca": ssh_ca,
-            "users": users,
+            "users": people::accounts(slice, &seed.users)?,
+            "people": people::digest_of(&seed.users),
             "disks": disks,
         });
         let config = json!({

@@ -1,7 +1,10 @@
 //! What a simulated guest claims for the log: its first member, when it has started, and whoever connects to it log in, run a
 //! job on all of its GPUs and leave.
 
-use crate::edge::{GuestEvent, Seed, VolumeKind};
+use crate::{
+    edge::{GuestEvent, Seed, VolumeKind},
+    guest::digest_of,
+};
 use holm_proto::v1::{self, guest_claim::What};
 use std::{
     collections::VecDeque,
@@ -28,6 +31,8 @@ pub(super) struct Claims {
     user: String,
     disks: Vec<&'static str>,
     jobs: u32,
+    /// What those who have accounts are called, and whether that was said.
+    people: (String, bool),
 }
 
 impl Default for Claims {
@@ -41,6 +46,7 @@ impl Default for Claims {
             user: "root".to_owned(),
             disks: vec!["root"],
             jobs: 0,
+            people: (String::new(), false),
         };
         claims.mount();
         claims
@@ -54,6 +60,7 @@ impl Claims {
         if let Some(user) = seed.users.first() {
             claims.user.clone_from(&user.name);
         }
+        claims.people.0 = digest_of(&seed.users);
         claims.disks.extend(seed.others.iter().map(|other| match other.kind {
             VolumeKind::Root => "root",
             VolumeKind::Data => "data",
@@ -67,8 +74,17 @@ impl Claims {
         (self.boot, self.seq, self.said) = (boot(), 0, 0);
         self.kept.clear();
         self.lived = None;
+        self.people.1 = false;
         self.mount();
         self.visited(gpus);
+    }
+
+    /// These have accounts from now on, and nobody else does anything here.
+    pub(super) fn admit(&mut self, users: &[v1::GuestUser]) {
+        self.people = (digest_of(users), false);
+        if let Some(user) = users.first() {
+            self.user.clone_from(&user.name);
+        }
     }
 
     fn mount(&mut self) {
@@ -123,6 +139,10 @@ impl Claims {
         if self.lived.is_none_or(|lived| lived.elapsed() >= LIVES) {
             self.lived = Some(Instant::now());
             events.push(GuestEvent::Alive);
+        }
+        if !self.people.1 {
+            self.people.1 = true;
+            events.push(GuestEvent::People(self.people.0.clone()));
         }
         let news = self.kept.iter().filter(|claim| claim.seq > self.said).cloned();
         events.extend(news.map(|claim| self.event(claim)));

@@ -535,6 +535,11 @@ impl Host for SimulatedHost {
         Ok(())
     }
 
+    fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> Result<()> {
+        self.claims().entry(slice).or_default().admit(users);
+        Ok(())
+    }
+
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd> {
         self.call("connect_ssh", 0, |machine| match machine.domains.get(&slice) {
             Some(domain) if domain.running => Ok(()),
@@ -768,14 +773,14 @@ mod tests {
         up(&host, '1', gpu(0x34)).unwrap();
         // It boots, is ready, says how full its disks are, lives, and claims that its root disk is mounted, a login, a job,
         // its end and a logout.
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 9);
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 10);
         assert_eq!(host.guest_events(slice('1')).unwrap(), []);
         let before = host.machine();
         drop(host);
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         assert_eq!(host.machine(), before);
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 5, "a new agent is told again");
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 6, "a new agent is told again");
         assert!(host.bind(gpu(0x34)).is_err() && host.sanitise_one(gpu(0x34)).is_err());
         host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();

@@ -271,6 +271,9 @@ impl Host for Watched {
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
         self.inner.acknowledge_guest(slice, boot, seq)
     }
+    fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> edge::Result<()> {
+        self.inner.tell_guest_people(slice, users)
+    }
     fn connect_ssh(&self, _: SliceId) -> edge::Result<OwnedFd> {
         Err(EdgeError::new("nobody connects here"))
     }

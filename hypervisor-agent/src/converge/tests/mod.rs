@@ -5,6 +5,7 @@
 mod full;
 mod jobs;
 mod life;
+mod members;
 mod voices;
 mod world;
 

@@ -249,6 +249,9 @@ impl Host for TestHost {
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
         self.inner.acknowledge_guest(slice, boot, seq)
     }
+    fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> edge::Result<()> {
+        self.inner.tell_guest_people(slice, users)
+    }
     fn connect_ssh(&self, slice: SliceId) -> edge::Result<OwnedFd> {
         self.inner.connect_ssh(slice)
     }
@@ -312,6 +315,8 @@ pub(super) struct World {
     pub(super) limits: Limits,
     /// What holmd wants done with disks and backups.
     pub(super) jobs: Vec<v1::IntendedJob>,
+    /// The members of the project.
+    pub(super) users: Vec<v1::GuestUser>,
 }
 
 pub(super) fn slice(number: u8) -> SliceId {
@@ -384,6 +389,7 @@ impl World {
             holmd,
             limits,
             jobs: Vec::new(),
+            users: Vec::new(),
         };
         world.begin(i64::MAX);
         world
@@ -455,6 +461,7 @@ impl World {
                 memory_mib: 1024,
                 devices: devices.iter().filter(|_| !released).map(ToString::to_string).collect(),
                 partition: 9,
+                users: self.users.clone(),
                 volume_id: volume(*id).to_string(),
                 volumes: [(data(*id), v1::VolumeKind::Data), (scratch(*id), v1::VolumeKind::Scratch)]
                     .map(|(id, kind)| v1::IntendedVolume {

@@ -1,0 +1,145 @@
+//! Ends what runs here of who is nobody here: processes, and jobs of Slurm.
+
+use crate::{
+    accounts::PEOPLE,
+    command::run,
+    failed::{Of as _, Outcome},
+    files,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// Programs that are under way, and are not waited for.
+#[derive(Debug, Default)]
+pub struct Evictions {
+    helpers: Vec<Child>,
+}
+
+impl Evictions {
+    /// Ends what there is of people who are none of these; true where nothing was found. `slurm`: there is one to be asked.
+    pub fn pass(&mut self, people: &BTreeSet<u32>, slurm: bool) -> Outcome<bool> {
+        self.helpers.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
+        let found = processes(Path::new("/proc"), people)?;
+        let who: BTreeSet<u32> = found.iter().map(|(_, uid)| *uid).collect();
+        for uid in who {
+            self.end_at_once(uid);
+        }
+        for (pid, _) in &found {
+            // What has ended meanwhile is gone.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        // After their processes: where there was none, none has handed in a job since it was looked.
+        let jobs = if slurm {
+            jobs(&run(&["squeue", "--noheader", "--format=%A %U %T"])?, people)
+        } else {
+            Vec::new()
+        };
+        if !jobs.is_empty() {
+            let jobs: Vec<&str> = jobs.iter().map(String::as_str).collect();
+            run(&[&["scancel"], jobs.as_slice()].concat())?;
+        }
+        Ok(jobs.is_empty() && found.is_empty())
+    }
+
+    /// Ends all processes of somebody in one step of the kernel's, which what forks without end does not outrun. Whoever does
+    /// that is one of them, and may be stopped by another: it is not waited for, and ends with the rest.
+    fn end_at_once(&mut self, uid: u32) {
+        let mut kill = Command::new("kill");
+        kill.args(["-KILL", "--", "-1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match kill.uid(uid).gid(uid).current_dir("/").spawn() {
+            Ok(helper) => self.helpers.push(helper),
+            Err(error) => eprintln!("no program ends the processes of {uid}: {error}"),
+        }
+    }
+}
+
+/// A person, and none of these.
+fn is_stranger(uid: u32, people: &BTreeSet<u32>) -> bool {
+    PEOPLE.contains(&uid) && !people.contains(&uid)
+}
+
+/// Processes of strangers that have not ended, and whose each is.
+fn processes(proc: &Path, people: &BTreeSet<u32>) -> Outcome<Vec<(Pid, u32)>> {
+    let mut found = Vec::new();
+    for name in files::names(proc).of(proc.display())? {
+        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
+        let path = proc.join(name).join("status");
+        match fs::read_to_string(&path) {
+            Ok(status) => found.extend(stranger(&status, people).map(|uid| (pid, uid))),
+            // It has ended meanwhile, and says so in one of two ways.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => {}
+            Err(error) => return Err(error).of(path.display()),
+        }
+    }
+    Ok(found)
+}
+
+const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
+/// Whose a process is, of what the kernel says of it: by any of its user ids.
+fn stranger(status: &str, people: &BTreeSet<u32>) -> Option<u32> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    // One that has ended, and that nobody has asked after yet, does nothing more.
+    if field("State:")?.trim_start().starts_with(['Z', 'X']) {
+        return None;
+    }
+    field("Uid:")?.split_whitespace().filter_map(|uid| uid.parse().ok()).find(|uid| is_stranger(*uid, people))
+}
+
+/// Jobs of strangers in Slurm's queue, but for those that have only to be cleared away.
+fn jobs(queue: &str, people: &BTreeSet<u32>) -> Vec<String> {
+    let theirs = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (job, uid, state) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+        (is_stranger(uid, people) && state != "COMPLETING").then(|| job.to_owned())
+    };
+    queue.lines().filter_map(theirs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_found_by_any_of_their_ids_and_nobody_else_is() {
+        let place = tempfile::tempdir().unwrap();
+        let people = BTreeSet::from([10_001]);
+        for (pid, state, uids) in [
+            ("1", "S (sleeping)", "0\t0\t0\t0"),
+            ("20", "S (sleeping)", "10001\t10001\t10001\t10001"),
+            ("21", "T (stopped)", "10002\t10002\t10002\t10002"),
+            ("22", "R (running)", "10002\t0\t0\t0"),
+            ("23", "R (running)", "10001\t10001\t10002\t10001"),
+            ("24", "Z (zombie)", "10002\t10002\t10002\t10002"),
+            ("25", "S (sleeping)", "64030\t64030\t64030\t64030"),
+            ("26", "S (sleeping)", "999\t999\t999\t999"),
+            ("self", "R (running)", "10002\t10002\t10002\t10002"),
+        ] {
+            fs::create_dir(place.path().join(pid)).unwrap();
+            let status = format!(
+                "Name:\tx\nUmask:\t0022\nState:\t{state}\nPid:\t{pid}\nUid:\t{uids}\nGid:\t0\t0\t0\t0\n"
+            );
+            fs::write(place.path().join(pid).join("status"), status).unwrap();
+        }
+        // One that has just ended.
+        fs::create_dir(place.path().join("27")).unwrap();
+        let found = processes(place.path(), &people).unwrap();
+        let found: Vec<(i32, u32)> = found.iter().map(|(pid, uid)| (pid.as_raw_pid(), *uid)).collect();
+        assert_eq!(found, [(21, 10_002), (22, 10_002), (23, 10_002)]);
+        assert!(processes(Path::new("/nonexistent"), &people).unwrap().is_empty());
+    }
+
+    #[test]
+    fn jobs_of_strangers_are_found() {
+        let queue = "7 10001 RUNNING\n8 10002 PENDING\n9 10002 COMPLETING\n10 10002 RUNNING\n11 0 RUNNING\nnonsense\n";
+        assert_eq!(jobs(queue, &BTreeSet::from([10_001])), ["8", "10"]);
+        assert!(jobs("", &BTreeSet::new()).is_empty());
+    }
+}
