@@ -183,6 +183,7 @@ impl App {
         let notify = Notify::load(&config)?;
         Watch::new(config.watch.as_deref())
             .map_err(|why| Failure::new(format!("[[watch]]: {why}"), "mend holmd.toml, then: holmd check"))?;
+        config.review.check().map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let login = config.login.clone().map(Login::new).transpose();
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;

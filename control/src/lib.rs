@@ -18,6 +18,7 @@ pub mod notify;
 pub mod placement;
 pub mod policy;
 pub mod reconcile;
+pub mod review;
 pub mod search;
 pub mod setup;
 pub mod store;

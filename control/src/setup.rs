@@ -107,6 +107,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         notify: Default::default(),
         login: None,
         watch: None,
+        review: Default::default(),
         witness: Default::default(),
         stream: Default::default(),
     };

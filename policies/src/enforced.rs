@@ -71,5 +71,10 @@ pub const ALWAYS: &[(&str, &str, &str)] = &[
         "control/src/domain/people",
     ),
     ("roster", "who is not enrolled, or not of the project, reaches nothing of it", "control/src/api"),
+    (
+        "sample-review",
+        "of every period a sample of accesses is drawn for officers, and one that is overdue is told",
+        "control/src/review",
+    ),
     ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
 ];

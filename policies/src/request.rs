@@ -216,6 +216,8 @@ actions! {
     DeviceRelease = "device.release";
     /// Read and verify the log.
     AuditRead = "audit.read";
+    /// Say of an entry of a sample of the log that it is in order, or not.
+    AuditReview = "audit.review";
     /// Read the rules in force, and ask what they would answer.
     PolicyRead = "policy.read";
     /// Put other rules in force.

@@ -29,6 +29,7 @@ mod policy;
 mod project;
 mod queue;
 mod register;
+mod review;
 mod search;
 mod serve;
 mod slice;

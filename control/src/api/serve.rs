@@ -11,6 +11,7 @@ use super::lock::Locks;
 use super::person::People;
 use super::policy::Policies;
 use super::project::Projects;
+use super::review::Reviews;
 use super::slice::Slices;
 use crate::allowance::Admitted;
 use crate::app::{App, Failure};
@@ -19,6 +20,7 @@ use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
+use crate::review;
 use crate::{search, stream, watch, witness};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
@@ -32,6 +34,7 @@ use holm_proto::v1::lock_service_server::LockServiceServer;
 use holm_proto::v1::person_service_server::PersonServiceServer;
 use holm_proto::v1::policy_service_server::PolicyServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
+use holm_proto::v1::review_service_server::ReviewServiceServer;
 use holm_proto::v1::slice_service_server::SliceServiceServer;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -96,6 +99,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(search::run(Arc::clone(&app)));
     background.spawn(watch::run(Arc::clone(&app)));
+    background.spawn(review::run(Arc::clone(&app)));
     background.spawn(witness::run(witnesses));
     background.spawn(stream::run(streams));
     background.spawn(async move {
@@ -170,6 +174,7 @@ struct Services {
     backups: BackupServiceServer<BackupKeeping>,
     policies: PolicyServiceServer<Policies>,
     locks: LockServiceServer<Locks>,
+    reviews: ReviewServiceServer<Reviews>,
 }
 
 impl Services {
@@ -188,6 +193,7 @@ impl Services {
             backups: BackupServiceServer::new(BackupKeeping(app())).max_decoding_message_size(most),
             policies: PolicyServiceServer::new(Policies(app())).max_decoding_message_size(most),
             locks: LockServiceServer::new(Locks(app())).max_decoding_message_size(most),
+            reviews: ReviewServiceServer::new(Reviews(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -235,6 +241,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.backups) => self.backups.call(request),
             s if s == name(&self.policies) => self.policies.call(request),
             s if s == name(&self.locks) => self.locks.call(request),
+            s if s == name(&self.reviews) => self.reviews.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -21,6 +21,7 @@ pub mod project;
 pub mod quota;
 pub mod records;
 pub mod register;
+pub mod review;
 pub mod slice;
 pub mod state;
 pub mod unapprove;

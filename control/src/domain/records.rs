@@ -6,6 +6,7 @@ use super::lock::Subject as Locked;
 use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
 use super::register::{Filed, Registration, Warned};
+use super::review::Review;
 use holm_policies::Pack;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ pub enum Record {
     Lock(Lock),
     /// How far a slice's guest is with what it claims.
     Claims(Claims),
+    /// A sample of the log that officers look at.
+    Review(Review),
 }
 
 /// One change of one record.
@@ -64,6 +67,7 @@ impl Record {
             Self::Policy(_) => "policy".to_owned(),
             Self::Lock(r) => format!("lock/{}", r.subject),
             Self::Claims(r) => format!("claims/{}", r.slice.into_untyped_uuid()),
+            Self::Review(r) => format!("review/{}", r.number),
         }
     }
 }

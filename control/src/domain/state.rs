@@ -4,6 +4,7 @@ use super::lock::Subject;
 use super::records::{
     Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
 };
+use super::review::Review;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use newtype_uuid::GenericUuid;
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub struct State {
     pub runs: Table<RunId, Run>,
     pub locks: Table<Subject, Lock>,
     pub claims: Table<SliceId, Claims>,
+    pub reviews: Table<u32, Review>,
     pub policy: Option<Policy>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
@@ -54,6 +56,7 @@ impl State {
         all.extend(self.runs.values().cloned().map(Record::Run));
         all.extend(self.locks.values().cloned().map(Record::Lock));
         all.extend(self.claims.values().cloned().map(Record::Claims));
+        all.extend(self.reviews.values().cloned().map(Record::Review));
         all
     }
 
@@ -102,6 +105,7 @@ impl State {
             Record::Run(r) => drop(Arc::make_mut(&mut self.runs).insert(r.id, r)),
             Record::Lock(r) => drop(Arc::make_mut(&mut self.locks).insert(r.subject.clone(), r)),
             Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
+            Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
             Record::Policy(r) => self.policy = Some(r),
         }
     }

@@ -4,7 +4,7 @@
 //! Nothing that people wrote, and nothing that a host or a guest said, is in what comes out of here.
 
 use super::audience::Audience;
-use crate::audit::Entry;
+use crate::audit::{Entry, sample};
 use crate::domain::State;
 use crate::domain::declassify::Declassification;
 use crate::domain::lock::Subject;
@@ -13,7 +13,7 @@ use crate::domain::records::{
     Approval, Change, Extension, Invitation, Lock, Project, Record, Slice, SliceState, Subject as Invited,
 };
 use crate::domain::register::Warned;
-use crate::watch;
+use crate::{review, watch};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -62,6 +62,8 @@ pub enum Kind {
     AlertOver,
     /// A rule has taken an entry of the log.
     Alarm,
+    /// A sample of the log waits for officers, or something in it is wrong.
+    Review,
     /// An operator tries whether messages arrive.
     Test,
 }
@@ -71,7 +73,7 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
         Self::CodeWaits,
@@ -92,6 +94,7 @@ impl Kind {
         Self::Alert,
         Self::AlertOver,
         Self::Alarm,
+        Self::Review,
         Self::Test,
     ];
 
@@ -118,6 +121,7 @@ impl Kind {
             Self::Alert => "alert",
             Self::AlertOver => "alert-over",
             Self::Alarm => "alarm",
+            Self::Review => "review",
             Self::Test => "test",
         }
     }
@@ -141,6 +145,7 @@ impl Kind {
             Self::LockYours => &["subject", "by", "what"],
             Self::Alert | Self::AlertOver => &["subject", "what"],
             Self::Alarm => &["what", "by", "about"],
+            Self::Review => &["review", "what"],
             Self::Test => &[],
         }
     }
@@ -194,6 +199,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
         watch::ALARM => told.alarm(),
+        sample::DRAW | review::OVERDUE | "audit.review" => told.review(),
         "observe.witness" => told.witness(),
         "observe.stream" => told.stream(),
         _ => {}
@@ -439,6 +445,25 @@ impl Told<'_> {
         let about = index.to_string();
         let said = [("what", rule.as_str()), ("by", &by), ("about", &about)];
         self.say(Kind::Alarm, to, format!("holm audit show {index}"), &said);
+    }
+
+    /// A sample was drawn, is overdue, or has an entry that is not in order.
+    fn review(&mut self) {
+        let Some((_, number)) = self.entry.resource.split_once('/') else { return };
+        let of = |field: &str| self.entry.detail.get(field).filter(|of| !of.is_null());
+        let what = match (of("sample").and_then(|sample| sample.as_array()), of("overdue"), of("flag")) {
+            (Some(sample), ..) if sample.is_empty() => return,
+            (Some(sample), ..) => format!("{} entries wait for a look", sample.len()),
+            (_, Some(_), _) => "overdue".to_owned(),
+            (.., Some(flag)) if flag.as_bool() == Some(true) => match of("entry") {
+                Some(entry) => format!("entry {entry} was flagged"),
+                None => return,
+            },
+            _ => return,
+        };
+        let (number, to) = (number.to_owned(), self.of.officers().cloned().collect());
+        let said = [("review", number.as_str()), ("what", &what)];
+        self.say(Kind::Review, to, format!("holm audit review show {number}"), &said);
     }
 
     /// A witness has seen another history, or cosigns no more, or does again.

@@ -198,6 +198,7 @@ fn built_in(kind: Kind) -> &'static str {
         Kind::Alert => include_str!("templates/alert.txt"),
         Kind::AlertOver => include_str!("templates/alert-over.txt"),
         Kind::Alarm => include_str!("templates/alarm.txt"),
+        Kind::Review => include_str!("templates/review.txt"),
         Kind::Test => include_str!("templates/test.txt"),
     }
 }

@@ -316,6 +316,26 @@ fn an_alarm_goes_to_officers_but_for_whom_it_is_about() {
 }
 
 #[test]
+fn officers_hear_of_samples_that_wait_are_overdue_or_have_what_is_wrong() {
+    let of =
+        |action: &str, detail: serde_json::Value| {
+            let about = Entry { resource: "review/3".to_owned(), ..entry(action, "holmd", detail, vec![]) };
+            let all = told(&state(), &about);
+            let show = "holm audit review show 3".to_owned();
+            assert!(all.iter().all(
+                |one| *one == (Kind::Review, vec!["frida".to_owned(), "gustav".to_owned()], show.clone())
+            ));
+            all.len()
+        };
+    assert_eq!(of("review.draw", json!({ "review": 3, "close": 9, "sample": [4, 7] })), 1);
+    assert_eq!(of("review.draw", json!({ "review": 3, "close": 9, "sample": [] })), 0);
+    assert_eq!(of("observe.review", json!({ "review": 3, "overdue": true, "decided": 1 })), 1);
+    assert_eq!(of("audit.review", json!({ "entry": 4, "flag": true, "comment": TYPED })), 1);
+    assert_eq!(of("audit.review", json!({ "entry": 4, "flag": false, "comment": "" })), 0);
+    assert_eq!(of("audit.review", json!({ "dry_run": true })), 0);
+}
+
+#[test]
 fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     let news = json!({ "host": "dgx", "raised": ["gpu-missing", "report-stale"], "gone": ["volumes-full"] });
     let watch = || vec!["frida".to_owned(), "gustav".to_owned(), "olga".to_owned()];

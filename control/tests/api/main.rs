@@ -31,6 +31,7 @@ mod policy;
 mod quota;
 mod register;
 mod rest;
+mod review;
 mod revocation;
 mod search;
 mod slices;

@@ -23,6 +23,7 @@ use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
+use holm_proto::v1::review_service_client::ReviewServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
@@ -304,6 +305,10 @@ impl World {
 
     pub fn locks(&self, who: &str) -> LockServiceClient<Channel> {
         LockServiceClient::new(self.of(who))
+    }
+
+    pub fn reviews(&self, who: &str) -> ReviewServiceClient<Channel> {
+        ReviewServiceClient::new(self.of(who))
     }
 
     /// Rotate a project's key; without a project the key-encryption key.

@@ -301,6 +301,9 @@ pub enum AuditVerb {
         #[command(flatten)]
         filter: Box<Filter>,
     },
+    /// Samples of the log, that officers look at
+    #[command(subcommand)]
+    Review(super::ReviewVerb),
     /// The log's public key
     Key,
     /// The log's signed head

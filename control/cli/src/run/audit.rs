@@ -3,6 +3,7 @@
 mod became;
 mod find;
 mod part;
+mod review;
 mod rows;
 mod stories;
 mod witnesses;
@@ -14,6 +15,7 @@ use crate::output::{Format, put};
 use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
+use holm_control::audit::sample::Redrawn;
 use holm_control::audit::verify::{self, Checker, Verified, VerifyError};
 use holm_control::audit::{Checkpoint, Entry, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
@@ -58,6 +60,7 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
             None => export(session, &to).await,
         },
         AuditVerb::Witnesses => witnesses::list(session).await,
+        AuditVerb::Review(verb) => review::run(session, verb).await,
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -205,6 +208,7 @@ fn report(
         "key": key,
         "verified_before": before,
         "earlier": earlier.iter().map(|head| head.size).collect::<Vec<_>>(),
+        "samples": verified.samples.iter().map(sample_json).collect::<Vec<_>>(),
         "witnesses": covers.iter().map(Covers::json).collect::<Vec<_>>(),
     });
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
@@ -224,7 +228,23 @@ fn report(
             .line("earlier", format!("begins with the {} entries of a checkpoint that was saved", head.size));
     }
     covers.iter().for_each(|covers| covers.line(session, &mut sheet));
-    session.output.sheet(&sheet, &json)
+    let bad: Vec<u32> =
+        verified.samples.iter().filter(|sample| !sample.good).map(|sample| sample.review).collect();
+    if !verified.samples.is_empty() {
+        let good = verified.samples.len() - bad.len();
+        sheet.line("samples", format!("{good} of {} are what the log has drawn", verified.samples.len()));
+    }
+    session.output.sheet(&sheet, &json)?;
+    match bad.first() {
+        None => Ok(()),
+        Some(number) => Err(alarm(format!(
+            "the sample of review {number} is not the one that follows from the log: whoever held holmd's machine chose it"
+        ))),
+    }
+}
+
+fn sample_json(sample: &Redrawn) -> Value {
+    json!({ "review": sample.review, "entries": sample.entries, "good": sample.good })
 }
 
 async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {

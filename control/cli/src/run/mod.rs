@@ -38,6 +38,7 @@ use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
+use holm_proto::v1::review_service_client::ReviewServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use jiff::Timestamp;
 use serde_json::json;
@@ -186,6 +187,10 @@ impl Session {
 
     async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
         Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn reviews(&self) -> Result<ReviewServiceClient<Channel>, Failure> {
+        Ok(ReviewServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn policies(&self) -> Result<PolicyServiceClient<Channel>, Failure> {

@@ -13,6 +13,7 @@ mod policy;
 mod queue;
 mod registration;
 mod review;
+mod sample;
 mod slice;
 mod svg;
 mod things;
@@ -32,6 +33,7 @@ pub use policy::{
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use registration::{entry_json, record, record_json, register};
 pub use review::{review, review_json};
+pub use sample::{sample, sample_json, samples};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };
