@@ -2,6 +2,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let services = [
         "person", "project", "slice", "host", "audit", "agent", "keys", "backup", "policy", "lock", "review",
+        "incident",
     ];
     let files: Vec<String> = services.iter().map(|s| format!("proto/holm/v1/{s}.proto")).collect();
     for file in &files {

@@ -5,6 +5,7 @@ pub mod allowance;
 pub mod api;
 pub mod app;
 pub mod audit;
+pub mod bundle;
 pub mod config;
 pub mod domain;
 mod https;

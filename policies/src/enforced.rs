@@ -49,6 +49,11 @@ obligations! {
 /// What no pack can switch off: its name, what it is, and the component that sees to it.
 pub const ALWAYS: &[(&str, &str, &str)] = &[
     ("audit-before-effect", "nothing happens that is not in the log first", "control/src/ledger"),
+    (
+        "incident-clock",
+        "an incident freezes its project, and the 72 hours in which the authority is to be told are counted and told",
+        "control/src/domain/incident",
+    ),
     ("key-of-project", "a disk's key opens under the key of its project alone", "control/src/keys"),
     (
         "level-lowered-by-two",

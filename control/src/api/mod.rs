@@ -13,6 +13,7 @@
 mod agent;
 mod audit;
 mod backup;
+mod bundle;
 mod claims;
 mod commissioning;
 mod declassify;
@@ -20,6 +21,7 @@ mod enrolment;
 mod escrow;
 mod guest;
 mod host;
+mod incident;
 mod jobs;
 mod keys;
 mod lock;

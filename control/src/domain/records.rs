@@ -2,6 +2,7 @@
 
 use super::backup::Copies;
 use super::declassify::{DataSet, Declassification};
+use super::incident::Incident;
 use super::lock::Subject as Locked;
 use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
@@ -40,6 +41,8 @@ pub enum Record {
     Claims(Claims),
     /// A sample of the log that officers look at.
     Review(Review),
+    /// A breach, or what may be one.
+    Incident(Incident),
 }
 
 /// One change of one record.
@@ -68,6 +71,7 @@ impl Record {
             Self::Lock(r) => format!("lock/{}", r.subject),
             Self::Claims(r) => format!("claims/{}", r.slice.into_untyped_uuid()),
             Self::Review(r) => format!("review/{}", r.number),
+            Self::Incident(r) => format!("incident/{}", r.number),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
+use super::incident::Incident;
 use super::lock::Subject;
 use super::records::{
     Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
@@ -27,6 +28,7 @@ pub struct State {
     pub locks: Table<Subject, Lock>,
     pub claims: Table<SliceId, Claims>,
     pub reviews: Table<u32, Review>,
+    pub incidents: Table<u32, Incident>,
     pub policy: Option<Policy>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
@@ -57,6 +59,7 @@ impl State {
         all.extend(self.locks.values().cloned().map(Record::Lock));
         all.extend(self.claims.values().cloned().map(Record::Claims));
         all.extend(self.reviews.values().cloned().map(Record::Review));
+        all.extend(self.incidents.values().cloned().map(Record::Incident));
         all
     }
 
@@ -106,6 +109,7 @@ impl State {
             Record::Lock(r) => drop(Arc::make_mut(&mut self.locks).insert(r.subject.clone(), r)),
             Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
             Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
+            Record::Incident(r) => drop(Arc::make_mut(&mut self.incidents).insert(r.number, r)),
             Record::Policy(r) => self.policy = Some(r),
         }
     }

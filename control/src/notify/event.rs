@@ -7,6 +7,7 @@ use super::audience::Audience;
 use crate::audit::{Entry, sample};
 use crate::domain::State;
 use crate::domain::declassify::Declassification;
+use crate::domain::incident::Incident;
 use crate::domain::lock::Subject;
 use crate::domain::people;
 use crate::domain::records::{
@@ -64,6 +65,8 @@ pub enum Kind {
     Alarm,
     /// A sample of the log waits for officers, or something in it is wrong.
     Review,
+    /// An incident was opened, runs out of time, or is over.
+    Incident,
     /// An operator tries whether messages arrive.
     Test,
 }
@@ -73,7 +76,7 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
         Self::CodeWaits,
@@ -95,6 +98,7 @@ impl Kind {
         Self::AlertOver,
         Self::Alarm,
         Self::Review,
+        Self::Incident,
         Self::Test,
     ];
 
@@ -122,6 +126,7 @@ impl Kind {
             Self::AlertOver => "alert-over",
             Self::Alarm => "alarm",
             Self::Review => "review",
+            Self::Incident => "incident",
             Self::Test => "test",
         }
     }
@@ -146,6 +151,7 @@ impl Kind {
             Self::Alert | Self::AlertOver => &["subject", "what"],
             Self::Alarm => &["what", "by", "about"],
             Self::Review => &["review", "what"],
+            Self::Incident => &["incident", "project", "level", "what", "deadline"],
             Self::Test => &[],
         }
     }
@@ -180,6 +186,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
             Change::Put(Record::Slice(slice)) => told.slice(slice),
             Change::Put(Record::Project(project)) => told.project(project),
             Change::Put(Record::Invitation(code)) if code.waits => told.code(code),
+            Change::Put(Record::Incident(incident)) => told.incident(incident),
             Change::Put(Record::Lock(lock)) if lock.at == entry.time => told.lock(lock),
             Change::Delete(key) => {
                 let subject = key.strip_prefix("lock/").and_then(|subject| subject.parse().ok());
@@ -219,7 +226,7 @@ pub fn trial(now: Timestamp, to: BTreeSet<Name>) -> Event {
 
 /// Of records that somebody may hear of; the others are not even read.
 fn change(value: &serde_json::Value) -> Option<Change> {
-    const KINDS: [&str; 6] = ["slice", "project", "lock", "person", "host", "invitation"];
+    const KINDS: [&str; 7] = ["slice", "project", "lock", "person", "host", "invitation", "incident"];
     let kind = value.pointer("/of/kind").and_then(serde_json::Value::as_str);
     if kind.is_some_and(|kind| !KINDS.contains(&kind)) {
         return None;
@@ -464,6 +471,29 @@ impl Told<'_> {
         let (number, to) = (number.to_owned(), self.of.officers().cloned().collect());
         let said = [("review", number.as_str()), ("what", &what)];
         self.say(Kind::Review, to, format!("holm audit review show {number}"), &said);
+    }
+
+    /// Officers hear of each step of an incident, and of what is left of its time.
+    fn incident(&mut self, incident: &Incident) {
+        let what = match (self.entry.action.as_str(), incident.said) {
+            ("incident.open", _) => "opened".to_owned(),
+            ("incident.notify", _) => "the authority was told".to_owned(),
+            ("incident.close", _) => "closed".to_owned(),
+            ("observe.incident", Some(0)) => "overdue".to_owned(),
+            ("observe.incident", Some(hours)) => format!("{hours} hours are left"),
+            _ => return,
+        };
+        let level = self.of.0.project(&incident.project).map(|p| p.level.clone()).unwrap_or_default();
+        let (number, deadline) = (incident.number.to_string(), format!("{:.0}", incident.deadline()));
+        let said = [
+            ("incident", number.as_str()),
+            ("project", incident.project.as_str()),
+            ("level", &level),
+            ("what", &what),
+            ("deadline", &deadline),
+        ];
+        let to = self.of.officers().cloned().collect();
+        self.say(Kind::Incident, to, "holm audit incident list".to_owned(), &said);
     }
 
     /// A witness has seen another history, or cosigns no more, or does again.

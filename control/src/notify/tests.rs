@@ -336,6 +336,32 @@ fn officers_hear_of_samples_that_wait_are_overdue_or_have_what_is_wrong() {
 }
 
 #[test]
+fn officers_hear_of_each_step_of_an_incident_and_of_no_word_of_it() {
+    let of = |action: &str, said: Option<i64>| {
+        let incident = json!({ "kind": "incident", "number": 2, "project": "heart", "by": "frida", "reason": TYPED,
+            "at": "2026-11-03T13:02:11Z", "aware": "2026-11-03T13:02:11Z", "said": said });
+        events(&entry(action, "person/frida", json!({ "reason": TYPED }), vec![put(incident)]), &state())
+    };
+    for (action, said, what) in [
+        ("incident.open", None, "opened"),
+        ("incident.notify", Some(24), "the authority was told"),
+        ("incident.close", Some(0), "closed"),
+        ("observe.incident", Some(24), "24 hours are left"),
+        ("observe.incident", Some(0), "overdue"),
+    ] {
+        let all = of(action, said);
+        let (kind, to): (Kind, Vec<String>) =
+            (all[0].kind, all[0].to.iter().map(ToString::to_string).collect());
+        assert_eq!((all.len(), kind, to), (1, Kind::Incident, vec!["frida".to_owned(), "gustav".to_owned()]));
+        assert_eq!(
+            (all[0].fields["what"].as_str(), all[0].fields["deadline"].as_str()),
+            (what, "2026-11-06T13:02:11Z")
+        );
+        assert!(all[0].fields.values().all(|value| !value.contains(TYPED)));
+    }
+}
+
+#[test]
 fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     let news = json!({ "host": "dgx", "raised": ["gpu-missing", "report-stale"], "gone": ["volumes-full"] });
     let watch = || vec!["frida".to_owned(), "gustav".to_owned(), "olga".to_owned()];

@@ -19,6 +19,7 @@ mod enrolment;
 mod fullness;
 mod guest;
 mod holds;
+mod incidents;
 mod keys;
 mod leases;
 mod locks;

@@ -1,6 +1,7 @@
 //! Actor × call, as one golden table: what each gets for an answer.
 
 use crate::world::{Agent, World, decide, hello, ready_slice, reference};
+use holm_control::domain::incident::Incident;
 use holm_control::domain::records::{Change, Record};
 use holm_control::domain::review::{Item, Review, Sample};
 use holm_control::identity::Caller;
@@ -29,7 +30,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 77] = [
+pub const CALLS: [&str; 82] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -98,6 +99,11 @@ pub const CALLS: [&str; 77] = [
     "LockService/SetLock",
     "LockService/LiftLock",
     "LockService/ListLocks",
+    "IncidentService/OpenIncident",
+    "IncidentService/NoteNotification",
+    "IncidentService/CloseIncident",
+    "IncidentService/ListIncidents",
+    "IncidentService/ExportIncident",
     "ReviewService/ListReviews",
     "ReviewService/GetReview",
     "ReviewService/DecideEntry",
@@ -382,6 +388,32 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
                 drop(world.locks(who).lift_lock(request).await?);
             }
         }
+        "IncidentService/OpenIncident" => {
+            let request = v1::OpenIncidentRequest {
+                project: "heart".to_owned(),
+                reason: "a case".to_owned(),
+                aware: None,
+                dry_run: true,
+            };
+            drop(world.incidents(who).open_incident(request).await?);
+        }
+        "IncidentService/NoteNotification" => {
+            let (reference, reason) = ("2026-7".to_owned(), String::new());
+            let request = v1::NoteNotificationRequest { number: 1, reference, reason, dry_run: true };
+            drop(world.incidents(who).note_notification(request).await?);
+        }
+        "IncidentService/CloseIncident" => {
+            let request = v1::CloseIncidentRequest { number: 1, reason: "over".to_owned(), dry_run: true };
+            drop(world.incidents(who).close_incident(request).await?);
+        }
+        "IncidentService/ListIncidents" => {
+            let all = world.incidents(who).list_incidents(v1::ListIncidentsRequest {}).await?.into_inner();
+            return Ok(Some(all.incidents.len()));
+        }
+        "IncidentService/ExportIncident" => {
+            let request = v1::ExportIncidentRequest { number: 1, size: 0 };
+            drop(world.incidents(who).export_incident(request).await?);
+        }
         "ReviewService/ListReviews" => {
             let all = world.reviews(who).list_reviews(v1::ListReviewsRequest {}).await?.into_inner();
             return Ok(Some(all.reviews.len()));
@@ -446,12 +478,24 @@ pub async fn world() -> (World, Agent) {
     (world, agent)
 }
 
-/// A sample of one entry that is about nobody.
+/// A sample of one entry that is about nobody, and an incident of brain, which is frozen by none.
 fn sample(world: &World) {
     let now = Timestamp::now();
     let items = vec![Item { entry: 0, about: BTreeSet::new(), decided: None }];
     let sample = Some(Sample { close: 1, drawn: now, due: now, items, told: Some(now), done: None });
-    let changes = vec![Change::Put(Record::Review(Review { number: 1, closed: now, entries: 1, sample }))];
+    let review = Review { number: 1, closed: now, entries: 1, sample };
+    let incident = Incident {
+        number: 1,
+        project: "brain".parse().unwrap(),
+        by: "frida".parse().unwrap(),
+        at: now,
+        reason: "a case".to_owned(),
+        aware: now,
+        notified: None,
+        closed: None,
+        said: None,
+    };
+    let changes = vec![Change::Put(Record::Review(review)), Change::Put(Record::Incident(incident))];
     let call = Call::own("test", String::new());
     world.app.ledger.commit(&call, |_, _| Ok(Decided::new(changes, ()))).unwrap();
 }
@@ -536,6 +580,7 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/policy.proto"),
         include_str!("../../../proto/proto/holm/v1/lock.proto"),
         include_str!("../../../proto/proto/holm/v1/review.proto"),
+        include_str!("../../../proto/proto/holm/v1/incident.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

@@ -304,6 +304,9 @@ pub enum AuditVerb {
     /// Samples of the log, that officers look at
     #[command(subcommand)]
     Review(super::ReviewVerb),
+    /// Breaches, and what may be some: a project is frozen, and a clock runs
+    #[command(subcommand)]
+    Incident(super::IncidentVerb),
     /// The log's public key
     Key,
     /// The log's signed head

@@ -2,6 +2,7 @@
 
 mod became;
 mod find;
+mod incident;
 mod part;
 mod review;
 mod rows;
@@ -61,6 +62,7 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
         },
         AuditVerb::Witnesses => witnesses::list(session).await,
         AuditVerb::Review(verb) => review::run(session, verb).await,
+        AuditVerb::Incident(verb) => incident::run(session, verb).await,
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -160,14 +162,7 @@ fn offline(
     earlier: &[PathBuf],
     outside: Outside,
 ) -> Result<(), Failure> {
-    let key = match key {
-        Some(key) => key_of(key)?,
-        // Never the one beside the log: whoever forged that forged this.
-        None => session.place.pin()?.map(|pin| pin.key).ok_or_else(|| {
-            Failure::usage("with which key? none is known here")
-                .hint(format!("holm audit verify {} --key KEY   (KEY: holm audit key)", dir.display()))
-        })?,
-    };
+    let key = key_for(session, key, &format!("holm audit verify {} --key KEY", dir.display()))?;
     if dir.is_file() {
         return part::check(session, dir, &key);
     }
@@ -284,6 +279,18 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let before = known.remember(&session.place, session.clock.now)?;
     report(session, &verified, &key, before, &[], &[])?;
     session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
+}
+
+/// The key that is named, or the one that is remembered: never one beside what is to be verified, for whoever forged that
+/// forged it too.
+fn key_for(session: &Session, named: Option<&str>, command: &str) -> Result<String, Failure> {
+    match named {
+        Some(key) => key_of(key),
+        None => session.place.pin()?.map(|pin| pin.key).ok_or_else(|| {
+            let text = "with which key? none is known here";
+            Failure::usage(text).hint(format!("{command}   (KEY: holm audit key)"))
+        }),
+    }
 }
 
 /// A key as such, or a file with it.

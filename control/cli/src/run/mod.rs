@@ -33,6 +33,7 @@ use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::incident_service_client::IncidentServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
@@ -187,6 +188,10 @@ impl Session {
 
     async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
         Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn incidents(&self) -> Result<IncidentServiceClient<Channel>, Failure> {
+        Ok(IncidentServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn reviews(&self) -> Result<ReviewServiceClient<Channel>, Failure> {

@@ -7,6 +7,7 @@ mod backup;
 mod certificate;
 mod fullness;
 mod host;
+mod incident;
 mod keys;
 mod lock;
 mod policy;
@@ -24,6 +25,7 @@ pub use backup::{backup_json, backups, job, outcome};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
+pub use incident::{incident_json, incidents};
 pub use keys::{keys, keys_json, project_keys};
 pub use lock::{lock_json, locks};
 pub use policy::{
