@@ -16,6 +16,7 @@ pub mod lock;
 pub mod login;
 pub mod machine;
 pub mod maintenance;
+pub mod oversight;
 pub mod people;
 pub mod policy;
 pub mod project;

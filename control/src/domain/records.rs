@@ -6,6 +6,7 @@ use super::incident::Incident;
 use super::lock::Subject as Locked;
 use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
+use super::oversight::Oversight;
 use super::register::{Filed, Registration, Warned};
 use super::review::Review;
 use holm_policies::Pack;
@@ -43,6 +44,8 @@ pub enum Record {
     Review(Review),
     /// A breach, or what may be one.
     Incident(Incident),
+    /// How holmd is watched: there is one at most.
+    Oversight(Oversight),
 }
 
 /// One change of one record.
@@ -72,6 +75,7 @@ impl Record {
             Self::Claims(r) => format!("claims/{}", r.slice.into_untyped_uuid()),
             Self::Review(r) => format!("review/{}", r.number),
             Self::Incident(r) => format!("incident/{}", r.number),
+            Self::Oversight(_) => "oversight".to_owned(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::incident::Incident;
 use super::lock::Subject;
+use super::oversight::Oversight;
 use super::records::{
     Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
 };
@@ -30,6 +31,7 @@ pub struct State {
     pub reviews: Table<u32, Review>,
     pub incidents: Table<u32, Incident>,
     pub policy: Option<Policy>,
+    pub oversight: Option<Oversight>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
 }
@@ -55,6 +57,7 @@ impl State {
         all.extend(self.hosts.values().cloned().map(Record::Host));
         all.extend(self.devices.values().cloned().map(Record::Device));
         all.extend(self.policy.iter().cloned().map(Record::Policy));
+        all.extend(self.oversight.iter().cloned().map(Record::Oversight));
         all.extend(self.runs.values().cloned().map(Record::Run));
         all.extend(self.locks.values().cloned().map(Record::Lock));
         all.extend(self.claims.values().cloned().map(Record::Claims));
@@ -110,6 +113,7 @@ impl State {
             Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
             Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
             Record::Incident(r) => drop(Arc::make_mut(&mut self.incidents).insert(r.number, r)),
+            Record::Oversight(r) => self.oversight = Some(r),
             Record::Policy(r) => self.policy = Some(r),
         }
     }

@@ -9,12 +9,13 @@ use crate::domain::State;
 use crate::domain::declassify::Declassification;
 use crate::domain::incident::Incident;
 use crate::domain::lock::Subject;
+use crate::domain::oversight::Difference;
 use crate::domain::people;
 use crate::domain::records::{
     Approval, Change, Extension, Invitation, Lock, Project, Record, Slice, SliceState, Subject as Invited,
 };
 use crate::domain::register::Warned;
-use crate::{review, watch};
+use crate::{oversight, review, watch};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -67,6 +68,8 @@ pub enum Kind {
     Review,
     /// An incident was opened, runs out of time, or is over.
     Incident,
+    /// What watches holmd was configured otherwise.
+    Oversight,
     /// An operator tries whether messages arrive.
     Test,
 }
@@ -76,7 +79,7 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
         Self::CodeWaits,
@@ -99,6 +102,7 @@ impl Kind {
         Self::Alarm,
         Self::Review,
         Self::Incident,
+        Self::Oversight,
         Self::Test,
     ];
 
@@ -127,6 +131,7 @@ impl Kind {
             Self::Alarm => "alarm",
             Self::Review => "review",
             Self::Incident => "incident",
+            Self::Oversight => "oversight",
             Self::Test => "test",
         }
     }
@@ -152,6 +157,7 @@ impl Kind {
             Self::Alarm => &["what", "by", "about"],
             Self::Review => &["review", "what"],
             Self::Incident => &["incident", "project", "level", "what", "deadline"],
+            Self::Oversight => &["what"],
             Self::Test => &[],
         }
     }
@@ -206,6 +212,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
         watch::ALARM => told.alarm(),
+        oversight::START => told.oversight(),
         sample::DRAW | review::OVERDUE | "audit.review" => told.review(),
         "observe.witness" => told.witness(),
         "observe.stream" => told.stream(),
@@ -494,6 +501,24 @@ impl Told<'_> {
         ];
         let to = self.of.officers().cloned().collect();
         self.say(Kind::Incident, to, "holm audit incident list".to_owned(), &said);
+    }
+
+    /// Who may write holmd's configuration has changed what watches it. Names of parts are names as Holm has them.
+    fn oversight(&mut self) {
+        let Ok(difference) = serde_json::from_value::<Difference>(self.entry.detail.clone()) else { return };
+        if difference.first {
+            return;
+        }
+        let all = [("gone", &difference.gone), ("changed", &difference.changed), ("new", &difference.new)];
+        let some = all.iter().filter(|(_, names)| !names.is_empty());
+        let listed = |names: &[String]| match names {
+            [first, rest @ ..] if rest.len() > 4 => format!("{first} and {} more", rest.len()),
+            few => few.join(", "),
+        };
+        let what =
+            some.map(|(how, names)| format!("{how}: {}", listed(names))).collect::<Vec<_>>().join("; ");
+        let to = self.of.officers().cloned().collect();
+        self.say(Kind::Oversight, to, format!("holm audit show {}", self.entry.index), &[("what", &what)]);
     }
 
     /// A witness has seen another history, or cosigns no more, or does again.

@@ -200,6 +200,7 @@ fn built_in(kind: Kind) -> &'static str {
         Kind::Alarm => include_str!("templates/alarm.txt"),
         Kind::Review => include_str!("templates/review.txt"),
         Kind::Incident => include_str!("templates/incident.txt"),
+        Kind::Oversight => include_str!("templates/oversight.txt"),
         Kind::Test => include_str!("templates/test.txt"),
     }
 }

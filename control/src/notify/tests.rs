@@ -362,6 +362,24 @@ fn officers_hear_of_each_step_of_an_incident_and_of_no_word_of_it() {
 }
 
 #[test]
+fn officers_hear_of_rules_and_witnesses_that_are_gone() {
+    let of = |gone: &[&str], first: bool| {
+        let detail = json!({ "new": ["stream/siem"], "gone": gone, "changed": [], "first": first });
+        events(&entry("oversight.start", "holmd", detail, vec![]), &state())
+    };
+    let all = of(&["watch/out-of-hours", "witness/w1"], false);
+    assert_eq!(all[0].fields["what"], "gone: watch/out-of-hours, witness/w1; new: stream/siem");
+    let to: Vec<String> = all[0].to.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (all.len(), all[0].kind, to),
+        (1, Kind::Oversight, vec!["frida".to_owned(), "gustav".to_owned()])
+    );
+    let many = of(&["a", "b", "c", "d", "e", "f"], false);
+    assert_eq!(many[0].fields["what"], "gone: a and 5 more; new: stream/siem");
+    assert_eq!(of(&[], true), [], "that holmd begins is no news");
+}
+
+#[test]
 fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     let news = json!({ "host": "dgx", "raised": ["gpu-missing", "report-stale"], "gone": ["volumes-full"] });
     let watch = || vec!["frida".to_owned(), "gustav".to_owned(), "olga".to_owned()];

@@ -27,6 +27,7 @@ mod login;
 mod machine;
 mod matrix;
 mod notify;
+mod oversight;
 mod people;
 mod policy;
 mod quota;
