@@ -2,7 +2,7 @@
 
 use super::{Asked, blocking};
 use crate::app::App;
-use crate::audit::{Entry, Hash};
+use crate::audit::Entry;
 use crate::bundle::{Of, Writer, may_have};
 use crate::domain::records::Project;
 use crate::ledger::chain;
@@ -75,7 +75,7 @@ fn make(
     if gone(begun) {
         return Ok(());
     }
-    let (mut part, mut bytes): (Vec<(u64, Vec<u8>, Vec<Hash>)>, usize) = (Vec::new(), 0);
+    let (mut part, mut bytes) = (Vec::new(), 0);
     for index in indices {
         let body = body(app, index)?;
         let proof = app.ledger.inclusion(index, size).map_err(|e| chain(&e))?;

@@ -40,7 +40,7 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
     // The sum is made as if it were blank.
     put(148, "        ");
     put(156, "0");
-    put(257, "ustar\000");
+    put(257, "ustar\x0000");
     put(265, "root");
     put(297, "root");
     put(329, "0000000\0");
