@@ -82,4 +82,9 @@ pub const ALWAYS: &[(&str, &str, &str)] = &[
         "control/src/review",
     ),
     ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
+    (
+        "subject-extract",
+        "an extract for a data subject has dates and purposes, and no names of staff unless they are asked for",
+        "control/cli/src/run/audit/extract",
+    ),
 ];

@@ -1,6 +1,6 @@
 //! `holm audit`, where officers do something about what they read.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 /// `holm audit review`.
@@ -129,4 +129,25 @@ pub enum IncidentVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `holm audit extract`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true))]
+pub struct Whom {
+    /// For those whose data this project works with: when and what for people came to it
+    #[arg(long, value_name = "NAME", group = "whom")]
+    pub project: Option<String>,
+    /// For one who is herself in the log: what others did with what is about her
+    #[arg(long, value_name = "NAME", group = "whom")]
+    pub person: Option<String>,
+    /// From then on: 2h (ago), 2026-11-03, 2026-11-03T14:00, or RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// With the names of staff: where a court or the authority wants them, and not for the data subject as a rule
+    #[arg(long)]
+    pub with_staff: bool,
 }

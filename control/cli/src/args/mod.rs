@@ -7,7 +7,7 @@ mod policy;
 mod project;
 mod slice;
 
-pub use audit::{IncidentVerb, ReviewVerb};
+pub use audit::{IncidentVerb, ReviewVerb, Whom};
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, Filter, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb,

@@ -301,6 +301,8 @@ pub enum AuditVerb {
         #[command(flatten)]
         filter: Box<Filter>,
     },
+    /// What a data subject is told of who came to her data: dates and purposes, without names of staff
+    Extract(super::Whom),
     /// Samples of the log, that officers look at
     #[command(subcommand)]
     Review(super::ReviewVerb),

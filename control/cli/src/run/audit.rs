@@ -1,6 +1,7 @@
 //! The log, read and recomputed here.
 
 mod became;
+mod extract;
 mod find;
 mod incident;
 mod part;
@@ -61,6 +62,7 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
             None => export(session, &to).await,
         },
         AuditVerb::Witnesses => witnesses::list(session).await,
+        AuditVerb::Extract(whom) => extract::extract(session, whom).await,
         AuditVerb::Review(verb) => review::run(session, verb).await,
         AuditVerb::Incident(verb) => incident::run(session, verb).await,
         AuditVerb::Key => {
