@@ -1,7 +1,9 @@
 //! Generates the Rust code of `proto/holm/v1/*.proto` with protox: no `protoc` is needed to build.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let services =
-        ["person", "project", "slice", "host", "audit", "agent", "keys", "backup", "policy", "lock"];
+    let services = [
+        "person", "project", "slice", "host", "audit", "agent", "keys", "backup", "policy", "lock", "review",
+        "incident",
+    ];
     let files: Vec<String> = services.iter().map(|s| format!("proto/holm/v1/{s}.proto")).collect();
     for file in &files {
         println!("cargo:rerun-if-changed={file}");

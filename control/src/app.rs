@@ -24,6 +24,7 @@ use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
 use crate::login::Login;
 use crate::notify::Notify;
+use crate::oversight;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
 use crate::reconcile::Clock;
@@ -183,6 +184,7 @@ impl App {
         let notify = Notify::load(&config)?;
         Watch::new(config.watch.as_deref())
             .map_err(|why| Failure::new(format!("[[watch]]: {why}"), "mend holmd.toml, then: holmd check"))?;
+        config.review.check().map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let login = config.login.clone().map(Login::new).transpose();
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let keys = keys(&config)?;
@@ -207,6 +209,7 @@ impl App {
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         let pack = rules(&config, &ledger)?;
+        oversight::start(&config, &ledger)?;
         Ok(Self {
             config,
             ledger,

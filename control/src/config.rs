@@ -1,5 +1,6 @@
 //! holmd's one configuration file. An unknown field is an error that names the file and the line.
 
+use crate::domain::review::ENTRIES_MAX;
 use crate::identity::Caller;
 use crate::keys::ProviderConfig;
 use crate::login::LoginConfig;
@@ -70,6 +71,9 @@ pub struct Config {
     /// What in the log officers hear of at once; absent: `watch/rules.toml` of this source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Vec<WatchConfig>>,
+    /// How the log is reviewed by sample.
+    #[serde(default, skip_serializing_if = "ReviewConfig::is_default")]
+    pub review: ReviewConfig,
     /// Who holds the log's head outside.
     #[serde(default, skip_serializing_if = "WitnessConfig::is_default")]
     pub witness: WitnessConfig,
@@ -104,6 +108,45 @@ pub struct BackupConfig {
 impl Default for BackupConfig {
     fn default() -> Self {
         Self { keep: 3 }
+    }
+}
+
+/// Samples of the log for officers to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReviewConfig {
+    /// One is drawn of every so many days, 1 to 366.
+    pub every_days: u32,
+    /// Of so many entries, 1 to 40; there may be fewer.
+    pub entries: usize,
+    /// It is overdue after so many days, 1 to 366.
+    pub due_days: u32,
+}
+
+impl Default for ReviewConfig {
+    fn default() -> Self {
+        Self { every_days: 30, entries: 20, due_days: 14 }
+    }
+}
+
+impl ReviewConfig {
+    /// As shipped.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What makes no sense of it.
+    pub fn check(&self) -> Result<(), String> {
+        let days = |name: &str, days: u32| match days {
+            1..=366 => Ok(()),
+            other => Err(format!("`{name}` in [review] can be 1 to 366: `{other}` is not")),
+        };
+        days("every_days", self.every_days)?;
+        days("due_days", self.due_days)?;
+        match self.entries {
+            1..=ENTRIES_MAX => Ok(()),
+            other => Err(format!("`entries` in [review] can be 1 to {ENTRIES_MAX}: `{other}` is not")),
+        }
     }
 }
 
@@ -340,6 +383,7 @@ mod tests {
                 quiet_minutes: Some(60),
                 ..WatchConfig::default()
             }]),
+            review: ReviewConfig { every_days: 7, entries: 5, due_days: 3 },
             witness: WitnessConfig { every_seconds: 5, ..WitnessConfig::default() },
             stream: StreamConfig {
                 sinks: BTreeMap::from([(

@@ -107,6 +107,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         notify: Default::default(),
         login: None,
         watch: None,
+        review: Default::default(),
         witness: Default::default(),
         stream: Default::default(),
     };
@@ -348,8 +349,8 @@ pub(crate) mod tests {
         let config = Config::load(&made.config).unwrap();
         let app = App::open(config).unwrap();
         let state = app.ledger.state();
-        // An entry each, and which rules are in force.
-        assert_eq!((state.people.len(), state.invitations.len(), app.ledger.size()), (3, 3, 4));
+        // An entry each, which rules are in force, and what watches it.
+        assert_eq!((state.people.len(), state.invitations.len(), app.ledger.size()), (3, 3, 5));
         for (_, _, code) in &made.invited {
             let code = Code::parse(code).unwrap();
             assert!(state.invitations.contains_key(&code.hash()) && code.ca() == app.authority.hash());

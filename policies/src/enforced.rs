@@ -49,6 +49,11 @@ obligations! {
 /// What no pack can switch off: its name, what it is, and the component that sees to it.
 pub const ALWAYS: &[(&str, &str, &str)] = &[
     ("audit-before-effect", "nothing happens that is not in the log first", "control/src/ledger"),
+    (
+        "incident-clock",
+        "an incident freezes its project, and the 72 hours in which the authority is to be told are counted and told",
+        "control/src/domain/incident",
+    ),
     ("key-of-project", "a disk's key opens under the key of its project alone", "control/src/keys"),
     (
         "level-lowered-by-two",
@@ -71,5 +76,15 @@ pub const ALWAYS: &[(&str, &str, &str)] = &[
         "control/src/domain/people",
     ),
     ("roster", "who is not enrolled, or not of the project, reaches nothing of it", "control/src/api"),
+    (
+        "sample-review",
+        "of every period a sample of accesses is drawn for officers, and one that is overdue is told",
+        "control/src/review",
+    ),
     ("sanitising", "no device or disk changes owner without evidence", "control/src/domain/device"),
+    (
+        "subject-extract",
+        "an extract for a data subject has dates and purposes, and no names of staff unless they are asked for",
+        "control/cli/src/run/audit/extract",
+    ),
 ];

@@ -214,8 +214,16 @@ actions! {
     HostMaintain = "host.maintain";
     /// Have a quarantined device sanitised again.
     DeviceRelease = "device.release";
+    /// Open an incident of a project, which freezes it.
+    IncidentOpen = "incident.open";
+    /// Say that the authority was told of an incident; the resource is its project.
+    IncidentNotify = "incident.notify";
+    /// Close an incident; the resource is its project.
+    IncidentClose = "incident.close";
     /// Read and verify the log.
     AuditRead = "audit.read";
+    /// Say of an entry of a sample of the log that it is in order, or not.
+    AuditReview = "audit.review";
     /// Read the rules in force, and ask what they would answer.
     PolicyRead = "policy.read";
     /// Put other rules in force.

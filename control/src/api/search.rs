@@ -51,7 +51,7 @@ fn invalid(no: QueryError) -> Refusal {
     Refusal::new(RefusalKind::Invalid, no.to_string()).hint("holm audit log --help")
 }
 
-fn instant(at: &prost_types::Timestamp) -> Result<Timestamp, Refusal> {
+pub(super) fn instant(at: &prost_types::Timestamp) -> Result<Timestamp, Refusal> {
     Timestamp::new(at.seconds, at.nanos).map_err(|_| {
         Refusal::new(RefusalKind::Invalid, format!("{} s and {} ns are no time", at.seconds, at.nanos))
     })

@@ -6,11 +6,13 @@ use super::audit::Auditing;
 use super::backup::BackupKeeping;
 use super::enrolment::Enrolment;
 use super::host::Hosts;
+use super::incident::Incidents;
 use super::keys::KeyKeeping;
 use super::lock::Locks;
 use super::person::People;
 use super::policy::Policies;
 use super::project::Projects;
+use super::review::Reviews;
 use super::slice::Slices;
 use crate::allowance::Admitted;
 use crate::app::{App, Failure};
@@ -19,6 +21,7 @@ use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
+use crate::review;
 use crate::{search, stream, watch, witness};
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
@@ -27,11 +30,13 @@ use holm_proto::v1::audit_service_server::AuditServiceServer;
 use holm_proto::v1::backup_service_server::BackupServiceServer;
 use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
+use holm_proto::v1::incident_service_server::IncidentServiceServer;
 use holm_proto::v1::key_service_server::KeyServiceServer;
 use holm_proto::v1::lock_service_server::LockServiceServer;
 use holm_proto::v1::person_service_server::PersonServiceServer;
 use holm_proto::v1::policy_service_server::PolicyServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
+use holm_proto::v1::review_service_server::ReviewServiceServer;
 use holm_proto::v1::slice_service_server::SliceServiceServer;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -96,6 +101,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(notify::run(Arc::clone(&app), told));
     background.spawn(search::run(Arc::clone(&app)));
     background.spawn(watch::run(Arc::clone(&app)));
+    background.spawn(review::run(Arc::clone(&app)));
     background.spawn(witness::run(witnesses));
     background.spawn(stream::run(streams));
     background.spawn(async move {
@@ -170,6 +176,8 @@ struct Services {
     backups: BackupServiceServer<BackupKeeping>,
     policies: PolicyServiceServer<Policies>,
     locks: LockServiceServer<Locks>,
+    reviews: ReviewServiceServer<Reviews>,
+    incidents: IncidentServiceServer<Incidents>,
 }
 
 impl Services {
@@ -188,6 +196,8 @@ impl Services {
             backups: BackupServiceServer::new(BackupKeeping(app())).max_decoding_message_size(most),
             policies: PolicyServiceServer::new(Policies(app())).max_decoding_message_size(most),
             locks: LockServiceServer::new(Locks(app())).max_decoding_message_size(most),
+            reviews: ReviewServiceServer::new(Reviews(app())).max_decoding_message_size(most),
+            incidents: IncidentServiceServer::new(Incidents(app())).max_decoding_message_size(most),
         }
     }
 }
@@ -235,6 +245,8 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.backups) => self.backups.call(request),
             s if s == name(&self.policies) => self.policies.call(request),
             s if s == name(&self.locks) => self.locks.call(request),
+            s if s == name(&self.reviews) => self.reviews.call(request),
+            s if s == name(&self.incidents) => self.incidents.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),
         };
         Box::pin(async move {

@@ -40,6 +40,7 @@ mod layout;
 mod log;
 pub mod note;
 pub mod proven;
+pub mod sample;
 mod tip;
 pub(crate) mod tree;
 pub mod verify;

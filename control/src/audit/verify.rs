@@ -17,6 +17,7 @@ use super::export::VKEY;
 use super::layout::Tile;
 use super::log::CHECKPOINT;
 use super::note::{MAX_NOTE, NoteError};
+use super::sample::{self, Redraw, Redrawn};
 use super::tip::{self, Part};
 use super::tree::{self, Edge, Hash};
 use jiff::Timestamp;
@@ -36,6 +37,8 @@ pub struct Verified {
     pub first: Option<Timestamp>,
     /// Of its last entry.
     pub last: Option<Timestamp>,
+    /// Its samples, drawn again. One that is not good is a log as it was signed all the same.
+    pub samples: Vec<Redrawn>,
 }
 
 /// What is wrong, and where.
@@ -238,13 +241,15 @@ pub struct Checker {
     edge: Edge,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
+    samples: Redraw,
 }
 
 impl Checker {
     /// Against this checkpoint, if the key in `vkey` signed it.
     pub fn new(note: &str, vkey: &str) -> Result<Self, VerifyError> {
         let head = Checkpoint::verify(note, vkey)?;
-        Ok(Self { head, known: Vec::new(), edge: Edge::default(), first: None, last: None })
+        let (known, edge, samples) = (Vec::new(), Edge::default(), Redraw::default());
+        Ok(Self { head, known, edge, first: None, last: None, samples })
     }
 
     /// Before the first entry: the log must begin with all that it was at `earlier`.
@@ -278,7 +283,8 @@ impl Checker {
             return Err(VerifyError::Root(expected));
         }
         let Checkpoint { origin, size, root } = self.head;
-        Ok(Verified { origin, entries: size, root, first: self.first, last: self.last })
+        let samples = self.samples.finish();
+        Ok(Verified { origin, entries: size, root, first: self.first, last: self.last, samples })
     }
 
     /// [`Self::push`], handing on what tiles of hashes the entry completes.
@@ -290,7 +296,8 @@ impl Checker {
         if body.len() > MAX_ENTRY {
             return Err(VerifyError::TooLong { index, length: body.len() });
         }
-        self.saw(understand(index, body)?.time);
+        let entry = understand(index, body)?;
+        self.saw(entry.time);
         let size = index + 1;
         let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |level, index, row| {
             full.extend(Tile::hashes(level, index, size).map(|tile| (tile, row.concat())));
@@ -300,6 +307,9 @@ impl Checker {
             if known.root != self.edge.root() {
                 return Err(VerifyError::Rewritten(size));
             }
+        }
+        if let Some(step) = sample::step(&entry) {
+            self.samples.take(index, step, || self.edge.root());
         }
         Ok(())
     }
@@ -317,14 +327,20 @@ impl Checker {
     ) -> Result<(), VerifyError> {
         let start = self.edge.size();
         let size = start + bundle.leaves.len() as u64;
-        while let Some(known) = self.known.pop_if(|known| known.size <= size) {
+        let root_at = |size| {
             let mut edge = self.edge.clone();
-            for (leaf, _) in bundle.leaves.iter().zip(start..known.size) {
+            for (leaf, _) in bundle.leaves.iter().zip(start..size) {
                 let Ok(()) = edge.push::<Infallible>(*leaf, |_, _, _| Ok(()));
             }
-            if known.root != edge.root() {
+            edge.root()
+        };
+        while let Some(known) = self.known.pop_if(|known| known.size <= size) {
+            if known.root != root_at(known.size) {
                 return Err(VerifyError::Rewritten(known.size));
             }
+        }
+        for (index, step) in &bundle.steps {
+            self.samples.take(*index, step.clone(), || root_at(index + 1));
         }
         for time in bundle.times.into_iter().flatten() {
             self.saw(time);

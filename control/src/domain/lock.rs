@@ -7,7 +7,7 @@
 //! What a lock bites on, from the moment that it is in the log, whatever the policy pack says:
 //! * of a **person**: all that she asks for, her open streams, and the codes that she gave out and nobody has used;
 //! * of a **project** or a **slice**: everything that is done with it, but that those who watch or run Holm read it, and
-//!   what officers do: reject, hold, freeze, lock. It is not placed, its host gets no key, and nobody connects. What
+//!   what officers do: reject, hold, freeze, lock, and of incidents all. It is not placed, its host gets no key, and nobody connects. What
 //!   runs runs on: to stop it, it is frozen. What would be destroyed stays, unless it is closing already;
 //! * of a **device**: nothing new is placed on it. Who has it keeps it;
 //! * of a project's **keys**: no host is given one, so nothing starts; none leaves Holm, is rotated or is destroyed. The
@@ -34,8 +34,16 @@ const READING: [Action; 4] =
 /// Who reads it all the same.
 const READERS: [&str; 3] = ["officer", "auditor", "operator"];
 /// What officers do with it all the same.
-const DECIDING: [Action; 5] =
-    [Action::SliceReject, Action::HoldSet, Action::HoldLift, Action::LockSet, Action::LockLift];
+const DECIDING: [Action; 8] = [
+    Action::SliceReject,
+    Action::HoldSet,
+    Action::HoldLift,
+    Action::LockSet,
+    Action::LockLift,
+    Action::IncidentOpen,
+    Action::IncidentNotify,
+    Action::IncidentClose,
+];
 /// What takes a slice's keys, now or as it starts.
 const KEYED: [Action; 7] = [
     Action::KeysEscrow,

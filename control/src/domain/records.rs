@@ -2,10 +2,13 @@
 
 use super::backup::Copies;
 use super::declassify::{DataSet, Declassification};
+use super::incident::Incident;
 use super::lock::Subject as Locked;
 use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
+use super::oversight::Oversight;
 use super::register::{Filed, Registration, Warned};
+use super::review::Review;
 use holm_policies::Pack;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
@@ -37,6 +40,12 @@ pub enum Record {
     Lock(Lock),
     /// How far a slice's guest is with what it claims.
     Claims(Claims),
+    /// A sample of the log that officers look at.
+    Review(Review),
+    /// A breach, or what may be one.
+    Incident(Incident),
+    /// How holmd is watched: there is one at most.
+    Oversight(Oversight),
 }
 
 /// One change of one record.
@@ -64,6 +73,9 @@ impl Record {
             Self::Policy(_) => "policy".to_owned(),
             Self::Lock(r) => format!("lock/{}", r.subject),
             Self::Claims(r) => format!("claims/{}", r.slice.into_untyped_uuid()),
+            Self::Review(r) => format!("review/{}", r.number),
+            Self::Incident(r) => format!("incident/{}", r.number),
+            Self::Oversight(_) => "oversight".to_owned(),
         }
     }
 }

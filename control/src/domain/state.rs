@@ -1,9 +1,12 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
+use super::incident::Incident;
 use super::lock::Subject;
+use super::oversight::Oversight;
 use super::records::{
     Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
 };
+use super::review::Review;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use newtype_uuid::GenericUuid;
 use std::collections::BTreeMap;
@@ -25,7 +28,10 @@ pub struct State {
     pub runs: Table<RunId, Run>,
     pub locks: Table<Subject, Lock>,
     pub claims: Table<SliceId, Claims>,
+    pub reviews: Table<u32, Review>,
+    pub incidents: Table<u32, Incident>,
     pub policy: Option<Policy>,
+    pub oversight: Option<Oversight>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
 }
@@ -51,9 +57,12 @@ impl State {
         all.extend(self.hosts.values().cloned().map(Record::Host));
         all.extend(self.devices.values().cloned().map(Record::Device));
         all.extend(self.policy.iter().cloned().map(Record::Policy));
+        all.extend(self.oversight.iter().cloned().map(Record::Oversight));
         all.extend(self.runs.values().cloned().map(Record::Run));
         all.extend(self.locks.values().cloned().map(Record::Lock));
         all.extend(self.claims.values().cloned().map(Record::Claims));
+        all.extend(self.reviews.values().cloned().map(Record::Review));
+        all.extend(self.incidents.values().cloned().map(Record::Incident));
         all
     }
 
@@ -102,6 +111,9 @@ impl State {
             Record::Run(r) => drop(Arc::make_mut(&mut self.runs).insert(r.id, r)),
             Record::Lock(r) => drop(Arc::make_mut(&mut self.locks).insert(r.subject.clone(), r)),
             Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
+            Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
+            Record::Incident(r) => drop(Arc::make_mut(&mut self.incidents).insert(r.number, r)),
+            Record::Oversight(r) => self.oversight = Some(r),
             Record::Policy(r) => self.policy = Some(r),
         }
     }

@@ -4,16 +4,18 @@
 //! Nothing that people wrote, and nothing that a host or a guest said, is in what comes out of here.
 
 use super::audience::Audience;
-use crate::audit::Entry;
+use crate::audit::{Entry, sample};
 use crate::domain::State;
 use crate::domain::declassify::Declassification;
+use crate::domain::incident::Incident;
 use crate::domain::lock::Subject;
+use crate::domain::oversight::Difference;
 use crate::domain::people;
 use crate::domain::records::{
     Approval, Change, Extension, Invitation, Lock, Project, Record, Slice, SliceState, Subject as Invited,
 };
 use crate::domain::register::Warned;
-use crate::watch;
+use crate::{oversight, review, watch};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -62,6 +64,12 @@ pub enum Kind {
     AlertOver,
     /// A rule has taken an entry of the log.
     Alarm,
+    /// A sample of the log waits for officers, or something in it is wrong.
+    Review,
+    /// An incident was opened, runs out of time, or is over.
+    Incident,
+    /// What watches holmd was configured otherwise.
+    Oversight,
     /// An operator tries whether messages arrive.
     Test,
 }
@@ -71,7 +79,7 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
         Self::CodeWaits,
@@ -92,6 +100,9 @@ impl Kind {
         Self::Alert,
         Self::AlertOver,
         Self::Alarm,
+        Self::Review,
+        Self::Incident,
+        Self::Oversight,
         Self::Test,
     ];
 
@@ -118,6 +129,9 @@ impl Kind {
             Self::Alert => "alert",
             Self::AlertOver => "alert-over",
             Self::Alarm => "alarm",
+            Self::Review => "review",
+            Self::Incident => "incident",
+            Self::Oversight => "oversight",
             Self::Test => "test",
         }
     }
@@ -141,6 +155,9 @@ impl Kind {
             Self::LockYours => &["subject", "by", "what"],
             Self::Alert | Self::AlertOver => &["subject", "what"],
             Self::Alarm => &["what", "by", "about"],
+            Self::Review => &["review", "what"],
+            Self::Incident => &["incident", "project", "level", "what", "deadline"],
+            Self::Oversight => &["what"],
             Self::Test => &[],
         }
     }
@@ -175,6 +192,7 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
             Change::Put(Record::Slice(slice)) => told.slice(slice),
             Change::Put(Record::Project(project)) => told.project(project),
             Change::Put(Record::Invitation(code)) if code.waits => told.code(code),
+            Change::Put(Record::Incident(incident)) => told.incident(incident),
             Change::Put(Record::Lock(lock)) if lock.at == entry.time => told.lock(lock),
             Change::Delete(key) => {
                 let subject = key.strip_prefix("lock/").and_then(|subject| subject.parse().ok());
@@ -194,6 +212,8 @@ pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
         "observe.keys" => told.provider(),
         "observe.alert" => told.alerts(),
         watch::ALARM => told.alarm(),
+        oversight::START => told.oversight(),
+        sample::DRAW | review::OVERDUE | "audit.review" => told.review(),
         "observe.witness" => told.witness(),
         "observe.stream" => told.stream(),
         _ => {}
@@ -213,7 +233,7 @@ pub fn trial(now: Timestamp, to: BTreeSet<Name>) -> Event {
 
 /// Of records that somebody may hear of; the others are not even read.
 fn change(value: &serde_json::Value) -> Option<Change> {
-    const KINDS: [&str; 6] = ["slice", "project", "lock", "person", "host", "invitation"];
+    const KINDS: [&str; 7] = ["slice", "project", "lock", "person", "host", "invitation", "incident"];
     let kind = value.pointer("/of/kind").and_then(serde_json::Value::as_str);
     if kind.is_some_and(|kind| !KINDS.contains(&kind)) {
         return None;
@@ -439,6 +459,66 @@ impl Told<'_> {
         let about = index.to_string();
         let said = [("what", rule.as_str()), ("by", &by), ("about", &about)];
         self.say(Kind::Alarm, to, format!("holm audit show {index}"), &said);
+    }
+
+    /// A sample was drawn, is overdue, or has an entry that is not in order.
+    fn review(&mut self) {
+        let Some((_, number)) = self.entry.resource.split_once('/') else { return };
+        let of = |field: &str| self.entry.detail.get(field).filter(|of| !of.is_null());
+        let what = match (of("sample").and_then(|sample| sample.as_array()), of("overdue"), of("flag")) {
+            (Some(sample), ..) if sample.is_empty() => return,
+            (Some(sample), ..) => format!("{} entries wait for a look", sample.len()),
+            (_, Some(_), _) => "overdue".to_owned(),
+            (.., Some(flag)) if flag.as_bool() == Some(true) => match of("entry") {
+                Some(entry) => format!("entry {entry} was flagged"),
+                None => return,
+            },
+            _ => return,
+        };
+        let (number, to) = (number.to_owned(), self.of.officers().cloned().collect());
+        let said = [("review", number.as_str()), ("what", &what)];
+        self.say(Kind::Review, to, format!("holm audit review show {number}"), &said);
+    }
+
+    /// Officers hear of each step of an incident, and of what is left of its time.
+    fn incident(&mut self, incident: &Incident) {
+        let what = match (self.entry.action.as_str(), incident.said) {
+            ("incident.open", _) => "opened".to_owned(),
+            ("incident.notify", _) => "the authority was told".to_owned(),
+            ("incident.close", _) => "closed".to_owned(),
+            ("observe.incident", Some(0)) => "overdue".to_owned(),
+            ("observe.incident", Some(hours)) => format!("{hours} hours are left"),
+            _ => return,
+        };
+        let level = self.of.0.project(&incident.project).map(|p| p.level.clone()).unwrap_or_default();
+        let (number, deadline) = (incident.number.to_string(), format!("{:.0}", incident.deadline()));
+        let said = [
+            ("incident", number.as_str()),
+            ("project", incident.project.as_str()),
+            ("level", &level),
+            ("what", &what),
+            ("deadline", &deadline),
+        ];
+        let to = self.of.officers().cloned().collect();
+        self.say(Kind::Incident, to, "holm audit incident list".to_owned(), &said);
+    }
+
+    /// Who may write holmd's configuration has changed what watches it. Names of parts are names as Holm has them.
+    fn oversight(&mut self) {
+        let Ok(difference) = serde_json::from_value::<Difference>(self.entry.detail.clone()) else { return };
+        if difference.first {
+            return;
+        }
+        let all = [("gone", &difference.gone), ("changed", &difference.changed), ("new", &difference.new)];
+        let some = all.iter().filter(|(_, names)| !names.is_empty());
+        let listed = |names: &[String]| match names {
+            [first, rest @ ..] if rest.len() > 4 => format!("{first} and {} more", rest.len()),
+            few => few.join(", "),
+        };
+        let what =
+            some.map(|(how, names)| format!("{how}: {}", listed(names))).collect::<Vec<_>>().join("; ");
+        let to = self.of.officers().cloned().collect();
+        self.say(Kind::Oversight, to, format!("holm audit show {}", self.entry.index), &[("what", &what)]);
     }
 
     /// A witness has seen another history, or cosigns no more, or does again.

@@ -198,6 +198,9 @@ fn built_in(kind: Kind) -> &'static str {
         Kind::Alert => include_str!("templates/alert.txt"),
         Kind::AlertOver => include_str!("templates/alert-over.txt"),
         Kind::Alarm => include_str!("templates/alarm.txt"),
+        Kind::Review => include_str!("templates/review.txt"),
+        Kind::Incident => include_str!("templates/incident.txt"),
+        Kind::Oversight => include_str!("templates/oversight.txt"),
         Kind::Test => include_str!("templates/test.txt"),
     }
 }

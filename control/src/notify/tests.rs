@@ -316,6 +316,70 @@ fn an_alarm_goes_to_officers_but_for_whom_it_is_about() {
 }
 
 #[test]
+fn officers_hear_of_samples_that_wait_are_overdue_or_have_what_is_wrong() {
+    let of =
+        |action: &str, detail: serde_json::Value| {
+            let about = Entry { resource: "review/3".to_owned(), ..entry(action, "holmd", detail, vec![]) };
+            let all = told(&state(), &about);
+            let show = "holm audit review show 3".to_owned();
+            assert!(all.iter().all(
+                |one| *one == (Kind::Review, vec!["frida".to_owned(), "gustav".to_owned()], show.clone())
+            ));
+            all.len()
+        };
+    assert_eq!(of("review.draw", json!({ "review": 3, "close": 9, "sample": [4, 7] })), 1);
+    assert_eq!(of("review.draw", json!({ "review": 3, "close": 9, "sample": [] })), 0);
+    assert_eq!(of("observe.review", json!({ "review": 3, "overdue": true, "decided": 1 })), 1);
+    assert_eq!(of("audit.review", json!({ "entry": 4, "flag": true, "comment": TYPED })), 1);
+    assert_eq!(of("audit.review", json!({ "entry": 4, "flag": false, "comment": "" })), 0);
+    assert_eq!(of("audit.review", json!({ "dry_run": true })), 0);
+}
+
+#[test]
+fn officers_hear_of_each_step_of_an_incident_and_of_no_word_of_it() {
+    let of = |action: &str, said: Option<i64>| {
+        let incident = json!({ "kind": "incident", "number": 2, "project": "heart", "by": "frida", "reason": TYPED,
+            "at": "2026-11-03T13:02:11Z", "aware": "2026-11-03T13:02:11Z", "said": said });
+        events(&entry(action, "person/frida", json!({ "reason": TYPED }), vec![put(incident)]), &state())
+    };
+    for (action, said, what) in [
+        ("incident.open", None, "opened"),
+        ("incident.notify", Some(24), "the authority was told"),
+        ("incident.close", Some(0), "closed"),
+        ("observe.incident", Some(24), "24 hours are left"),
+        ("observe.incident", Some(0), "overdue"),
+    ] {
+        let all = of(action, said);
+        let (kind, to): (Kind, Vec<String>) =
+            (all[0].kind, all[0].to.iter().map(ToString::to_string).collect());
+        assert_eq!((all.len(), kind, to), (1, Kind::Incident, vec!["frida".to_owned(), "gustav".to_owned()]));
+        assert_eq!(
+            (all[0].fields["what"].as_str(), all[0].fields["deadline"].as_str()),
+            (what, "2026-11-06T13:02:11Z")
+        );
+        assert!(all[0].fields.values().all(|value| !value.contains(TYPED)));
+    }
+}
+
+#[test]
+fn officers_hear_of_rules_and_witnesses_that_are_gone() {
+    let of = |gone: &[&str], first: bool| {
+        let detail = json!({ "new": ["stream/siem"], "gone": gone, "changed": [], "first": first });
+        events(&entry("oversight.start", "holmd", detail, vec![]), &state())
+    };
+    let all = of(&["watch/out-of-hours", "witness/w1"], false);
+    assert_eq!(all[0].fields["what"], "gone: watch/out-of-hours, witness/w1; new: stream/siem");
+    let to: Vec<String> = all[0].to.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (all.len(), all[0].kind, to),
+        (1, Kind::Oversight, vec!["frida".to_owned(), "gustav".to_owned()])
+    );
+    let many = of(&["a", "b", "c", "d", "e", "f"], false);
+    assert_eq!(many[0].fields["what"], "gone: a and 5 more; new: stream/siem");
+    assert_eq!(of(&[], true), [], "that holmd begins is no news");
+}
+
+#[test]
 fn those_who_watch_hosts_hear_of_alerts_by_their_codes() {
     let news = json!({ "host": "dgx", "raised": ["gpu-missing", "report-stale"], "gone": ["volumes-full"] });
     let watch = || vec!["frida".to_owned(), "gustav".to_owned(), "olga".to_owned()];

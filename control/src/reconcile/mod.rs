@@ -4,6 +4,7 @@
 mod certificate;
 mod clock;
 pub mod guest;
+pub mod incident;
 mod intended;
 pub mod jobs;
 pub mod keys;
@@ -78,6 +79,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
         passed(guest::look(app, app.ledger.now()))?;
     }
     register::warn(app, &mut passed)?;
+    incident::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;
     let state = app.ledger.state();
     for s in state.slices.values() {

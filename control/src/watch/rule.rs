@@ -136,6 +136,11 @@ impl Watch {
         SignedDuration::from_mins(self.rules.iter().filter_map(of).max().unwrap_or(0).into())
     }
 
+    /// The rules as they are configured, or built in.
+    pub fn configs(&self) -> impl Iterator<Item = &WatchConfig> {
+        self.rules.iter().map(|rule| &rule.config)
+    }
+
     /// Names of the rules.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.config.name.as_str())

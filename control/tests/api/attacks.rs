@@ -292,9 +292,8 @@ async fn a_lead_who_asks_and_takes_back_for_ever_fills_no_memory() {
     let full = world.request("dina", "heart/more", 1).await.unwrap_err();
     assert_eq!(full.code(), Code::FailedPrecondition, "{full}");
     let state = world.app.ledger.state();
-    let replayed = world.end().await;
-    let app = holm_control::app::App::open(
-        holm_control::config::Config::load(&replayed.path().join("holmd/holmd.toml")).unwrap(),
-    );
+    let config = world.app.config.clone();
+    let _kept = world.end().await;
+    let app = holm_control::app::App::open(config);
     assert!(*app.unwrap().ledger.state() == *state, "the store has forgotten the same");
 }

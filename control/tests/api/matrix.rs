@@ -1,9 +1,14 @@
 //! Actor × call, as one golden table: what each gets for an answer.
 
 use crate::world::{Agent, World, decide, hello, ready_slice, reference};
+use holm_control::domain::incident::Incident;
+use holm_control::domain::records::{Change, Record};
+use holm_control::domain::review::{Item, Review, Sample};
 use holm_control::identity::Caller;
+use holm_control::ledger::{Call, Decided};
 use holm_proto::v1;
 use holm_proto::v1::policy_service_client::PolicyServiceClient;
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +30,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 74] = [
+pub const CALLS: [&str; 82] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -94,6 +99,14 @@ pub const CALLS: [&str; 74] = [
     "LockService/SetLock",
     "LockService/LiftLock",
     "LockService/ListLocks",
+    "IncidentService/OpenIncident",
+    "IncidentService/NoteNotification",
+    "IncidentService/CloseIncident",
+    "IncidentService/ListIncidents",
+    "IncidentService/ExportIncident",
+    "ReviewService/ListReviews",
+    "ReviewService/GetReview",
+    "ReviewService/DecideEntry",
     "BackupService/BackUpSlice",
     "BackupService/RestoreSlice",
     "BackupService/DrillSlice",
@@ -375,6 +388,43 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
                 drop(world.locks(who).lift_lock(request).await?);
             }
         }
+        "IncidentService/OpenIncident" => {
+            let request = v1::OpenIncidentRequest {
+                project: "heart".to_owned(),
+                reason: "a case".to_owned(),
+                aware: None,
+                dry_run: true,
+            };
+            drop(world.incidents(who).open_incident(request).await?);
+        }
+        "IncidentService/NoteNotification" => {
+            let (reference, reason) = ("2026-7".to_owned(), String::new());
+            let request = v1::NoteNotificationRequest { number: 1, reference, reason, dry_run: true };
+            drop(world.incidents(who).note_notification(request).await?);
+        }
+        "IncidentService/CloseIncident" => {
+            let request = v1::CloseIncidentRequest { number: 1, reason: "over".to_owned(), dry_run: true };
+            drop(world.incidents(who).close_incident(request).await?);
+        }
+        "IncidentService/ListIncidents" => {
+            let all = world.incidents(who).list_incidents(v1::ListIncidentsRequest {}).await?.into_inner();
+            return Ok(Some(all.incidents.len()));
+        }
+        "IncidentService/ExportIncident" => {
+            let request = v1::ExportIncidentRequest { number: 1, size: 0 };
+            drop(world.incidents(who).export_incident(request).await?);
+        }
+        "ReviewService/ListReviews" => {
+            let all = world.reviews(who).list_reviews(v1::ListReviewsRequest {}).await?.into_inner();
+            return Ok(Some(all.reviews.len()));
+        }
+        "ReviewService/GetReview" => {
+            drop(world.reviews(who).get_review(v1::GetReviewRequest { number: 1 }).await?);
+        }
+        "ReviewService/DecideEntry" => {
+            let request = v1::DecideEntryRequest { number: 1, dry_run: true, ..Default::default() };
+            drop(world.reviews(who).decide_entry(request).await?);
+        }
         "LockService/ListLocks" => {
             let all = world.locks(who).list_locks(v1::ListLocksRequest {}).await?.into_inner();
             return Ok(Some(all.locks.len()));
@@ -421,10 +471,33 @@ pub async fn world() -> (World, Agent) {
         let channel = world.channel(Some(&world.holder(&caller)));
         world.know(name, channel);
     }
+    sample(&world);
     let (agent, _) = ready_slice(&world, "heart/main", 2).await;
     world.request("lars", "brain/asked", 1).await.unwrap();
     world.approve("gustav", "brain/asked").await.unwrap();
     (world, agent)
+}
+
+/// A sample of one entry that is about nobody, and an incident of brain, which is frozen by none.
+fn sample(world: &World) {
+    let now = Timestamp::now();
+    let items = vec![Item { entry: 0, about: BTreeSet::new(), decided: None }];
+    let sample = Some(Sample { close: 1, drawn: now, due: now, items, told: Some(now), done: None });
+    let review = Review { number: 1, closed: now, entries: 1, sample };
+    let incident = Incident {
+        number: 1,
+        project: "brain".parse().unwrap(),
+        by: "frida".parse().unwrap(),
+        at: now,
+        reason: "a case".to_owned(),
+        aware: now,
+        notified: None,
+        closed: None,
+        said: None,
+    };
+    let changes = vec![Change::Put(Record::Review(review)), Change::Put(Record::Incident(incident))];
+    let call = Call::own("test", String::new());
+    world.app.ledger.commit(&call, |_, _| Ok(Decided::new(changes, ()))).unwrap();
 }
 
 async fn table(world: &World) -> String {
@@ -506,6 +579,8 @@ fn every_call_is_in_the_matrix() {
         include_str!("../../../proto/proto/holm/v1/backup.proto"),
         include_str!("../../../proto/proto/holm/v1/policy.proto"),
         include_str!("../../../proto/proto/holm/v1/lock.proto"),
+        include_str!("../../../proto/proto/holm/v1/review.proto"),
+        include_str!("../../../proto/proto/holm/v1/incident.proto"),
     ];
     // Names of calls are unique.
     let rpc = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();

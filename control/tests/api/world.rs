@@ -19,10 +19,12 @@ use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::incident_service_client::IncidentServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
+use holm_proto::v1::review_service_client::ReviewServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
@@ -304,6 +306,14 @@ impl World {
 
     pub fn locks(&self, who: &str) -> LockServiceClient<Channel> {
         LockServiceClient::new(self.of(who))
+    }
+
+    pub fn incidents(&self, who: &str) -> IncidentServiceClient<Channel> {
+        IncidentServiceClient::new(self.of(who))
+    }
+
+    pub fn reviews(&self, who: &str) -> ReviewServiceClient<Channel> {
+        ReviewServiceClient::new(self.of(who))
     }
 
     /// Rotate a project's key; without a project the key-encryption key.

@@ -1,11 +1,13 @@
 //! The grammar: `holm NOUN VERB [NAME] [--flags]`, with the same verbs for every noun. It stays as it is.
 
+mod audit;
 mod backup;
 mod nouns;
 mod policy;
 mod project;
 mod slice;
 
+pub use audit::{IncidentVerb, ReviewVerb, Whom};
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, Filter, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb,

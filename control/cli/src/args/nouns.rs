@@ -301,6 +301,14 @@ pub enum AuditVerb {
         #[command(flatten)]
         filter: Box<Filter>,
     },
+    /// What a data subject is told of who came to her data: dates and purposes, without names of staff
+    Extract(super::Whom),
+    /// Samples of the log, that officers look at
+    #[command(subcommand)]
+    Review(super::ReviewVerb),
+    /// Breaches, and what may be some: a project is frozen, and a clock runs
+    #[command(subcommand)]
+    Incident(super::IncidentVerb),
     /// The log's public key
     Key,
     /// The log's signed head

@@ -1,8 +1,11 @@
 //! The log, read and recomputed here.
 
 mod became;
+mod extract;
 mod find;
+mod incident;
 mod part;
+mod review;
 mod rows;
 mod stories;
 mod witnesses;
@@ -14,6 +17,7 @@ use crate::output::{Format, put};
 use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
+use holm_control::audit::sample::Redrawn;
 use holm_control::audit::verify::{self, Checker, Verified, VerifyError};
 use holm_control::audit::{Checkpoint, Entry, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
@@ -58,6 +62,9 @@ pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failur
             None => export(session, &to).await,
         },
         AuditVerb::Witnesses => witnesses::list(session).await,
+        AuditVerb::Extract(whom) => extract::extract(session, whom).await,
+        AuditVerb::Review(verb) => review::run(session, verb).await,
+        AuditVerb::Incident(verb) => incident::run(session, verb).await,
         AuditVerb::Key => {
             let now = checkpoint(session, &mut session.log().await?).await?;
             if let Some(pin) = session.place.pin()?.filter(|pin| pin.key != now.verifier_key) {
@@ -157,14 +164,7 @@ fn offline(
     earlier: &[PathBuf],
     outside: Outside,
 ) -> Result<(), Failure> {
-    let key = match key {
-        Some(key) => key_of(key)?,
-        // Never the one beside the log: whoever forged that forged this.
-        None => session.place.pin()?.map(|pin| pin.key).ok_or_else(|| {
-            Failure::usage("with which key? none is known here")
-                .hint(format!("holm audit verify {} --key KEY   (KEY: holm audit key)", dir.display()))
-        })?,
-    };
+    let key = key_for(session, key, &format!("holm audit verify {} --key KEY", dir.display()))?;
     if dir.is_file() {
         return part::check(session, dir, &key);
     }
@@ -205,6 +205,7 @@ fn report(
         "key": key,
         "verified_before": before,
         "earlier": earlier.iter().map(|head| head.size).collect::<Vec<_>>(),
+        "samples": verified.samples.iter().map(sample_json).collect::<Vec<_>>(),
         "witnesses": covers.iter().map(Covers::json).collect::<Vec<_>>(),
     });
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
@@ -224,7 +225,23 @@ fn report(
             .line("earlier", format!("begins with the {} entries of a checkpoint that was saved", head.size));
     }
     covers.iter().for_each(|covers| covers.line(session, &mut sheet));
-    session.output.sheet(&sheet, &json)
+    let bad: Vec<u32> =
+        verified.samples.iter().filter(|sample| !sample.good).map(|sample| sample.review).collect();
+    if !verified.samples.is_empty() {
+        let good = verified.samples.len() - bad.len();
+        sheet.line("samples", format!("{good} of {} are what the log has drawn", verified.samples.len()));
+    }
+    session.output.sheet(&sheet, &json)?;
+    match bad.first() {
+        None => Ok(()),
+        Some(number) => Err(alarm(format!(
+            "the sample of review {number} is not the one that follows from the log: whoever held holmd's machine chose it"
+        ))),
+    }
+}
+
+fn sample_json(sample: &Redrawn) -> Value {
+    json!({ "review": sample.review, "entries": sample.entries, "good": sample.good })
 }
 
 async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
@@ -264,6 +281,18 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let before = known.remember(&session.place, session.clock.now)?;
     report(session, &verified, &key, before, &[], &[])?;
     session.output.next(&format!("holm audit verify {} --key KEY   (anywhere, offline)", dir.display()))
+}
+
+/// The key that is named, or the one that is remembered: never one beside what is to be verified, for whoever forged that
+/// forged it too.
+fn key_for(session: &Session, named: Option<&str>, command: &str) -> Result<String, Failure> {
+    match named {
+        Some(key) => key_of(key),
+        None => session.place.pin()?.map(|pin| pin.key).ok_or_else(|| {
+            let text = "with which key? none is known here";
+            Failure::usage(text).hint(format!("{command}   (KEY: holm audit key)"))
+        }),
+    }
 }
 
 /// A key as such, or a file with it.

@@ -33,11 +33,13 @@ use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::incident_service_client::IncidentServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::policy_service_client::PolicyServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
+use holm_proto::v1::review_service_client::ReviewServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use jiff::Timestamp;
 use serde_json::json;
@@ -186,6 +188,14 @@ impl Session {
 
     async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
         Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn incidents(&self) -> Result<IncidentServiceClient<Channel>, Failure> {
+        Ok(IncidentServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn reviews(&self) -> Result<ReviewServiceClient<Channel>, Failure> {
+        Ok(ReviewServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn policies(&self) -> Result<PolicyServiceClient<Channel>, Failure> {

@@ -7,12 +7,14 @@ mod backup;
 mod certificate;
 mod fullness;
 mod host;
+mod incident;
 mod keys;
 mod lock;
 mod policy;
 mod queue;
 mod registration;
 mod review;
+mod sample;
 mod slice;
 mod svg;
 mod things;
@@ -23,6 +25,7 @@ pub use backup::{backup_json, backups, job, outcome};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
+pub use incident::{incident_json, incidents};
 pub use keys::{keys, keys_json, project_keys};
 pub use lock::{lock_json, locks};
 pub use policy::{
@@ -32,6 +35,7 @@ pub use policy::{
 pub use queue::{explained, explained_json, queue, queue_json};
 pub use registration::{entry_json, record, record_json, register};
 pub use review::{review, review_json};
+pub use sample::{sample, sample_json, samples};
 pub use slice::{
     approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
 };

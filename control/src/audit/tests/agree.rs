@@ -136,7 +136,7 @@ impl Cases {
 }
 
 /// `python3` with these arguments, or what to do about it.
-fn python<const N: usize>(args: [&str; N]) -> Command {
+pub(super) fn python<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("python3");
     let there = Command::new("python3").arg("--version").output().is_ok_and(|out| out.status.success());
     assert!(there, "this test needs python3: run deploy/packages, or apt-get install python3");

@@ -8,6 +8,7 @@ mod kill;
 mod open;
 mod power;
 mod proven;
+mod sample;
 mod table;
 mod tamper;
 mod tree;

@@ -5,6 +5,7 @@ use super::files::Files;
 use super::{VerifyError, understand};
 use crate::audit::entry::Entry;
 use crate::audit::layout::{self, Tile};
+use crate::audit::sample::{self, Step};
 use crate::audit::tree::{self, Hash};
 use jiff::Timestamp;
 use std::sync::mpsc;
@@ -20,6 +21,8 @@ pub(super) struct Bundle<T> {
     pub(super) over: Option<Hash>,
     /// Of the first and the last entry.
     pub(super) times: [Option<Timestamp>; 2],
+    /// What its entries are to samples.
+    pub(super) steps: Vec<(u64, Step)>,
     /// What was wanted of its entries.
     pub(super) picked: Vec<T>,
 }
@@ -68,12 +71,13 @@ fn judge<T>(
     let leaves: Vec<Hash> = bodies.iter().map(|body| tree::leaf(body)).collect();
     files.compare(tile.over_entries(), &leaves.concat())?;
     let mut times = [None; 2];
-    let mut picked = Vec::new();
+    let (mut steps, mut picked) = (Vec::new(), Vec::new());
     for (index, body) in iter::zip(first.., &bodies) {
         let entry = understand(index, body)?;
         times = [times[0].or(Some(entry.time)), Some(entry.time)];
+        steps.extend(sample::step(&entry).map(|step| (index, step)));
         picked.extend(pick(&entry));
     }
     let over = (!tile.is_partial()).then(|| tree::root_of(&leaves));
-    Ok(Bundle { leaves, over, times, picked })
+    Ok(Bundle { leaves, over, times, steps, picked })
 }

@@ -264,6 +264,11 @@ async fn a_message_that_a_kill_left_in_doubt_comes_again_under_the_same_id() {
     let (to, _, other) = post.mail().await;
     assert_eq!(to, "gustav@example.org");
     assert_ne!(id(&other), id(&again));
+    // This holmd has the rules that are built in, and the one before had none.
+    for officer in ["frida@example.org", "gustav@example.org"] {
+        let (to, subject, _) = post.mail().await;
+        assert_eq!((to.as_str(), subject.as_str()), (officer, "what watches holmd was changed"));
+    }
     // While it runs an operator tries it.
     let (good, said) = holmd.run(&["notify", "test", "--to", "anna"]).await;
     assert!(good && said.contains("ok       smtp"), "{said}");
