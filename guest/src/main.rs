@@ -140,6 +140,7 @@ impl Drop for Ends {
 #[derive(Debug, Default)]
 struct Slice {
     mounted: Vec<Mounted>,
+    project: String,
     /// Whose accounts were made.
     people: Option<People>,
     /// Slurm runs.
@@ -159,9 +160,11 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
         port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
     }
     accounts::make(&people.users, accounts::Gone::Removed)?;
+    slice.project.clone_from(&told.project);
+    let users = people.users.clone();
     slice.people = Some(people);
     let key = ssh::open(&told)?;
-    let serves = slurm::serve(&told)?;
+    let serves = slurm::serve(&told, &users)?;
     slice.serves = true;
     Ok(event::ready(&key, &serves))
 }

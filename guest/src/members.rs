@@ -8,6 +8,7 @@ use crate::{
     files,
     port::Port,
     seed::User,
+    slurm,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::Path, time::Duration};
@@ -46,6 +47,7 @@ impl People {
 #[derive(Debug)]
 pub struct Members {
     people: People,
+    project: String,
     /// It is to be looked whether anything is left of others.
     due: bool,
     /// Nothing was left, and the host was told so.
@@ -55,8 +57,8 @@ pub struct Members {
 
 impl Members {
     /// Whose accounts were made when the machine came up. Of somebody who was here before them jobs may be left.
-    pub fn new(people: People) -> Self {
-        Self { people, due: true, said: false, evictions: Evictions::default() }
+    pub fn new(project: String, people: People) -> Self {
+        Self { people, project, due: true, said: false, evictions: Evictions::default() }
     }
 
     /// The host wants these.
@@ -67,7 +69,7 @@ impl Members {
         files::write(&path, text, 0o600, files::ROOT).of(path.display())?;
         accounts::make(&people.users, Gone::Locked)?;
         port.know(&people.users);
-        *self = Self { people, due: true, said: false, evictions: std::mem::take(&mut self.evictions) };
+        (self.people, self.due, self.said) = (people, true, false);
         Ok(())
     }
 
@@ -98,6 +100,9 @@ impl Members {
         let nothing_left = self.evictions.pass(&self.people.ids(), slurm && !self.said)?;
         if nothing_left && !self.said {
             accounts::make(&self.people.users, Gone::Removed)?;
+            if slurm {
+                slurm::know(&self.project, &self.people.users)?;
+            }
             port.say_people(&self.people.of).of("the port")?;
             self.said = true;
         }

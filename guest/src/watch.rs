@@ -42,9 +42,9 @@ impl Due {
 
 /// Does it.
 pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver<Order>) -> Outcome {
-    let Slice { mounted, people, serves } = slice;
+    let Slice { mounted, project, people, serves } = slice;
     // Where it is not known who they are, nobody was let in.
-    let mut members = people.map(Members::new);
+    let mut members = people.map(|people| Members::new(project, people));
     let (mut said, mut alive, mut look) = (None, Due::default(), Due::default());
     loop {
         let now = Instant::now();

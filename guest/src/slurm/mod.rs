@@ -10,7 +10,7 @@ use crate::{
     disks,
     failed::{Failed, Of as _, Outcome, one_line},
     files, gpus,
-    seed::Told,
+    seed::{Told, User},
 };
 use rustix::mount::mount_bind;
 use std::{
@@ -39,7 +39,7 @@ pub struct Serves {
 /// ```
 ///
 /// Slurm takes jobs of those whom its accounting knows, and a limit on GPUs once it has told its accounting that it has any.
-pub fn serve(told: &Told) -> Outcome<Serves> {
+pub fn serve(told: &Told, users: &[User]) -> Outcome<Serves> {
     let gpus = gpus::found(&told.gpu_pci_ids)?;
     if gpus.len() != told.gpus {
         return Err(Failed(format!("found {} of {} GPUs", gpus.len(), told.gpus)));
@@ -51,11 +51,16 @@ pub fn serve(told: &Told) -> Outcome<Serves> {
     run(&["ip", "address", "replace", &format!("{ADDRESS}/32"), "dev", "dummy0"])?;
     run(&["ip", "link", "set", "dummy0", "up"])?;
     start(&["munge", "mariadb", "slurmdbd"])?;
-    accounting::tell(&accounting::people(&told.project, &told.users))?;
+    know(&told.project, users)?;
     start(&["slurmctld", "slurmd"])?;
     let serves = wait()?;
     accounting::tell(&accounting::classes(told.gpus))?;
     Ok(serves)
+}
+
+/// From now on these may run jobs. Of who has gone its accounting keeps what she used.
+pub fn know(project: &str, users: &[User]) -> Outcome {
+    accounting::tell(&accounting::people(project, users))
 }
 
 /// All of it, MiB.
