@@ -1,5 +1,5 @@
 use super::*;
-use crate::audit::{Log, SigningKey};
+use crate::audit::{Log, SigningKey, View};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ struct Scratch {
 
 impl Source for Log {
     fn size(&self) -> u64 {
-        Self::size(self)
+        View::size(self)
     }
 
     fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
@@ -20,7 +20,7 @@ impl Source for Log {
     }
 
     fn over(&self, part: u64) -> Result<Hash, LogError> {
-        Self::over(self, part)
+        View::over(self, part)
     }
 }
 
