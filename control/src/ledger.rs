@@ -14,10 +14,12 @@
 //! nobody of either was answered, and all that was decided meanwhile is decided no more.
 //!
 //! ```text
-//!   next ── decided, in a batch ──▶ nobody writes? ── yes ──▶ leads: takes the batch, writes it, wakes everybody
-//!     ▲                                  │ no
-//!     └────────── woken ◀── waits ◀──────┘        who finds the outcome of her batch is through
+//!   decided, in a batch ──▶ the first of it? ── yes ──▶ waits for who writes the batch before, takes this one, writes it
+//!                                  │ no                       │
+//!                                  └──▶ waits for hers ◀──────┘  woken: who writes the next one, then all of this one
 //! ```
+//!
+//! Nobody else is woken, and nobody who reads the log or lays it down holds up who writes it.
 //!
 //! An entry holds its changes, so the log is all that must be durable: the store follows it ([`follow`]), and a kill at any
 //! point leaves nothing to be made good but that.
@@ -26,13 +28,13 @@ mod follow;
 
 pub use follow::{Standing, compare, replay};
 
-use crate::audit::{Entry, Hash, Log, LogError, Unflushed};
+use crate::audit::{Entry, Hash, Log, LogError, Unflushed, View};
 use crate::domain::{Change, Record, Refusal, RefusalKind, State};
 use crate::store::{Applied, Store, StoreError};
 use follow::Follower;
 use holm_proto::ids::RequestId;
 use jiff::Timestamp;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// Who wants what: the head of a log entry, known before anything is decided.
@@ -116,11 +118,11 @@ pub enum LedgerError {
 pub struct Ledger {
     /// Held while somebody decides.
     next: Mutex<Next>,
-    /// A batch was written, well or not.
-    written: Condvar,
     /// Held while a batch becomes durable. Who needs both has this one first.
     writer: Arc<Mutex<Writer>>,
     follower: Follower,
+    /// The log as it was when the last batch was durable.
+    view: RwLock<Arc<View>>,
     state: RwLock<Arc<State>>,
     changed: watch::Sender<u64>,
     clock: fn() -> Timestamp,
@@ -133,8 +135,8 @@ struct Next {
     /// Entries that the log will have then.
     size: u64,
     batch: Batch,
-    /// Of the batch that is being written; absent: none is.
-    writing: Option<Outcome>,
+    /// The batch that is being written; absent: none is.
+    writing: Option<Arc<Writing>>,
     /// Nothing is decided any more, and why: what the log holds is known only after a restart.
     stuck: Option<String>,
 }
@@ -144,11 +146,24 @@ struct Next {
 struct Batch {
     changes: Vec<Change>,
     entries: Vec<Vec<u8>>,
-    outcome: Outcome,
+    writing: Arc<Writing>,
 }
 
-/// Of a batch, for all whose changes are in it.
-type Outcome = Arc<OnceLock<Result<(), String>>>;
+/// What those wait for whose changes are in a batch.
+#[derive(Default)]
+struct Writing {
+    /// What became of it.
+    outcome: OnceLock<Result<(), String>>,
+    /// Who writes the next one may begin.
+    ended: OnceLock<()>,
+}
+
+/// Who decided, on her way to what becomes of it.
+struct Waits {
+    batch: Arc<Writing>,
+    /// She writes it, after this one.
+    leads: Option<Option<Arc<Writing>>>,
+}
 
 struct Writer {
     log: Log,
@@ -165,6 +180,7 @@ impl Ledger {
     /// Open: the store reads from the log what it lacks.
     pub fn open(store: Box<dyn Store>, log: Log, clock: fn() -> Timestamp) -> Result<Self, LedgerError> {
         let state = follow::catch_up(store.as_ref(), &log)?;
+        let view = RwLock::new(log.view());
         let (changed, _) = watch::channel(log.size());
         let (batch, writing) = (Batch::default(), None);
         let next = Next { state: state.clone(), size: log.size(), batch, writing, stuck: None };
@@ -172,9 +188,9 @@ impl Ledger {
         let follower = Follower::start(Arc::clone(&writer), store).map_err(LedgerError::Thread)?;
         Ok(Self {
             next: Mutex::new(next),
-            written: Condvar::new(),
             writer,
             follower,
+            view,
             state: RwLock::new(Arc::new(state)),
             changed,
             clock,
@@ -202,7 +218,7 @@ impl Ledger {
         call: &Call,
         decide: impl FnOnce(&State, Timestamp) -> Result<Decided<T>, Refusal>,
     ) -> Result<T, Refusal> {
-        let (answer, outcome) = {
+        let (answer, waits) = {
             let (mut next, now) = (self.next()?, self.now());
             let (head, changes, answer) = match decide(&next.state, now) {
                 Ok(decided) => {
@@ -217,7 +233,7 @@ impl Ledger {
             };
             (answer, next.add(call, head, changes, now)?)
         };
-        self.durable(&outcome)?;
+        self.durable(waits)?;
         answer
     }
 
@@ -233,19 +249,20 @@ impl Ledger {
         call: &Call,
         decide: impl FnOnce(&State, Timestamp) -> Option<Decided<()>>,
     ) -> Result<bool, Refusal> {
-        let outcome = {
+        let waits = {
             let (mut next, now) = (self.next()?, self.now());
             let Some(decided) = decide(&next.state, now) else {
                 // What that was found on is in the next batch, or in the one that is being written, or durable.
-                let pending = (!next.batch.entries.is_empty()).then(|| Arc::clone(&next.batch.outcome));
+                let pending = (!next.batch.entries.is_empty()).then(|| Arc::clone(&next.batch.writing));
                 let found_on = pending.or_else(|| next.writing.clone());
                 drop(next);
-                return found_on.map_or(Ok(()), |outcome| self.durable(&outcome)).map(|()| false);
+                let found_on = found_on.map(|batch| Waits { batch, leads: None });
+                return found_on.map_or(Ok(()), |waits| self.durable(waits)).map(|()| false);
             };
             let head = Head::of(call, decided.reasons, decided.pack, decided.detail);
             next.add(call, head, decided.changes, now)?
         };
-        self.durable(&outcome)?;
+        self.durable(waits)?;
         Ok(true)
     }
 
@@ -266,20 +283,25 @@ impl Ledger {
         }
     }
 
+    /// The log as it is now, to be read. Cheap; does not change under the reader, and holds up nobody.
+    pub fn log(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The signed checkpoint.
     pub fn checkpoint(&self) -> String {
-        self.lock().log.checkpoint().to_owned()
+        self.log().checkpoint().to_owned()
     }
 
     /// Entries as they were hashed.
     pub fn entries(&self, start: u64, end: u64) -> Result<Vec<Vec<u8>>, LogError> {
-        self.lock().log.read(start, end)
+        self.log().read(start, end)
     }
 
     /// The signed checkpoint, and the proof that the log begins with what it was at size `old`.
     pub fn extension(&self, old: u64) -> Result<(String, Vec<Hash>), LogError> {
-        let writer = self.lock();
-        Ok((writer.log.checkpoint().to_owned(), writer.log.consistency(old)?))
+        let log = self.log();
+        Ok((log.checkpoint().to_owned(), log.consistency(old)?))
     }
 
     /// How many batches were written since it was opened.
@@ -289,12 +311,12 @@ impl Ledger {
 
     /// How many entries there are.
     pub fn size(&self) -> u64 {
-        self.lock().log.size()
+        self.log().size()
     }
 
     /// The proof that an entry is in the log as it was at `size`.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LogError> {
-        self.lock().log.inclusion_in(index, size)
+        self.log().inclusion_in(index, size)
     }
 
     /// The root over all entries that there were at `size`.
@@ -304,7 +326,7 @@ impl Ledger {
 
     /// The log's hash over 65,536 entries, as an index of it is known by.
     pub fn over(&self, part: u64) -> Result<Hash, LogError> {
-        self.lock().log.over(part)
+        self.log().over(part)
     }
 
     #[cfg(test)]
@@ -334,38 +356,38 @@ impl Ledger {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a batch is durable. Where nobody writes, this one does: all that was decided by now.
-    fn durable(&self, outcome: &Outcome) -> Result<(), Refusal> {
-        let mut next = self.decided();
-        loop {
-            match outcome.get() {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(why)) => return Err(not_durable(why)),
-                None if next.writing.is_some() => {
-                    next = self.written.wait(next).unwrap_or_else(PoisonError::into_inner);
+    /// Waits until a batch is durable, or writes it.
+    fn durable(&self, waits: Waits) -> Result<(), Refusal> {
+        if let Some(before) = waits.leads {
+            before.inspect(|before| {
+                before.ended.wait();
+            });
+            let taken = {
+                let mut next = self.decided();
+                if next.stuck.is_some() {
+                    next.give_up();
                 }
-                // It was taken, and whoever took it did not come to its end.
-                None if !Arc::ptr_eq(outcome, &next.batch.outcome) => return Err(not_durable(BEGUN)),
-                None if next.stuck.is_some() => next.give_up(),
-                None => {
-                    let batch = std::mem::take(&mut next.batch);
-                    next.writing = Some(Arc::clone(&batch.outcome));
-                    drop(next);
-                    let leads = Leads(self);
-                    self.write(&mut self.lock(), batch);
-                    drop(leads);
-                    next = self.decided();
-                }
+                // Unless it was given up.
+                let mine = Arc::ptr_eq(&next.batch.writing, &waits.batch);
+                mine.then(|| {
+                    next.writing = Some(Arc::clone(&waits.batch));
+                    std::mem::take(&mut next.batch)
+                })
+            };
+            if let Some(batch) = taken {
+                let mut leads = Leads { ledger: self, batch: &waits.batch, done: Err(BEGUN.to_owned()) };
+                leads.done = self.write(&mut self.lock(), batch);
             }
         }
+        waits.batch.outcome.wait().clone().map_err(|why| not_durable(&why))
     }
 
-    fn write(&self, writer: &mut Writer, batch: Batch) {
-        let Batch { changes, entries, outcome } = batch;
+    fn write(&self, writer: &mut Writer, batch: Batch) -> Result<(), String> {
+        let Batch { changes, entries, .. } = batch;
         let before = writer.log.unflushed();
         let done = match writer.log.append(&entries) {
             Ok(()) => {
-                self.publish(&changes, writer.log.size());
+                self.publish(&changes, writer.log.view());
                 writer.changes.extend(changes);
                 writer.batches += 1;
                 Ok(())
@@ -393,10 +415,12 @@ impl Ledger {
         if waits != before && waits != Unflushed::Nothing {
             self.follower.wake(waits);
         }
-        let _ = outcome.set(done);
+        done
     }
 
-    fn publish(&self, changes: &[Change], size: u64) {
+    fn publish(&self, changes: &[Change], log: Arc<View>) {
+        let size = log.size();
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = log;
         if !changes.is_empty() {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             Arc::make_mut(&mut state).apply(changes);
@@ -429,7 +453,7 @@ impl Next {
         head: Head,
         changes: Vec<Change>,
         now: Timestamp,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Waits, Refusal> {
         let entry = Entry {
             v: 1,
             index: self.size,
@@ -450,10 +474,11 @@ impl Next {
         // Only this one cannot be written; the next one can.
         let body = entry.to_bytes().map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
         self.state.apply(&changes);
+        let leads = self.batch.entries.is_empty().then(|| self.writing.clone());
         self.batch.entries.push(body);
         self.batch.changes.extend(changes);
         self.size += 1;
-        Ok(Arc::clone(&self.batch.outcome))
+        Ok(Waits { batch: Arc::clone(&self.batch.writing), leads })
     }
 
     /// Of the project that a call concerns, where there is one of that name, be it since just now.
@@ -469,23 +494,29 @@ impl Next {
     /// What waits to be written is not.
     fn give_up(&mut self) {
         let why = self.stuck.clone().unwrap_or_default();
-        let _ = std::mem::take(&mut self.batch).outcome.set(Err(why));
+        let _ = std::mem::take(&mut self.batch).writing.outcome.set(Err(why));
     }
 }
 
 /// Who writes. Whatever becomes of her, the others are woken; and where that is a panic, what was decided is not so, and
 /// nothing more is decided on it.
-struct Leads<'a>(&'a Ledger);
+struct Leads<'a> {
+    ledger: &'a Ledger,
+    batch: &'a Writing,
+    done: Result<(), String>,
+}
 
 impl Drop for Leads<'_> {
     fn drop(&mut self) {
-        let mut next = self.0.decided();
+        let mut next = self.ledger.decided();
         next.writing = None;
         if std::thread::panicking() {
             next.stuck = Some(BEGUN.to_owned());
         }
         drop(next);
-        self.0.written.notify_all();
+        // First the one who keeps the disk busy.
+        let _ = self.batch.ended.set(());
+        let _ = self.batch.outcome.set(std::mem::replace(&mut self.done, Ok(())));
     }
 }
 

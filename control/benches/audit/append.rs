@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 const ORIGIN: &str = "holm.example/log";
 const CALLERS: u32 = 64;
+const READERS: usize = 2;
 /// Each in turn in every round, so that what else the machine does meets all of them.
 const ROUNDS: usize = 5;
 const LASTS: Duration = Duration::from_secs(4);
@@ -38,7 +39,7 @@ pub fn run() {
         let dir = scratch.path().join(round.to_string());
         std::fs::create_dir(&dir).unwrap();
         others = others.max(running().saturating_sub(1));
-        let found = commits(&dir);
+        let found = commits(&dir, 0);
         per_batch = found.bytes / found.batches;
         for (of, (_, overwrite)) in fio_found.iter_mut().zip(ways) {
             of.extend(fio(&dir, per_batch, overwrite));
@@ -76,6 +77,13 @@ pub fn run() {
             (found.iter().map(|(writes, _)| *writes), found.iter().map(|(_, bytes)| *bytes));
         row(&what, median(writes.collect()), median(bytes.collect()), &format!("{ratio:.2}"), "0.5 at least");
     }
+    let dir = scratch.path().join("read");
+    std::fs::create_dir(&dir).unwrap();
+    let beside = commits(&dir, READERS);
+    println!(
+        "\nbeside {READERS} who read all of the log, again and again: {:.0} entries/s",
+        beside.entries as f64 / beside.seconds
+    );
     if others > 0 {
         println!("\nTHE RATIOS SAY NOTHING: {others} other programs were running; run it on a quiet machine");
     }
@@ -88,14 +96,24 @@ fn running() -> u64 {
     running.unwrap().parse().unwrap()
 }
 
-/// Each caller changes a person of her own, again and again.
-fn commits(dir: &Path) -> Found {
+/// Each caller changes a person of her own, again and again; so many read the log meanwhile, from its beginning to its end.
+fn commits(dir: &Path, readers: usize) -> Found {
     let key = SigningKey::create(&dir.join("key")).unwrap();
     let log = Log::create(&dir.join("log"), ORIGIN, key).unwrap();
     let store = SledStore::open(&dir.join("store")).unwrap();
     let ledger = Ledger::open(Box::new(store), log, Timestamp::now).unwrap();
     let started = Instant::now();
     std::thread::scope(|scope| {
+        for _ in 0..readers {
+            scope.spawn(|| {
+                while started.elapsed() < LASTS {
+                    let size = ledger.size();
+                    for start in (0..size).step_by(4096).take_while(|_| started.elapsed() < LASTS) {
+                        ledger.entries(start, size.min(start + 4096)).unwrap();
+                    }
+                }
+            });
+        }
         for n in 0..CALLERS {
             let ledger = &ledger;
             scope.spawn(move || {

@@ -11,6 +11,7 @@
 )]
 
 mod append;
+mod search;
 mod verify;
 
 fn main() {
@@ -22,5 +23,8 @@ fn main() {
     }
     if wanted("verify") {
         verify::run();
+    }
+    if wanted("search") {
+        search::run();
     }
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-const ORIGIN: &str = "holm.example/log";
-const ENTRIES: u64 = 10_000_000;
+pub const ORIGIN: &str = "holm.example/log";
+pub const ENTRIES: u64 = 10_000_000;
 const VERIFIER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/verify-log.py");
 
 pub fn run() {
@@ -75,7 +75,7 @@ print(open("/proc/self/status").read())
 "#;
 
 /// Write a log of so many entries where nothing is yet; how many bytes its entries have.
-fn write(dir: &Path, size: u64, key: &SigningKey) -> u64 {
+pub fn write(dir: &Path, size: u64, key: &SigningKey) -> u64 {
     let mut rows: Vec<Vec<Hash>> = vec![Vec::new(); 8];
     let (mut bundle, mut bytes) = (Vec::new(), 0);
     for index in 0..size {
@@ -150,7 +150,7 @@ fn root_of(row: &[Hash]) -> Hash {
 }
 
 /// Of three kinds, as holmd writes them: a refusal, an approval with its change, a host's observation with two.
-fn entry(index: u64) -> String {
+pub fn entry(index: u64) -> String {
     let time = jiff::Timestamp::from_second(1_790_000_000 + i64::try_from(index).unwrap()).unwrap();
     let id = format!(
         "{:08x}-6f5d-4f0e-9d43-{:012x}",
@@ -158,21 +158,22 @@ fn entry(index: u64) -> String {
         index.wrapping_mul(0x9e37_79b9) & 0xffff_ffff_ffff
     );
     let (project, slice) = (format!("study-{}", index % 997), format!("n{}", index % 13));
+    let level = 1 + index % 997 % 3;
     let head = format!(r#"{{"v":1,"index":{index},"time":"{time}","request":"{id}","#);
     match index % 3 {
         0 => format!(
-            r#"{head}"actor":"person/p{n}","peer":"192.0.2.{host}:{port}","action":"slice.connect","resource":"slice/{project}/{slice}","project":"{project}","outcome":"refused","reasons":["members-connect","the agreement of `p{n}` ended on 2026-10-01: file a new one with `holm project add {project} p{n} --agreement`"],"pack":"aau-2026/3","detail":{{"level":"3","second_factor":null,"sessions":{n}}}}}"#,
+            r#"{head}"actor":"person/p{n}","peer":"192.0.2.{host}:{port}","action":"slice.connect","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"refused","reasons":["members-connect","the agreement of `p{n}` ended on 2026-10-01: file a new one with `holm project add {project} p{n} --agreement`"],"pack":"aau-2026/3","detail":{{"level":"3","second_factor":null,"sessions":{n}}}}}"#,
             n = index % 5003,
             host = index % 250,
             port = 1024 + index % 60_000,
         ),
         1 => format!(
-            r#"{head}"actor":"person/frida","peer":"192.0.2.9:{port}","action":"slice.approve","resource":"slice/{project}/{slice}","project":"{project}","outcome":"allowed","reasons":["officers-approve","another-than-who-asked"],"pack":"aau-2026/3","detail":{{"approvals":2,"of":2,"comment":"read what was filed; the DPIA covers it"}},"changes":[{{"op":"put","of":{{"slice":{{"id":"{id}","project":"{project}","name":"{slice}","level":"3","gpus":4,"cores":24,"memory_gib":360,"disks":[{{"name":"root","gib":64}},{{"name":"data","gib":2048}}],"asked":"{time}","by":"person/lead{n}","approvals":["person/frida","person/gustav"],"state":"approved","until":"2027-02-24T12:00:00Z"}}}}}}]}}"#,
+            r#"{head}"actor":"person/frida","peer":"192.0.2.9:{port}","action":"slice.approve","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"allowed","reasons":["officers-approve","another-than-who-asked"],"pack":"aau-2026/3","detail":{{"approvals":2,"of":2,"comment":"read what was filed; the DPIA covers it"}},"changes":[{{"op":"put","of":{{"kind":"slice","id":"{id}","project":"{project}","name":"{slice}","level":"3","gpus":4,"cores":24,"memory_gib":360,"disks":[{{"name":"root","gib":64}},{{"name":"data","gib":2048}}],"asked":"{time}","by":"person/lead{n}","approvals":["person/frida","person/gustav"],"state":"approved","until":"2027-02-24T12:00:00Z"}}}}]}}"#,
             n = index % 997,
             port = 1024 + index % 60_000,
         ),
         _ => format!(
-            r#"{head}"actor":"host/dgx2-{host}","peer":"198.51.100.{host}:{port}","action":"host.sanitised","resource":"device/dgx2-{host}/0000:{bus:02x}:00.0","outcome":"observed","detail":{{"run":"{id}","bytes":34359738368,"read_back":34359738368,"mismatches":0,"seconds":{n}}},"changes":[{{"op":"put","of":{{"device":{{"host":"dgx2-{host}","address":"0000:{bus:02x}:00.0","kind":"v100-sxm3-32gb","state":"free","evidence":{{"run":"{id}","at":"{time}","bytes":34359738368}},"serial":"0324{index:012}"}}}}}},{{"op":"delete","of":"claim/{id}"}}]}}"#,
+            r#"{head}"actor":"host/dgx2-{host}","peer":"198.51.100.{host}:{port}","action":"host.sanitised","resource":"device/dgx2-{host}/0000:{bus:02x}:00.0","outcome":"observed","detail":{{"run":"{id}","bytes":34359738368,"read_back":34359738368,"mismatches":0,"seconds":{n}}},"changes":[{{"op":"put","of":{{"kind":"device","host":"dgx2-{host}","address":"0000:{bus:02x}:00.0","model":"v100-sxm3-32gb","state":"free","evidence":{{"run":"{id}","at":"{time}","bytes":34359738368}},"serial":"0324{index:012}"}}}},{{"op":"delete","of":"claim/{id}"}}]}}"#,
             host = index % 7,
             port = 1024 + index % 60_000,
             bus = index % 256,

@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ScopedJoinHandle;
 
 /// What the disk said.
@@ -30,7 +31,7 @@ pub(super) struct Disk {
     root: PathBuf,
     handle: File,
     /// Directories whose own entry in their parent is known to be durable.
-    durable: BTreeSet<PathBuf>,
+    durable: Mutex<BTreeSet<PathBuf>>,
     #[cfg(test)]
     pub(super) faults: faults::Faults,
 }
@@ -59,7 +60,7 @@ impl Disk {
         Ok(Self {
             root: root.to_path_buf(),
             handle,
-            durable: BTreeSet::new(),
+            durable: Mutex::default(),
             #[cfg(test)]
             faults: faults::Faults::default(),
         })
@@ -81,11 +82,6 @@ impl Disk {
     /// Something of this name is there.
     pub(super) fn has(&self, file: &str) -> bool {
         self.path(file).symlink_metadata().is_ok()
-    }
-
-    /// A file's bytes. One that is longer than `limit` is cut off one byte after it.
-    pub(super) fn read(&self, file: &str, limit: u64) -> Result<Vec<u8>, DiskError> {
-        read(&self.root, file, limit)
     }
 
     /// Write a file and sync it. Its directories are synced by [`Self::sync_above`].
@@ -127,12 +123,13 @@ impl Disk {
     }
 
     /// Make it durable that these files are where they are.
-    pub(super) fn sync_above<'a>(&mut self, files: impl Iterator<Item = &'a str>) -> Result<(), DiskError> {
+    pub(super) fn sync_above<'a>(&self, files: impl Iterator<Item = &'a str>) -> Result<(), DiskError> {
         let mut dirs = BTreeSet::new();
         let mut news = BTreeSet::new();
+        let durable = self.durable().clone();
         for file in files {
             dirs.extend(Path::new(file).parent().map(Path::to_path_buf));
-            for dir in Path::new(file).ancestors().skip(1).filter(|dir| !self.durable.contains(*dir)) {
+            for dir in Path::new(file).ancestors().skip(1).filter(|dir| !durable.contains(*dir)) {
                 if let Some(parent) = dir.parent() {
                     dirs.insert(parent.to_path_buf());
                     news.insert(dir.to_path_buf());
@@ -144,7 +141,7 @@ impl Disk {
             let path = self.root.join(dir);
             self.act("sync", &path, || File::open(&path)?.sync_all())?;
         }
-        self.durable.extend(news);
+        self.durable().extend(news);
         Ok(())
     }
 
@@ -155,7 +152,7 @@ impl Disk {
 
     /// Remove what is in a directory but for the files in `keep`, and the directory with the last of
     /// it. Not durable; nothing there was any use.
-    pub(super) fn sweep(&mut self, dir: &str, keep: &BTreeSet<String>) -> Result<(), DiskError> {
+    pub(super) fn sweep(&self, dir: &str, keep: &BTreeSet<String>) -> Result<(), DiskError> {
         let path = self.path(dir);
         let names = match fs::read_dir(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -172,7 +169,7 @@ impl Disk {
         }
         if !kept {
             self.act("remove", &path, || fs::remove_dir(&path))?;
-            self.durable.remove(Path::new(dir));
+            self.durable().remove(Path::new(dir));
         }
         Ok(())
     }
@@ -209,6 +206,10 @@ impl Disk {
             self.act("sync", path.parent().unwrap_or(&path), || sync_parent(&path))?;
         }
         self.act("open", &path, || OpenOptions::new().write(true).open(&path))
+    }
+
+    fn durable(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> DiskError {

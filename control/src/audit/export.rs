@@ -45,7 +45,7 @@ pub fn write(
 ) -> Result<Verified, ExportError> {
     let mut checker = Checker::new(note, vkey)?;
     earlier.iter().try_for_each(|known| checker.begin_with(known.clone()))?;
-    let mut disk = Disk::create(dir)?;
+    let disk = Disk::create(dir)?;
     let failed = |source| DiskError { what: "read", path: dir.to_path_buf(), source };
     if fs::read_dir(dir).map_err(failed)?.next().is_some() {
         return Err(ExportError::NotEmpty(dir.to_path_buf()));

@@ -13,8 +13,8 @@
 //!   32  …  entries, each with its length in 16 bits; the checkpoint that is signed over all up to them
 //! ```
 //!
-//! When all of it lies in the log's directory it is written from its beginning again. Records of before stay behind the new
-//! ones until they are written over, and are told by their index: a log only grows.
+//! It is written round and round: what lies in the log's directory is written over. Until then it stays, and is told by its
+//! index: a log only grows.
 
 use super::checkpoint::Checkpoint;
 use super::disk::{Disk, DiskError};
@@ -75,12 +75,19 @@ pub(super) fn replay(
     tip: &mut Tip,
     note: &mut String,
 ) -> Result<Vec<Part>, String> {
-    let (chain, rest) = records(bytes);
-    let (laid, mut full) = (tip.size(), Vec::new());
-    for record in chain.iter().filter(|record| record.end() > laid) {
+    let mut full = Vec::new();
+    for record in records(bytes) {
+        // It lies in the directory, or is there twice.
+        if record.end() <= tip.size() {
+            continue;
+        }
         let what = format!("its record of entries {} to {}", record.first, record.end());
         if record.first != tip.size() {
-            return Err(format!("{what} does not follow what is there, which is {} entries", tip.size()));
+            let there = tip.size();
+            return Err(format!(
+                "{what} is whole and does not follow what is there, which is {there} entries: what was before it is \
+                 damaged or missing"
+            ));
         }
         let damaged = || format!("{what} was changed");
         let (bodies, whole) = layout::entries_of(record.entries);
@@ -97,14 +104,7 @@ pub(super) fn replay(
         }
         signed.clone_into(note);
     }
-    match rest.iter().find(|record| record.end() > tip.size()) {
-        Some(record) => Err(format!(
-            "its record of entries {} to {} is whole, and what was before it is damaged or missing",
-            record.first,
-            record.end()
-        )),
-        None => Ok(full),
-    }
+    Ok(full)
 }
 
 /// The bytes of a record; `None` where so much cannot be counted.
@@ -127,27 +127,25 @@ pub(super) fn record(first: u64, bodies: &[Vec<u8>], note: &str) -> Option<Vec<u
     Some(bytes)
 }
 
-/// The records that follow each other from the beginning, and those that lie behind what follows no more: whole, and of
-/// other times.
-fn records(bytes: &[u8]) -> (Vec<Record<'_>>, Vec<Record<'_>>) {
-    let mut chain: Vec<Record<'_>> = Vec::new();
-    let mut at = 0;
-    while let Some(next) = bytes.get(at..).and_then(Record::at) {
-        if chain.last().is_some_and(|last| last.end() != next.first) {
-            break;
-        }
-        at += next.length;
-        chain.push(next);
+/// All that are whole, wherever they lie, in the order in which they were written.
+fn records(bytes: &[u8]) -> Vec<Record<'_>> {
+    let (mut all, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let record = bytes.get(at..).and_then(Record::at);
+        at += record.map_or(BLOCK, |record| record.length);
+        all.extend(record);
     }
-    let rest = (at..bytes.len()).step_by(BLOCK).filter_map(|at| bytes.get(at..).and_then(Record::at));
-    (chain, rest.collect())
+    all.sort_by_key(|record| (record.first, record.end()));
+    all
 }
 
-/// The file, for its one writer.
+/// The file, for its one writer. Places in it are counted on when it is written from its beginning again.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    at: u64,
+    /// From here on it is of use.
+    begin: u64,
+    end: u64,
 }
 
 impl Journal {
@@ -156,31 +154,47 @@ impl Journal {
     /// that would be one more thing to sync.
     pub(super) fn open(disk: &Disk) -> Result<Self, DiskError> {
         let file = disk.beside(SUFFIX, SIZE)?;
-        Ok(Self { file, at: 0 })
+        Ok(Self { file, begin: 0, end: 0 })
     }
 
     /// Whether a record of so many bytes has room.
     pub(super) const fn fits(&self, length: usize) -> bool {
-        length as u64 <= SIZE - self.at
+        self.place(length).saturating_add(length as u64) <= self.begin + SIZE
     }
 
-    /// More than half of it is in use.
-    pub(super) const fn is_half_full(&self) -> bool {
-        self.at > SIZE / 2
+    /// More than half of it is in use, when what it holds up to here is not.
+    pub(super) fn is_half_full(&self, upto: u64) -> bool {
+        self.end - self.begin.max(upto) > SIZE / 2
+    }
+
+    /// Where what is written next begins, or what was before.
+    pub(super) const fn end(&self) -> u64 {
+        self.end
     }
 
     /// Durable when it returns. Where it fails it may be durable all the same, and the same must be written again.
     pub(super) fn write(&mut self, disk: &Disk, record: &[u8]) -> Result<(), DiskError> {
-        let path = disk.path_beside(SUFFIX);
-        disk.act("write", &path, || self.file.write_all_at(record, self.at))?;
+        let (path, at) = (disk.path_beside(SUFFIX), self.place(record.len()));
+        disk.act("write", &path, || self.file.write_all_at(record, at % SIZE))?;
         disk.act("sync", &path, || self.file.sync_data())?;
-        self.at += record.len() as u64;
+        self.end = at + record.len() as u64;
         Ok(())
     }
 
-    /// What it holds is of no more use.
-    pub(super) const fn restart(&mut self) {
-        self.at = 0;
+    /// What it holds up to here is of no more use.
+    pub(super) fn release(&mut self, upto: u64) {
+        self.begin = self.begin.max(upto);
+        if self.begin == self.end {
+            (self.begin, self.end) = (self.end.next_multiple_of(SIZE), self.end.next_multiple_of(SIZE));
+        }
+    }
+
+    /// No record is cut in two by the file's end.
+    const fn place(&self, length: usize) -> u64 {
+        match length as u64 > SIZE - self.end % SIZE {
+            true => self.end.next_multiple_of(SIZE),
+            false => self.end,
+        }
     }
 }
 

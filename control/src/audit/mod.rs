@@ -16,7 +16,7 @@
 //!
 //!   append:   entries and the checkpoint signed over them, into the journal ──sync──▶ answered
 //!
-//!   flush:    tiles ──sync──▶ directories ──sync──▶ checkpoint.new ──sync──▶ rename ──sync──▶ the journal begins anew
+//!   flush:    tiles ──sync──▶ directories ──sync──▶ checkpoint.new ──sync──▶ rename ──sync──▶ of the journal so much is free
 //!                                                                              │
 //!                                                          older partial tiles are removed
 //! ```
@@ -44,6 +44,7 @@ pub mod sample;
 mod tip;
 pub(crate) mod tree;
 pub mod verify;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -55,5 +56,6 @@ pub use self::checkpoint::Checkpoint;
 pub use self::disk::DiskError;
 pub use self::entry::{Entry, EntryError, MAX_ENTRY, OUTCOMES};
 pub use self::key::{KeyError, SigningKey};
-pub use self::log::{Log, LogError, Unflushed};
+pub use self::log::{Flush, Log, LogError, Unflushed};
 pub use self::tree::Hash;
+pub use self::view::View;

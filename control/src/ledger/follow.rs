@@ -11,12 +11,12 @@
 //! knows another log's past, or more than the log, is refused.
 
 use super::{Applied, LedgerError, Writer, chain};
-use crate::audit::{Entry, Log, LogError, Unflushed};
+use crate::audit::{Entry, Flush, Log, LogError, Unflushed};
 use crate::domain::{Change, Record, State};
 use crate::store::Store;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -161,11 +161,11 @@ struct Follow {
 
 impl Follow {
     fn run(&mut self, woken: &Receiver<Unflushed>) {
-        let mut again = false;
+        let mut left = Unflushed::Nothing;
         loop {
-            let mut waits = match again {
-                true => Ok(Unflushed::Some),
-                false => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let mut waits = match left {
+                Unflushed::Nothing => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                some => Ok(some),
             };
             let until = Instant::now() + DELAY;
             while waits.is_ok_and(|waits| waits < Unflushed::Much) {
@@ -174,26 +174,37 @@ impl Follow {
             // Whatever it was: without this thread nothing would be laid down any more.
             let followed = catch_unwind(AssertUnwindSafe(|| self.follow()));
             let failure = followed.unwrap_or_else(|_| Err("it panicked".to_owned())).err();
-            again = failure.is_some();
+            left = match failure {
+                // What came meanwhile: nobody says of it that there is something.
+                None => self.writer().log.unflushed(),
+                Some(_) => Unflushed::Some,
+            };
+            let failed = failure.is_some();
             if let Some(failure) = failure.filter(|_| !self.said) {
                 tracing::error!(
                     "what is logged is safe, but the store or the log's directory is behind: {failure}"
                 );
             }
-            self.said = again;
+            self.said = failed;
             if waits == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
         }
     }
 
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn follow(&mut self) -> Result<(), String> {
-        let (now, flushed) = {
-            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let flushed = writer.log.flush();
-            self.waiting.append(&mut writer.changes);
-            (Applied::of(&writer.log), flushed)
+        let mut changes = Vec::new();
+        let (now, flush) = {
+            let mut writer = self.writer();
+            std::mem::swap(&mut changes, &mut writer.changes);
+            (Applied::of(&writer.log), writer.log.to_flush())
         };
+        self.waiting.append(&mut changes);
+        let flushed = flush.and_then(Flush::run);
         // Of a write in doubt who was to write it says more.
         let flushed = match flushed {
             Ok(()) | Err(LogError::Doubtful) => Ok(()),

@@ -26,7 +26,7 @@ pub(crate) use self::terms::words;
 use self::part::{Full, Growing, Part};
 use self::postings::Set;
 use crate::app::App;
-use crate::audit::{Entry, Hash, LogError};
+use crate::audit::{Entry, Hash, LogError, View};
 use crate::ledger::Ledger;
 use std::fs;
 use std::io;
@@ -57,6 +57,20 @@ impl Source for Ledger {
 
     fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
         Self::entries(self, range.start, range.end)
+    }
+
+    fn over(&self, part: u64) -> Result<Hash, LogError> {
+        Self::over(self, part)
+    }
+}
+
+impl Source for View {
+    fn size(&self) -> u64 {
+        Self::size(self)
+    }
+
+    fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
+        self.read(range.start, range.end)
     }
 
     fn over(&self, part: u64) -> Result<Hash, LogError> {
@@ -216,6 +230,8 @@ impl Index {
         }
         let mut page = Page { found: Vec::new(), next: None };
         let (mut read, mut bytes) = (0, 0);
+        // The log reads and checks a bundle as a whole, however few of its entries are asked for.
+        let mut bundle = (u64::MAX, Vec::new());
         let range = query.range(all);
         let parts = range.start / PART..range.end.div_ceil(PART);
         for at in query.ordered(parts) {
@@ -226,12 +242,16 @@ impl Index {
                     return Ok(page);
                 }
                 read += 1;
-                for body in log.entries(*index..index + 1)? {
-                    let entry = Entry::from_bytes(&body)
+                if bundle.0 != index / BUNDLE {
+                    let first = index / BUNDLE * BUNDLE;
+                    bundle = (index / BUNDLE, log.entries(first..all.min(first + BUNDLE))?);
+                }
+                for body in bundle.1.iter().skip((index % BUNDLE) as usize).take(1) {
+                    let entry = Entry::from_bytes(body)
                         .map_err(|source| SearchError::Entry { index: *index, source })?;
                     if query.takes(&entry) {
                         bytes += body.len();
-                        page.found.push(Found { index: *index, body });
+                        page.found.push(Found { index: *index, body: body.clone() });
                     }
                 }
             }

@@ -10,20 +10,6 @@ struct Scratch {
     log: Log,
 }
 
-impl Source for Log {
-    fn size(&self) -> u64 {
-        Self::size(self)
-    }
-
-    fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
-        self.read(range.start, range.end)
-    }
-
-    fn over(&self, part: u64) -> Result<Hash, LogError> {
-        Self::over(self, part)
-    }
-}
-
 impl Scratch {
     fn new(key: u8, entries: &[Entry]) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -44,7 +30,7 @@ impl Scratch {
 
     fn index(&self) -> Index {
         let index = Index::open(&self.dir()).unwrap();
-        while !index.follow(&self.log).unwrap() {}
+        while !index.follow(&*self.log).unwrap() {}
         index
     }
 
@@ -52,7 +38,7 @@ impl Scratch {
     fn all(&self, index: &Index, query: &Query, most: usize) -> Vec<u64> {
         let (mut found, mut query) = (Vec::new(), query.clone());
         loop {
-            let page = index.search(&self.log, &query, self.log.size(), most).unwrap();
+            let page = index.search(&*self.log, &query, self.log.size(), most).unwrap();
             assert!(page.found.len() <= most);
             found.extend(page.found.iter().map(|one| one.index));
             match page.next {
@@ -107,11 +93,11 @@ fn what_was_logged_just_now_is_found() {
     scratch.add(&entries(3..9));
     assert_eq!(scratch.all(&index, &ada, 10), vec![8, 4, 0]);
     assert_eq!(scratch.all(&index, &oldest(ada), 1), vec![0, 4, 8]);
-    let page = index.search(&scratch.log, &asked(), 9, 2).unwrap();
+    let page = index.search(&*scratch.log, &asked(), 9, 2).unwrap();
     assert_eq!((page.found[0].index, page.next), (8, Some(6)));
     assert_eq!(page.found[0].body, entry(8).to_bytes().unwrap());
     // As it was when it was asked first.
-    let page = index.search(&scratch.log, &asked(), 3, 2).unwrap();
+    let page = index.search(&*scratch.log, &asked(), 3, 2).unwrap();
     assert_eq!((page.found[0].index, page.next), (2, Some(0)));
 }
 
@@ -184,7 +170,7 @@ fn an_index_of_another_log_is_not_believed() {
 fn an_index_that_is_far_behind_says_so_instead_of_leaving_out() {
     let scratch = Scratch::new(1, &entries(0..PART + 300));
     let index = Index::open(&scratch.dir()).unwrap();
-    let no = index.search(&scratch.log, &asked(), scratch.log.size(), 1).unwrap_err();
+    let no = index.search(&*scratch.log, &asked(), scratch.log.size(), 1).unwrap_err();
     assert!(matches!(no, SearchError::Behind { done: 0, all } if all == PART + 300), "{no}");
 }
 
@@ -196,14 +182,14 @@ fn a_disk_that_takes_no_more_leaves_no_hole() {
     let beside = file(&scratch.dir(), 0).with_extension("new");
     fs::create_dir_all(&beside).unwrap();
     let failed = loop {
-        match index.follow(&scratch.log) {
+        match index.follow(&*scratch.log) {
             Ok(all) => assert!(!all),
             Err(no) => break no,
         }
     };
     assert!(matches!(failed, SearchError::Index { .. }), "{failed}");
     fs::remove_dir(&beside).unwrap();
-    while !index.follow(&scratch.log).unwrap() {}
+    while !index.follow(&*scratch.log).unwrap() {}
     assert_eq!(scratch.all(&index, &asked().request("call-65535").unwrap(), 9), vec![PART - 1]);
     assert_eq!(scratch.all(&index, &asked().request("call-65536").unwrap(), 9), vec![PART]);
 }
@@ -213,7 +199,7 @@ fn a_page_goes_into_a_message() {
     let large = |index| Entry { reasons: vec!["x".repeat(60_000)], ..entry(index) };
     let scratch = Scratch::new(1, &(0..40).map(large).collect::<Vec<_>>());
     let index = scratch.index();
-    let page = index.search(&scratch.log, &asked(), 40, 500).unwrap();
+    let page = index.search(&*scratch.log, &asked(), 40, 500).unwrap();
     let bytes: usize = page.found.iter().map(|one| one.body.len()).sum();
     assert!(page.next.is_some() && bytes < holm_proto::MAX_MESSAGE_BYTES, "{bytes}");
     assert_eq!(scratch.all(&index, &asked(), 500), (0..40).rev().collect::<Vec<_>>());

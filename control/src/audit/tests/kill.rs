@@ -135,6 +135,38 @@ fn a_journal_that_is_full_is_laid_down_and_begun_again() {
 }
 
 #[test]
+fn what_is_appended_while_the_rest_is_laid_down_stays_in_the_journal_wherever_it_lies() {
+    let mut scratch = Scratch::new(0);
+    // A block each, or three, of 32: round and round, and never over what is not laid down.
+    for round in 0..60 {
+        let size = scratch.log.size();
+        scratch.log.append(&bodies(size, size + 1)).unwrap();
+        let flush = scratch.log.to_flush().unwrap();
+        let then = size + 2 + round % 2 * 25;
+        scratch.log.append(&bodies(size + 1, then)).unwrap();
+        flush.run().unwrap();
+        assert_eq!(verify::directory(&scratch.path(), &vkey()).unwrap().entries, size + 1);
+        assert_eq!(scratch.log.unflushed(), Unflushed::Some);
+        assert_eq!(scratch.log.read(0, then).unwrap(), bodies(0, then));
+        if round % 7 == 6 {
+            scratch = scratch.reopen();
+            assert_whole(&scratch, then);
+        }
+    }
+    // One that was made before another, and comes after it.
+    let size = scratch.log.size();
+    let early = scratch.log.to_flush().unwrap();
+    scratch.grow(size + 1);
+    early.run().unwrap();
+    assert_whole(&scratch, size + 1);
+    // Read as it was.
+    let view = scratch.log.view();
+    scratch.grow(size + 300);
+    assert_eq!((view.size(), view.read(0, size + 1).unwrap()), (size + 1, bodies(0, size + 1)));
+    assert_whole(&scratch.reopen(), size + 300);
+}
+
+#[test]
 fn what_failed_can_be_done_again() {
     each_step(|from, to, step, when| {
         let (mut scratch, (appended, flushed)) = disturbed(from, to, step, when);
@@ -245,6 +277,8 @@ fn what_a_kill_left_behind_is_verified_where_it_can_be_and_named_where_not() {
 enum Event {
     Append(u64),
     Flush,
+    /// Laid down while so many are appended.
+    FlushBeside(u64),
     /// Closed and opened again.
     Kill,
     /// The same, in the middle of an append and a flush.
@@ -257,6 +291,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         6 => prop_oneof![5 => 1..4u64, 1 => 200..450u64].prop_map(Event::Append),
         2 => Just(Event::Flush),
+        2 => prop_oneof![1..4u64, 200..450u64].prop_map(Event::FlushBeside),
         1 => Just(Event::Kill),
         2 => (1..4u64, 0..20usize, any::<bool>()).prop_map(|(n, step, after)| Event::KillIn(n, step, after)),
         1 => (0..20usize, any::<bool>()).prop_map(|(step, after)| Event::Fail(step, after)),
@@ -279,6 +314,12 @@ proptest! {
                     size += n;
                 }
                 Event::Flush => scratch.log.flush().unwrap(),
+                Event::FlushBeside(n) => {
+                    let flush = scratch.log.to_flush().unwrap();
+                    scratch.log.append(&bodies(size, size + n)).unwrap();
+                    size += n;
+                    flush.run().unwrap();
+                }
                 Event::Kill => scratch = scratch.reopen(),
                 Event::KillIn(n, step, after) => {
                     scratch.log.faults().plan(Some((step, when(after))));
