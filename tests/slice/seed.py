@@ -1,0 +1,19 @@
+"""The two files of a seed, as holm-agent writes them: seed.py fresh|kept CA"""
+
+import base64
+import json
+import sys
+
+fresh, ca = sys.argv[1] == "fresh", sys.argv[2]
+told = {
+    "slice": "0190163d-8694-739b-aea5-966c26f8ad91", "project": "heart", "level": "3", "level_name": "Sensitive",
+    "gpus": 4, "gpu_pci_ids": ["1af4:1110"], "ssh_ca": ca, "people": "0123456789abcdef",
+    "users": [{"name": "ida", "uid": 10001}, {"name": "bo", "uid": 10002}],
+    "disks": [{"serial": "data", "fresh": fresh}, {"serial": "scratch", "fresh": True}],
+}
+content = base64.b64encode(json.dumps(told).encode()).decode()
+file = {"path": "/etc/holm/slice.json", "owner": "root:root", "permissions": "0600", "encoding": "b64", "content": content}
+with open("user-data", "w") as user_data:
+    user_data.write("#cloud-config\n" + json.dumps({"write_files": [file]}) + "\n")
+with open("meta-data", "w") as meta_data:
+    meta_data.write("{}\n")

@@ -1,0 +1,27 @@
+"""To the guest's SSH server, over vsock: way-in.py SOCKET"""
+
+import os
+import socket
+import sys
+import threading
+
+way = socket.socket(socket.AF_UNIX)
+way.connect(sys.argv[1])
+way.sendall(b"CONNECT 22\n")
+answer = b""
+while not answer.endswith(b"\n"):
+    byte = way.recv(1)
+    if not byte:
+        sys.exit("nobody answers")
+    answer += byte
+
+
+def there():
+    while said := os.read(0, 65536):
+        way.sendall(said)
+    way.shutdown(socket.SHUT_WR)
+
+
+threading.Thread(target=there, daemon=True).start()
+while heard := way.recv(65536):
+    os.write(1, heard)
