@@ -321,7 +321,7 @@ impl Ledger {
 
     /// The root over all entries that there were at `size`.
     pub fn root_at(&self, size: u64) -> Result<Hash, LogError> {
-        self.lock().log.root_at(size)
+        self.log().root_at(size)
     }
 
     /// The log's hash over 65,536 entries, as an index of it is known by.

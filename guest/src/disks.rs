@@ -16,6 +16,9 @@ pub const PROJECT_GROUP: u32 = 60_000;
 const USED: &str = "/etc/holm/data-is-in-use";
 /// Where the project's disk is, of which people see `/home` and `/project`.
 pub const DATA: &str = "/run/holm/data";
+const RESERVE: u64 = 64 << 20;
+/// The group slurm, which the kernel is told by its number, as it is in every image (`deploy/guest-image/build` looks).
+const SLURM: u32 = 64_030;
 const SCRATCH: &str = "/raid";
 
 /// A file system, as the host calls its disk, and where it is.
@@ -44,11 +47,13 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
                 let why = "holds no file system, and was in use: nothing is done to it";
                 return Err(Failed(format!("the disk for {serial} {why}")));
             }
-            // All of it is its users', but for what a home takes of somebody who joins when it is full.
-            let (reserve, features) =
-                if keeps { ("0.1", &[][..]) } else { ("0", &["-O", "^has_journal"][..]) };
+            let (reserve, features) = if keeps {
+                (reserve(bytes(disk)?), &[][..])
+            } else {
+                ("0".to_owned(), &["-O", "^has_journal"][..])
+            };
             let extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-            let make = ["mkfs.ext4", "-q", "-F", "-m", reserve, "-E", extended];
+            let make = ["mkfs.ext4", "-q", "-F", "-m", &reserve, "-E", extended];
             run(&[&make, features, &[disk]].concat())?;
         }
         let at = if keeps { DATA.to_owned() } else { SCRATCH.to_owned() };
@@ -56,7 +61,9 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
         if !files::is_mounted(&at) {
             // What the journal holds is made good by mounting.
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-            mount(disk.as_str(), at.as_str(), "ext4", flags, None).of(&at)?;
+            let slurm = format!("resgid={SLURM}");
+            let slurm = std::ffi::CString::new(slurm).of(&at)?;
+            mount(disk.as_str(), at.as_str(), "ext4", flags, keeps.then_some(slurm.as_c_str())).of(&at)?;
         }
         if keeps {
             // On the root disk, which stays as long: from now on people may write to it.
@@ -75,6 +82,19 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
         mounted.push(Mounted { name: serial.clone(), at });
     }
     Ok(mounted)
+}
+
+/// What people cannot have of the project's disk, in per cent: what a home takes of somebody who joins when it is full, and
+/// what Slurm, whose group may use it, goes on with.
+fn reserve(bytes: u64) -> String {
+    let thousandths = (RESERVE * 1000).div_ceil(bytes.max(1)).clamp(1, 50);
+    format!("{}.{}", thousandths / 10, thousandths % 10)
+}
+
+fn bytes(disk: &str) -> Outcome<u64> {
+    let name = disk.trim_start_matches("/dev/");
+    let sectors = files::read(format!("/sys/class/block/{name}/size"))?;
+    Ok(sectors.trim().parse::<u64>().unwrap_or_default().saturating_mul(512))
 }
 
 /// Whether there is room to work in.
@@ -112,4 +132,18 @@ fn grown(at: &str) -> Outcome {
         run(&["resize2fs", &disk])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slurm_keeps_room_and_people_nearly_all() {
+        for (bytes, percent) in
+            [(1 << 30, "5.0"), (2 << 30, "3.2"), (64 << 30, "0.1"), (4 << 40, "0.1"), (0, "5.0")]
+        {
+            assert_eq!(reserve(bytes), percent, "{bytes}");
+        }
+    }
 }
