@@ -48,6 +48,8 @@ impl People {
 pub struct Members {
     people: People,
     project: String,
+    /// Slurm takes their jobs.
+    known: bool,
     /// It is to be looked whether anything is left of others.
     due: bool,
     /// Nothing was left, and the host was told so.
@@ -56,9 +58,9 @@ pub struct Members {
 }
 
 impl Members {
-    /// Whose accounts were made when the machine came up. Of somebody who was here before them jobs may be left.
+    /// Whose accounts were made when the machine came up, Slurm's as well. Of somebody who was here before them jobs may be left.
     pub fn new(project: String, people: People) -> Self {
-        Self { people, project, due: true, said: false, evictions: Evictions::default() }
+        Self { people, project, known: true, due: true, said: false, evictions: Evictions::default() }
     }
 
     /// The host wants these.
@@ -69,7 +71,7 @@ impl Members {
         files::write(&path, text, 0o600, files::ROOT).of(path.display())?;
         accounts::make(&people.users, Gone::Locked)?;
         port.know(&people.users);
-        (self.people, self.due, self.said) = (people, true, false);
+        (self.people, self.known, self.due, self.said) = (people, false, true, false);
         Ok(())
     }
 
@@ -100,8 +102,9 @@ impl Members {
         let nothing_left = self.evictions.pass(&self.people.ids(), slurm && !self.said)?;
         if nothing_left && !self.said {
             accounts::make(&self.people.users, Gone::Removed)?;
-            if slurm {
+            if slurm && !self.known {
                 slurm::know(&self.project, &self.people.users)?;
+                self.known = true;
             }
             port.say_people(&self.people.of).of("the port")?;
             self.said = true;

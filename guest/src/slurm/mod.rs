@@ -22,7 +22,7 @@ use std::{
 };
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// How soon a node that does not serve yet is looked at again.
+/// How soon what does not serve yet is looked at again.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What Slurm says that it has.
@@ -138,8 +138,12 @@ fn wait() -> Outcome<Serves> {
             }
         }
         // Slurm has nobody told that the state of a node has changed.
-        let _ = rustix::event::poll(&mut [], rustix::event::Timespec::try_from(AGAIN).ok().as_ref());
+        pause();
     }
+}
+
+fn pause() {
+    let _ = rustix::event::poll(&mut [], rustix::event::Timespec::try_from(AGAIN).ok().as_ref());
 }
 
 #[derive(Debug, PartialEq, Eq)]
