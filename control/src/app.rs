@@ -10,6 +10,7 @@
 //!   DATA/notify/    how far people were told of what is in the log
 //!   DATA/stream/    how far collectors have the log
 //!   DATA/witness/   what witnesses cosigned of the log
+//!   DATA/usage/     how slices were used, hour by hour
 //!   DATA/store/     what can be looked up fast: rebuilt from the log at any time
 //! ```
 
@@ -32,6 +33,7 @@ use crate::reconcile::place::Recent;
 use crate::search::Index;
 use crate::store::SledStore;
 use crate::stream::Streams;
+use crate::usage::Usage;
 use crate::watch::Watch;
 use crate::witness::Witnesses;
 use holm_policies::Pack;
@@ -79,6 +81,8 @@ pub struct App {
     pub witnesses: Witnesses,
     /// Collectors that are away.
     pub streams: Streams,
+    /// How slices were used.
+    pub usage: Usage,
     stopping: watch::Sender<bool>,
 }
 
@@ -140,6 +144,7 @@ pub struct Paths {
     pub log: PathBuf,
     pub store: PathBuf,
     pub index: PathBuf,
+    pub usage: PathBuf,
 }
 
 impl Paths {
@@ -152,6 +157,7 @@ impl Paths {
             log: data.join("log"),
             store: data.join("store"),
             index: data.join("index"),
+            usage: data.join("usage"),
         }
     }
 }
@@ -206,6 +212,10 @@ impl App {
                 e,
             )
         })?;
+        let usage = Usage::open(&paths.usage, ledger.now()).map_err(|e| {
+            let next = "see who may write there, then: holmd check";
+            Failure::because("what is known of how slices were used cannot be opened", next, e)
+        })?;
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
         let pack = rules(&config, &ledger)?;
@@ -229,6 +239,7 @@ impl App {
             login,
             witnesses: Witnesses::default(),
             streams: Streams::default(),
+            usage,
             stopping: watch::Sender::new(false),
         })
     }

@@ -25,5 +25,6 @@ pub mod search;
 pub mod setup;
 pub mod store;
 pub mod stream;
+pub mod usage;
 pub mod watch;
 pub mod witness;

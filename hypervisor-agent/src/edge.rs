@@ -196,7 +196,7 @@ pub struct DomainSpec {
 }
 
 /// What is handed to the guest at its first boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Seed {
     /// Whose it is.
     pub slice: SliceId,
@@ -212,6 +212,8 @@ pub struct Seed {
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
     pub ssh_ca: String,
+    /// Its classes of jobs; `None`: as its image has them.
+    pub scheduler: Option<v1::GuestScheduler>,
     /// Its other disks.
     pub others: Vec<OtherVolume>,
 }
@@ -265,6 +267,10 @@ pub enum GuestEvent {
     Alive,
     /// What it calls the people who have accounts in it: as it was told, or nothing. Of nobody else does anything run.
     People(String),
+    /// What it calls the classes of jobs that it has: as it was told, or nothing.
+    Scheduler(String),
+    /// What it claims of its jobs: plausible, as [`holm_proto::jobs`] has it.
+    Jobs(v1::JobsUse),
     /// What it claims to have seen: plausible, as [`holm_proto::guest`] has it.
     Claim {
         /// The run of the guest that it is numbered in.
@@ -386,6 +392,8 @@ pub trait Host: Send + Sync + 'static {
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> Result<()>;
     /// Tell the guest who has an account in it from now on. Never waits, and may be lost.
     fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> Result<()>;
+    /// Tell the guest which classes of jobs it has from now on, and whether jobs begin. Never waits, and may be lost.
+    fn tell_guest_scheduler(&self, slice: SliceId, scheduler: &v1::GuestScheduler) -> Result<()>;
     /// A connected stream socket to the slice's SSH server.
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd>;
 }

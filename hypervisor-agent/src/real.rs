@@ -446,6 +446,10 @@ impl Host for RealHost {
         self.channels.tell_people(slice, users).map(drop)
     }
 
+    fn tell_guest_scheduler(&self, slice: SliceId, scheduler: &v1::GuestScheduler) -> Result<()> {
+        self.channels.tell_scheduler(slice, scheduler).map(drop)
+    }
+
     fn connect_ssh(&self, slice: SliceId) -> Result<OwnedFd> {
         let machine = self.libvirt.machines()?.into_iter().find(|machine| machine.slice == slice);
         let cid = machine
@@ -637,6 +641,7 @@ mod tests {
             gpus: u32::try_from(devices.len()).unwrap(),
             users: Vec::new(),
             others: spec.others.clone(),
+            scheduler: None,
             ssh_ca: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq holm"
                 .to_owned(),
         };

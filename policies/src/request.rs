@@ -164,6 +164,10 @@ actions! {
     SliceStart = "slice.start";
     /// Start a slice with a new root disk; the one that it has is destroyed.
     SliceRebuild = "slice.rebuild";
+    /// Have no job begin in a slice, or have them begin again.
+    SliceDrain = "slice.drain";
+    /// Say which classes of jobs a slice has.
+    SliceSchedule = "slice.schedule";
     /// Make a slice's disks larger.
     SliceGrow = "slice.grow";
     /// Put a slice's disks under other keys.

@@ -8,6 +8,7 @@ pub mod fullness;
 pub mod gpu;
 pub mod guest;
 pub mod ids;
+pub mod jobs;
 pub mod platform;
 
 /// Generated from `proto/holm/v1/*.proto`.

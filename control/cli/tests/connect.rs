@@ -156,6 +156,21 @@ impl SliceService for Pretended {
     async fn grow_slice(&self, _: Request<v1::GrowSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
+    async fn set_scheduler(&self, _: Request<v1::SetSchedulerRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn drain_slice(&self, _: Request<v1::DrainSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn get_usage(&self, _: Request<v1::GetUsageRequest>) -> Result<Response<v1::Usage>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
+    async fn list_usage(
+        &self,
+        _: Request<v1::ListUsageRequest>,
+    ) -> Result<Response<v1::ListUsageResponse>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
     async fn rekey_slice(&self, _: Request<DecideSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }

@@ -15,7 +15,7 @@
 //! below it may be somebody else's by now.
 
 use super::{
-    About, Asked, RECHECK, Scene, claims, commissioning, guest, jobs, machine, plain, status, tunnel,
+    About, Asked, RECHECK, Scene, claims, commissioning, guest, jobs, machine, plain, status, tunnel, usage,
 };
 use crate::allowance::Admitted;
 use crate::app::App;
@@ -457,6 +457,7 @@ impl Session {
             jobs::observe(&worker, &host, &ended, &jobs)?;
             disagreements(&worker, &host, &found, &report)?;
             claims::note(&worker, &host, &found, &report.slices)?;
+            usage::note(&worker, &host, &report.slices);
             observe(&worker, &host, &call, &report, complete)
         });
         done.await?.map_err(|refusal| status(&refusal, self.asked.call.request))
@@ -635,6 +636,10 @@ impl Report {
                 step.name = plain(&step.name, SHORT);
             }
             s.guest = s.guest.take().and_then(guest_of);
+            s.jobs = s.jobs.filter(holm_proto::jobs::is_plausible);
+            if !holm_proto::jobs::is_digest(&s.scheduler) {
+                s.scheduler.clear();
+            }
             s.disks = fullness::plausible(std::mem::take(&mut s.disks)).unwrap_or_default();
             slices.insert(id, s);
         }

@@ -36,6 +36,7 @@ mod search;
 mod serve;
 mod slice;
 mod tunnel;
+mod usage;
 mod view;
 
 pub use escrow::check as check_recipients;

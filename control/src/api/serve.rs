@@ -133,6 +133,8 @@ impl Running {
             tracing::warn!("some calls did not end in time");
         }
         self.background.shutdown().await;
+        let app = Arc::clone(&self.app);
+        let _ = super::blocking(move || app.usage.keep()).await;
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::backup::BackupKeeping;
 use super::{
-    About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, view,
+    About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, usage, view,
 };
 use crate::app::App;
 use crate::domain::backup::Wish;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, slice, unapprove};
+use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, scheduler, slice, unapprove};
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
@@ -346,6 +346,103 @@ impl SliceService for Slices {
         BackupKeeping(Arc::clone(&self.0)).begin(&request, Action::SliceRekey, target, begin).await
     }
 
+    async fn set_scheduler(
+        &self,
+        request: Request<v1::SetSchedulerRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.unwrap_or_default();
+        let edit = scheduler::Edit {
+            reset: message.reset,
+            remove: message.remove,
+            put: message.put.into_iter().map(Into::into).collect(),
+            first: message.first,
+        };
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceSchedule, about(&wanted))?;
+        let again = asked.clone();
+        asked
+            .dry_run(message.dry_run)
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let changes = scheduler::edit(&slice, &edit).map_err(|refusal| match refusal.kind {
+                        RefusalKind::Invalid => {
+                            refusal.hint(format!("holm slice scheduler {}", scene.state.slice_label(&slice)))
+                        }
+                        _ => with_hint(scene, &slice, refusal),
+                    })?;
+                    let mut decided = decided(scene, &again, changes)?;
+                    let classes = decided.value.classes.iter().map(|class| {
+                        json!({ "name": class.name, "priority": class.priority, "gpus": class.gpus,
+                            "wall_minutes": class.wall_minutes })
+                    });
+                    decided.detail = json!({ "classes": classes.collect::<Vec<_>>() });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+
+    async fn drain_slice(
+        &self,
+        request: Request<v1::DrainSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.unwrap_or_default();
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceDrain, about(&wanted))?;
+        let again = asked.clone();
+        asked
+            .dry_run(message.dry_run)
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let changes = match message.end {
+                        true => scheduler::end_drain(&slice),
+                        false => scheduler::drain(&slice, scene.person()?, message.stop, scene.now),
+                    };
+                    let changes = changes.map_err(|refusal| with_hint(scene, &slice, refusal))?;
+                    let mut decided = decided(scene, &again, changes)?;
+                    decided.detail = json!({ "end": message.end, "stop": message.stop });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+
+    async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Result<Response<v1::Usage>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.clone().unwrap_or_default();
+        let asked = Asked::new(&self.0, request.extensions(), Action::SliceRead, about(&wanted))?;
+        let again = asked.clone();
+        asked
+            .read(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let shown = asked_for(&again, scene.state, &slice);
+                    Ok(usage::of(scene, &slice, shown, usage::span(&message, scene.now)?))
+                },
+            )
+            .await
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<v1::ListUsageRequest>,
+    ) -> Result<Response<v1::ListUsageResponse>, Status> {
+        let message = request.get_ref().clone();
+        Asked::new(&self.0, request.extensions(), Action::SliceRead, About::system())?
+            .list(move |scene, may| {
+                let months = usage::months(&message, scene.now)?;
+                let (state, seen) = (scene.state, scene.seen());
+                let reads =
+                    |s: &&Slice| view::slice_resource(&seen, s).is_some_and(|r| may(Action::SliceRead, r));
+                let rows = state.slices.values().filter(reads);
+                let rows = rows.flat_map(|s| usage::rows(scene.app, state, s, &months, scene.now));
+                Ok(v1::ListUsageResponse { rows: rows.collect() })
+            })
+            .await
+    }
+
     async fn hold_slice(
         &self,
         request: Request<v1::HoldSliceRequest>,
@@ -659,6 +756,8 @@ fn wanted(
         ended: None,
         extension: None,
         copies: Default::default(),
+        scheduler: Vec::new(),
+        drain: None,
     })
 }
 
@@ -701,7 +800,7 @@ fn others(message: &v1::RequestSliceRequest, rule: &crate::config::Defaults) -> 
 }
 
 /// A time as it was sent; whole seconds, so that it reads as it was typed.
-fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+pub(super) fn instant(at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, Refusal> {
     at.map(super::register::instant).transpose()
 }
 

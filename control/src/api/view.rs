@@ -102,6 +102,9 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         .filter(|_| !s.state.is_final())
         .and_then(|p| app.live.host(&p.host)?.slices.get(&s.id).cloned())
         .filter(|r| r.generation == s.generation);
+    let told = crate::reconcile::scheduler(s);
+    let begun = report.as_ref().is_some_and(|r| r.scheduler == told.of);
+    let jobs = report.as_ref().and_then(|r| r.jobs);
     let disks = report.as_ref().map(|r| claims::claimed(s, r)).unwrap_or_default();
     let paused = report.as_ref().is_some_and(|r| r.paused);
     let warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
@@ -166,6 +169,14 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         lock: lock::of_slice(state, s).map(self::lock),
         lease: s.lease.map(time),
         lease_over: s.lease_over(app.ledger.now()),
+        drain: s.drain.as_ref().map(|drain| v1::Drain {
+            by: drain.by.to_string(),
+            at: Some(time(drain.at)),
+            stop: drain.stop,
+            begun,
+        }),
+        classes: told.classes,
+        jobs,
         reencrypted: s.copies.reencrypted.as_ref().map(super::backup::tried),
         renewed: s.renewed.iter().map(approval).collect(),
         extension: s.extension.as_ref().map(|asked| v1::Extension {

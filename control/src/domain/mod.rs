@@ -24,6 +24,7 @@ pub mod quota;
 pub mod records;
 pub mod register;
 pub mod review;
+pub mod scheduler;
 pub mod slice;
 pub mod state;
 pub mod unapprove;
@@ -31,7 +32,7 @@ pub mod unapprove;
 #[cfg(test)]
 mod approval_laws;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use records::{Change, Record};
 pub use state::State;

@@ -580,6 +580,39 @@ pub struct Slice {
     /// Its backups, and what is done with them.
     #[serde(default, skip_serializing_if = "Copies::is_empty")]
     pub copies: Copies,
+    /// Its classes of jobs, that of a job that names none first; none: as the site has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduler: Vec<JobClass>,
+    /// No job begins in it; absent: jobs begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// A class of jobs, a quality of service, as Slurm calls it; within the bounds of [`holm_proto::jobs`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobClass {
+    /// As a job names it.
+    pub name: String,
+    /// The larger the sooner.
+    pub priority: u32,
+    /// GPUs of one person at once; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
+    /// The longest that a job may run.
+    pub wall_minutes: u32,
+}
+
+/// No job begins any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Who wanted that.
+    pub by: Name,
+    /// Since when.
+    pub at: Timestamp,
+    /// It is stopped when none runs.
+    pub stop: bool,
 }
 
 /// A change of a slice's disks; the diagram is in `domain::disks`.

@@ -489,6 +489,7 @@ pub fn stop(slice: &Slice, by: &Name, now: Timestamp) -> Result<Vec<Change>, Ref
 /// The same, whoever or whatever stops it.
 pub(super) fn halt(slice: &Slice, why: String, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     let mut next = slice.clone();
+    next.drain = None;
     if slice.home().is_some() {
         // Nothing was begun.
         step(&mut next, SliceState::Stopped, why, now);
@@ -519,6 +520,7 @@ pub fn start(
     if let Some(volume) = rebuild {
         disks::rebuild(&mut next, volume)?;
     }
+    next.drain = None;
     step(&mut next, SliceState::Approved, String::new(), now);
     Ok(put(next))
 }

@@ -93,7 +93,7 @@ fn slice_id(n: u8) -> SliceId {
     SliceId::from_untyped_uuid(Uuid::from_u128(u128::from(n) + 1))
 }
 
-pub(super) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
+pub(crate) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
     Slice {
         id: slice_id(n),
         project: ProjectId::from_untyped_uuid(Uuid::from_u128(99)),
@@ -143,6 +143,8 @@ pub(super) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         ended: None,
         extension: None,
         copies: Default::default(),
+        scheduler: Vec::new(),
+        drain: None,
     }
 }
 

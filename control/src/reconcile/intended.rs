@@ -2,6 +2,8 @@
 
 use crate::domain::State;
 use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
@@ -33,6 +35,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: ssh_ca.to_owned(),
+                scheduler: Some(scheduler(s)),
                 change: s.due_change().map(|change| v1::DiskChange {
                     number: change.number,
                     rekey: matches!(change.what, NewDisks::Rekeyed { .. }),
@@ -57,6 +60,17 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
         })
         .collect();
     v1::Intended { generation: 0, slices, runs, jobs: super::jobs::intended(state, host) }
+}
+
+/// Its classes of jobs, and whether jobs begin, as its guest is told of them.
+pub fn scheduler(slice: &Slice) -> v1::GuestScheduler {
+    let classes: Vec<v1::JobClass> = slice.classes().iter().map(Into::into).collect();
+    let drain = slice.drain.is_some();
+    let class = |c: &v1::JobClass| format!("{} {} {:?} {}\n", c.name, c.priority, c.gpus, c.wall_minutes);
+    let text: String = classes.iter().map(class).chain([format!("{drain}\n")]).collect();
+    let mut of = HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
+    of.truncate(16);
+    v1::GuestScheduler { classes, drain, of }
 }
 
 fn volume(slice: &Slice, other: &OtherVolume) -> v1::IntendedVolume {

@@ -15,12 +15,12 @@ mod register;
 mod tests;
 
 pub use clock::Clock;
-pub use intended::intended;
+pub use intended::{intended, scheduler};
 
 use crate::app::App;
 use crate::domain::disks::{self, Keyed};
 use crate::domain::records::{NewDisks, Slice, SliceState, VolumeKey};
-use crate::domain::{Refusal, RefusalKind, claims, device, lock, slice};
+use crate::domain::{Refusal, RefusalKind, claims, device, lock, scheduler as queue, slice};
 use crate::keys::KeyError;
 use crate::ledger::{Call, Decided};
 use crate::live::HostLive;
@@ -84,6 +84,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     let state = app.ledger.state();
     for s in state.slices.values() {
         passed(match s.state {
+            SliceState::Ready if s.drain.as_ref().is_some_and(|drain| drain.stop) => drained(app, s.id),
             SliceState::Keeping | SliceState::Kept => keep(app, s, steady),
             SliceState::Closing | SliceState::Destroying => destroy(app, s.id),
             // It was placed once, and its request taken back while it waited to be placed again.
@@ -229,6 +230,34 @@ fn destroy_key(app: &App, s: &Slice) -> Result<bool, Refusal> {
         Some(decided)
     })?;
     Ok(true)
+}
+
+/// Stops what was to be stopped when no job runs. Its guest says that none does; what it claims costs nobody but itself.
+fn drained(app: &App, id: SliceId) -> Result<(), Refusal> {
+    let state = app.ledger.state();
+    let Some(s) = state.slices.get(&id) else { return Ok(()) };
+    let placement = s.placement.as_ref();
+    let host = placement.and_then(|p| app.live.host(&p.host)).and_then(|host| host.slices.get(&id).cloned());
+    let Some(seen) = host.filter(|seen| seen.generation == s.generation) else { return Ok(()) };
+    let told = scheduler(s).of;
+    if seen.scheduler != told || seen.jobs.is_none_or(|jobs| jobs.running > 0) {
+        return Ok(());
+    }
+    let mut call = Call::own("slice.stop", format!("slice/{}", state.slice_label(s)));
+    call.project = state.projects.get(&s.project).map(|p| p.name.to_string());
+    app.ledger.commit_if(&call, |state, now| {
+        // What is locked runs on as it is.
+        let s = state
+            .slices
+            .get(&id)
+            .filter(|s| scheduler(s).of == told && lock::of_slice(state, s).is_none())?;
+        let by = s.drain.as_ref().map(|drain| drain.by.to_string());
+        Some(Decided {
+            detail: serde_json::json!({ "drained_for": by }),
+            ..Decided::new(queue::drained(s, now)?, ())
+        })
+    })?;
+    Ok(())
 }
 
 /// Key and disk stay as long as something keeps them, and go by themselves when nothing does.

@@ -174,6 +174,8 @@ impl Ground {
             ended: None,
             extension: None,
             copies: Default::default(),
+            scheduler: Vec::new(),
+            drain: None,
         })))]);
         id
     }

@@ -20,6 +20,7 @@ mod fullness;
 mod guest;
 mod holds;
 mod incidents;
+mod jobs;
 mod keys;
 mod leases;
 mod locks;

@@ -30,7 +30,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 82] = [
+pub const CALLS: [&str; 86] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -74,6 +74,10 @@ pub const CALLS: [&str; 82] = [
     "SliceService/GrowSlice",
     "SliceService/RekeySlice",
     "SliceService/ReencryptSlice",
+    "SliceService/SetScheduler",
+    "SliceService/DrainSlice",
+    "SliceService/GetUsage",
+    "SliceService/ListUsage",
     "SliceService/HoldSlice",
     "SliceService/ReleaseSlice",
     "SliceService/WatchSlice",
@@ -312,6 +316,24 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
                 v1::GrowSliceRequest { slice, home_gib: Some(500), dry_run: true, ..Default::default() };
             drop(slices.grow_slice(request).await?);
         }
+        "SliceService/SetScheduler" => {
+            let request = v1::SetSchedulerRequest {
+                slice: Some(main()),
+                dry_run: true,
+                reset: true,
+                ..Default::default()
+            };
+            drop(slices.set_scheduler(request).await?);
+        }
+        "SliceService/DrainSlice" => {
+            let request = v1::DrainSliceRequest { slice: Some(main()), dry_run: true, ..Default::default() };
+            drop(slices.drain_slice(request).await?);
+        }
+        "SliceService/GetUsage" => {
+            let request = v1::GetUsageRequest { slice: Some(main()), ..Default::default() };
+            drop(slices.get_usage(request).await?);
+        }
+        "SliceService/ListUsage" => drop(slices.list_usage(v1::ListUsageRequest::default()).await?),
         "SliceService/ReencryptSlice" => drop(slices.reencrypt_slice(dry("heart/main")).await?),
         "SliceService/RekeySlice" => drop(slices.rekey_slice(dry("heart/main")).await?),
         "SliceService/CloseSlice" => drop(slices.close_slice(dry("heart/main")).await?),

@@ -4,7 +4,7 @@ use super::jobs::WantedJob;
 use crate::edge::{NumaShare, OtherVolume, VolumeKind};
 use holm_proto::{
     ids::{JobId, PciAddress, RunId, SliceId, VolumeId},
-    v1,
+    jobs, v1,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,6 +77,8 @@ pub struct Spec {
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
     pub ssh_ca: String,
+    /// Its classes of jobs; `None`: as its image has them.
+    pub scheduler: Option<v1::GuestScheduler>,
 }
 
 impl Intention {
@@ -162,6 +164,7 @@ impl Spec {
             used: slice.volume_used,
             partition: slice.partition,
             users: slice.users,
+            scheduler: slice.scheduler.filter(jobs::is_scheduler),
             ssh_ca: slice.ssh_ca,
         })
     }

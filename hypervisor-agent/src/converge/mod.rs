@@ -34,13 +34,13 @@ mod intention;
 mod jobs;
 mod next;
 mod paused;
-mod people;
 mod record;
 mod runs;
 mod slice;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 mod voice;
 
 pub use self::{

@@ -5,8 +5,8 @@ use super::{
     engine::{Limits, Now, Turn},
     intention::{Spec, Want},
     next::{Disks, Effect, Machine, Why},
-    people::People,
     record::{Kept, KeptChange, KeptGuest, KeptStep, KeptVolume, Point},
+    told::Told,
     voice::Voice,
 };
 use crate::edge::{DomainSpec, GuestEvent, Image, Key, Keys, OtherVolume, Seed, VolumeKind};
@@ -26,8 +26,8 @@ use std::{
 pub(super) const STEP_BOOT: &str = "guest boots";
 /// The step from then until the guest can be used.
 const STEP_SLURM: &str = "slurm ready";
-/// How often a guest is heard that was told who its people are.
-const HEAR_OF_PEOPLE: Duration = Duration::from_secs(1);
+/// How often a guest is heard that was told something.
+const HEAR_TOLD: Duration = Duration::from_secs(1);
 /// No text that goes to holmd is longer.
 const MAX_REASON_CHARS: usize = 512;
 
@@ -52,7 +52,11 @@ pub(super) struct Slice {
     /// What its guest says for the log.
     pub(super) voice: Voice,
     /// Who has an account in it, as its guest says.
-    pub(super) people: People,
+    pub(super) people: Told,
+    /// Which classes of jobs it has, and whether jobs begin, as its guest says.
+    pub(super) scheduler: Told,
+    /// What its guest says of its jobs, since it has those classes.
+    pub(super) jobs: Option<v1::JobsUse>,
 }
 
 #[derive(Default)]
@@ -123,6 +127,8 @@ pub(super) struct Job {
     pub(super) keys: Option<Arc<Held>>,
     /// Its guest is to be told who has an account in it.
     pub(super) tell_people: bool,
+    /// The same of its classes of jobs.
+    pub(super) tell_scheduler: bool,
 }
 
 pub(super) enum Waiting {
@@ -321,6 +327,9 @@ impl Slice {
         let called = spec.as_ref().map(|spec| digest_of(&spec.users));
         let tell_people =
             effect == Effect::Hear && called.is_some_and(|called| self.people.tell(&called, now.instant));
+        let scheduler = spec.as_ref().and_then(|spec| spec.scheduler.as_ref());
+        let tell_scheduler = effect == Effect::Hear
+            && scheduler.is_some_and(|wanted| self.scheduler.tell(&wanted.of, now.instant));
         Some(Job {
             effect,
             kept: kept.clone(),
@@ -328,6 +337,7 @@ impl Slice {
             save,
             spec,
             tell_people,
+            tell_scheduler,
             keys: match &self.key {
                 HeldKey::Held(keys) => Some(Arc::clone(keys)),
                 HeldKey::None | HeldKey::Refused(_) | HeldKey::Later => None,
@@ -370,6 +380,14 @@ impl Slice {
                 (Point::Booting | Point::Ready, GuestEvent::Disks(disks)) => self.claims.hear(disks),
                 (Point::Booting | Point::Ready, GuestEvent::Alive) => self.voice.live(now.instant),
                 (Point::Booting | Point::Ready, GuestEvent::People(of)) => self.people.hear(of),
+                (Point::Booting | Point::Ready, GuestEvent::Scheduler(of)) => {
+                    // What was said of jobs before may not hold under it.
+                    if self.scheduler.says.as_ref() != Some(&of) {
+                        self.jobs = None;
+                    }
+                    self.scheduler.hear(of);
+                }
+                (Point::Booting | Point::Ready, GuestEvent::Jobs(jobs)) => self.jobs = Some(jobs),
                 (Point::Booting | Point::Ready, GuestEvent::Lost(lines)) => self.voice.lose(lines),
                 (Point::Booting | Point::Ready, GuestEvent::Claim { boot, claim }) => {
                     self.voice.hear(boot, claim);
@@ -380,9 +398,13 @@ impl Slice {
         }
         self.claims.turn(now.instant);
         let wanted = self.want.as_ref().and_then(|want| want.spec.as_ref().ok());
-        let people = wanted.is_some_and(|spec| self.people.are_others_than(&digest_of(&spec.users)));
+        let waits = wanted.is_some_and(|spec| {
+            let scheduler = spec.scheduler.as_ref();
+            self.people.is_other_than(&digest_of(&spec.users))
+                || scheduler.is_some_and(|wanted| self.scheduler.is_other_than(&wanted.of))
+        });
         let often = match kept.point {
-            Point::Ready if people => limits.hear_ready.min(HEAR_OF_PEOPLE),
+            Point::Ready if waits => limits.hear_ready.min(HEAR_TOLD),
             Point::Ready => limits.hear_ready,
             _ => limits.hear_booting,
         };
@@ -455,6 +477,8 @@ impl Slice {
             }),
             disks: if phase == v1::Phase::Ready { self.claims.shown().to_vec() } else { Vec::new() },
             paused,
+            jobs: self.jobs.filter(|_| phase == v1::Phase::Ready),
+            scheduler: self.scheduler.says.clone().filter(|_| phase == v1::Phase::Ready).unwrap_or_default(),
         })
     }
 }
@@ -568,6 +592,7 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         gpus: u32::try_from(kept.devices.len()).unwrap_or(u32::MAX),
         users: spec.users.clone(),
         ssh_ca: spec.ssh_ca.clone(),
+        scheduler: spec.scheduler.clone(),
         others: others(kept, spec),
     }
 }

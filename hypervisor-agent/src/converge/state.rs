@@ -8,10 +8,10 @@ use super::{
     jobs::Job,
     next::{Disks, Effect, Facts, Holder, KeyFact, Machine},
     paused::Paused,
-    people::People,
     record::{Kept, Point},
     runs::Run,
     slice::{Brought, HeldKey, STEP_BOOT, Slice},
+    told::Told,
     voice::Voice,
 };
 use crate::edge::Room;
@@ -280,7 +280,9 @@ impl State {
                 slice.boots = Some(now.instant);
                 slice.claims = Claims::default();
                 slice.voice = Voice::default();
-                slice.people = People::default();
+                slice.people = Told::default();
+                slice.scheduler = Told::default();
+                slice.jobs = None;
             }
             // What it stood still does not count.
             (Effect::Resume, _) => slice.boots = None,

@@ -5,10 +5,13 @@
 
 use super::{
     message::{Lines, parse},
-    people,
+    people, scheduler,
 };
 use crate::edge::{EdgeError, GuestEvent, Result};
-use holm_proto::{ids::SliceId, v1::GuestUser};
+use holm_proto::{
+    ids::SliceId,
+    v1::{GuestScheduler, GuestUser},
+};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
@@ -107,6 +110,11 @@ impl Channels {
     /// Tells the guest who has an account in it; false where nobody listens, or takes nothing more now.
     pub fn tell_people(&self, slice: SliceId, users: &[GuestUser]) -> Result<bool> {
         self.ask(slice, people::line(slice, users)?.as_bytes())
+    }
+
+    /// Tells the guest which classes of jobs it has; false where nobody listens, or takes nothing more now.
+    pub fn tell_scheduler(&self, slice: SliceId, scheduler: &GuestScheduler) -> Result<bool> {
+        self.ask(slice, format!("scheduler {}\n", scheduler::told(scheduler)).as_bytes())
     }
 
     fn ask(&self, slice: SliceId, what: &[u8]) -> Result<bool> {

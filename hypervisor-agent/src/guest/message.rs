@@ -3,7 +3,7 @@
 
 use super::{key, people};
 use crate::edge::GuestEvent;
-use holm_proto::{fullness, guest, v1};
+use holm_proto::{fullness, guest, jobs, v1};
 use serde::Deserialize;
 
 /// The longest line that is looked at. A longer one is dropped whole.
@@ -53,6 +53,8 @@ enum Message {
     Disks { disks: Vec<Disk> },
     Alive {},
     People { of: String },
+    Scheduler { of: String },
+    Usage { usage: Usage },
     Claim { boot: String, seq: u64, time: u64, what: What },
 }
 
@@ -65,6 +67,20 @@ struct Disk {
     free: u64,
     files: u64,
     files_free: u64,
+}
+
+/// What a guest claims of its jobs, as [`v1::JobsUse`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Usage {
+    time: u64,
+    seconds: u32,
+    gpu_seconds: u64,
+    gpu_busy_seconds: Option<u64>,
+    cpu_seconds: u64,
+    memory_mib: u64,
+    running: u32,
+    pending: u32,
 }
 
 /// What a guest claims to have seen, as [`v1::guest_claim::What`].
@@ -123,6 +139,30 @@ pub fn parse(line: &[u8]) -> Option<GuestEvent> {
         }
         Message::Alive {} => Some(GuestEvent::Alive),
         Message::People { of } => people::is_digest(&of).then_some(GuestEvent::People(of)),
+        Message::Scheduler { of } => jobs::is_digest(&of).then_some(GuestEvent::Scheduler(of)),
+        Message::Usage { usage } => {
+            let Usage {
+                time,
+                seconds,
+                gpu_seconds,
+                gpu_busy_seconds,
+                cpu_seconds,
+                memory_mib,
+                running,
+                pending,
+            } = usage;
+            let jobs = v1::JobsUse {
+                time,
+                seconds,
+                gpu_seconds,
+                gpu_busy_seconds,
+                cpu_seconds,
+                memory_mib,
+                running,
+                pending,
+            };
+            jobs::is_plausible(&jobs).then_some(GuestEvent::Jobs(jobs))
+        }
         Message::Claim { boot, seq, time, what } => {
             let claim = v1::GuestClaim { seq, time, what: Some(what.into()) };
             let fits = guest::is_boot(&boot) && guest::is_plausible(&claim);
@@ -208,6 +248,17 @@ mod tests {
             GuestEvent::Disks(vec![disk("root", 1024), disk("data", 0)]),
             GuestEvent::Alive,
             GuestEvent::People("0123456789abcdef".to_owned()),
+            GuestEvent::Scheduler("0123456789abcdef".to_owned()),
+            GuestEvent::Jobs(v1::JobsUse {
+                time: 1_796_000_000,
+                seconds: 60,
+                gpu_seconds: 120,
+                gpu_busy_seconds: Some(90),
+                cpu_seconds: 300,
+                memory_mib: 9000,
+                running: 2,
+                pending: 5,
+            }),
         ];
         assert!(events.eq(understood.map(Some)));
     }
@@ -319,6 +370,14 @@ mod tests {
             r#"{"event":"people","of":"0123456789abcdef0"}"#,
             r#"{"event":"people","of":1}"#,
             r#"{"event":"people","of":"","users":[]}"#,
+            r#"{"event":"scheduler"}"#,
+            r#"{"event":"scheduler","of":"0123456789ABCDEF"}"#,
+            r#"{"event":"usage"}"#,
+            r#"{"event":"usage","usage":{}}"#,
+            r#"{"event":"usage","usage":{"time":1,"seconds":60,"gpu_seconds":1,"cpu_seconds":1,"memory_mib":1,"running":1,"pending":-1}}"#,
+            r#"{"event":"usage","usage":{"time":1,"seconds":0,"gpu_seconds":1,"cpu_seconds":1,"memory_mib":1,"running":1,"pending":1}}"#,
+            r#"{"event":"usage","usage":{"time":1,"seconds":60,"gpu_seconds":1,"gpu_busy_seconds":2,"cpu_seconds":1,"memory_mib":1,"running":1,"pending":1}}"#,
+            r#"{"event":"usage","usage":{"time":1,"seconds":60,"gpu_seconds":1,"cpu_seconds":1,"memory_mib":1,"running":1,"pending":1,"job":"x"}}"#,
         ] {
             assert_eq!(parse(line.as_bytes()), None, "{line}");
         }

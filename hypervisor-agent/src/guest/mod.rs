@@ -5,6 +5,7 @@ mod channel;
 mod key;
 mod message;
 mod people;
+mod scheduler;
 mod seed;
 mod ssh;
 

@@ -3,7 +3,7 @@
 //! The cloud-config is JSON, which is YAML as well, and the file it writes is base64 inside it: nothing that
 //! a project or a level is called can become an instruction to cloud-init.
 
-use super::{key, people};
+use super::{key, people, scheduler};
 use crate::{
     config::PciId,
     edge::{EdgeError, Result, Seed, VolumeKind},
@@ -113,7 +113,7 @@ impl Seeds {
                 "the seed of slice `{slice}` is refused: its SSH authority is no ed25519 key"
             ))
         })?;
-        let told = json!({
+        let mut told = json!({
             "slice": slice.to_string(),
             "project": project,
             "level": one_line(&seed.level),
@@ -125,6 +125,9 @@ impl Seeds {
             "people": people::digest_of(&seed.users),
             "disks": disks,
         });
+        if let (Some(scheduler), Some(told)) = (&seed.scheduler, told.as_object_mut()) {
+            told.insert("scheduler".to_owned(), scheduler::told(scheduler));
+        }
         let config = json!({
             "write_files": [{
                 "path": FILE_IN_GUEST,
@@ -166,7 +169,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holm_proto::v1::GuestUser;
+    use holm_proto::v1::{self, GuestUser};
     use proptest::prelude::*;
     use std::io::Read as _;
 
@@ -186,6 +189,19 @@ mod tests {
             users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001 }],
             ssh_ca: format!("{CA} holm"),
             others: Vec::new(),
+            scheduler: Some(v1::GuestScheduler {
+                classes: vec![
+                    v1::JobClass { name: "normal".to_owned(), priority: 100, gpus: None, wall_minutes: 2880 },
+                    v1::JobClass {
+                        name: "1gpulong".to_owned(),
+                        priority: 50,
+                        gpus: Some(1),
+                        wall_minutes: 20_160,
+                    },
+                ],
+                drain: false,
+                of: "0123456789abcdef".to_owned(),
+            }),
         }
     }
 

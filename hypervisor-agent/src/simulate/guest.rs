@@ -15,6 +15,8 @@ use std::{
 const KEPT: usize = 256;
 /// Claims of one that floods.
 const FLOOD: usize = 1000;
+/// It speaks of its jobs so often.
+const USES: Duration = Duration::from_secs(60);
 /// It says so often that it lives.
 const LIVES: Duration = Duration::from_secs(300);
 
@@ -33,6 +35,10 @@ pub(super) struct Claims {
     jobs: u32,
     /// What those who have accounts are called, and whether that was said.
     people: (String, bool),
+    /// The same of its classes of jobs.
+    scheduler: (String, bool),
+    /// When it spoke of its jobs last.
+    used: Option<Instant>,
 }
 
 impl Default for Claims {
@@ -47,6 +53,8 @@ impl Default for Claims {
             disks: vec!["root"],
             jobs: 0,
             people: (String::new(), false),
+            scheduler: (String::new(), false),
+            used: None,
         };
         claims.mount();
         claims
@@ -61,6 +69,7 @@ impl Claims {
             claims.user.clone_from(&user.name);
         }
         claims.people.0 = digest_of(&seed.users);
+        claims.scheduler.0 = seed.scheduler.as_ref().map(|told| told.of.clone()).unwrap_or_default();
         claims.disks.extend(seed.others.iter().map(|other| match other.kind {
             VolumeKind::Root => "root",
             VolumeKind::Data => "data",
@@ -74,7 +83,7 @@ impl Claims {
         (self.boot, self.seq, self.said) = (boot(), 0, 0);
         self.kept.clear();
         self.lived = None;
-        self.people.1 = false;
+        (self.people.1, self.scheduler.1, self.used) = (false, false, None);
         self.mount();
         self.visited(gpus);
     }
@@ -85,6 +94,32 @@ impl Claims {
         if let Some(user) = users.first() {
             self.user.clone_from(&user.name);
         }
+    }
+
+    /// It has these classes of jobs from now on.
+    pub(super) fn schedule(&mut self, of: &str) {
+        (self.scheduler, self.used) = ((of.to_owned(), false), None);
+    }
+
+    /// Says, now and then, that its one job keeps half of its GPUs half busy; between two looks none runs.
+    pub(super) fn use_gpus(&mut self, gpus: usize, events: &mut Vec<GuestEvent>) {
+        if self.used.is_some_and(|used| used.elapsed() < USES) {
+            return;
+        }
+        self.used = Some(Instant::now());
+        let gpus = u64::try_from(gpus).unwrap_or_default();
+        let seconds = u32::try_from(USES.as_secs()).unwrap_or(1);
+        let gpu_seconds = gpus * u64::from(seconds) / 2;
+        events.push(GuestEvent::Jobs(v1::JobsUse {
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            seconds,
+            gpu_seconds,
+            gpu_busy_seconds: Some(gpu_seconds / 2),
+            cpu_seconds: u64::from(seconds),
+            memory_mib: 100,
+            running: 0,
+            pending: 0,
+        }));
     }
 
     fn mount(&mut self) {
@@ -143,6 +178,10 @@ impl Claims {
         if !self.people.1 {
             self.people.1 = true;
             events.push(GuestEvent::People(self.people.0.clone()));
+        }
+        if !self.scheduler.1 {
+            self.scheduler.1 = true;
+            events.push(GuestEvent::Scheduler(self.scheduler.0.clone()));
         }
         let news = self.kept.iter().filter(|claim| claim.seq > self.said).cloned();
         events.extend(news.map(|claim| self.event(claim)));

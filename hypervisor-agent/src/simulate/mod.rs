@@ -525,7 +525,10 @@ impl Host for SimulatedHost {
             }
             drop(said);
             let floods = self.faults.has("flood", &slice.to_string());
-            self.claims().entry(slice).or_default().say(&mut events, floods);
+            let mut claims = self.claims();
+            let claims = claims.entry(slice).or_default();
+            claims.say(&mut events, floods);
+            claims.use_gpus(domain.devices.len(), &mut events);
         }
         Ok(events)
     }
@@ -537,6 +540,11 @@ impl Host for SimulatedHost {
 
     fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> Result<()> {
         self.claims().entry(slice).or_default().admit(users);
+        Ok(())
+    }
+
+    fn tell_guest_scheduler(&self, slice: SliceId, scheduler: &v1::GuestScheduler) -> Result<()> {
+        self.claims().entry(slice).or_default().schedule(&scheduler.of);
         Ok(())
     }
 
@@ -734,6 +742,7 @@ mod tests {
             gpus: 1,
             users: Vec::new(),
             ssh_ca: String::new(),
+            scheduler: None,
             others: Vec::new(),
         }
     }

@@ -68,7 +68,7 @@ pub struct Restore {
 }
 
 /// What these have in common.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct How {
     /// Wait until it is over, and show how far it is
     #[arg(long, conflicts_with = "dry_run")]

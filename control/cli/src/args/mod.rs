@@ -5,6 +5,7 @@ mod backup;
 mod nouns;
 mod policy;
 mod project;
+mod queue;
 mod slice;
 
 pub use audit::{IncidentVerb, ReviewVerb, Whom};
@@ -15,6 +16,7 @@ pub use nouns::{
 };
 pub use policy::{Explain, PolicyVerb};
 pub use project::{Create, Filing, ProjectVerb};
+pub use queue::{By, Drain, Report, ReportVerb, Scheduler, Usage};
 pub use slice::{Copy, InProject, Request, Sizes, SliceVerb, Ssh, Target};
 
 use crate::output::Format;
@@ -121,6 +123,9 @@ pub enum Command {
     Volume(VolumeVerb),
     /// Slices that wait for a place, in the order of their turn
     Queue,
+    /// How slices were used, for reports
+    #[command(subcommand)]
+    Report(ReportVerb),
     /// Log in to a slice, or run a command there: `holm slice ssh`
     Ssh(Ssh),
     /// Wait until a slice, or a host, is in a state

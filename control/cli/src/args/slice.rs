@@ -1,7 +1,7 @@
 //! Slices.
 
 use super::How;
-use super::{BackUp, Restore};
+use super::{BackUp, Drain, Restore, Scheduler, Usage};
 use crate::text::{parse_duration, parse_gib, parse_gib_or_none, parse_mib};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
@@ -94,6 +94,12 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Let no job begin in it any more, as before it is stopped
+    Drain(Drain),
+    /// The classes of jobs in it, Slurm's qualities of service: show them, or, for its lead, change them
+    Scheduler(Scheduler),
+    /// How it was used: GPU hours, processors, jobs that waited, drawn over time
+    Usage(Usage),
     /// Start one that was stopped: it waits for GPUs on the host where its disk is
     #[command(
         after_help = "With --rebuild its root disk is made anew over the host's newest image, and the one that it has is \

@@ -14,6 +14,7 @@ mod person;
 mod pin;
 mod policy;
 mod project;
+mod queue;
 mod registration;
 mod slice;
 mod ssh;
@@ -21,7 +22,7 @@ mod tunnel;
 mod wait;
 mod watch;
 
-use crate::args::{Cli, Command, InProject, ProfileVerb};
+use crate::args::{Cli, Command, InProject, ProfileVerb, ReportVerb};
 use crate::dial::{self, ANSWER};
 use crate::output::{Cell, Output, Table, Tone};
 use crate::profile::{Place, Profiles};
@@ -103,6 +104,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Slice(verb) => slice::run(&session, verb).await,
         Command::Backup(verb) => backup::run(&session, verb).await.map(|()| 0),
         Command::Volume(verb) => backup::volume(&session, verb).await,
+        Command::Report(ReportVerb::Usage(args)) => queue::report(&session, &args).await.map(|()| 0),
         Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
         Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),

@@ -2,7 +2,7 @@
 
 use super::pin::alarm;
 use super::project::afterwards;
-use super::{Session, backup, copy, disks, ssh, tunnel, watch};
+use super::{Session, backup, copy, disks, queue as jobs, ssh, tunnel, watch};
 use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::{Failure, view};
@@ -54,6 +54,9 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
         SliceVerb::Stop { target, dry_run } => {
             decide(session, Verb::Stop, &target, plain(String::new(), dry_run)).await?;
         }
+        SliceVerb::Drain(args) => return jobs::drain(session, &args).await,
+        SliceVerb::Scheduler(args) => jobs::scheduler(session, args).await?,
+        SliceVerb::Usage(args) => jobs::usage(session, &args).await?,
         SliceVerb::Start { target, rebuild, yes, dry_run } => {
             let wanted = session.slice(&target.slice, &target.project)?;
             if rebuild && !yes && !dry_run {

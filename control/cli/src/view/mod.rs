@@ -19,6 +19,7 @@ mod slice;
 mod svg;
 mod things;
 mod topology;
+mod usage;
 
 pub use alert::{alerts, checks, commissioning_json};
 pub use backup::{backup_json, backups, job, outcome};
@@ -44,6 +45,10 @@ pub use things::{
     invitation_json, people, person, person_json, project, project_json, projects, short_identity,
 };
 pub use topology::{Branch, Topology, health_word, paths, paths_json};
+
+pub use usage::{
+    class_json, classes, report, report_json, report_page, summed, usage, usage_hours, usage_json,
+};
 
 use crate::output::{Cell, Tone};
 use crate::text::{Clock, instant};

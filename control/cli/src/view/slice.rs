@@ -195,10 +195,32 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         sheet.line("guest", format!("says: {}, Slurm {}", plural(guest.gpus.into(), "GPU"), guest.slurm));
         sheet.line("ssh host key", guest.ssh_host_key.as_str());
     }
+    jobs(&mut sheet, s, clock);
     fullness::disks(&mut sheet, s);
     steps(&mut sheet, s);
     sheet.line("id", s.id.as_str());
     sheet
+}
+
+/// How its queue stands, as its guest says.
+fn jobs(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
+    if let Some(jobs) = &s.jobs {
+        sheet.line("jobs", format!("{} run, {} wait", jobs.running, jobs.pending));
+    }
+    let Some(drain) = &s.drain else { return };
+    let at = instant(drain.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
+    let begins = if drain.begun { "none begins" } else { "none is to begin; its guest was told" };
+    let then = if drain.stop { ", and it is stopped when none runs" } else { "" };
+    sheet.line("drained", Cell::new(format!("{begins}{then}, by {}{at}", drain.by)).tone(Tone::Busy));
+}
+
+/// As `holm.v1.Drain` and `holm.v1.JobsUse` have it.
+fn jobs_json(s: &Slice) -> (Value, Value) {
+    let drain = s.drain.as_ref().map(|drain| {
+        json!({ "by": drain.by, "at": time_json(drain.at.as_ref()), "stop": drain.stop, "begun": drain.begun })
+    });
+    let jobs = s.jobs.as_ref().map(|jobs| json!({ "running": jobs.running, "pending": jobs.pending }));
+    (drain.into(), jobs.into())
 }
 
 /// `to become 100 GiB, home 500 GiB, by dina, 2026-11-03 14:02:11`.
@@ -487,6 +509,9 @@ pub fn slice_json(s: &Slice) -> Value {
     if let Some(all) = all.as_object_mut() {
         // The macro takes no more at once.
         all.insert("lease".to_owned(), lease_json(s));
+        let (drain, jobs) = jobs_json(s);
+        all.extend([("drain".to_owned(), drain), ("jobs".to_owned(), jobs)]);
+        all.insert("classes".to_owned(), s.classes.iter().map(super::class_json).collect());
         all.insert("reencrypted".to_owned(), json!(s.reencrypted.as_ref().map(backup::tried_json)));
     }
     all

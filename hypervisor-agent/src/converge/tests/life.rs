@@ -271,6 +271,10 @@ impl Host for Watched {
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
         self.inner.acknowledge_guest(slice, boot, seq)
     }
+    fn tell_guest_scheduler(&self, slice: SliceId, scheduler: &v1::GuestScheduler) -> edge::Result<()> {
+        self.inner.tell_guest_scheduler(slice, scheduler)
+    }
+
     fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> edge::Result<()> {
         self.inner.tell_guest_people(slice, users)
     }
@@ -873,6 +877,8 @@ impl Life {
             renewed: Vec::new(),
             ended: None,
             extension: None,
+            scheduler: Vec::new(),
+            drain: None,
             copies: Default::default(),
         }))));
         self.commit(changes);

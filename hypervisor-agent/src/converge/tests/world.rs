@@ -249,6 +249,10 @@ impl Host for TestHost {
     fn acknowledge_guest(&self, slice: SliceId, boot: &str, seq: u64) -> edge::Result<()> {
         self.inner.acknowledge_guest(slice, boot, seq)
     }
+    fn tell_guest_scheduler(&self, slice: SliceId, scheduler: &v1::GuestScheduler) -> edge::Result<()> {
+        self.inner.tell_guest_scheduler(slice, scheduler)
+    }
+
     fn tell_guest_people(&self, slice: SliceId, users: &[v1::GuestUser]) -> edge::Result<()> {
         self.inner.tell_guest_people(slice, users)
     }
@@ -317,6 +321,8 @@ pub(super) struct World {
     pub(super) jobs: Vec<v1::IntendedJob>,
     /// The members of the project.
     pub(super) users: Vec<v1::GuestUser>,
+    /// Their classes of jobs.
+    pub(super) scheduler: Option<v1::GuestScheduler>,
 }
 
 pub(super) fn slice(number: u8) -> SliceId {
@@ -390,6 +396,7 @@ impl World {
             limits,
             jobs: Vec::new(),
             users: Vec::new(),
+            scheduler: None,
         };
         world.begin(i64::MAX);
         world
@@ -462,6 +469,7 @@ impl World {
                 devices: devices.iter().filter(|_| !released).map(ToString::to_string).collect(),
                 partition: 9,
                 users: self.users.clone(),
+                scheduler: self.scheduler.clone(),
                 volume_id: volume(*id).to_string(),
                 volumes: [(data(*id), v1::VolumeKind::Data), (scratch(*id), v1::VolumeKind::Scratch)]
                     .map(|(id, kind)| v1::IntendedVolume {
