@@ -2,7 +2,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let services = [
         "person", "project", "slice", "host", "audit", "agent", "keys", "backup", "policy", "lock", "review",
-        "incident",
+        "incident", "image",
     ];
     let files: Vec<String> = services.iter().map(|s| format!("proto/holm/v1/{s}.proto")).collect();
     for file in &files {

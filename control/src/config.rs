@@ -33,6 +33,9 @@ pub struct Config {
     /// Who may sign packs.
     #[serde(default, skip_serializing_if = "PolicyConfig::is_empty")]
     pub policy: PolicyConfig,
+    /// Guest images.
+    #[serde(default, skip_serializing_if = "ImageConfig::is_empty")]
+    pub image: ImageConfig,
     /// The log's name in its checkpoints, as a schema-less URL.
     pub log_origin: String,
     /// What a slice gets where the request does not say.
@@ -88,6 +91,21 @@ pub struct Config {
 pub struct PolicyConfig {
     /// Public keys, as `holm policy keygen` prints them; none: no pack is loaded, and a directory needs no signature.
     pub signers: Vec<String>,
+}
+
+/// Guest images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// Public keys of those who make images, as `holm policy keygen` prints them; none: no image is added.
+    pub signers: Vec<String>,
+}
+
+impl ImageConfig {
+    /// Nobody does.
+    pub fn is_empty(&self) -> bool {
+        self.signers.is_empty()
+    }
 }
 
 impl PolicyConfig {
@@ -355,6 +373,7 @@ mod tests {
             server: "localhost:7443".into(),
             pack: "aau-2018".into(),
             policy: PolicyConfig::default(),
+            image: ImageConfig::default(),
             log_origin: "holm.example/log".into(),
             defaults: Defaults::default(),
             platform: dgx2(),

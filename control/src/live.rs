@@ -50,6 +50,8 @@ pub struct HostLive {
     pub slices: BTreeMap<SliceId, v1::ObservedSlice>,
     /// How full that is which volumes share, by the last report.
     pub volumes: Option<v1::VolumesUse>,
+    /// Images that it has, by the last report.
+    pub images: BTreeSet<String>,
     /// Jobs by the last report.
     pub jobs: BTreeMap<JobId, v1::ObservedJob>,
     /// Drills for which keys were delivered in this session.
@@ -117,6 +119,7 @@ impl Live {
             notes: None,
             slices: BTreeMap::new(),
             volumes: None,
+            images: BTreeSet::new(),
             jobs: BTreeMap::new(),
             drilled: BTreeSet::new(),
             keyed: BTreeSet::new(),
@@ -184,6 +187,13 @@ impl Live {
     pub fn volumes(&self, host: &Name, session: u64, volumes: Option<v1::VolumesUse>) {
         if let Some(live) = self.hosts().get_mut(host).filter(|h| h.session == session) {
             live.volumes = volumes;
+        }
+    }
+
+    /// Note which images it has, before the report that it comes with.
+    pub fn images(&self, host: &Name, session: u64, images: BTreeSet<String>) {
+        if let Some(live) = self.hosts().get_mut(host).filter(|h| h.session == session) {
+            live.images = images;
         }
     }
 

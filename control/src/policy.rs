@@ -93,7 +93,7 @@ pub fn sign(pack: &Pack, key: &SigningKey, name: &str) -> String {
 /// Who signed the pack with this [`statement`]; an error says why nobody who is trusted did.
 pub fn signer(statement: &str, signature: &str, trusted: &[String]) -> Result<String, String> {
     if trusted.is_empty() {
-        return Err("this holmd trusts no key to sign packs".to_owned());
+        return Err("this holmd trusts no key for it".to_owned());
     }
     let mut why = String::new();
     for vkey in trusted {
@@ -101,7 +101,7 @@ pub fn signer(statement: &str, signature: &str, trusted: &[String]) -> Result<St
             Ok(text) if text == statement => {
                 return Ok(vkey.split('+').next().unwrap_or_default().to_owned());
             }
-            Ok(_) => return Err("the signature is of other files than these".to_owned()),
+            Ok(_) => return Err("the signature is of something else than this".to_owned()),
             Err(e) => why = e.to_string(),
         }
     }

@@ -93,6 +93,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         enrol_listen: options.enrol_listen,
         server: options.server.clone(),
         pack: options.pack.clone(),
+        image: Default::default(),
         policy: Default::default(),
         log_origin: options.log_origin.clone(),
         defaults: Defaults::default(),

@@ -562,6 +562,9 @@ pub struct GuestConfig {
     pub initrd: PathBuf,
     /// Its command line.
     pub cmdline: String,
+    /// Images that holmd may have slices made over, each in a directory of its own.
+    #[serde(default = "default_images")]
+    pub images: PathBuf,
     /// `host-passthrough`, or the name of a processor of QEMU's (`qemu64` under emulation).
     #[serde(default = "default_cpu")]
     pub cpu: String,
@@ -679,6 +682,10 @@ fn default_volumes() -> PathBuf {
 
 fn default_qemu_img() -> PathBuf {
     "/usr/bin/qemu-img".into()
+}
+
+fn default_images() -> PathBuf {
+    "/var/lib/holm/images".into()
 }
 
 fn default_cpu() -> String {

@@ -324,8 +324,20 @@ pub trait Host: Send + Sync + 'static {
     fn volume(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Make the volume. Only ever called for one that is absent, or partial and never used.
     fn create_volume(&self, volume: VolumeId, kind: VolumeKind, size_gib: u64, key: &Key) -> Result<()>;
-    /// What a root volume that is made now is a layer over.
+    /// What the host is configured with for new root volumes.
     fn image(&self) -> Image;
+    /// The image of that id, whether it is here or not; of none, [`Self::image`].
+    fn image_of(&self, _id: &str) -> Image {
+        self.image()
+    }
+    /// The ids of images that are here.
+    fn images(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// As [`Self::create_volume`], of a root volume over this image; an error where that is not here or not what it is called.
+    fn create_root(&self, volume: VolumeId, size_gib: u64, key: &Key, _over: &Image) -> Result<()> {
+        self.create_volume(volume, VolumeKind::Root, size_gib, key)
+    }
     /// Make a volume larger, and tell the machine of its slice, where it runs. Nothing happens where it has the size.
     fn grow_volume(
         &self,

@@ -9,6 +9,7 @@ pub mod fabric;
 pub mod guest;
 pub mod handover;
 pub mod hypervisor;
+pub mod images;
 pub mod inventory;
 pub mod real;
 pub mod sanitise;

@@ -7,6 +7,7 @@ use holm_agent::{
     converge::{Driver, Engine, Limits, Record},
     edge::Host,
     fabric::{self, Fabric as _, NoFabric, Nvfm, Seen, SeenGpu},
+    images::Images,
     real::RealHost,
     sanitise::check_image,
     session::{Identity, Session},
@@ -85,6 +86,11 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// The images that slices can be made over on this host
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -101,6 +107,24 @@ enum FabricCommand {
         /// How to print it
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Take one in, as `deploy/guest-image/build` made it; what is not as its manifest says is not
+    Add {
+        /// Where it lies
+        directory: PathBuf,
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = "/etc/holm/agent.toml")]
+        config: PathBuf,
+    },
+    /// Those that are here
+    List {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = "/etc/holm/agent.toml")]
+        config: PathBuf,
     },
 }
 
@@ -136,6 +160,7 @@ fn main() -> ExitCode {
         Command::Fabric { command: FabricCommand::Show { place, format } } => show_fabric(&place, format),
         Command::Sanitise { place, device } => sanitise(&place, &device),
         Command::Commission { place, format } => return commissioned(commission(&place, format)),
+        Command::Image { command } => image(&command),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "holm-agent", &mut script);
@@ -445,6 +470,22 @@ fn uncleanable(host: &HostConfig, kind: &str) -> Option<String> {
             "nobody knows how much memory a {kind} has, so `scrub-vm/cuda` never calls it clean"
         )),
         Some(_) => None,
+    }
+}
+
+fn image(command: &ImageCommand) -> Result<(), Failure> {
+    let (ImageCommand::Add { config, .. } | ImageCommand::List { config }) = command;
+    let images = Images::new(Config::load(config)?.host.ok_or(NO_HOST)?.guest.images);
+    let line = |id: &str| -> Result<String, Failure> {
+        let about = images.describe(id)?;
+        Ok(format!("{id}  {}  {} packages\n", about.version, about.packages.len()))
+    };
+    match command {
+        ImageCommand::Add { directory, .. } => say(&line(&images.add(directory)?)?),
+        ImageCommand::List { .. } => {
+            let all = images.list()?.iter().map(|id| line(id)).collect::<Result<String, _>>()?;
+            say(&if all.is_empty() { "none: holm-agent image add DIR\n".to_owned() } else { all })
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     guest::{self, Channels, Seeds},
     handover::{Handover, Hands},
     hypervisor::{Libvirt, Machine, Opened, Parts, ScrubSpec},
+    images::Images,
     inventory::{
         self, ground,
         sysfs::{PciFunction, Sysfs},
@@ -40,6 +41,7 @@ pub struct RealHost {
     sysfs: Sysfs,
     volumes: Volumes,
     backups: Option<Backups>,
+    images: Images,
     seeds: Seeds,
     channels: Channels,
     libvirt: Libvirt,
@@ -71,6 +73,7 @@ impl RealHost {
             &config.guest.kernel,
             &config.guest.initrd,
             &config.fabric.record,
+            &config.guest.images,
         ];
         if let Some(path) = paths.into_iter().find(|path| !path.is_absolute() || path.to_str().is_none()) {
             return Err(EdgeError::new(format!("`{}` is no absolute path in UTF-8", path.display())));
@@ -91,6 +94,7 @@ impl RealHost {
             sysfs,
             volumes: Volumes::new(config.storage.clone())?,
             backups: config.backup.clone().map(|to| Backups::new(to, config.storage.clone())).transpose()?,
+            images: Images::new(config.guest.images.clone()),
             seeds: Seeds::new(config.slices.clone(), config.devices.gpus.clone()),
             channels: Channels::new(config.guest_sockets.clone()),
             libvirt,
@@ -292,6 +296,19 @@ impl Host for RealHost {
         }
     }
 
+    fn image_of(&self, id: &str) -> Image {
+        if id.is_empty() { self.image() } else { self.images.image(id) }
+    }
+
+    fn images(&self) -> Result<Vec<String>> {
+        self.images.list()
+    }
+
+    fn create_root(&self, volume: VolumeId, size_gib: u64, key: &Key, over: &Image) -> Result<()> {
+        self.images.check(over)?;
+        self.volumes.create_over(volume, VolumeKind::Root, size_gib, key, Some((&over.base, over.format)))
+    }
+
     fn grow_volume(
         &self,
         slice: SliceId,
@@ -386,6 +403,8 @@ impl Host for RealHost {
                 gone.display()
             )));
         }
+        self.images.check(&image)?;
+        let cmdline = self.images.cmdline(&image)?;
         let kernel = self.seeds.own_copy(spec.slice, &image.kernel, "vmlinuz")?;
         let initrd = self.seeds.own_copy(spec.slice, &image.initrd, "initrd.img")?;
         let ground = ground::read(&self.sysfs, &spec.devices)?;
@@ -393,6 +412,7 @@ impl Host for RealHost {
         let (opened, hands) = self.open(spec, keys).inspect_err(|_| self.close_idle())?;
         let parts = Parts {
             guest,
+            cmdline: cmdline.as_deref().unwrap_or(&guest.cmdline),
             kernel: &kernel,
             initrd: &initrd,
             volumes: &opened,

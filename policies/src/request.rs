@@ -190,6 +190,12 @@ actions! {
     LockRead = "lock.read";
     /// Read a slice at each change.
     SliceWatch = "slice.watch";
+    /// See which guest images there are, and what is in them.
+    ImageRead = "image.read";
+    /// Make a guest image known.
+    ImageAdd = "image.add";
+    /// Have root disks made over a guest image.
+    ImagePromote = "image.promote";
     /// Log in to a slice: a signed SSH key, a tunnel.
     SliceConnect = "slice.connect";
     /// Read a slice's deletion certificate.

@@ -8,6 +8,7 @@ pub mod fullness;
 pub mod gpu;
 pub mod guest;
 pub mod ids;
+pub mod image;
 pub mod jobs;
 pub mod platform;
 

@@ -36,7 +36,7 @@ use crate::reconcile;
 use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, PciAddress, RequestId, RunId, SliceId, TunnelId, VolumeId};
 use holm_proto::v1::agent_service_server::AgentService;
-use holm_proto::{fullness, v1};
+use holm_proto::{fullness, image, v1};
 use jiff::Timestamp;
 use newtype_uuid::{GenericUuid, TypedUuid, TypedUuidKind};
 use secrecy::ExposeSecret;
@@ -443,6 +443,7 @@ impl Session {
         let now = app.ledger.now();
         app.live.note(&self.host, self.id, report.notes.clone());
         app.live.volumes(&self.host, self.id, report.volumes);
+        app.live.images(&self.host, self.id, report.images.clone());
         app.live.jobs(&self.host, self.id, jobs.clone());
         if !app.live.report(&self.host, self.id, now, report.attached.clone(), report.slices.clone()) {
             return self.superseded(app);
@@ -615,6 +616,7 @@ struct Report {
     disagreements: Vec<v1::Disagreement>,
     slices: BTreeMap<SliceId, v1::ObservedSlice>,
     volumes: Option<v1::VolumesUse>,
+    images: BTreeSet<String>,
 }
 
 impl Report {
@@ -637,6 +639,9 @@ impl Report {
             }
             s.guest = s.guest.take().and_then(guest_of);
             s.jobs = s.jobs.filter(holm_proto::jobs::is_plausible);
+            if !image::is_digest(&s.image) {
+                s.image.clear();
+            }
             if !holm_proto::jobs::is_digest(&s.scheduler) {
                 s.scheduler.clear();
             }
@@ -654,7 +659,8 @@ impl Report {
         });
         let disagreements = disagreements.filter(|d| !d.id.is_empty()).collect();
         let volumes = observed.volumes.filter(|v| v.bytes > 0 && v.free <= v.bytes);
-        Ok(Self { generation: observed.generation, attached, notes, disagreements, slices, volumes })
+        let images = observed.images.into_iter().filter(|id| image::is_digest(id)).take(MANY).collect();
+        Ok(Self { generation: observed.generation, attached, notes, disagreements, slices, volumes, images })
     }
 }
 

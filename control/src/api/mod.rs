@@ -21,6 +21,7 @@ mod enrolment;
 mod escrow;
 mod guest;
 mod host;
+mod image;
 mod incident;
 mod jobs;
 mod keys;

@@ -6,6 +6,7 @@ use super::audit::Auditing;
 use super::backup::BackupKeeping;
 use super::enrolment::Enrolment;
 use super::host::Hosts;
+use super::image::Images;
 use super::incident::Incidents;
 use super::keys::KeyKeeping;
 use super::lock::Locks;
@@ -30,6 +31,7 @@ use holm_proto::v1::audit_service_server::AuditServiceServer;
 use holm_proto::v1::backup_service_server::BackupServiceServer;
 use holm_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holm_proto::v1::host_service_server::HostServiceServer;
+use holm_proto::v1::image_service_server::ImageServiceServer;
 use holm_proto::v1::incident_service_server::IncidentServiceServer;
 use holm_proto::v1::key_service_server::KeyServiceServer;
 use holm_proto::v1::lock_service_server::LockServiceServer;
@@ -180,6 +182,7 @@ struct Services {
     locks: LockServiceServer<Locks>,
     reviews: ReviewServiceServer<Reviews>,
     incidents: IncidentServiceServer<Incidents>,
+    images: ImageServiceServer<Images>,
 }
 
 impl Services {
@@ -199,6 +202,7 @@ impl Services {
             policies: PolicyServiceServer::new(Policies(app())).max_decoding_message_size(most),
             locks: LockServiceServer::new(Locks(app())).max_decoding_message_size(most),
             reviews: ReviewServiceServer::new(Reviews(app())).max_decoding_message_size(most),
+            images: ImageServiceServer::new(Images(app())).max_decoding_message_size(most),
             incidents: IncidentServiceServer::new(Incidents(app())).max_decoding_message_size(most),
         }
     }
@@ -247,6 +251,7 @@ impl Service<http::Request<Body>> for Services {
             s if s == name(&self.backups) => self.backups.call(request),
             s if s == name(&self.policies) => self.policies.call(request),
             s if s == name(&self.locks) => self.locks.call(request),
+            s if s == name(&self.images) => self.images.call(request),
             s if s == name(&self.reviews) => self.reviews.call(request),
             s if s == name(&self.incidents) => self.incidents.call(request),
             _ => Box::pin(async { Ok(tonic::Status::unimplemented("there is no such service").into_http()) }),

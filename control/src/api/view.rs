@@ -103,6 +103,9 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
         .and_then(|p| app.live.host(&p.host)?.slices.get(&s.id).cloned())
         .filter(|r| r.generation == s.generation);
     let told = crate::reconcile::scheduler(s);
+    let image = report.as_ref().map(|r| r.image.clone()).filter(|image| !image.is_empty());
+    let has = report.as_ref().is_some_and(|r| !r.steps.is_empty()) && s.used;
+    let newer = crate::domain::image::current(state).filter(|newer| has && image.as_ref() != Some(&newer.id));
     let begun = report.as_ref().is_some_and(|r| r.scheduler == told.of);
     let jobs = report.as_ref().and_then(|r| r.jobs);
     let disks = report.as_ref().map(|r| claims::claimed(s, r)).unwrap_or_default();
@@ -175,6 +178,13 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             stop: drain.stop,
             begun,
         }),
+        image_version: image
+            .as_ref()
+            .and_then(|id| state.images.get(id))
+            .map(|i| i.version.clone())
+            .unwrap_or_default(),
+        newer_image: newer.map(|newer| newer.version.clone()).unwrap_or_default(),
+        image: image.unwrap_or_default(),
         classes: told.classes,
         jobs,
         reencrypted: s.copies.reencrypted.as_ref().map(super::backup::tried),

@@ -10,6 +10,7 @@ pub mod declassify;
 pub mod device;
 pub mod disks;
 pub mod fullness;
+pub mod image;
 pub mod incident;
 pub mod lease;
 pub mod lock;

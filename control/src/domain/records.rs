@@ -2,6 +2,7 @@
 
 use super::backup::Copies;
 use super::declassify::{DataSet, Declassification};
+use super::image::Image;
 use super::incident::Incident;
 use super::lock::Subject as Locked;
 use super::login::Login;
@@ -46,6 +47,8 @@ pub enum Record {
     Incident(Incident),
     /// How holmd is watched: there is one at most.
     Oversight(Oversight),
+    /// A guest image.
+    Image(Box<Image>),
 }
 
 /// One change of one record.
@@ -76,6 +79,7 @@ impl Record {
             Self::Review(r) => format!("review/{}", r.number),
             Self::Incident(r) => format!("incident/{}", r.number),
             Self::Oversight(_) => "oversight".to_owned(),
+            Self::Image(r) => format!("image/{}", r.id),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Everything Holm knows at one moment, and the one way it changes.
 
+use super::image::Image;
 use super::incident::Incident;
 use super::lock::Subject;
 use super::oversight::Oversight;
@@ -30,6 +31,7 @@ pub struct State {
     pub claims: Table<SliceId, Claims>,
     pub reviews: Table<u32, Review>,
     pub incidents: Table<u32, Incident>,
+    pub images: Table<String, Image>,
     pub policy: Option<Policy>,
     pub oversight: Option<Oversight>,
     /// A project is asked for by its name with each call.
@@ -63,6 +65,7 @@ impl State {
         all.extend(self.claims.values().cloned().map(Record::Claims));
         all.extend(self.reviews.values().cloned().map(Record::Review));
         all.extend(self.incidents.values().cloned().map(Record::Incident));
+        all.extend(self.images.values().cloned().map(|image| Record::Image(Box::new(image))));
         all
     }
 
@@ -113,6 +116,7 @@ impl State {
             Record::Claims(r) => drop(Arc::make_mut(&mut self.claims).insert(r.slice, r)),
             Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
             Record::Incident(r) => drop(Arc::make_mut(&mut self.incidents).insert(r.number, r)),
+            Record::Image(r) => drop(Arc::make_mut(&mut self.images).insert(r.id.clone(), *r)),
             Record::Oversight(r) => self.oversight = Some(r),
             Record::Policy(r) => self.policy = Some(r),
         }
@@ -129,6 +133,9 @@ impl State {
         }
         if let Some(id) = slice("claims/") {
             Arc::make_mut(&mut self.claims).remove(&id);
+        }
+        if let Some(id) = key.strip_prefix("image/") {
+            Arc::make_mut(&mut self.images).remove(id);
         }
         Arc::make_mut(&mut self.locks).retain(|_, r| Record::Lock(r.clone()).key() != key);
     }

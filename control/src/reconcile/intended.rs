@@ -1,7 +1,7 @@
 //! What holmd wants of one host, as a whole, each time.
 
-use crate::domain::State;
 use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
+use crate::domain::{State, image};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::ids::Name;
@@ -10,6 +10,7 @@ use newtype_uuid::GenericUuid;
 
 /// Everything intended of this host. `generation` is left for the sender to fill in.
 pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
+    let image = image::current(state).map(|image| image.id.clone()).unwrap_or_default();
     let slices = state
         .slices
         .values()
@@ -36,6 +37,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: ssh_ca.to_owned(),
                 scheduler: Some(scheduler(s)),
+                image: image.clone(),
                 change: s.due_change().map(|change| v1::DiskChange {
                     number: change.number,
                     rekey: matches!(change.what, NewDisks::Rekeyed { .. }),

@@ -19,6 +19,7 @@ mod enrolment;
 mod fullness;
 mod guest;
 mod holds;
+mod images;
 mod incidents;
 mod jobs;
 mod keys;

@@ -19,6 +19,7 @@ use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::backup_service_client::BackupServiceClient;
 use holm_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::image_service_client::ImageServiceClient;
 use holm_proto::v1::incident_service_client::IncidentServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
@@ -310,6 +311,10 @@ impl World {
 
     pub fn incidents(&self, who: &str) -> IncidentServiceClient<Channel> {
         IncidentServiceClient::new(self.of(who))
+    }
+
+    pub fn images(&self, who: &str) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.of(who))
     }
 
     pub fn reviews(&self, who: &str) -> ReviewServiceClient<Channel> {

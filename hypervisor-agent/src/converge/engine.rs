@@ -11,7 +11,7 @@ use super::{
     slice::{Brought, Held, HeldKey, Job, Slice, Trouble, Waiting, brief, domain, orphan, seed},
     state::State,
 };
-use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, Room, VolumeState};
+use crate::edge::{DomainStatus, EdgeError, Host, Key, Keys, Rekeyed, Room, VolumeKind, VolumeState};
 use holm_proto::{
     ids::{JobId, PciAddress, SliceId, VolumeId},
     v1,
@@ -131,6 +131,7 @@ struct Whole {
     attached: BTreeSet<PciAddress>,
     inventory: v1::Inventory,
     partitions: BTreeSet<u32>,
+    images: Vec<String>,
 }
 
 /// What one look at the machine finds.
@@ -403,6 +404,7 @@ impl Engine {
             disagreements: state.told.iter().map(|(disagreement, _)| disagreement.clone()).collect(),
             volumes: state.room.map(|room| v1::VolumesUse { bytes: room.bytes, free: room.free }),
             jobs: state.observed_jobs(),
+            images: state.images.clone(),
         })
     }
 
@@ -434,6 +436,10 @@ impl Engine {
                     attached: self.host.attached()?,
                     inventory: self.host.inventory()?,
                     partitions: self.host.active_partitions()?,
+                    images: self.host.images().unwrap_or_else(|error| {
+                        tracing::warn!("which images there are is not known: {}", error.chain());
+                        Vec::new()
+                    }),
                 })
             };
             let whole = holders.then(whole).transpose()?;
@@ -479,7 +485,11 @@ impl Engine {
                     self.bump(&mut state);
                 }
                 state.name_orphans();
-                if let Some(whole) = whole {
+                if let Some(mut whole) = whole {
+                    if state.images != whole.images {
+                        state.images = std::mem::take(&mut whole.images);
+                        self.bump(&mut state);
+                    }
                     if state.inventory.as_ref() != Some(&whole.inventory) {
                         state.inventory = Some(whole.inventory);
                         self.bump(&mut state);
@@ -621,7 +631,13 @@ impl Engine {
         };
         match decision {
             Next::Do(effect) => {
-                let job = slice.begin(effect, &self.host.image(), now);
+                let named = slice
+                    .want
+                    .as_ref()
+                    .and_then(|want| want.spec.as_ref().ok())
+                    .map(|spec| spec.image.as_str());
+                let image = self.host.image_of(named.unwrap_or_default());
+                let job = slice.begin(effect, &image, now);
                 if let Some(job) = job {
                     if effect != Effect::Hear {
                         self.bump(&mut state);
@@ -856,7 +872,10 @@ impl Engine {
             }
             let nothing = || EdgeError::new(format!("size or key of volume `{volume}` is not known"));
             let (size, key) = sizes.get(&volume).zip(keys.get(&volume)).ok_or_else(nothing)?;
-            self.host.create_volume(volume, kind, *size, key)?;
+            match kept.image.as_ref().filter(|_| kind == VolumeKind::Root) {
+                Some(over) => self.host.create_root(volume, *size, key, over)?,
+                None => self.host.create_volume(volume, kind, *size, key)?,
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::jobs::WantedJob;
 use crate::edge::{NumaShare, OtherVolume, VolumeKind};
 use holm_proto::{
     ids::{JobId, PciAddress, RunId, SliceId, VolumeId},
-    jobs, v1,
+    image, jobs, v1,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,6 +79,8 @@ pub struct Spec {
     pub ssh_ca: String,
     /// Its classes of jobs; `None`: as its image has them.
     pub scheduler: Option<v1::GuestScheduler>,
+    /// What a root disk that is made now is over; empty: what the host is configured with.
+    pub image: String,
 }
 
 impl Intention {
@@ -165,6 +167,10 @@ impl Spec {
             partition: slice.partition,
             users: slice.users,
             scheduler: slice.scheduler.filter(jobs::is_scheduler),
+            image: match slice.image {
+                id if id.is_empty() || image::is_digest(&id) => id,
+                id => return Err(format!("its image has the id `{}`", brief(&id))),
+            },
             ssh_ca: slice.ssh_ca,
         })
     }

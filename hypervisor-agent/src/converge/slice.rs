@@ -11,6 +11,7 @@ use super::{
 };
 use crate::edge::{DomainSpec, GuestEvent, Image, Key, Keys, OtherVolume, Seed, VolumeKind};
 use crate::guest::digest_of;
+use crate::images::Images;
 use holm_proto::{
     ids::{PciAddress, SliceId, VolumeId},
     v1,
@@ -477,6 +478,7 @@ impl Slice {
             }),
             disks: if phase == v1::Phase::Ready { self.claims.shown().to_vec() } else { Vec::new() },
             paused,
+            image: kept.image.as_ref().and_then(Images::id).unwrap_or_default().to_owned(),
             jobs: self.jobs.filter(|_| phase == v1::Phase::Ready),
             scheduler: self.scheduler.says.clone().filter(|_| phase == v1::Phase::Ready).unwrap_or_default(),
         })

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) paused: BTreeMap<SliceId, Paused>,
     /// How full that is which volumes share, when it was looked last.
     pub(super) room: Option<Room>,
+    /// The images that this host has.
+    pub(super) images: Vec<String>,
     /// Devices that something held when it was looked last.
     pub(super) attached: Option<BTreeSet<PciAddress>>,
     /// Changes with each event that makes a look that is under way worthless.

@@ -505,9 +505,11 @@ mod tests {
             initrd: "/i".into(),
             cmdline: "quiet".to_owned(),
             cpu: cpu.to_owned(),
+            images: "/var/lib/holm/images".into(),
         };
         let parts = Parts {
             guest: &guest,
+            cmdline: "quiet",
             kernel: Path::new("/s/vmlinuz"),
             initrd: Path::new("/s/initrd.img"),
             volumes: &[

@@ -27,6 +27,8 @@ pub const CHANNEL: &str = "org.holm.guest.0";
 pub struct Parts<'a> {
     /// Command line and processor.
     pub guest: &'a GuestConfig,
+    /// What the kernel is told.
+    pub cmdline: &'a str,
     /// The kernel, the slice's own copy.
     pub kernel: &'a Path,
     /// Its first root file system, the slice's own copy.
@@ -129,7 +131,7 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
             kind: OsType { arch: "x86_64", machine: "q35", kind: "hvm" },
             kernel: text(parts.kernel),
             initrd: text(parts.initrd),
-            cmdline: parts.guest.cmdline.clone(),
+            cmdline: parts.cmdline.to_owned(),
         },
         features: Features { acpi: Empty {}, apic: Empty {} },
         cpu: cpu(&parts.guest.cpu, Some(layout)),
@@ -440,6 +442,7 @@ mod tests {
             initrd: "/usr/lib/holm/guest/initrd.img".into(),
             cmdline: "root=/dev/vda ro quiet".to_owned(),
             cpu: cpu.to_owned(),
+            images: "/var/lib/holm/images".into(),
         }
     }
 
@@ -466,6 +469,7 @@ mod tests {
         let layout = layout::plan(spec, &dgx2(&spec.devices), &config).unwrap();
         let parts = Parts {
             guest: &guest(cpu),
+            cmdline: "root=/dev/vda ro quiet",
             kernel: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/vmlinuz"),
             initrd: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/initrd.img"),
             volumes: &volumes,

@@ -323,6 +323,10 @@ impl Host for SimulatedHost {
         }
     }
 
+    fn image_of(&self, id: &str) -> Image {
+        Image { base: std::path::Path::new("simulated").join(id).join("base.raw"), ..self.image() }
+    }
+
     fn grow_volume(
         &self,
         _: SliceId,

@@ -46,7 +46,7 @@ use std::{
     collections::BTreeSet,
     fmt::Debug,
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -80,7 +80,18 @@ pub trait Backend: Staging + Debug + Send + Sync {
     fn state(&self, volume: VolumeId) -> Result<VolumeState>;
     /// Makes a volume of `size_gib` GiB that only `key` opens. One that exists is refused, and so is an area that
     /// holds something; what an earlier call left half made is made anew.
-    fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()>;
+    fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()> {
+        self.create_over(volume, kind, size_gib, key, None)
+    }
+    /// The same of a root volume over this image; `None`: over the one of the configuration.
+    fn create_over(
+        &self,
+        volume: VolumeId,
+        kind: Kind,
+        size_gib: u64,
+        key: &Key,
+        over: Option<Base<'_>>,
+    ) -> Result<()>;
     /// Makes a complete volume ready for a machine. Nothing happens where it is, but a wrong key is still refused
     /// where the key is used here.
     fn open(&self, volume: VolumeId, key: &Key) -> Result<Disk>;
@@ -143,8 +154,20 @@ impl Volumes {
 
     /// See [`Backend::create`].
     pub fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()> {
+        self.create_over(volume, kind, size_gib, key, None)
+    }
+
+    /// See [`Backend::create_over`].
+    pub fn create_over(
+        &self,
+        volume: VolumeId,
+        kind: Kind,
+        size_gib: u64,
+        key: &Key,
+        over: Option<Base<'_>>,
+    ) -> Result<()> {
         let _hand = self.take(volume)?;
-        self.backend.create(volume, kind, size_gib, key)
+        self.backend.create_over(volume, kind, size_gib, key, over)
     }
 
     /// See [`Backend::open`]. It is not closed as idle, and nothing else is done to it, as long as the hand holds it:
@@ -291,14 +314,22 @@ impl Drop for Hand {
     }
 }
 
-/// The bytes of a new volume, if it can have that size.
-fn bytes_of(config: &StorageConfig, kind: Kind, size_gib: u64) -> Result<u64> {
+/// An image that a root volume is a layer over, and how it is written.
+pub type Base<'a> = (&'a Path, ImageFormat);
+
+/// What a root volume is made over, by the configuration where nothing else is said; nothing of another.
+fn base_of<'a>(config: &'a StorageConfig, kind: Kind, over: Option<Base<'a>>) -> Option<Base<'a>> {
+    (kind == Kind::Root).then(|| over.unwrap_or((config.base_image.as_path(), config.base_format)))
+}
+
+/// The bytes of a new volume, if it can have that size over this.
+fn bytes_of(base: Option<Base<'_>>, size_gib: u64) -> Result<u64> {
     // Below the largest file: room for what lies around it.
     let bytes = size_gib
         .checked_mul(GIB)
         .filter(|bytes| *bytes > 0 && *bytes <= 1 << 62)
         .ok_or_else(|| EdgeError::new(format!("a volume of `{size_gib}` GiB cannot be made")))?;
-    let least = if kind == Kind::Root { base_bytes(config)? } else { 0 };
+    let least = base.map_or(Ok(0), base_bytes)?;
     if bytes < least {
         return Err(EdgeError::new(format!(
             "a volume of `{size_gib}` GiB is smaller than the base image: ask for {} GiB or more",
@@ -309,12 +340,11 @@ fn bytes_of(config: &StorageConfig, kind: Kind, size_gib: u64) -> Result<u64> {
 }
 
 /// The virtual size of the base image.
-fn base_bytes(config: &StorageConfig) -> Result<u64> {
-    let path = &config.base_image;
+fn base_bytes((path, format): Base<'_>) -> Result<u64> {
     let failed = |error: io::Error| {
         EdgeError::because(format!("cannot read the base image `{}`", path.display()), error)
     };
-    match config.base_format {
+    match format {
         ImageFormat::Raw => Ok(fs::metadata(path).map_err(failed)?.len()),
         ImageFormat::Qcow2 => Ok(qcow2::read(path).map_err(failed)?.bytes),
     }

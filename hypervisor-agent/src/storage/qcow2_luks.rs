@@ -16,7 +16,7 @@
 //! data, and is never made again on a guess.
 
 use super::{
-    Backend, Disk, GIB, Grown, Kind, bytes_of, erase,
+    Backend, Base, Disk, GIB, Grown, Kind, base_of, bytes_of, erase,
     evidence::{Remembered, evidence},
     exists, failed, qcow2,
     qemu_img::{self, Changed},
@@ -126,10 +126,8 @@ impl Qcow2Luks {
         }
     }
 
-    fn make(&self, volume: VolumeId, kind: Kind, bytes: u64, key: &Key) -> Result<()> {
+    fn make(&self, volume: VolumeId, bytes: u64, key: &Key, base: Option<Base<'_>>) -> Result<()> {
         let [done, making, _] = self.names(volume);
-        let base =
-            (kind == Kind::Root).then_some((self.config.base_image.as_path(), self.config.base_format));
         qemu_img::create(&self.config, &making, bytes, base, Some(key))?;
         check(&making)?;
         let finish = || -> io::Result<()> {
@@ -185,12 +183,20 @@ impl Backend for Qcow2Luks {
         Ok(VolumeState::Absent)
     }
 
-    fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()> {
+    fn create_over(
+        &self,
+        volume: VolumeId,
+        kind: Kind,
+        size_gib: u64,
+        key: &Key,
+        over: Option<Base<'_>>,
+    ) -> Result<()> {
+        let base = base_of(&self.config, kind, over);
         let [done, making, erasing] = self.names(volume);
         if is_there(&done)? {
             return Err(exists(volume));
         }
-        let bytes = bytes_of(&self.config, kind, size_gib)?;
+        let bytes = bytes_of(base, size_gib)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
@@ -202,7 +208,7 @@ impl Backend for Qcow2Luks {
         }
         step();
         let _promise = self.promise(volume, bytes).map_err(|error| failed("make", volume, error))?;
-        let made = self.make(volume, kind, bytes, key);
+        let made = self.make(volume, bytes, key, base);
         if made.is_err()
             && let Err(error) = erase::erase(&making, |_| Ok(()))
         {
@@ -225,7 +231,7 @@ impl Backend for Qcow2Luks {
     }
 
     fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown> {
-        let bytes = bytes_of(&self.config, Kind::Data, size_gib)?;
+        let bytes = bytes_of(None, size_gib)?;
         let path = self.complete(volume)?;
         let failed = |error| failed("grow", volume, error);
         if !qemu_img::opens(&self.config, &path, key).map_err(failed)? {

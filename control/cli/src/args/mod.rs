@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod image;
 mod nouns;
 mod policy;
 mod project;
@@ -10,6 +11,7 @@ mod slice;
 
 pub use audit::{IncidentVerb, ReviewVerb, Whom};
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
+pub use image::ImageVerb;
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, Filter, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb,
     Wait,
@@ -123,6 +125,9 @@ pub enum Command {
     Volume(VolumeVerb),
     /// Slices that wait for a place, in the order of their turn
     Queue,
+    /// Guest images: what slices' root disks are made over
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// How slices were used, for reports
     #[command(subcommand)]
     Report(ReportVerb),

@@ -8,6 +8,7 @@ mod disks;
 mod doctor;
 mod enrol;
 mod host;
+mod image;
 mod keys;
 mod lock;
 mod person;
@@ -34,6 +35,7 @@ use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::host_service_client::HostServiceClient;
+use holm_proto::v1::image_service_client::ImageServiceClient;
 use holm_proto::v1::incident_service_client::IncidentServiceClient;
 use holm_proto::v1::key_service_client::KeyServiceClient;
 use holm_proto::v1::lock_service_client::LockServiceClient;
@@ -104,6 +106,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Slice(verb) => slice::run(&session, verb).await,
         Command::Backup(verb) => backup::run(&session, verb).await.map(|()| 0),
         Command::Volume(verb) => backup::volume(&session, verb).await,
+        Command::Image(verb) => image::run(&session, verb).await.map(|()| 0),
         Command::Report(ReportVerb::Usage(args)) => queue::report(&session, &args).await.map(|()| 0),
         Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
@@ -190,6 +193,10 @@ impl Session {
 
     async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
         Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn images(&self) -> Result<ImageServiceClient<Channel>, Failure> {
+        Ok(ImageServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     async fn incidents(&self) -> Result<IncidentServiceClient<Channel>, Failure> {

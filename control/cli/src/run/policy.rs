@@ -155,7 +155,7 @@ fn sign(directory: &Path, key: &Path, name: &str, output: &Output) -> Result<(),
     output.next(&format!("holm policy load {} --dry-run", directory.display()))
 }
 
-fn named(name: &str) -> Result<(), Failure> {
+pub(super) fn named(name: &str) -> Result<(), Failure> {
     match note::is_name(name) {
         true => Ok(()),
         false => Err(Failure::usage(format!(

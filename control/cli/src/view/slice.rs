@@ -195,6 +195,17 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         sheet.line("guest", format!("says: {}, Slurm {}", plural(guest.gpus.into(), "GPU"), guest.slurm));
         sheet.line("ssh host key", guest.ssh_host_key.as_str());
     }
+    if !s.image.is_empty() {
+        sheet
+            .line("image", Cell::both(format!("{} ({})", s.image_version, super::short(&s.image)), &s.image));
+    }
+    if !s.newer_image.is_empty() {
+        let text = format!(
+            "{}: it gets that, and keeps its data, by: holm slice stop, then start --rebuild",
+            s.newer_image
+        );
+        sheet.line("newer image", Cell::new(text).tone(Tone::Busy));
+    }
     jobs(&mut sheet, s, clock);
     fullness::disks(&mut sheet, s);
     steps(&mut sheet, s);
@@ -511,6 +522,10 @@ pub fn slice_json(s: &Slice) -> Value {
         all.insert("lease".to_owned(), lease_json(s));
         let (drain, jobs) = jobs_json(s);
         all.extend([("drain".to_owned(), drain), ("jobs".to_owned(), jobs)]);
+        all.insert(
+            "image".to_owned(),
+            json!({ "id": s.image, "version": s.image_version, "newer": s.newer_image }),
+        );
         all.insert("classes".to_owned(), s.classes.iter().map(super::class_json).collect());
         all.insert("reencrypted".to_owned(), json!(s.reencrypted.as_ref().map(backup::tried_json)));
     }

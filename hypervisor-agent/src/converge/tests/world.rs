@@ -171,6 +171,9 @@ impl Host for TestHost {
     fn image(&self) -> edge::Image {
         self.inner.image()
     }
+    fn image_of(&self, id: &str) -> edge::Image {
+        self.inner.image_of(id)
+    }
     fn grow_volume(
         &self,
         slice: SliceId,

@@ -32,9 +32,9 @@ use self::{
     lvm::{Found, Group},
 };
 use super::{
-    Backend, Disk, GIB, Grown, Kind,
+    Backend, Base, Disk, GIB, Grown, Kind,
     backup::staged,
-    bytes_of,
+    base_of, bytes_of,
     erase::{self, Wiped},
     evidence::{Remembered, evidence},
     exists, failed,
@@ -158,7 +158,14 @@ impl LvmLuks2 {
     }
 
     /// From an empty area on.
-    fn format(&self, volume: VolumeId, found: &Found, kind: Kind, bytes: u64, key: &Key) -> Result<()> {
+    fn format(
+        &self,
+        volume: VolumeId,
+        found: &Found,
+        bytes: u64,
+        key: &Key,
+        base: Option<Base<'_>>,
+    ) -> Result<()> {
         let device = self.group.path(volume);
         let failed = |error| failed("make", volume, error);
         self.group.tag(volume, &[FORMATTING], &[MAKING]).map_err(failed)?;
@@ -169,8 +176,6 @@ impl LvmLuks2 {
         self.header(volume, found)?.map_err(|fault| damaged(volume, fault))?;
         self.map(volume, found, key)?;
         step();
-        let base =
-            (kind == Kind::Root).then_some((self.config.base_image.as_path(), self.config.base_format));
         qemu_img::create(&self.config, &crypt::path(volume), bytes, base, None)?;
         File::open(crypt::path(volume)).and_then(|file| file.sync_all()).map_err(failed)?;
         step();
@@ -241,12 +246,20 @@ impl Backend for LvmLuks2 {
         }
     }
 
-    fn create(&self, volume: VolumeId, kind: Kind, size_gib: u64, key: &Key) -> Result<()> {
+    fn create_over(
+        &self,
+        volume: VolumeId,
+        kind: Kind,
+        size_gib: u64,
+        key: &Key,
+        over: Option<Base<'_>>,
+    ) -> Result<()> {
+        let base = base_of(&self.config, kind, over);
         let found = self.find(volume)?;
         if found.as_ref().is_some_and(|found| !is_partial(found)) {
             return Err(exists(volume));
         }
-        let bytes = bytes_of(&self.config, kind, size_gib)?;
+        let bytes = bytes_of(base, size_gib)?;
         if let Some(found) = found {
             self.wipe(volume, &found, |_| Ok(()))?;
         }
@@ -268,7 +281,7 @@ impl Backend for LvmLuks2 {
                 device.display()
             )));
         }
-        let made = self.format(volume, &found, kind, bytes, key);
+        let made = self.format(volume, &found, bytes, key, base);
         if made.is_err()
             && let Ok(Some(found)) = self.find(volume)
             && is_partial(&found)
@@ -325,7 +338,7 @@ impl Backend for LvmLuks2 {
     }
 
     fn grow(&self, volume: VolumeId, size_gib: u64, key: &Key) -> Result<Grown> {
-        let bytes = bytes_of(&self.config, Kind::Data, size_gib)?;
+        let bytes = bytes_of(None, size_gib)?;
         let found = self.complete(volume)?;
         let failed = |error| failed("grow", volume, error);
         // One GiB less is what fits without what LVM rounds up.
