@@ -565,6 +565,9 @@ pub struct GuestConfig {
     /// Images that holmd may have slices made over, each in a directory of its own.
     #[serde(default = "default_images")]
     pub images: PathBuf,
+    /// A disk of container images that every slice reads, as `deploy/library` makes it; not said: none.
+    #[serde(default)]
+    pub library: Option<PathBuf>,
     /// `host-passthrough`, or the name of a processor of QEMU's (`qemu64` under emulation).
     #[serde(default = "default_cpu")]
     pub cpu: String,

@@ -75,7 +75,11 @@ impl RealHost {
             &config.fabric.record,
             &config.guest.images,
         ];
-        if let Some(path) = paths.into_iter().find(|path| !path.is_absolute() || path.to_str().is_none()) {
+        if let Some(path) = paths
+            .into_iter()
+            .chain(&config.guest.library)
+            .find(|path| !path.is_absolute() || path.to_str().is_none())
+        {
             return Err(EdgeError::new(format!("`{}` is no absolute path in UTF-8", path.display())));
         }
         let (fabric, sysfs) = (fabric::of(&config)?, Sysfs::new(&config.sysfs));
@@ -403,6 +407,10 @@ impl Host for RealHost {
                 gone.display()
             )));
         }
+        if let Some(gone) = guest.library.as_ref().filter(|path| !path.is_file()) {
+            let text = format!("`{}` is not there, which `library` in [host.guest] names", gone.display());
+            return Err(EdgeError::new(text));
+        }
         self.images.check(&image)?;
         let cmdline = self.images.cmdline(&image)?;
         let kernel = self.seeds.own_copy(spec.slice, &image.kernel, "vmlinuz")?;
@@ -412,6 +420,7 @@ impl Host for RealHost {
         let (opened, hands) = self.open(spec, keys).inspect_err(|_| self.close_idle())?;
         let parts = Parts {
             guest,
+            library: guest.library.as_deref(),
             cmdline: cmdline.as_deref().unwrap_or(&guest.cmdline),
             kernel: &kernel,
             initrd: &initrd,

@@ -30,7 +30,7 @@ use std::{
 };
 
 /// Root ports of the machine's own: two disks, serial, random numbers, vsock.
-pub const OWN_PORTS: u32 = 7;
+pub const OWN_PORTS: u32 = 8;
 /// The bus of the first expander: those before it belong to the machine's own root.
 const FIRST_EXPANDER_BUS: u32 = 32;
 const LAST_BUS: u32 = 255;

@@ -506,10 +506,12 @@ mod tests {
             cmdline: "quiet".to_owned(),
             cpu: cpu.to_owned(),
             images: "/var/lib/holm/images".into(),
+            library: None,
         };
         let parts = Parts {
             guest: &guest,
             cmdline: "quiet",
+            library: None,
             kernel: Path::new("/s/vmlinuz"),
             initrd: Path::new("/s/initrd.img"),
             volumes: &[

@@ -27,6 +27,8 @@ pub const CHANNEL: &str = "org.holm.guest.0";
 pub struct Parts<'a> {
     /// Command line and processor.
     pub guest: &'a GuestConfig,
+    /// Container images that all slices read; `None`: there are none.
+    pub library: Option<&'a Path>,
     /// What the kernel is told.
     pub cmdline: &'a str,
     /// The kernel, the slice's own copy.
@@ -83,6 +85,8 @@ pub fn target(kind: VolumeKind) -> &'static str {
 
 /// The serial number of a data volume in its machine.
 pub const DATA_SERIAL: &str = "data";
+/// The serial number of the disk with the site's container images.
+const LIBRARY_SERIAL: &str = "library";
 /// The serial number of a scratch volume in its machine.
 pub const SCRATCH_SERIAL: &str = "scratch";
 
@@ -101,7 +105,7 @@ pub fn slice_of(name: &str) -> Option<SliceId> {
 /// Every virtio device sits behind a root port of its own, the same in each machine; the GPUs sit where the
 /// layout says.
 pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<String, quick_xml::SeError> {
-    let (seed, serial, rng, vsock) = (Bus(2), Bus(3), Bus(4), Bus(OWN_PORTS));
+    let (seed, serial, rng, vsock, library) = (Bus(2), Bus(3), Bus(4), Bus(7), Bus(OWN_PORTS));
     let mut disks: Vec<Disk> = parts.volumes.iter().map(|opened| volume(opened, layout, parts)).collect();
     disks.push(Disk {
         kind: "file",
@@ -114,6 +118,18 @@ pub fn domain(spec: &DomainSpec, layout: &Layout, parts: &Parts<'_>) -> Result<S
         serial: None,
         address: seed.address(),
     });
+    disks.extend(parts.library.map(|path| Disk {
+        kind: "file",
+        device: "disk",
+        driver: Driver { name: "qemu", format: "raw", ..Driver::default() },
+        // Of all slices, and only read.
+        source: Source { seclabel: Some(Seclabel { model: "dac", relabel: "no" }), ..file(path) },
+        backing: None,
+        target: Target { dev: "vde", bus: "virtio" },
+        readonly: Some(Empty {}),
+        serial: Some(LIBRARY_SERIAL),
+        address: library.address(),
+    }));
     disks.sort_by_key(|disk| disk.target.dev);
     let domain = Domain {
         kind: "kvm",
@@ -443,6 +459,7 @@ mod tests {
             cmdline: "root=/dev/vda ro quiet".to_owned(),
             cpu: cpu.to_owned(),
             images: "/var/lib/holm/images".into(),
+            library: None,
         }
     }
 
@@ -470,6 +487,7 @@ mod tests {
         let parts = Parts {
             guest: &guest(cpu),
             cmdline: "root=/dev/vda ro quiet",
+            library: discard.then_some(Path::new("/var/lib/holm/library.img")),
             kernel: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/vmlinuz"),
             initrd: Path::new("/var/lib/holm/slices/0190163d-8694-739b-aea5-966c26f8ad91/initrd.img"),
             volumes: &volumes,
