@@ -16,13 +16,15 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, Permissions},
     io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
 const MANIFEST: &str = "manifest";
+/// What is read at once, bytes.
+const PIECE: usize = 256 * 1024;
 
 /// All of them.
 #[derive(Debug)]
@@ -130,7 +132,8 @@ impl Images {
             return Ok(id);
         }
         let making = self.directory.join(format!("{id}.new"));
-        let copy = || -> io::Result<()> {
+        let mut wrong = None;
+        let mut copy = || -> io::Result<()> {
             // Every machine's QEMU reads the base image.
             DirBuilder::new().recursive(true).mode(0o755).create(&self.directory)?;
             match fs::remove_dir_all(&making) {
@@ -139,20 +142,19 @@ impl Images {
             }
             DirBuilder::new().mode(0o755).create(&making)?;
             for name in manifest.files.keys().map(String::as_str).chain([MANIFEST]) {
-                let made = making.join(name);
-                // As the kernel copies: what is a hole, or can be shared, takes no room.
-                fs::copy(from.join(name), &made)?;
-                fs::set_permissions(&made, Permissions::from_mode(0o644))?;
-                File::open(&made)?.sync_all()?;
+                let is = copied(&from.join(name), &making.join(name))?;
+                if manifest.files.get(name).is_some_and(|wanted| is != *wanted)
+                    || name == MANIFEST && is != id
+                {
+                    wrong = Some(from.join(name));
+                }
             }
             File::open(&making)?.sync_all()
         };
         copy().map_err(|error| EdgeError::because(format!("cannot copy `{}`", from.display()), error))?;
-        for (file, wanted) in &manifest.files {
-            if sha256(&making.join(file))? != *wanted {
-                let _ = fs::remove_dir_all(&making);
-                return Err(damaged(&from.join(file)));
-            }
+        if let Some(wrong) = wrong {
+            let _ = fs::remove_dir_all(&making);
+            return Err(damaged(&wrong));
         }
         let finish = || fs::rename(&making, &to).and_then(|()| File::open(&self.directory)?.sync_all());
         finish().map_err(|error| EdgeError::because(format!("cannot make `{}`", to.display()), error))?;
@@ -193,10 +195,32 @@ fn stamps(directory: &Path) -> Result<Vec<Stamp>> {
     })
 }
 
+/// Copies a file, and leaves out what is nothing but zeros: most of a root file system is. Its SHA-256.
+fn copied(from: &Path, to: &Path) -> io::Result<String> {
+    let (mut from, to) = (File::open(from)?, File::create_new(to)?);
+    let (mut hash, mut piece, mut at) = (Context::new(&SHA256), vec![0; PIECE], 0);
+    loop {
+        let read = from.read(&mut piece)?;
+        let bytes = piece.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            break;
+        }
+        hash.update(bytes);
+        if bytes.iter().any(|byte| *byte != 0) {
+            to.write_all_at(bytes, at)?;
+        }
+        at += read as u64;
+    }
+    to.set_len(at)?;
+    to.set_permissions(Permissions::from_mode(0o644))?;
+    to.sync_all()?;
+    Ok(HEXLOWER.encode(hash.finish().as_ref()))
+}
+
 fn sha256(path: &Path) -> Result<String> {
     let failed = |error| EdgeError::because(format!("cannot read `{}`", path.display()), error);
     let mut file = File::open(path).map_err(failed)?;
-    let (mut hash, mut piece) = (Context::new(&SHA256), vec![0; 1 << 20]);
+    let (mut hash, mut piece) = (Context::new(&SHA256), vec![0; PIECE]);
     loop {
         let read = file.read(&mut piece).map_err(failed)?;
         if read == 0 {
@@ -216,6 +240,9 @@ mod tests {
         let mut text = "recipe 1f0c2d3e4a5b6c7d\nversion 1\nslurmd 24.11.5-4\n".to_owned();
         for file in FILES {
             fs::write(directory.join(file), format!("this is {file}\n")).unwrap();
+            if file == "base.raw" {
+                File::options().write(true).open(directory.join(file)).unwrap().set_len(10 << 20).unwrap();
+            }
             text += &format!("{}  {file}\n", sha256(&directory.join(file)).unwrap());
         }
         fs::write(directory.join(MANIFEST), text).unwrap();
@@ -231,6 +258,8 @@ mod tests {
         assert_eq!((images.add(&from).unwrap(), images.list().unwrap()), (id.clone(), vec![id.clone()]));
         let image = images.image(&id);
         images.check(&image).unwrap();
+        let base = fs::metadata(&image.base).unwrap();
+        assert!(base.len() == 10 << 20 && base.blocks() * 512 < 1 << 20, "holes stay holes");
         assert_eq!(Images::id(&image), Some(id.as_str()));
         assert_eq!(images.cmdline(&image).unwrap().as_deref(), Some("this is cmdline"));
         assert_eq!(images.describe(&id).unwrap().version, "1");

@@ -110,7 +110,10 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
     let jobs = report.as_ref().and_then(|r| r.jobs);
     let disks = report.as_ref().map(|r| claims::claimed(s, r)).unwrap_or_default();
     let paused = report.as_ref().is_some_and(|r| r.paused);
-    let warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
+    let mut warnings = fullness::warnings(&disks, paused, size(s, VolumeKind::Data) > 0);
+    let ill = ill(app, state, s);
+    let degraded = !ill.is_empty();
+    warnings.extend(ill.into_iter().map(str::to_owned));
     // What it had are others' by now, and it gets other ones.
     let rests = matches!(s.state, SliceState::Stopped | SliceState::Approved | SliceState::Kept);
     let (steps, guest) = report.map(|r| (r.steps, r.guest)).unwrap_or_default();
@@ -185,6 +188,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             .unwrap_or_default(),
         newer_image: newer.map(|newer| newer.version.clone()).unwrap_or_default(),
         image: image.unwrap_or_default(),
+        degraded,
         classes: told.classes,
         jobs,
         reencrypted: s.copies.reencrypted.as_ref().map(super::backup::tried),
@@ -197,6 +201,28 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             approvals: asked.approvals.iter().map(approval).collect(),
         }),
     }
+}
+
+/// What is wrong with how its guest speaks. It concerns nobody else's slice.
+fn ill(app: &App, state: &State, s: &Slice) -> Vec<&'static str> {
+    let mut all = Vec::new();
+    if s.state != SliceState::Ready {
+        return all;
+    }
+    if crate::domain::claims::known(state, s.id).silent {
+        all.push(
+            "its guest says nothing any more: what is shown of its jobs and disks may be old. Log in and look; where nobody \
+             can, stop it and start it again",
+        );
+    }
+    let now = app.ledger.now();
+    if app.live.guest(s.id, now, |guest| guest.floods(now)) {
+        all.push(
+            "its guest says more than it may, or what nobody understands, and that is dropped: some program in it has gone \
+             wrong, or somebody who is root there; stop it and start it with --rebuild, if nobody knows why",
+        );
+    }
+    all
 }
 
 /// What tells it from the one asked for before or after it.

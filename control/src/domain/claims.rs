@@ -26,6 +26,8 @@ pub const OF_GUEST: Rate =
     Rate { burst: 200, refill: SignedDuration::from_secs(2), said: SignedDuration::from_hours(1) };
 /// A guest says every five minutes that it lives.
 const SILENT: SignedDuration = SignedDuration::from_mins(15);
+/// So long it is shown that what it said was dropped.
+const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// That what it says is dropped on its host is an entry this often.
 const FLOOD: SignedDuration = SignedDuration::from_hours(1);
 
@@ -170,6 +172,12 @@ impl Guest {
         }
         self.said = Some(now);
         Some(std::mem::take(&mut self.dropped))
+    }
+
+    /// It said more than it may, or what is no event, of late.
+    pub fn floods(&self, now: Timestamp) -> bool {
+        let lately = |at: Timestamp| now.duration_since(at).abs() < LATELY;
+        self.dropped > 0 && lately(self.heard) || self.said.is_some_and(lately)
     }
 
     /// It has been silent for too long.

@@ -203,6 +203,13 @@ async fn a_guest_that_floods_is_cut_short_and_others_are_heard_at_once() {
     assert_eq!(flood.len(), 1, "{flood:?}");
     assert_eq!(flood[0].detail, json!({ "claimed_by_guest": true, "dropped": 5000 }));
     assert_eq!(flood[0].resource, "slice/heart/main");
+    // Its people see it, and those of others see nothing of it.
+    let shown = world.get("dina", "heart/main").await.unwrap();
+    assert!(
+        shown.degraded && shown.warnings.iter().any(|w| w.contains("more than it may")),
+        "{:?}",
+        shown.warnings
+    );
     // An hour later the rest of it is said, without another word from the guest.
     look(&world.app, Timestamp::now() + SignedDuration::from_mins(61)).unwrap();
     let flood = guests(&world).into_iter().rfind(|e| e.action == "guest.flood").unwrap();
@@ -219,6 +226,7 @@ async fn a_guest_that_falls_silent_is_an_entry_once_and_another_when_it_is_heard
     at(14);
     assert_eq!(actions(&world), [""; 0]);
     at(16);
+    assert!(world.get("dina", "heart/main").await.unwrap().degraded);
     at(17);
     assert_eq!(actions(&world), ["guest.silent"]);
     let entry = &guests(&world)[0];

@@ -88,6 +88,9 @@ pub(super) fn beside(s: &Slice) -> Option<(String, Tone)> {
     if s.paused {
         return Some(("paused: no room".to_owned(), Tone::Bad));
     }
+    if s.degraded {
+        return Some(("degraded".to_owned(), Tone::Bad));
+    }
     worst(s).map(|used| (format!("{used} % full"), tone(used)))
 }
 

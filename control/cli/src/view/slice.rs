@@ -522,6 +522,7 @@ pub fn slice_json(s: &Slice) -> Value {
         all.insert("lease".to_owned(), lease_json(s));
         let (drain, jobs) = jobs_json(s);
         all.extend([("drain".to_owned(), drain), ("jobs".to_owned(), jobs)]);
+        all.insert("degraded".to_owned(), s.degraded.into());
         all.insert(
             "image".to_owned(),
             json!({ "id": s.image, "version": s.image_version, "newer": s.newer_image }),
