@@ -48,14 +48,18 @@ impl Machine {
 
     /// Runs a script of `deploy/` here, where the machine is, and returns the last line that it prints.
     pub fn deploy(&self, script: &str, binaries: &Path) -> Outcome<String> {
-        let repository = self.script.ancestors().nth(3).ok_or("the machine's script lies nowhere")?;
-        let output = Command::new(repository.join("deploy").join(script))
+        let output = Command::new(self.repository()?.join("deploy").join(script))
             .env("HOLM_SCRUB", binaries.join("holm-scrub"))
             .stderr(Stdio::inherit())
             .output()?;
         demand(output.status.success(), format!("deploy/{script} failed"))?;
         let said = String::from_utf8_lossy(&output.stdout);
         Ok(said.lines().last().unwrap_or_default().to_owned())
+    }
+
+    /// The checkout that it is of.
+    pub fn repository(&self) -> Outcome<&Path> {
+        Ok(self.script.ancestors().nth(3).ok_or("the machine's script lies nowhere")?)
     }
 
     /// How a person gets into it, and ends it.

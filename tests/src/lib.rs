@@ -8,6 +8,7 @@
 //!   devices ─ what becomes of devices between their owners
 //!   faults ── what goes wrong on the same machine: kills, cuts, races
 //!   full   ── disks that fill up, a slice's and its host's
+//!   workshop ─ a slice as researchers have it
 //!   claims ── what guests claim, in the log
 //!   search ── is a key left anywhere on the host?
 //! ```
@@ -30,6 +31,7 @@ pub mod simulated;
 pub mod site;
 pub mod stages;
 pub mod story;
+pub mod workshop;
 
 /// What went wrong, in words. Tests and the demo end with the first one.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

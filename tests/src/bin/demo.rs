@@ -5,7 +5,7 @@ use holm_tests::ground::{Ground, Machine};
 use holm_tests::search::Known;
 use holm_tests::site::{Plan, Site};
 use holm_tests::stages::Stages;
-use holm_tests::{Outcome, devices, faults, full, show, story};
+use holm_tests::{Outcome, devices, faults, full, show, story, workshop};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,6 +27,9 @@ struct Options {
     /// Instead of the story: a guest that fills what its disk lies in, and goes on when there is room.
     #[arg(long, conflicts_with_all = ["suite", "devices"])]
     full: bool,
+    /// Instead of the story: a slice as researchers have it, stopped, started, rebuilt onto a newer image.
+    #[arg(long, conflicts_with_all = ["suite", "devices", "full"])]
+    workshop: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
             faults::lead(&site, "dina", "stroke-ward")?;
             full::run(&site, "dina", "stroke-ward")
         }),
+        _ if options.workshop => workshop::run(&site, stages),
         _ => story::tell(&site, stages, &mut known).and_then(|()| match options.suite {
             true => stages.time("what goes wrong", || faults::on_the_machine(&site, &mut known)),
             false => Ok(()),
