@@ -28,6 +28,11 @@ pub fn people(of: &str) -> Value {
     json!({ "event": "people", "of": of })
 }
 
+/// What the host calls so is what Slurm does.
+pub fn scheduler(of: &str) -> Value {
+    json!({ "event": "scheduler", "of": of })
+}
+
 /// It lives.
 pub fn alive() -> Value {
     json!({ "event": "alive" })

@@ -16,14 +16,16 @@
 //! {"event":"claim","boot":"9f86…","seq":7,"time":1796000000,"what":{"login":{"user":"ida","service":"sshd"}}}
 //! {"event":"alive"}
 //! {"event":"people","of":"9f86d081884c7d65"}
+//! {"event":"scheduler","of":"0123456789abcdef"}
 //! ```
 //!
 //! Disks are said when it is ready, and then when one of them has become fuller or emptier by a per cent. The host may come
 //! late or come back: whenever it says "status", the last event of each kind is said again. What people do here is claimed
 //! for the log: numbered, and said again until the host answers "ack BOOT SEQ". When it says "grow", disks are larger, and
-//! their file systems become so. When it says "people {…}", those are
-//! the people here from now on, and when nothing runs of anybody else any more, that is said. When it says "stop", the machine writes down what it holds and switches itself off. The host
-//! may cut it off at any time all the same, and the next boot has to cope with what is left.
+//! their file systems become so. When it says "people {…}", those are the people here from now on, and when nothing runs of
+//! anybody else any more, that is said. When it says "scheduler {…}", Slurm has these classes of jobs from now on, and starts
+//! jobs or does not; when Slurm has taken it, that is said. When it says "stop", the machine writes down what it holds and
+//! switches itself off. The host may cut it off at any time all the same, and the next boot has to cope with what is left.
 
 mod accounts;
 mod claims;
@@ -38,7 +40,9 @@ mod fullness;
 mod gpus;
 mod here;
 mod members;
+mod notices;
 mod port;
+mod scheduler;
 mod seed;
 mod slurm;
 mod ssh;
@@ -49,6 +53,7 @@ use disks::Mounted;
 use failed::{Failed, Of as _, Outcome};
 use members::People;
 use port::Port;
+use scheduler::Settings;
 use serde_json::Value;
 use std::{
     env, fs,
@@ -143,6 +148,9 @@ struct Slice {
     project: String,
     /// Whose accounts were made.
     people: Option<People>,
+    gpus: usize,
+    /// What Slurm was told to do.
+    settings: Option<Settings>,
     /// Slurm runs.
     serves: bool,
 }
@@ -167,7 +175,10 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     let fuse = "/dev/fuse";
     rustix::fs::chmod(fuse, rustix::fs::Mode::from_raw_mode(0o666)).of(fuse)?;
     let key = ssh::open(&told)?;
-    let serves = slurm::serve(&told, &users)?;
+    let settings = Settings::told_since(run, told.scheduler.as_ref());
+    scheduler::notice(run, settings.drain, false)?;
+    let serves = slurm::serve(&told, &users, &settings)?;
+    (slice.gpus, slice.settings) = (told.gpus, Some(settings));
     slice.serves = true;
     Ok(event::ready(&key, &serves))
 }

@@ -35,6 +35,8 @@ pub struct Told {
     pub people: String,
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// What Slurm is to do; the usual where it is not said.
+    pub scheduler: Option<serde_json::Value>,
 }
 
 /// Somebody who has an account.

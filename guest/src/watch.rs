@@ -9,6 +9,7 @@ use crate::{
     fullness::{self, Fullness},
     members::Members,
     port::Port,
+    scheduler::{self, Scheduler},
     words::Order,
 };
 use std::{
@@ -42,7 +43,8 @@ impl Due {
 
 /// Does it.
 pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver<Order>) -> Outcome {
-    let Slice { mounted, project, people, serves } = slice;
+    let Slice { mounted, project, people, gpus, settings, serves } = slice;
+    let mut scheduler = settings.map(|settings| Scheduler::new(project.clone(), gpus, settings));
     // Where it is not known who they are, nobody was let in.
     let mut members = people.map(|people| Members::new(project, people));
     let (mut said, mut alive, mut look) = (None, Due::default(), Due::default());
@@ -61,8 +63,9 @@ pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver
             }
         }
         let next = port.zip(members.as_mut()).and_then(|(port, members)| members.turn(port, serves));
+        let settles = port.zip(scheduler.as_mut()).and_then(|(port, scheduler)| scheduler.turn(port));
         let looks = if serves { look.left(Instant::now()) } else { LOOK };
-        let left = next.map_or(looks, |next| next.min(looks));
+        let left = [next, settles].into_iter().flatten().fold(looks, Duration::min);
         match orders.recv_timeout(left) {
             Ok(Order::Grow) => mounted.iter().for_each(disks::grow),
             Ok(Order::People(people)) => {
@@ -70,6 +73,16 @@ pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver
                     && let Err(Failed(why)) = members.want(people, run, port)
                 {
                     eprintln!("people: {why}");
+                }
+            }
+            Ok(Order::Scheduler(settings)) => {
+                let done = match scheduler.as_mut() {
+                    Some(scheduler) => scheduler.want(settings, run),
+                    // For whoever begins anew: Slurm does not run.
+                    None => scheduler::keep(&settings, run),
+                };
+                if let Err(Failed(why)) = done {
+                    eprintln!("scheduler: {why}");
                 }
             }
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
