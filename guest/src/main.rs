@@ -17,6 +17,8 @@
 //! {"event":"alive"}
 //! {"event":"people","of":"9f86d081884c7d65"}
 //! {"event":"scheduler","of":"0123456789abcdef"}
+//! {"event":"usage","usage":{"time":1796000000,"seconds":60,"gpu_seconds":120,"gpu_busy_seconds":90,"cpu_seconds":300,
+//!   "memory_mib":9000,"running":2,"pending":5}}
 //! ```
 //!
 //! Disks are said when it is ready, and then when one of them has become fuller or emptier by a per cent. The host may come
@@ -24,7 +26,8 @@
 //! for the log: numbered, and said again until the host answers "ack BOOT SEQ". When it says "grow", disks are larger, and
 //! their file systems become so. When it says "people {…}", those are the people here from now on, and when nothing runs of
 //! anybody else any more, that is said. When it says "scheduler {…}", Slurm has these classes of jobs from now on, and starts
-//! jobs or does not; when Slurm has taken it, that is said. When it says "stop", the machine writes down what it holds and
+//! jobs or does not; when Slurm has taken it, that is said. What jobs use is said once a minute, and of that nothing again but
+//! the last. When it says "stop", the machine writes down what it holds and
 //! switches itself off. The host may cut it off at any time all the same, and the next boot has to cope with what is left.
 
 mod accounts;
@@ -39,13 +42,16 @@ mod files;
 mod fullness;
 mod gpus;
 mod here;
+mod jobs;
 mod members;
+mod meter;
 mod notices;
 mod port;
 mod scheduler;
 mod seed;
 mod slurm;
 mod ssh;
+mod usage;
 mod watch;
 mod words;
 
@@ -101,14 +107,13 @@ fn live() -> Outcome {
             }
         });
     }
-    let port = port.as_deref();
     let mut slice = Slice::default();
-    let event = match prepare(port, run, &mut slice) {
+    let event = match prepare(port.as_deref(), run, &mut slice) {
         Ok(event) => event,
         Err(Failed(reason)) => event::failed(&reason),
     };
     println!("{event}");
-    if let Some(port) = port {
+    if let Some(port) = &port {
         port.say_state(event).of("the port")?;
     }
     if slice.serves {
@@ -116,7 +121,12 @@ fn live() -> Outcome {
         slice.mounted.iter().for_each(disks::grow);
         rustix::fs::sync();
     }
-    watch::for_ever(port, run, slice, &to_do)
+    let (drains, draining) = mpsc::channel();
+    if slice.serves {
+        let port = port.clone();
+        thread::spawn(move || usage::for_ever(port.as_deref(), Path::new(RUN), &draining));
+    }
+    watch::for_ever(port.as_deref(), run, slice, &to_do, &drains)
 }
 
 /// Stopping waits for nothing else, also not for a boot that hangs.
@@ -177,6 +187,8 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     let key = ssh::open(&told)?;
     let settings = Settings::told_since(run, told.scheduler.as_ref());
     scheduler::notice(run, settings.drain, false)?;
+    // Before any job starts.
+    jobs::prepare(run)?;
     let serves = slurm::serve(&told, &users, &settings)?;
     (slice.gpus, slice.settings) = (told.gpus, Some(settings));
     slice.serves = true;

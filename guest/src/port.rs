@@ -56,6 +56,7 @@ struct Saying {
     disks: Option<Value>,
     members: Option<Value>,
     scheduler: Option<Value>,
+    usage: Option<Value>,
     /// Nobody listened: said as soon as somebody does.
     owed: bool,
     claims: Claims,
@@ -73,6 +74,7 @@ impl Port {
             disks: None,
             members: None,
             scheduler: None,
+            usage: None,
             owed: false,
             claims,
             people: BTreeMap::new(),
@@ -113,6 +115,14 @@ impl Port {
         let event = event::scheduler(of);
         saying.scheduler = Some(event.clone());
         self.say(&mut saying, &event)
+    }
+
+    /// What jobs have used. Of what nobody heard only the last is said, and only when it is asked for.
+    pub fn say_usage(&self, event: Value) -> io::Result<()> {
+        let mut saying = self.saying();
+        let said = self.put(format!("{event}\n").as_bytes());
+        saying.usage = Some(event);
+        said.map(drop)
     }
 
     pub fn say_alive(&self) -> io::Result<()> {
@@ -198,6 +208,9 @@ impl Port {
                 let asked = lines.contains(&Order::Status);
                 if saying.owed || asked {
                     self.say_all(saying)?;
+                }
+                if let Some(usage) = saying.usage.as_ref().filter(|_| asked) {
+                    self.put(format!("{usage}\n").as_bytes())?;
                 }
                 for order in lines {
                     match order {

@@ -122,6 +122,11 @@ impl Scheduler {
         Self { settings, project, gpus, applied: true, said, again: AGAIN, due: None }
     }
 
+    /// No job is to start.
+    pub fn drains(&self) -> bool {
+        self.settings.drain
+    }
+
     /// The host wants these.
     pub fn want(&mut self, settings: Settings, run: &Path) -> Outcome {
         keep(&settings, run)?;

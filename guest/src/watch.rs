@@ -14,7 +14,7 @@ use crate::{
 };
 use std::{
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
 
@@ -42,12 +42,19 @@ impl Due {
 }
 
 /// Does it.
-pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver<Order>) -> Outcome {
+pub fn for_ever(
+    port: Option<&Port>,
+    run: &Path,
+    slice: Slice,
+    orders: &Receiver<Order>,
+    drains: &Sender<bool>,
+) -> Outcome {
     let Slice { mounted, project, people, gpus, settings, serves } = slice;
     let mut scheduler = settings.map(|settings| Scheduler::new(project.clone(), gpus, settings));
     // Where it is not known who they are, nobody was let in.
     let mut members = people.map(|people| Members::new(project, people));
     let (mut said, mut alive, mut look) = (None, Due::default(), Due::default());
+    let mut said_drains = None;
     loop {
         let now = Instant::now();
         if serves && look.is(now, LOOK) {
@@ -63,6 +70,13 @@ pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver
             }
         }
         let next = port.zip(members.as_mut()).and_then(|(port, members)| members.turn(port, serves));
+        if let Some(scheduler) =
+            scheduler.as_ref().filter(|scheduler| said_drains != Some(scheduler.drains()))
+        {
+            said_drains = Some(scheduler.drains());
+            // Where nobody counts jobs nobody listens.
+            let _ = drains.send(scheduler.drains());
+        }
         let settles = port.zip(scheduler.as_mut()).and_then(|(port, scheduler)| scheduler.turn(port));
         let looks = if serves { look.left(Instant::now()) } else { LOOK };
         let left = [next, settles].into_iter().flatten().fold(looks, Duration::min);
