@@ -5,9 +5,10 @@ pub const ADDRESS: &str = "192.0.2.1";
 
 const PARTITION: &str = "PartitionName=batch";
 
-/// The state of the partition.
+/// The state of the partition: `DOWN` is to Slurm that what runs goes on and what is handed in waits. What it calls `DRAIN`
+/// refuses what is handed in, and starts what waits.
 pub fn state(drain: bool) -> &'static str {
-    if drain { "DRAIN" } else { "UP" }
+    if drain { "DOWN" } else { "UP" }
 }
 
 /// Its configuration with the partition in that state: what begins anew has it from there.
@@ -151,7 +152,7 @@ mod tests {
 
     fn golden(name: &str, cpus: usize, memory: usize, gpus: &[String]) {
         let Configuration { slurm, gres, cgroup, slurmdbd } = of(&Facts { cpus, memory, gpus, drain: false });
-        assert_eq!(with_state(&with_state(&slurm, "DRAIN"), "UP"), slurm);
+        assert_eq!(with_state(&with_state(&slurm, "DOWN"), "UP"), slurm);
         let text = format!("{slurm}--- gres\n{gres}--- cgroup\n{cgroup}--- slurmdbd\n{slurmdbd}");
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, text);

@@ -92,7 +92,7 @@ fn forget(settings: &Settings) -> Outcome {
     if words.is_empty() { Ok(()) } else { accounting::tell(&words, LIMIT_LIVE) }
 }
 
-/// Whether jobs start: `UP`, `DRAIN`, `DOWN`. Its own tool has so many seconds.
+/// Whether jobs start: `UP` or `DOWN`. Its own tool has so many seconds.
 pub fn partition(state: &str, seconds: &str) -> Outcome {
     let state = format!("State={state}");
     run(&within(seconds, &["scontrol", "update", "PartitionName=batch", &state])).map(drop)
