@@ -86,6 +86,11 @@ pub fn memory(group: &Path) -> Option<u64> {
     Some(all.saturating_sub(files))
 }
 
+/// The most that it may hold; `None` where that is all there is.
+pub fn memory_limit(group: &Path) -> Option<u64> {
+    fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()
+}
+
 fn field(stat: &str, name: &str) -> Option<u64> {
     let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
     stat.lines().find_map(of)
@@ -132,11 +137,14 @@ pub mod tests {
         for (name, text) in [
             ("cpu.stat", "usage_usec 1500000\nuser_usec 1\n"),
             ("memory.current", "1000\n"),
+            ("memory.max", "4096\n"),
             ("memory.stat", "anon 5\nfile 300\ninactive_file 200\nactive_file 100\n"),
         ] {
             fs::write(at.join(name), text).unwrap();
         }
-        assert_eq!((cpu_seconds(&at), memory(&at)), (Some(1.5), Some(700)));
+        assert_eq!((cpu_seconds(&at), memory(&at), memory_limit(&at)), (Some(1.5), Some(700), Some(4096)));
+        fs::write(at.join("memory.max"), "max\n").unwrap();
+        assert_eq!(memory_limit(&at), None);
         assert_eq!(cpu_seconds(&group(place.path(), 8)), None);
     }
 }

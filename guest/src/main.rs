@@ -42,13 +42,16 @@ mod files;
 mod fullness;
 mod gpus;
 mod here;
+mod idle;
 mod jobs;
+mod jobstat;
 mod members;
 mod meter;
 mod notices;
 mod port;
 mod scheduler;
 mod seed;
+mod series;
 mod slurm;
 mod ssh;
 mod usage;
@@ -71,23 +74,36 @@ use std::{
         mpsc::{self, Sender},
     },
     thread,
+    time::Duration,
 };
 use words::Order;
 
+const IDLE_MINUTES: u64 = 30;
 /// Where what is of this run of the machine lies.
 const RUN: &str = "/run/holm";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if env::args().next().is_some_and(|name| jobstat::NAMES.iter().any(|own| called(&name, own))) {
+        return ended("jobstat", jobstat::main(&words));
+    }
     let ran = match words.as_slice() {
         [] => live(),
         // For tests: the line to the host alone, on standard input, with `/run/holm` elsewhere and one member, who runs this.
         ["--line", run, member] => line(PathBuf::from(run), member),
         _ => Err(Failed::because("it takes no arguments")),
     };
+    ended("holm-guest", ran)
+}
+
+fn called(path: &str, name: &str) -> bool {
+    Path::new(path).file_name().is_some_and(|own| own == name)
+}
+
+fn ended(name: &str, ran: Outcome) -> ExitCode {
     let Err(Failed(why)) = ran else { return ExitCode::SUCCESS };
-    eprintln!("holm-guest: {why}");
+    eprintln!("{name}: {why}");
     ExitCode::FAILURE
 }
 
@@ -123,8 +139,8 @@ fn live() -> Outcome {
     }
     let (drains, draining) = mpsc::channel();
     if slice.serves {
-        let port = port.clone();
-        thread::spawn(move || usage::for_ever(port.as_deref(), Path::new(RUN), &draining));
+        let (port, idle) = (port.clone(), slice.idle);
+        thread::spawn(move || usage::for_ever(port.as_deref(), Path::new(RUN), idle, &draining));
     }
     watch::for_ever(port.as_deref(), run, slice, &to_do, &drains)
 }
@@ -159,6 +175,8 @@ struct Slice {
     /// Whose accounts were made.
     people: Option<People>,
     gpus: usize,
+    /// After so long a job that has GPUs and uses none is idle.
+    idle: Duration,
     /// What Slurm was told to do.
     settings: Option<Settings>,
     /// Slurm runs.
@@ -190,6 +208,7 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     // Before any job starts.
     jobs::prepare(run)?;
     let serves = slurm::serve(&told, &users, &settings)?;
+    slice.idle = Duration::from_secs(60 * told.idle_minutes.unwrap_or(IDLE_MINUTES));
     (slice.gpus, slice.settings) = (told.gpus, Some(settings));
     slice.serves = true;
     Ok(event::ready(&key, &serves))

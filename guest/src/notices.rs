@@ -14,6 +14,11 @@ pub fn tell_all(text: &str) {
     tell(Path::new(TERMINALS), text, |uid| PEOPLE.contains(&uid));
 }
 
+/// Tells one.
+pub fn tell_one(uid: u32, text: &str) {
+    tell(Path::new(TERMINALS), text, |whose| whose == uid);
+}
+
 /// Whose terminal is gone or takes nothing now hears nothing: nobody waits for that.
 fn tell(terminals: &Path, text: &str, of: impl Fn(u32) -> bool) {
     let text = format!("\r\n{}\r\n", text.trim_end().replace('\n', "\r\n"));

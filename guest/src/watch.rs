@@ -49,7 +49,7 @@ pub fn for_ever(
     orders: &Receiver<Order>,
     drains: &Sender<bool>,
 ) -> Outcome {
-    let Slice { mounted, project, people, gpus, settings, serves } = slice;
+    let Slice { mounted, project, people, gpus, settings, serves, .. } = slice;
     let mut scheduler = settings.map(|settings| Scheduler::new(project.clone(), gpus, settings));
     // Where it is not known who they are, nobody was let in.
     let mut members = people.map(|people| Members::new(project, people));
