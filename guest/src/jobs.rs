@@ -72,6 +72,34 @@ pub fn group(groups: &Path, id: u64) -> PathBuf {
     groups.join(format!("job_{id}"))
 }
 
+/// Whether any runs.
+pub fn any(groups: &Path) -> bool {
+    files::names(groups).unwrap_or_default().iter().any(|name| name.starts_with("job_"))
+}
+
+/// The processes of all, but for Slurm's own: those of `job_7/step_batch/user` and below.
+pub fn processes(groups: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for job in below(groups)
+        .into_iter()
+        .filter(|job| job.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"job_")))
+    {
+        for step in below(&job) {
+            let user = step.join("user");
+            for group in below(&user).iter().chain([&user]) {
+                let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+                found.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+            }
+        }
+    }
+    found
+}
+
+fn below(group: &Path) -> Vec<PathBuf> {
+    let names = files::names(group).unwrap_or_default();
+    names.into_iter().map(|name| group.join(name)).filter(|path| path.is_dir()).collect()
+}
+
 /// Seconds of processors that a group has had, with what has ended in it.
 pub fn cpu_seconds(group: &Path) -> Option<f64> {
     let stat = fs::read_to_string(group.join("cpu.stat")).ok()?;
@@ -132,8 +160,14 @@ pub mod tests {
     #[test]
     fn what_the_kernel_counts_is_read() {
         let place = tempfile::tempdir().unwrap();
+        assert!(!any(place.path()));
         let at = group(place.path(), 7);
-        fs::create_dir(&at).unwrap();
+        for (under, processes) in [("slurm", "5"), ("user/task_0", "7\n8")] {
+            fs::create_dir_all(at.join("step_batch").join(under)).unwrap();
+            fs::write(at.join("step_batch").join(under).join("cgroup.procs"), processes).unwrap();
+        }
+        assert!(any(place.path()));
+        assert_eq!(processes(place.path()), [7, 8]);
         for (name, text) in [
             ("cpu.stat", "usage_usec 1500000\nuser_usec 1\n"),
             ("memory.current", "1000\n"),

@@ -27,13 +27,14 @@
 //! their file systems become so. When it says "people {…}", those are the people here from now on, and when nothing runs of
 //! anybody else any more, that is said. When it says "scheduler {…}", Slurm has these classes of jobs from now on, and starts
 //! jobs or does not; when Slurm has taken it, that is said. What jobs use is said once a minute, and of that nothing again but
-//! the last. When it says "stop", the machine writes down what it holds and
-//! switches itself off. The host may cut it off at any time all the same, and the next boot has to cope with what is left.
+//! the last. When it says "stop", running jobs are told to end, and the machine
+//! writes down what it holds and switches itself off. The host may cut it off at any time all the same, and the next boot has to cope with what is left.
 
 mod accounts;
 mod claims;
 mod command;
 mod disks;
+mod ending;
 mod event;
 mod evict;
 mod ext4;
@@ -71,6 +72,7 @@ use std::{
     process::{self, ExitCode},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
     },
     thread,
@@ -115,10 +117,11 @@ fn live() -> Outcome {
     let (orders, to_do) = mpsc::channel();
     if let Some(port) = port.clone() {
         port.say_state(event::boot()).of("the port")?;
+        let stopping = AtomicBool::new(false);
         thread::spawn(move || {
             // Deaf it would still say that it is alive. It is started again.
             let _ends = Ends;
-            if let Err(error) = port.answer(|order| obey(order, &orders)) {
+            if let Err(error) = port.answer(|order| obey(order, &orders, &stopping)) {
                 eprintln!("holm-guest: the port: {error}");
             }
         });
@@ -145,12 +148,11 @@ fn live() -> Outcome {
     watch::for_ever(port.as_deref(), run, slice, &to_do, &drains)
 }
 
-/// Stopping waits for nothing else, also not for a boot that hangs.
-fn obey(order: Order, orders: &Sender<Order>) {
+/// Stopping waits for nothing else, also not for a boot that hangs; and nothing waits for it: what happens meanwhile is said.
+fn obey(order: Order, orders: &Sender<Order>, stopping: &AtomicBool) {
     if order == Order::Stop {
-        rustix::fs::sync();
-        if let Err(Failed(why)) = command::run(&["systemctl", "poweroff"]) {
-            eprintln!("it does not stop: {why}");
+        if !stopping.swap(true, Ordering::Relaxed) {
+            thread::spawn(ending::stop);
         }
     } else {
         // Whoever takes them ends with this process.
@@ -191,6 +193,7 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
         port.know(&people.users);
     }
     slice.mounted = disks::prepare(&told.disks)?;
+    disks::library();
     if let Some(port) = port {
         let names = slice.mounted.iter().map(|mounted| mounted.name.as_str());
         port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
