@@ -43,6 +43,7 @@ fn end_jobs(groups: &Path, end: Instant) {
     }
     // Batch scripts and what they have begun.
     let told = run(&within(PATIENCE, &["scancel", "--state=RUNNING", "--full", "--signal=TERM"]));
+    let hangs = told.is_err();
     if let Err(Failed(why)) = told {
         eprintln!("stopping: {why}");
         for pid in jobs::processes(groups).into_iter().filter_map(Pid::from_raw) {
@@ -50,7 +51,9 @@ fn end_jobs(groups: &Path, end: Instant) {
             let _ = kill_process(pid, Signal::TERM);
         }
     }
-    while jobs::any(groups) && Instant::now() < end {
+    // Where Slurm hangs nothing of a job is cleared away: that it has ended is that it has no process.
+    let left = || if hangs { !jobs::processes(groups).is_empty() } else { jobs::any(groups) };
+    while left() && Instant::now() < end {
         let _ = rustix::event::poll(&mut [], rustix::event::Timespec::try_from(LOOK).ok().as_ref());
     }
 }
