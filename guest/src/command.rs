@@ -8,6 +8,14 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// So many seconds one of Slurm's programs has, where somebody waits for what comes after it.
+pub const PATIENCE: &str = "100";
+
+/// A command that is ended after so many seconds.
+pub fn within<'a>(seconds: &'a str, command: &[&'a str]) -> Vec<&'a str> {
+    [&["timeout", "--kill-after=2", seconds], command].concat()
+}
+
 /// What a command says, if it succeeds.
 pub fn run(command: &[&str]) -> Outcome<String> {
     run_with(command, "")
@@ -60,6 +68,8 @@ mod tests {
             Err(Failed("sh -c echo one; echo two >&2; exit 3: one two".to_owned()))
         );
         assert_eq!(run_with(&["tr", "a", "b"], "abc\n"), Ok("bbc\n".to_owned()));
+        assert_eq!(run(&within("9", &["echo", "a"])), Ok("a\n".to_owned()));
+        assert!(run(&within("0.1", &["sleep", "60"])).unwrap_err().0.ends_with("exit status: 124"));
         assert!(run(&["false"]).unwrap_err().0.ends_with("exit status: 1"));
         assert!(run(&["/nonexistent"]).unwrap_err().0.starts_with("/nonexistent: "));
     }

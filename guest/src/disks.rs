@@ -20,6 +20,8 @@ const RESERVE: u64 = 64 << 20;
 /// The group slurm, which the kernel is told by its number, as it is in every image (`deploy/guest-image/build` looks).
 const SLURM: u32 = 64_030;
 const SCRATCH: &str = "/raid";
+/// Where people look for them on the shared clusters that they come from.
+const LIBRARY: &str = "/user/share/singularity/images";
 
 /// A file system, as the host calls its disk, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,22 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
         mounted.push(Mounted { name: serial.clone(), at });
     }
     Ok(mounted)
+}
+
+/// Mounts the host's images of containers, where it gives any. That it does not is no reason to serve nobody.
+pub fn library() {
+    if let Err(Failed(why)) = mount_library() {
+        eprintln!("the library: {why}");
+    }
+}
+
+fn mount_library() -> Outcome {
+    if let Some(disk) = serials()?.get("library").filter(|_| !files::is_mounted(LIBRARY)) {
+        fs::create_dir_all(LIBRARY).of(LIBRARY)?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount(disk.as_str(), LIBRARY, "squashfs", flags, None).of(LIBRARY)?;
+    }
+    Ok(())
 }
 
 /// What people cannot have of the project's disk, in per cent: what a home takes of somebody who joins when it is full, and

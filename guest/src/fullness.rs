@@ -45,7 +45,7 @@ impl Fullness {
     }
 }
 
-/// Has /etc/profile.d/holm-full.sh show to who logs in what is nearly full.
+/// Has /etc/profile.d/holm-notices.sh show to who logs in what is nearly full.
 pub fn notice(run: &Path, disks: &[Fullness]) -> Outcome {
     let full = run.join("full");
     files::write(&full, text(disks), 0o644, files::ROOT).of(full.display())

@@ -16,19 +16,25 @@
 //! {"event":"claim","boot":"9f86…","seq":7,"time":1796000000,"what":{"login":{"user":"ida","service":"sshd"}}}
 //! {"event":"alive"}
 //! {"event":"people","of":"9f86d081884c7d65"}
+//! {"event":"scheduler","of":"0123456789abcdef"}
+//! {"event":"usage","usage":{"time":1796000000,"seconds":60,"gpu_seconds":120,"gpu_busy_seconds":90,"cpu_seconds":300,
+//!   "memory_mib":9000,"running":2,"pending":5}}
 //! ```
 //!
 //! Disks are said when it is ready, and then when one of them has become fuller or emptier by a per cent. The host may come
 //! late or come back: whenever it says "status", the last event of each kind is said again. What people do here is claimed
 //! for the log: numbered, and said again until the host answers "ack BOOT SEQ". When it says "grow", disks are larger, and
-//! their file systems become so. When it says "people {…}", those are
-//! the people here from now on, and when nothing runs of anybody else any more, that is said. When it says "stop", the machine writes down what it holds and switches itself off. The host
-//! may cut it off at any time all the same, and the next boot has to cope with what is left.
+//! their file systems become so. When it says "people {…}", those are the people here from now on, and when nothing runs of
+//! anybody else any more, that is said. When it says "scheduler {…}", Slurm has these classes of jobs from now on, and starts
+//! jobs or does not; when Slurm has taken it, that is said. What jobs use is said once a minute, and of that nothing again but
+//! the last. When it says "stop", running jobs are told to end, and the machine
+//! writes down what it holds and switches itself off. The host may cut it off at any time all the same, and the next boot has to cope with what is left.
 
 mod accounts;
 mod claims;
 mod command;
 mod disks;
+mod ending;
 mod event;
 mod evict;
 mod ext4;
@@ -37,11 +43,19 @@ mod files;
 mod fullness;
 mod gpus;
 mod here;
+mod idle;
+mod jobs;
+mod jobstat;
 mod members;
+mod meter;
+mod notices;
 mod port;
+mod scheduler;
 mod seed;
+mod series;
 mod slurm;
 mod ssh;
+mod usage;
 mod watch;
 mod words;
 
@@ -49,6 +63,7 @@ use disks::Mounted;
 use failed::{Failed, Of as _, Outcome};
 use members::People;
 use port::Port;
+use scheduler::Settings;
 use serde_json::Value;
 use std::{
     env, fs,
@@ -57,26 +72,40 @@ use std::{
     process::{self, ExitCode},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
     },
     thread,
+    time::Duration,
 };
 use words::Order;
 
+const IDLE_MINUTES: u64 = 30;
 /// Where what is of this run of the machine lies.
 const RUN: &str = "/run/holm";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if env::args().next().is_some_and(|name| jobstat::NAMES.iter().any(|own| called(&name, own))) {
+        return ended("jobstat", jobstat::main(&words));
+    }
     let ran = match words.as_slice() {
         [] => live(),
         // For tests: the line to the host alone, on standard input, with `/run/holm` elsewhere and one member, who runs this.
         ["--line", run, member] => line(PathBuf::from(run), member),
         _ => Err(Failed::because("it takes no arguments")),
     };
+    ended("holm-guest", ran)
+}
+
+fn called(path: &str, name: &str) -> bool {
+    Path::new(path).file_name().is_some_and(|own| own == name)
+}
+
+fn ended(name: &str, ran: Outcome) -> ExitCode {
     let Err(Failed(why)) = ran else { return ExitCode::SUCCESS };
-    eprintln!("holm-guest: {why}");
+    eprintln!("{name}: {why}");
     ExitCode::FAILURE
 }
 
@@ -88,22 +117,22 @@ fn live() -> Outcome {
     let (orders, to_do) = mpsc::channel();
     if let Some(port) = port.clone() {
         port.say_state(event::boot()).of("the port")?;
+        let stopping = AtomicBool::new(false);
         thread::spawn(move || {
             // Deaf it would still say that it is alive. It is started again.
             let _ends = Ends;
-            if let Err(error) = port.answer(|order| obey(order, &orders)) {
+            if let Err(error) = port.answer(|order| obey(order, &orders, &stopping)) {
                 eprintln!("holm-guest: the port: {error}");
             }
         });
     }
-    let port = port.as_deref();
     let mut slice = Slice::default();
-    let event = match prepare(port, run, &mut slice) {
+    let event = match prepare(port.as_deref(), run, &mut slice) {
         Ok(event) => event,
         Err(Failed(reason)) => event::failed(&reason),
     };
     println!("{event}");
-    if let Some(port) = port {
+    if let Some(port) = &port {
         port.say_state(event).of("the port")?;
     }
     if slice.serves {
@@ -111,15 +140,19 @@ fn live() -> Outcome {
         slice.mounted.iter().for_each(disks::grow);
         rustix::fs::sync();
     }
-    watch::for_ever(port, run, slice, &to_do)
+    let (drains, draining) = mpsc::channel();
+    if slice.serves {
+        let (port, idle) = (port.clone(), slice.idle);
+        thread::spawn(move || usage::for_ever(port.as_deref(), Path::new(RUN), idle, &draining));
+    }
+    watch::for_ever(port.as_deref(), run, slice, &to_do, &drains)
 }
 
-/// Stopping waits for nothing else, also not for a boot that hangs.
-fn obey(order: Order, orders: &Sender<Order>) {
+/// Stopping waits for nothing else, also not for a boot that hangs; and nothing waits for it: what happens meanwhile is said.
+fn obey(order: Order, orders: &Sender<Order>, stopping: &AtomicBool) {
     if order == Order::Stop {
-        rustix::fs::sync();
-        if let Err(Failed(why)) = command::run(&["systemctl", "poweroff"]) {
-            eprintln!("it does not stop: {why}");
+        if !stopping.swap(true, Ordering::Relaxed) {
+            thread::spawn(ending::stop);
         }
     } else {
         // Whoever takes them ends with this process.
@@ -143,6 +176,11 @@ struct Slice {
     project: String,
     /// Whose accounts were made.
     people: Option<People>,
+    gpus: usize,
+    /// After so long a job that has GPUs and uses none is idle.
+    idle: Duration,
+    /// What Slurm was told to do.
+    settings: Option<Settings>,
     /// Slurm runs.
     serves: bool,
 }
@@ -155,6 +193,7 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
         port.know(&people.users);
     }
     slice.mounted = disks::prepare(&told.disks)?;
+    disks::library();
     if let Some(port) = port {
         let names = slice.mounted.iter().map(|mounted| mounted.name.as_str());
         port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
@@ -167,7 +206,13 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     let fuse = "/dev/fuse";
     rustix::fs::chmod(fuse, rustix::fs::Mode::from_raw_mode(0o666)).of(fuse)?;
     let key = ssh::open(&told)?;
-    let serves = slurm::serve(&told, &users)?;
+    let settings = Settings::told_since(run, told.scheduler.as_ref());
+    scheduler::notice(run, settings.drain, false)?;
+    // Before any job starts.
+    jobs::prepare(run)?;
+    let serves = slurm::serve(&told, &users, &settings)?;
+    slice.idle = Duration::from_secs(60 * told.idle_minutes.unwrap_or(IDLE_MINUTES));
+    (slice.gpus, slice.settings) = (told.gpus, Some(settings));
     slice.serves = true;
     Ok(event::ready(&key, &serves))
 }

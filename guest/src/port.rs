@@ -55,6 +55,8 @@ struct Saying {
     state: Value,
     disks: Option<Value>,
     members: Option<Value>,
+    scheduler: Option<Value>,
+    usage: Option<Value>,
     /// Nobody listened: said as soon as somebody does.
     owed: bool,
     claims: Claims,
@@ -71,6 +73,8 @@ impl Port {
             state: event::boot(),
             disks: None,
             members: None,
+            scheduler: None,
+            usage: None,
             owed: false,
             claims,
             people: BTreeMap::new(),
@@ -105,6 +109,22 @@ impl Port {
         self.say(&mut saying, &event)
     }
 
+    /// That Slurm does what the host calls so.
+    pub fn say_scheduler(&self, of: &str) -> io::Result<()> {
+        let mut saying = self.saying();
+        let event = event::scheduler(of);
+        saying.scheduler = Some(event.clone());
+        self.say(&mut saying, &event)
+    }
+
+    /// What jobs have used. Of what nobody heard only the last is said, and only when it is asked for.
+    pub fn say_usage(&self, event: Value) -> io::Result<()> {
+        let mut saying = self.saying();
+        let said = self.put(format!("{event}\n").as_bytes());
+        saying.usage = Some(event);
+        said.map(drop)
+    }
+
     pub fn say_alive(&self) -> io::Result<()> {
         self.put(format!("{}\n", event::alive()).as_bytes()).map(drop)
     }
@@ -132,7 +152,8 @@ impl Port {
     }
 
     fn say_all(&self, saying: &mut Saying) -> io::Result<()> {
-        let events = [Some(&saying.state), saying.disks.as_ref(), saying.members.as_ref()];
+        let Saying { state, disks, members, scheduler, .. } = &*saying;
+        let events = [Some(state), disks.as_ref(), members.as_ref(), scheduler.as_ref()];
         let text: String = events.iter().flatten().map(|event| format!("{event}\n")).collect();
         saying.owed = !self.put(text.as_bytes())?;
         Ok(())
@@ -187,6 +208,9 @@ impl Port {
                 let asked = lines.contains(&Order::Status);
                 if saying.owed || asked {
                     self.say_all(saying)?;
+                }
+                if let Some(usage) = saying.usage.as_ref().filter(|_| asked) {
+                    self.put(format!("{usage}\n").as_bytes())?;
                 }
                 for order in lines {
                     match order {

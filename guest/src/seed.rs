@@ -35,6 +35,10 @@ pub struct Told {
     pub people: String,
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// What Slurm is to do; the usual where it is not said.
+    pub scheduler: Option<serde_json::Value>,
+    /// After so many a job that has GPUs and uses none is idle.
+    pub idle_minutes: Option<u64>,
 }
 
 /// Somebody who has an account.

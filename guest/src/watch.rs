@@ -9,11 +9,12 @@ use crate::{
     fullness::{self, Fullness},
     members::Members,
     port::Port,
+    scheduler::{self, Scheduler},
     words::Order,
 };
 use std::{
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
 
@@ -41,11 +42,19 @@ impl Due {
 }
 
 /// Does it.
-pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver<Order>) -> Outcome {
-    let Slice { mounted, project, people, serves } = slice;
+pub fn for_ever(
+    port: Option<&Port>,
+    run: &Path,
+    slice: Slice,
+    orders: &Receiver<Order>,
+    drains: &Sender<bool>,
+) -> Outcome {
+    let Slice { mounted, project, people, gpus, settings, serves, .. } = slice;
+    let mut scheduler = settings.map(|settings| Scheduler::new(project.clone(), gpus, settings));
     // Where it is not known who they are, nobody was let in.
     let mut members = people.map(|people| Members::new(project, people));
     let (mut said, mut alive, mut look) = (None, Due::default(), Due::default());
+    let mut said_drains = None;
     loop {
         let now = Instant::now();
         if serves && look.is(now, LOOK) {
@@ -61,8 +70,16 @@ pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver
             }
         }
         let next = port.zip(members.as_mut()).and_then(|(port, members)| members.turn(port, serves));
+        if let Some(scheduler) =
+            scheduler.as_ref().filter(|scheduler| said_drains != Some(scheduler.drains()))
+        {
+            said_drains = Some(scheduler.drains());
+            // Where nobody counts jobs nobody listens.
+            let _ = drains.send(scheduler.drains());
+        }
+        let settles = port.zip(scheduler.as_mut()).and_then(|(port, scheduler)| scheduler.turn(port));
         let looks = if serves { look.left(Instant::now()) } else { LOOK };
-        let left = next.map_or(looks, |next| next.min(looks));
+        let left = [next, settles].into_iter().flatten().fold(looks, Duration::min);
         match orders.recv_timeout(left) {
             Ok(Order::Grow) => mounted.iter().for_each(disks::grow),
             Ok(Order::People(people)) => {
@@ -70,6 +87,16 @@ pub fn for_ever(port: Option<&Port>, run: &Path, slice: Slice, orders: &Receiver
                     && let Err(Failed(why)) = members.want(people, run, port)
                 {
                     eprintln!("people: {why}");
+                }
+            }
+            Ok(Order::Scheduler(settings)) => {
+                let done = match scheduler.as_mut() {
+                    Some(scheduler) => scheduler.want(settings, run),
+                    // For whoever begins anew: Slurm does not run.
+                    None => scheduler::keep(&settings, run),
+                };
+                if let Err(Failed(why)) = done {
+                    eprintln!("scheduler: {why}");
                 }
             }
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}

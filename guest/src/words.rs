@@ -1,6 +1,6 @@
 //! What the host says: a line an order.
 
-use crate::{accounts, claims::is_name, members::People};
+use crate::{accounts, claims::is_name, members::People, scheduler::Settings};
 use std::collections::BTreeSet;
 
 /// The rest of a line that is longer than any order is nothing.
@@ -17,6 +17,8 @@ pub enum Order {
     Grow,
     /// These are to be the people here.
     People(People),
+    /// Slurm is to do this.
+    Scheduler(Settings),
     /// The machine is to write down what it holds and to switch itself off.
     Stop,
 }
@@ -29,6 +31,9 @@ impl Order {
             b"grow" => Some(Self::Grow),
             b"stop" => Some(Self::Stop),
             _ if line.starts_with(b"people ") => people(line).map(Self::People),
+            _ if line.starts_with(b"scheduler ") => {
+                Settings::parse(line.strip_prefix(b"scheduler ")?).map(Self::Scheduler)
+            }
             _ => {
                 let rest = std::str::from_utf8(line).ok()?.strip_prefix("ack ")?;
                 let seq = rest.strip_prefix(boot)?.strip_prefix(' ')?;
@@ -112,6 +117,16 @@ mod tests {
             r#"{"name":"ida","uid":10001}"#.get(..10).unwrap(),
         ] {
             assert_eq!(told(users), None, "{users}");
+        }
+    }
+
+    #[test]
+    fn settings_of_the_scheduler_are_an_order() {
+        let text = r#"{"of":"0f","drain":true,"classes":[{"name":"a","priority":1,"wall_minutes":1}]}"#;
+        let order = Order::parse(format!("scheduler {text}").as_bytes(), BOOT);
+        assert!(matches!(order, Some(Order::Scheduler(Settings { drain: true, .. }))));
+        for line in ["scheduler", "scheduler ", "scheduler {}", r#"scheduler {"of":"0f","classes":[]}"#] {
+            assert_eq!(Order::parse(line.as_bytes(), BOOT), None, "{line}");
         }
     }
 

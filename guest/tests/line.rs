@@ -168,6 +168,27 @@ fn logger(guest: &Guest, text: &str) {
 }
 
 #[test]
+fn that_a_job_starts_and_ends_is_written_down_for_what_counts_them() {
+    let guest = Guest::new();
+    let jobs = guest.path().join("jobs");
+    let job = [("SLURM_JOB_ID", "7"), ("SLURM_JOB_USER", "ida"), ("SLURM_JOB_UID", "10001")];
+    let more = [("SLURM_JOB_GPUS", "0,3"), ("SLURM_JOB_CPUS_PER_NODE", "4(x2)")];
+    // Before its program runs nobody is held up.
+    guest.script("prolog", &job);
+    guest.script("epilog", &job);
+    fs::create_dir(&jobs).unwrap();
+    guest.script("prolog", &[job.as_slice(), &more].concat());
+    assert_eq!(fs::read_to_string(jobs.join("7")).unwrap(), "10001 4 0,3\n");
+    guest.script("epilog", &job);
+    let over = fs::read_dir(&jobs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(matches!(over.collect::<Vec<_>>().as_slice(), [name] if name.starts_with("7.over.")));
+    // One that Slurm begins again.
+    guest.script("prolog", &job);
+    assert_eq!(fs::read_to_string(jobs.join("7")).unwrap(), "10001 0 \n");
+    assert_eq!(fs::read_dir(&jobs).unwrap().count(), 2);
+}
+
+#[test]
 fn claims_are_said_again_until_they_are_acknowledged_also_by_the_next_run_of_the_program() {
     let guest = Guest::new();
     let mut runs = guest.run();

@@ -7,10 +7,16 @@ import sys
 fresh, ca = sys.argv[1] == "fresh", sys.argv[2]
 told = {
     "slice": "0190163d-8694-739b-aea5-966c26f8ad91", "project": "heart", "level": "3", "level_name": "Sensitive",
-    "gpus": 4, "gpu_pci_ids": ["1af4:1110"], "ssh_ca": ca, "people": "0123456789abcdef",
+    "gpus": 4, "idle_minutes": 1, "gpu_pci_ids": ["1af4:1110"], "ssh_ca": ca, "people": "0123456789abcdef",
     "users": [{"name": "ida", "uid": 10001}, {"name": "bo", "uid": 10002}],
     "disks": [{"serial": "data", "fresh": fresh}, {"serial": "scratch", "fresh": True}],
 }
+# What an agent says of Slurm; without it jobs are of the usual classes.
+if not fresh:
+    told["scheduler"] = {
+        "of": "00000000000000aa", "drain": False,
+        "classes": [{"name": "normal", "priority": 100, "wall_minutes": 2880}, {"name": "seeded", "priority": 1, "gpus": 9, "wall_minutes": 90}],
+    }
 content = base64.b64encode(json.dumps(told).encode()).decode()
 file = {"path": "/etc/holm/slice.json", "owner": "root:root", "permissions": "0600", "encoding": "b64", "content": content}
 with open("user-data", "w") as user_data:

@@ -1,61 +1,86 @@
 //! Who may run jobs here, and of which classes, in the words of Slurm's own tool. What is so already stays so.
 
-use super::{LIMIT, configuration::ADDRESS, pause};
+use super::{configuration::ADDRESS, pause};
 use crate::{
-    command::run_with,
+    command::{PATIENCE, run, run_with, within},
     failed::{Failed, Outcome, last},
+    scheduler::Class,
     seed::User,
 };
-use std::{net::TcpStream, time::Instant};
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 /// slurmdbd's, where its configuration names no other.
 const PORT: u16 = 6819;
 
-/// A quality of service, as Slurm calls it.
-struct Class {
-    name: &'static str,
-    priority: u32,
-    /// GPUs of one person at once; all where it is none.
-    gpus: Option<usize>,
-    wall: &'static str,
+/// The account of the project, and the classes that its jobs may be of, of which the first is meant where nothing is said. The
+/// cluster is in the image.
+pub fn account(project: &str, classes: &[Class]) -> String {
+    let names = names(classes);
+    let default = classes.first().map_or("", |class| class.name.as_str());
+    new(classes)
+        + &text(&[
+            format!("add account {project} cluster=slice"),
+            format!("modify account {project} set qos={names} DefaultQOS={default}"),
+        ])
 }
 
-/// As on the shared clusters that people come from: `normal` where nothing is said.
-const CLASSES: [Class; 4] = [
-    Class { name: "normal", priority: 100, gpus: None, wall: "2-00:00:00" },
-    Class { name: "short", priority: 500, gpus: None, wall: "03:00:00" },
-    Class { name: "1gpulong", priority: 50, gpus: Some(1), wall: "14-00:00:00" },
-    Class { name: "allgpus", priority: 0, gpus: None, wall: "21-00:00:00" },
-];
+/// The classes, of which there may be some.
+pub fn new(classes: &[Class]) -> String {
+    format!("add qos {}\n", names(classes))
+}
 
-/// The project's account and its people. The cluster and the names of the classes are in the image.
+/// Its people.
 pub fn people(project: &str, users: &[User]) -> String {
-    let mut lines = vec![format!("add account {project} cluster=slice")];
-    let names = CLASSES.map(|class| class.name).join(",");
-    lines.push(format!("modify account {project} set qos={names} DefaultQOS=normal"));
-    lines.extend(users.iter().map(|user| format!("add user {} account={project} cluster=slice", user.name)));
-    text(&lines)
+    let line = |user: &User| format!("add user {} account={project} cluster=slice", user.name);
+    text(&users.iter().map(line).collect::<Vec<_>>())
 }
 
-/// What the classes may have of that many GPUs.
-pub fn classes(gpus: usize) -> String {
+/// What the classes may have of that many GPUs. What a class no longer limits is said as well: it is kept from one boot to the
+/// next.
+pub fn limits(classes: &[Class], gpus: usize) -> String {
     let line = |class: &Class| {
-        let Class { name, priority, wall, .. } = class;
+        let Class { name, priority, wall_minutes, .. } = class;
         // A job of more than that would wait for ever. Of more than there are Slurm refuses it by itself, and says so better.
-        let most =
-            class.gpus.map(|most| format!(" MaxTRESPerUser=gres/gpu={} Flags=DenyOnLimit", most.min(gpus)));
-        format!("modify qos {name} set priority={priority} MaxWall={wall}{}", most.unwrap_or_default())
+        let most = class.gpus.map_or("MaxTRESPerUser=gres/gpu=-1 Flags=-1".to_owned(), |most| {
+            format!("MaxTRESPerUser=gres/gpu={} Flags=DenyOnLimit", (most as usize).min(gpus))
+        });
+        format!("modify qos {name} set priority={priority} MaxWall={} {most}", wall(*wall_minutes))
     };
-    text(&CLASSES.iter().map(line).collect::<Vec<_>>())
+    text(&classes.iter().map(line).collect::<Vec<_>>())
+}
+
+/// The end of those that there are and that are none of these. Of a job that waits under one Slurm says `InvalidQOS`.
+pub fn removal(there: &str, classes: &[Class]) -> String {
+    let gone =
+        there.lines().filter(|name| !name.is_empty() && !classes.iter().any(|class| class.name == *name));
+    let names = gone.collect::<Vec<_>>().join(",");
+    if names.is_empty() { names } else { format!("delete qos where name={names}\n") }
+}
+
+/// The names of all that there are, a line each.
+pub fn there() -> Outcome<String> {
+    run(&within(PATIENCE, &["sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=name"]))
+}
+
+fn names(classes: &[Class]) -> String {
+    classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// `2-00:00:00`
+fn wall(minutes: u32) -> String {
+    format!("{}-{:02}:{:02}:00", minutes / 1440, minutes / 60 % 24, minutes % 60)
 }
 
 fn text(lines: &[String]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Says it to Slurm's accounting, as soon as that listens.
-pub fn tell(words: &str) -> Outcome {
-    let end = Instant::now() + LIMIT;
+/// Says it to Slurm's accounting, as soon as that listens; not for longer than `limit`.
+pub fn tell(words: &str, limit: Duration) -> Outcome {
+    let end = Instant::now() + limit;
     // It has no way to say so. To ask by its own tool costs, where many machines share a processor, what they start with.
     while let Err(error) = TcpStream::connect((ADDRESS, PORT)) {
         if Instant::now() >= end {
@@ -64,7 +89,10 @@ pub fn tell(words: &str) -> Outcome {
         pause();
     }
     // That something is so already it calls a failure, in its status alone.
-    let said = run_with(&["sh", "-c", "sacctmgr --immediate --quiet 2>&1 || :"], words)?;
+    let said = run_with(
+        &["sh", "-c", "timeout --kill-after=5 100 sacctmgr --immediate --quiet 2>&1 || [ $? -lt 124 ]"],
+        words,
+    )?;
     let wrong = said.lines().find(|line| line.contains("error:"));
     wrong.map_or(Ok(()), |line| Err(Failed(format!("Slurm's accounting: {}", last(line, 200)))))
 }
@@ -72,11 +100,13 @@ pub fn tell(words: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::Settings;
 
     #[test]
     fn of_two_people_and_four_gpus() {
         let users = [("ida", 10_001), ("bo", 10_002)].map(|(name, uid)| User { name: name.to_owned(), uid });
-        let words = people("heart-study", &users) + &classes(4);
+        let classes = Settings::usual().classes;
+        let words = account("heart-study", &classes) + &people("heart-study", &users) + &limits(&classes, 4);
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!("accounting", words);
         });
@@ -85,9 +115,26 @@ mod tests {
     #[test]
     fn no_class_has_more_gpus_than_there_are() {
         for (gpus, most) in [(0, 0), (1, 1), (16, 1)] {
-            let words = classes(gpus);
-            assert_eq!(words.matches("gres/gpu=").count(), 1);
+            let words = limits(&Settings::usual().classes, gpus);
+            assert_eq!(words.matches("gres/gpu=").count(), 4);
             assert!(words.contains(&format!("gres/gpu={most} ")));
+        }
+    }
+
+    #[test]
+    fn what_is_no_class_any_more_goes_and_nothing_else_does() {
+        let classes = Settings::usual().classes;
+        assert_eq!(removal("normal\nold\nallgpus\nolder\n", &classes), "delete qos where name=old,older\n");
+        assert_eq!(removal("normal\n", &classes), "");
+        assert_eq!(removal("", &classes), "");
+    }
+
+    #[test]
+    fn times_are_said_as_slurm_says_them() {
+        for (minutes, said) in
+            [(1, "0-00:01:00"), (180, "0-03:00:00"), (20_160, "14-00:00:00"), (525_600, "365-00:00:00")]
+        {
+            assert_eq!(wall(minutes), said);
         }
     }
 }

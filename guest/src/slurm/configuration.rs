@@ -3,6 +3,25 @@
 /// The machine's own address, on no network.
 pub const ADDRESS: &str = "192.0.2.1";
 
+const PARTITION: &str = "PartitionName=batch";
+
+/// The state of the partition: `DOWN` is to Slurm that what runs goes on and what is handed in waits. What it calls `DRAIN`
+/// refuses what is handed in, and starts what waits.
+pub fn state(drain: bool) -> &'static str {
+    if drain { "DOWN" } else { "UP" }
+}
+
+/// Its configuration with the partition in that state: what begins anew has it from there.
+pub fn with_state(slurm: &str, state: &str) -> String {
+    let word =
+        |word: &str| if word.starts_with("State=") { format!("State={state}") } else { word.to_owned() };
+    let line = |line: &str| match line.starts_with(PARTITION) {
+        true => line.split(' ').map(word).collect::<Vec<_>>().join(" ") + "\n",
+        false => line.to_owned() + "\n",
+    };
+    slurm.lines().map(line).collect()
+}
+
 /// What there is.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -12,6 +31,8 @@ pub struct Facts<'a> {
     pub memory: usize,
     /// A device file of each GPU.
     pub gpus: &'a [String],
+    /// No job is to start.
+    pub drain: bool,
 }
 
 /// The texts of `/etc/slurm/NAME.conf`.
@@ -25,7 +46,7 @@ pub struct Configuration {
 
 /// The files of a machine with these.
 pub fn of(facts: &Facts<'_>) -> Configuration {
-    let Facts { cpus, memory, gpus } = *facts;
+    let Facts { cpus, memory, gpus, drain } = *facts;
     // What the system itself needs: found by running a job in the smallest machine that has room for one.
     let memory = memory.saturating_sub((memory / 32).max(256));
     // A job for each GPU at once, whatever the machine's size. Slurm believes what it is told then.
@@ -88,7 +109,8 @@ pub fn of(facts: &Facts<'_>) -> Configuration {
     ));
     let for_each = told_cpus.checked_div(gpus.len()).map(|cpus| format!(" DefCpuPerGPU={cpus}"));
     slurm.push(format!(
-        "PartitionName=batch Nodes=slice Default=YES State=UP MaxTime=INFINITE DefMemPerCPU={}{}",
+        "{PARTITION} Nodes=slice Default=YES State={} MaxTime=INFINITE DefMemPerCPU={}{}",
+        state(drain),
         memory / told_cpus,
         for_each.unwrap_or_default()
     ));
@@ -129,7 +151,8 @@ mod tests {
     use super::*;
 
     fn golden(name: &str, cpus: usize, memory: usize, gpus: &[String]) {
-        let Configuration { slurm, gres, cgroup, slurmdbd } = of(&Facts { cpus, memory, gpus });
+        let Configuration { slurm, gres, cgroup, slurmdbd } = of(&Facts { cpus, memory, gpus, drain: false });
+        assert_eq!(with_state(&with_state(&slurm, "DOWN"), "UP"), slurm);
         let text = format!("{slurm}--- gres\n{gres}--- cgroup\n{cgroup}--- slurmdbd\n{slurmdbd}");
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, text);

@@ -6,10 +6,11 @@ mod configuration;
 use self::configuration::{ADDRESS, Configuration, Facts};
 use crate::{
     accounts,
-    command::{run, start},
+    command::{PATIENCE, run, start, within},
     disks,
     failed::{Failed, Of as _, Outcome, one_line},
     files, gpus,
+    scheduler::Settings,
     seed::{Told, User},
 };
 use rustix::mount::mount_bind;
@@ -22,6 +23,8 @@ use std::{
 };
 
 const LIMIT: Duration = Duration::from_secs(300);
+/// The same once it serves: what does not work is tried again later.
+const LIMIT_LIVE: Duration = Duration::from_secs(5);
 /// How soon what does not serve yet is looked at again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -39,28 +42,60 @@ pub struct Serves {
 /// ```
 ///
 /// Slurm takes jobs of those whom its accounting knows, and a limit on GPUs once it has told its accounting that it has any.
-pub fn serve(told: &Told, users: &[User]) -> Outcome<Serves> {
+pub fn serve(told: &Told, users: &[User], settings: &Settings) -> Outcome<Serves> {
     let gpus = gpus::found(&told.gpu_pci_ids)?;
     if gpus.len() != told.gpus {
         return Err(Failed(format!("found {} of {} GPUs", gpus.len(), told.gpus)));
     }
     let files = gpus::device_files(&gpus)?;
     let cpus = rustix::thread::sched_getaffinity(None).of("processors")?.count() as usize;
-    let facts = Facts { cpus, memory: memory(&files::read("/proc/meminfo")?), gpus: &files };
+    let facts =
+        Facts { cpus, memory: memory(&files::read("/proc/meminfo")?), gpus: &files, drain: settings.drain };
     prepare(&configuration::of(&facts))?;
     run(&["ip", "address", "replace", &format!("{ADDRESS}/32"), "dev", "dummy0"])?;
     run(&["ip", "link", "set", "dummy0", "up"])?;
     start(&["munge", "mariadb", "slurmdbd"])?;
-    know(&told.project, users)?;
+    let account = accounting::account(&told.project, &settings.classes);
+    accounting::tell(&(account + &accounting::people(&told.project, users)), LIMIT)?;
     start(&["slurmctld", "slurmd"])?;
     let serves = wait()?;
-    accounting::tell(&accounting::classes(told.gpus))?;
+    accounting::tell(&accounting::limits(&settings.classes, told.gpus), LIMIT)?;
+    if !settings.of.is_empty() {
+        forget(settings)?;
+    }
     Ok(serves)
 }
 
 /// From now on these may run jobs. Of who has gone its accounting keeps what she used.
 pub fn know(project: &str, users: &[User]) -> Outcome {
-    accounting::tell(&accounting::people(project, users))
+    accounting::tell(&accounting::people(project, users), LIMIT)
+}
+
+/// From now on jobs are of these classes and start or do not. What a class may have is said before anybody may use it.
+pub fn schedule(project: &str, settings: &Settings, gpus: usize) -> Outcome {
+    let classes = &settings.classes;
+    let conf = "/etc/slurm/slurm.conf";
+    let state = configuration::state(settings.drain);
+    files::write(conf, configuration::with_state(&files::read(conf)?, state), 0o644, files::ROOT).of(conf)?;
+    // First of all, so that nothing starts meanwhile.
+    partition(state, PATIENCE)?;
+    let words = accounting::new(classes)
+        + &accounting::limits(classes, gpus)
+        + &accounting::account(project, classes);
+    accounting::tell(&words, LIMIT_LIVE)?;
+    forget(settings)
+}
+
+/// Ends the classes that are none of these.
+fn forget(settings: &Settings) -> Outcome {
+    let words = accounting::removal(&accounting::there()?, &settings.classes);
+    if words.is_empty() { Ok(()) } else { accounting::tell(&words, LIMIT_LIVE) }
+}
+
+/// Whether jobs start: `UP` or `DOWN`. Its own tool has so many seconds.
+pub fn partition(state: &str, seconds: &str) -> Outcome {
+    let state = format!("State={state}");
+    run(&within(seconds, &["scontrol", "update", "PartitionName=batch", &state])).map(drop)
 }
 
 /// All of it, MiB.
