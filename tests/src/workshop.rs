@@ -28,8 +28,18 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("rebuilt onto a newer image", || rebuilt(site, &before))
 }
 
-/// A lead, her project and a slice of four GPUs that is ready.
+/// A lead, her project and a slice of four GPUs that is ready, on a host with a library of container images.
 pub fn begin(site: &Site) -> Outcome {
+    let machine = site.ground().machine().ok_or("a simulated guest has no shell")?;
+    site.kill(Daemon::Agent)?;
+    site.host(&format!(
+        "mkdir -p /var/lib/holm/images.sif && printf '#!/usr/bin/env run-singularity\\n\\0SIF_MAGIC\\0tiny' >/var/lib/holm/images.sif/tiny.sif
+         {}/deploy/library /var/lib/holm/images.sif /var/lib/holm/library.img
+         sed -i 's|^\\[host.guest\\]|&\\nlibrary = \"/var/lib/holm/library.img\"|' /var/lib/holm/agent.toml",
+        machine.repository()?.display()
+    ))?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)?;
     site.invite(OPERATOR, LEAD, Some("lead"))?;
     site.project(LEAD, "heart", "2", "a workshop")?;
     let request =
