@@ -8,6 +8,7 @@ mod disks;
 mod doctor;
 mod enrol;
 mod host;
+mod job;
 mod keys;
 mod lock;
 mod person;
@@ -105,6 +106,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Volume(verb) => backup::volume(&session, verb).await,
         Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
+        Command::Job(verb) => job::run(&session, verb).await,
         Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),
         Command::Audit(verb) => audit::run(&session, verb).await.map(|()| 0),
         Command::Doctor => doctor::run(&session).await,

@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What ssh calls the slice.
-const ALIAS: &str = "slice";
+pub(super) const ALIAS: &str = "slice";
 
 pub(super) async fn run(session: &Session, args: Ssh) -> Result<u8, Failure> {
     let slice = session.slice(&args.target.slice, &args.target.project)?;
@@ -75,15 +75,28 @@ impl Prepared {
         Ok(Self { dir, user, proxy })
     }
 
+    /// Whose account it is there.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Beside the key.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// An option that names what lies beside the key.
+    pub(super) fn file(&self, option: &str, name: &str) -> OsString {
+        let mut text = OsString::from(format!("{option}=\""));
+        // ssh splits at spaces outside of quotes, and replaces what follows a percent sign.
+        text.push(percent(self.path(name).as_os_str()));
+        text.push("\"");
+        text
+    }
+
     /// For ssh and scp alike. Nothing of the user's own configuration counts.
     pub(super) fn options(&self) -> Vec<OsString> {
-        let file = |option: &str, name: &str| {
-            let mut text = OsString::from(format!("{option}=\""));
-            // ssh splits at spaces outside of quotes, and replaces what follows a percent sign.
-            text.push(percent(self.dir.path().join(name).as_os_str()));
-            text.push("\"");
-            text
-        };
+        let file = |option: &str, name: &str| self.file(option, name);
         let mut proxy = OsString::from("ProxyCommand=");
         proxy.push(&self.proxy);
         let options = [
@@ -149,7 +162,7 @@ fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString
 }
 
 /// One word for a shell.
-fn quoted(word: &OsStr) -> OsString {
+pub(super) fn quoted(word: &OsStr) -> OsString {
     let mut out = OsString::from("'");
     replaced(&mut out, word, b'\'', "'\\''");
     out.push("'");
@@ -176,10 +189,7 @@ fn replaced(out: &mut OsString, text: &OsStr, what: u8, with: &str) {
 /// Runs it where it has the terminal. Signals of the keyboard are its business; those that end this process end
 /// it, so that the key goes with both.
 pub(super) async fn finish(mut command: Command, program: &str) -> Result<u8, Failure> {
-    let failed = |e: std::io::Error| {
-        Failure::new(format!("cannot run {program}: {e}"))
-            .hint("install OpenSSH's client: apt install openssh-client")
-    };
+    let failed = |e: std::io::Error| cannot_run(program, &e);
     let mut keyboard =
         (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::quit()).map_err(failed)?);
     let mut ends =
@@ -196,8 +206,14 @@ pub(super) async fn finish(mut command: Command, program: &str) -> Result<u8, Fa
     }
 }
 
+/// Most often it is not there.
+pub(super) fn cannot_run(program: &str, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot run {program}: {error}"))
+        .hint("install OpenSSH's client: apt install openssh-client")
+}
+
 /// As a shell has it.
-fn code(status: ExitStatus) -> u8 {
+pub(super) fn code(status: ExitStatus) -> u8 {
     let signalled = status.signal().map(|signal| 128 + signal);
     status.code().or(signalled).and_then(|code| u8::try_from(code).ok()).unwrap_or(255)
 }
