@@ -212,6 +212,8 @@ pub struct Seed {
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
     pub ssh_ca: String,
+    /// Its level allows a terminal over SSH and copying in, and nothing else.
+    pub terminal_only: bool,
     /// Its other disks.
     pub others: Vec<OtherVolume>,
 }

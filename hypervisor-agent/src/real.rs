@@ -639,6 +639,7 @@ mod tests {
             others: spec.others.clone(),
             ssh_ca: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq holm"
                 .to_owned(),
+            terminal_only: false,
         };
         let began = Instant::now();
         let after = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());

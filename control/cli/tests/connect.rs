@@ -5,6 +5,7 @@
 mod common;
 
 use common::Holmd;
+use holm_control::identity::SshReach;
 use holm_proto::ids::RequestId;
 use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
@@ -31,6 +32,8 @@ struct Pretended {
     user: String,
     /// Of its sshd; none for an echo.
     sshd: Option<PathBuf>,
+    /// What its level allows.
+    reach: SshReach,
 }
 
 #[tonic::async_trait]
@@ -47,6 +50,7 @@ impl SliceService for Pretended {
                 &self.user.parse().unwrap(),
                 RequestId::new_v4(),
                 jiff::Timestamp::now(),
+                self.reach,
             )
             .unwrap();
         let host_key = std::fs::read_to_string(self.sshd.as_ref().unwrap().join("host.pub")).unwrap();
@@ -179,7 +183,10 @@ impl SliceService for Pretended {
 #[test]
 fn a_tunnel_says_all_hears_all_and_ends() {
     let holmd = Holmd::with_people();
-    holmd.pretend("olga", Pretended { app: holmd.app(), user: "olga".to_owned(), sshd: None });
+    holmd.pretend(
+        "olga",
+        Pretended { app: holmd.app(), user: "olga".to_owned(), sshd: None, reach: SshReach::Whole },
+    );
     let data: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     let mut tunnel = holmd
         .command("olga", &["slice", "tunnel", "heart/main"])
@@ -242,7 +249,10 @@ fn ssh_and_scp_find_their_way() {
     let dir = holmd.dir.path().join("sshd");
     std::fs::create_dir(&dir).unwrap();
     sshd(&dir, holmd.app().authority.ssh_ca());
-    holmd.pretend("olga", Pretended { app: holmd.app(), user, sshd: Some(dir.clone()) });
+    holmd.pretend(
+        "olga",
+        Pretended { app: holmd.app(), user, sshd: Some(dir.clone()), reach: SshReach::Whole },
+    );
 
     let run = holmd.dir.path().join("a run'time %dir");
     std::fs::create_dir(&run).unwrap();
@@ -305,6 +315,11 @@ struct Slurm {
 
 impl Slurm {
     fn new() -> Option<Self> {
+        Self::with(SshReach::Whole, |_| "DisableForwarding no\nAllowTcpForwarding local\n".to_owned())
+    }
+
+    /// With a certificate of this reach, and more for sshd.
+    fn with(reach: SshReach, more: impl Fn(&Path) -> String) -> Option<Self> {
         let user = may_run_sshd()?;
         let holmd = Holmd::with_people();
         let (dir, bin) = (holmd.dir.path().join("sshd"), holmd.dir.path().join("bin"));
@@ -313,14 +328,19 @@ impl Slurm {
         sshd(&dir, holmd.app().authority.ssh_ca());
         let config = dir.join("config");
         let path = format!("SetEnv PATH={}:/usr/bin:/bin\n", bin.display());
-        std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + &path).unwrap();
+        // As a slice's includes it: what comes first counts.
+        let (first, own) = (more(&bin), std::fs::read_to_string(&config).unwrap());
+        // Of a subsystem there is no second.
+        let own = if first.contains("Subsystem") { own.replace("Subsystem", "# Subsystem") } else { own };
+        let text = first + &own + &path;
+        std::fs::write(&config, text).unwrap();
         for name in ["sbatch", "squeue", "sacct", "scancel"] {
             std::fs::write(bin.join(name), SLURM).unwrap();
             common::mode(&bin.join(name), 0o755);
         }
         let run = holmd.dir.path().join("a run'time %dir");
         std::fs::create_dir(&run).unwrap();
-        holmd.pretend("olga", Pretended { app: holmd.app(), user: user.clone(), sshd: Some(dir) });
+        holmd.pretend("olga", Pretended { app: holmd.app(), user: user.clone(), sshd: Some(dir), reach });
         Some(Self { holmd, bin, run, user })
     }
 
@@ -505,4 +525,184 @@ fn only_one_s_own_jobs_are_cancelled() {
     slurm.says("squeue.says", &slurm.queued("17", "RUNNING", "None", "0:0", "x"));
     let (code, _, err) = slurm.job(&["cancel", "heart/main", "17"], "");
     assert!(code == Some(1) && err.contains("Access/permission denied"), "{code:?} {err}");
+}
+
+/// What a slice's image has for levels that allow a terminal alone.
+const TERMINAL: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/guest-image/files/usr/lib/holm/terminal");
+
+#[test]
+fn where_a_level_allows_a_terminal_alone_nothing_else_is() {
+    let forced = |bin: &Path| {
+        for name in ["terminal", "sftp"] {
+            std::fs::copy(Path::new(TERMINAL).with_file_name(name), bin.join(name)).unwrap();
+        }
+        // An sshd that is told as a slice's is, with its programs where this test has them.
+        format!(
+            "ForceCommand {0}/terminal\nSetEnv HOME=/nonexistent PATH={0}:/usr/bin:/bin\nSubsystem sftp /usr/lib/holm/sftp\n",
+            bin.display()
+        )
+    };
+    let Some(slurm) = Slurm::with(SshReach::Terminal, forced) else { return };
+    let holm = |arguments: &[&str]| {
+        let mut command = slurm.holmd.command("olga", arguments);
+        let output = command.env("XDG_RUNTIME_DIR", &slurm.run).output().unwrap();
+        (output.status.code(), common::text(&output))
+    };
+    let (code, said) = holm(&["ssh", "heart/main", "--", "echo", "ran"]);
+    assert!(
+        code == Some(1) && said.contains("no command without a terminal") && !said.contains("ran"),
+        "{code:?} {said}"
+    );
+    let (code, said) = holm(&["ssh", "heart/main"]);
+    assert!(code == Some(1) && said.contains("allows a terminal alone"), "{code:?} {said}");
+    let (code, said) = holm(&["ssh", "heart/main", "--tty", "--", "tty; exit 7"]);
+    assert!(code == Some(7) && said.contains("/dev/pts/"), "{code:?} {said}");
+    let (code, said) = holm(&["ssh", "heart/main", "--forward", "8888:80"]);
+    assert!(code == Some(1) && said.contains("no port is forwarded"), "{code:?} {said}");
+    // In, and not out.
+    let (from, to) = (slurm.bin.join("from"), slurm.bin.join("to"));
+    std::fs::write(&from, "data").unwrap();
+    let there = format!("heart/main:{}", to.display());
+    let (code, said) = holm(&["slice", "copy", from.to_str().unwrap(), &there]);
+    assert!(code == Some(0), "{code:?} {said}");
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), "data");
+    let back = slurm.bin.join("back");
+    let (code, said) = holm(&["slice", "copy", &there, back.to_str().unwrap()]);
+    assert!(code == Some(1) && said.contains("nothing is copied out"), "{code:?} {said}");
+    assert_eq!(std::fs::read_to_string(&back).unwrap_or_default(), "");
+    // Jobs, as anywhere.
+    slurm.says("sbatch.says", "17\n");
+    let script = "#!/bin/sh\nexit 0\n";
+    let (code, out, err) =
+        slurm.job(&["submit", "heart/main", "-", "--quiet", "--name", "a'b", "--", "x y", "$(id)"], script);
+    assert!(code == Some(0) && out == "17\n", "{code:?} {out} {err}");
+    assert_eq!(slurm.told("sbatch.told"), "[--parsable][--job-name=a'b][/dev/stdin][x y][$(id)]");
+    assert_eq!(slurm.told("script"), script);
+    slurm.says("squeue.says", &slurm.queued("17", "RUNNING", "None", "0:0", "train"));
+    slurm.says("sacct.says", &slurm.accounted("17", "RUNNING", &slurm.user, Path::new("/root/o-17")));
+    for arguments in [
+        &["list", "heart/main", "--since", "2d"][..],
+        &["list", "heart/main", "--all-users"],
+        &["show", "heart/main", "17"],
+        &["cancel", "heart/main", "17"],
+    ] {
+        let (code, out, err) = slurm.job(arguments, "");
+        assert!(code == Some(0) && out.contains("17"), "{arguments:?} {code:?} {out} {err}");
+    }
+    let (code, _, err) = slurm.job(&["logs", "heart/main", "17"], "");
+    assert!(code == Some(1) && err.contains("nothing is copied out"), "{code:?} {err}");
+}
+
+/// Of what is asked for by hand, only what `holm job` asks for gets as far as Slurm.
+#[test]
+fn what_looks_like_a_job_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["sbatch", "squeue", "sacct", "scancel"] {
+        std::fs::write(dir.path().join(name), "#!/bin/sh\necho \"reached $#\"\n").unwrap();
+        common::mode(&dir.path().join(name), 0o755);
+    }
+    let ask = |asked: &str| {
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let mut command = Command::new(TERMINAL);
+        command.env_clear().env("PATH", path).env("LOGNAME", "ida").env("SSH_ORIGINAL_COMMAND", asked);
+        let output = command.current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
+        (output.status.success(), common::text(&output))
+    };
+    for good in [
+        "'scancel' '17' '18_2'",
+        "'sbatch' '--parsable' '--job-name=; id'",
+        "cat | 'sbatch' '--test-only' '/dev/stdin' '--wrap=x'",
+        "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'squeue' '--noheader' '--Format=JobArrayID:h0,Name:h0' '--user=ida'",
+        "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'sacct' '--parsable' '--delimiter=h0' '--format=JobID,User' '--jobs=17_3'",
+    ] {
+        let (ok, said) = ask(good);
+        assert!(ok && said.starts_with("reached"), "{good}: {said}");
+    }
+    for bad in [
+        "id",
+        "'id'",
+        "sbatch",
+        "'sbatch'",
+        "'sbatch' '--parsable' '--wrap=id'",
+        "'sbatch' '--parsable' '/etc/passwd'",
+        "'sbatch' '--parsable' '/dev/stdin'",
+        "cat | 'sbatch' '--parsable'",
+        "cat | 'cat' '/etc/passwd'",
+        "'scancel'",
+        "'scancel' '-u' 'ida'",
+        "'scancel' '17'; id",
+        "'scancel' '17' ",
+        "'scancel' '17' $(id)",
+        "'scancel' '17'\n'id'",
+        "'scancel' '17'\\'$(id)'",
+        "'scancel' '1'\\''7'",
+        "'scancel' \"17\"",
+        "'scancel' '17",
+        "'squeue'",
+        "'env' 'id'",
+        "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'id'",
+        "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'squeue' '--nodelist=/etc/passwd'",
+        "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'squeue' '--user=a b'",
+        "cat | 'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'squeue'",
+        "scp -f /etc/passwd",
+        "scp -t x",
+        "/usr/lib/openssh/sftp-server",
+        "/usr/lib/holm/sftp; id",
+        "'tail' '-c' '+1' '--' 'x' | 'head' '-c' '9'",
+    ] {
+        let (ok, said) = ask(bad);
+        assert!(!ok && said.starts_with("holm: refused: ") && said.lines().count() == 1, "{bad}: {said}");
+    }
+}
+
+#[test]
+fn plain_ssh_reaches_a_slice_by_its_configuration() {
+    let Some(slurm) = Slurm::new() else { return };
+    // Its account is that of who runs this test, and not of who asks.
+    let config = slurm.holmd.ok("olga", &["slice", "ssh-config", "heart/main"]);
+    assert!(config.contains("    User olga\n"), "{config}");
+    let file = slurm.bin.join("config");
+    std::fs::write(&file, config.replace("User olga", &format!("User {}", slurm.user))).unwrap();
+    let ssh = |arguments: &[&str]| {
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(&file).args(arguments).stdin(Stdio::null()).env_remove("HOLM_CONFIG");
+        command
+    };
+    let output = ssh(&["heart.main.holm", "echo in the slice; exit 7"]).output().unwrap();
+    assert!(
+        output.status.code() == Some(7) && output.stdout == b"in the slice\n",
+        "{}",
+        common::text(&output)
+    );
+    // What it needs lies in the profile, and is used again.
+    let dir = slurm.holmd.profile("olga").join("ssh/heart.main");
+    let certificate = || std::fs::read_to_string(dir.join("key-cert.pub")).unwrap();
+    let before = certificate();
+    slurm.holmd.ok("olga", &["slice", "ssh-cert", "heart/main"]);
+    assert_eq!(certificate(), before);
+    std::fs::remove_file(dir.join("key-cert.pub")).unwrap();
+    slurm.holmd.ok("olga", &["slice", "ssh-cert", "heart/main"]);
+    assert!(certificate() != before);
+    // Ports there come here, none of here gets there.
+    let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ports = format!("{here}:127.0.0.1:{}", there.local_addr().unwrap().port());
+    let arguments = ["ssh", "heart/main", "--forward", &ports, "--", "echo up; cat"];
+    let mut command = slurm.holmd.command("olga", &arguments);
+    command.env("XDG_RUNTIME_DIR", &slurm.run).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut forwarding = command.spawn().unwrap();
+    let mut up = [0; 3];
+    // The command is run when the port is there.
+    std::io::Read::read_exact(forwarding.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let mut connected = std::net::TcpStream::connect(("127.0.0.1", here)).unwrap();
+    let (mut other, _) = there.accept().unwrap();
+    other.write_all(b"hello").unwrap();
+    let mut hello = [0; 5];
+    std::io::Read::read_exact(&mut connected, &mut hello).unwrap();
+    assert_eq!(&hello, b"hello");
+    drop((connected, other, forwarding.stdin.take()));
+    assert!(forwarding.wait().unwrap().success());
+    let back = ["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "heart.main.holm", "true"];
+    assert_eq!(ssh(&back).output().unwrap().status.code(), Some(255));
 }

@@ -2,12 +2,13 @@
 
 use crate::domain::State;
 use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
+use holm_policies::{Obligation, Pack};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 
 /// Everything intended of this host. `generation` is left for the sender to fill in.
-pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
+pub fn intended(state: &State, pack: &Pack, host: &Name, ssh_ca: &str) -> v1::Intended {
     let slices = state
         .slices
         .values()
@@ -33,6 +34,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: ssh_ca.to_owned(),
+                terminal_only: pack.demands(&s.level, Obligation::TerminalOnly),
                 change: s.due_change().map(|change| v1::DiskChange {
                     number: change.number,
                     rekey: matches!(change.what, NewDisks::Rekeyed { .. }),

@@ -77,6 +77,8 @@ pub struct Spec {
     pub users: Vec<v1::GuestUser>,
     /// OpenSSH form of the key that signs people's certificates.
     pub ssh_ca: String,
+    /// Its level allows a terminal over SSH and copying in, and nothing else.
+    pub terminal_only: bool,
 }
 
 impl Intention {
@@ -163,6 +165,7 @@ impl Spec {
             partition: slice.partition,
             users: slice.users,
             ssh_ca: slice.ssh_ca,
+            terminal_only: slice.terminal_only,
         })
     }
 }

@@ -568,6 +568,7 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         gpus: u32::try_from(kept.devices.len()).unwrap_or(u32::MAX),
         users: spec.users.clone(),
         ssh_ca: spec.ssh_ca.clone(),
+        terminal_only: spec.terminal_only,
         others: others(kept, spec),
     }
 }

@@ -734,6 +734,7 @@ mod tests {
             gpus: 1,
             users: Vec::new(),
             ssh_ca: String::new(),
+            terminal_only: false,
             others: Vec::new(),
         }
     }

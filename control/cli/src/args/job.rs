@@ -36,7 +36,7 @@ pub enum JobVerb {
     /// What a job of yours has written to its standard output
     #[command(
         after_help = "Not where the slice's level allows no more than a terminal: there, `holm ssh SLICE`, and read it.\n\n  \
-        holm job logs heart-study/main 17 --follow"
+        holm job logs gait-lab/main 17 --follow"
     )]
     Logs(Logs),
     /// Cancel jobs: what runs is ended, what waits is taken back

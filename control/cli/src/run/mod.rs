@@ -18,6 +18,7 @@ mod project;
 mod registration;
 mod slice;
 mod ssh;
+mod ssh_config;
 mod tunnel;
 mod wait;
 mod watch;

@@ -19,7 +19,15 @@ const RARELY: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(session: &Session, args: Logs) -> Result<(), Failure> {
     let slice = session.slice(&args.target.slice, &args.target.project)?;
-    let remote = Remote::new(session, &slice).await?.kept().await?;
+    let remote = Remote::new(session, &slice).await?;
+    if remote.is_terminal_only() {
+        let label = &remote.label;
+        return Err(Failure::new(format!(
+            "the level of `{label}` allows a terminal alone: nothing is copied out"
+        ))
+        .hint(format!("holm ssh {label}, and read it there")));
+    }
+    let remote = remote.kept().await?;
     let mut job = look(&remote, &args.job, None).await?;
     let mut printer = Printer::new(io::stdout().is_terminal());
     let mut read: Option<u64> = None;

@@ -57,6 +57,11 @@ impl<'a> Remote<'a> {
         Ok(Self { session, prepared, label: format!("{}/{}", slice.project, slice.name), master: None })
     }
 
+    /// Its level allows no more than a terminal.
+    pub(super) fn is_terminal_only(&self) -> bool {
+        self.prepared.terminal_only
+    }
+
     /// Whose account it is there.
     pub(super) fn user(&self) -> &str {
         self.prepared.user()
@@ -131,7 +136,14 @@ impl<'a> Remote<'a> {
 
     fn ssh(&self) -> Command {
         let mut command = Command::new("ssh");
-        command.args(self.prepared.options()).args(["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]);
+        command.args(self.prepared.options()).args([
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "ClearAllForwardings=yes",
+        ]);
         if self.socket().is_some() {
             command.arg("-o").arg(self.prepared.file("ControlPath", "mux"));
         }
