@@ -136,7 +136,7 @@ fn project(n: u32, created: Timestamp) -> Project {
         lead: members[0].clone(),
         members,
         created,
-        pack: "aau-2018/4".to_owned(),
+        pack: "aau-2018/5".to_owned(),
         department: "health".to_owned(),
         hold: None,
         disk_gib: None,

@@ -29,6 +29,9 @@ pub struct Told {
     pub gpu_pci_ids: Vec<String>,
     /// The key that signs people's certificates.
     pub ssh_ca: String,
+    /// What its level allows over SSH, where that is not all: `terminal`.
+    #[serde(default)]
+    pub ssh: Option<String>,
     pub users: Vec<User>,
     /// What the host calls these people.
     #[serde(default)]

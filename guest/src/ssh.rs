@@ -11,10 +11,25 @@ use std::path::Path;
 
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 
+/// What sshd's own file reads first: ports here, forwarded to who connects.
+const WHOLE: &str = "DisableForwarding no\nAllowTcpForwarding local\n";
+/// A terminal, jobs and copying in. A shell reads its user's files from her home before it runs a command, unless that is
+/// elsewhere.
+const TERMINAL: &str = "ForceCommand /usr/lib/holm/terminal\nSetEnv HOME=/usr/lib/holm\n";
+
+/// What was not told is not restricted; what is not understood is, as far as can be.
+fn level(ssh: Option<&str>) -> &'static str {
+    match ssh {
+        None => WHOLE,
+        Some(_) => TERMINAL,
+    }
+}
+
 /// Opens it; its key.
 pub fn open(told: &Told) -> Outcome<String> {
     let write = |path: &str, text: &str, mode| files::write(path, text, mode, ROOT).of(path);
     write("/etc/ssh/holm_ca.pub", &format!("{}\n", told.ssh_ca), 0o644)?;
+    write("/etc/ssh/holm_level.conf", level(told.ssh.as_deref()), 0o644)?;
     let notice = format!("Project {}. Level {}: {}.\n", told.project, told.level, told.level_name);
     write(
         "/etc/issue.net",
@@ -41,4 +56,17 @@ pub fn open(told: &Told) -> Outcome<String> {
     run(&["systemctl", "start", "--no-block", "holm-ssh.socket"])?;
     let key = files::read(public)?;
     Ok(key.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_restricted_is_open() {
+        assert_eq!(level(None), WHOLE);
+        for told in ["terminal", "", "something that comes later"] {
+            assert_eq!(level(Some(told)), TERMINAL, "{told}");
+        }
+    }
 }

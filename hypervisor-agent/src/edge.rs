@@ -214,6 +214,8 @@ pub struct Seed {
     pub ssh_ca: String,
     /// Its classes of jobs; `None`: as its image has them.
     pub scheduler: Option<v1::GuestScheduler>,
+    /// Its level allows a terminal over SSH and copying in, and nothing else.
+    pub terminal_only: bool,
     /// Its other disks.
     pub others: Vec<OtherVolume>,
 }

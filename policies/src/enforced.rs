@@ -42,6 +42,9 @@ obligations! {
     NoNetwork = "no_network" by "hypervisor-agent/src/hypervisor, which gives no machine an interface",
     /// One of those who approve it is outside its project.
     OutsideApprover = "outside_approver" by "control/src/domain/slice, at the last approval",
+    /// Its people have a terminal there and bring data in: over SSH no command without a terminal, nothing copied out, no
+    /// port forwarded.
+    TerminalOnly = "terminal_only" by "control/src/identity/ssh, in each SSH certificate, and guest/src/ssh, in its sshd",
     /// It has a virtual TPM.
     Vtpm = "vtpm" by "hypervisor-agent/src/hypervisor, in each machine's definition",
 }

@@ -3,6 +3,7 @@
 use crate::{
     answered::Answered,
     decide::Vocabulary,
+    enforced::Obligation,
     error::PackError,
     manifest::{Level, Manifest, SiteRule},
     request::{Action, Identity, Principal, Request, Resource},
@@ -129,7 +130,7 @@ impl Pack {
         self.vocabulary.roles()
     }
 
-    /// NAME/VERSION, "aau-2018/4".
+    /// NAME/VERSION, "aau-2018/5".
     pub fn id(&self) -> &str {
         &self.manifest.id
     }
@@ -137,6 +138,12 @@ impl Pack {
     /// The level of that id.
     pub fn level(&self, id: &str) -> Option<&Level> {
         self.levels().iter().find(|level| level.id == id)
+    }
+
+    /// Whether the level demands it of its slices. A level that this pack does not know, of a slice from before it, demands
+    /// everything.
+    pub fn demands(&self, level: &str, obligation: Obligation) -> bool {
+        self.level(level).is_none_or(|level| level.obligations.contains(&obligation))
     }
 
     /// Every level, in the pack's order.

@@ -26,6 +26,8 @@ struct Team {
     gpus: usize,
     /// `/home` and `/raid` on disks of their own.
     disks: &'static str,
+    /// Its level allows a terminal and copying in, and nothing else.
+    terminal_only: bool,
 }
 
 const A: Team = Team {
@@ -36,6 +38,7 @@ const A: Team = Team {
     purpose: "risk of stroke from ECGs",
     gpus: 2,
     disks: "--home 1G --scratch 1G",
+    terminal_only: true,
 };
 const B: Team = Team {
     lead: "bo",
@@ -45,6 +48,7 @@ const B: Team = Team {
     purpose: "gait after hip surgery",
     gpus: 1,
     disks: "--home 1G --scratch 1G",
+    terminal_only: false,
 };
 const C: Team = Team {
     lead: "cleo",
@@ -54,6 +58,7 @@ const C: Team = Team {
     purpose: "apnoea in shift workers",
     gpus: 2,
     disks: "--home 0 --scratch 0",
+    terminal_only: false,
 };
 
 impl Team {
@@ -135,7 +140,7 @@ fn requests(site: &Site) -> Outcome {
 }
 
 fn register(site: &Site, team: &Team) -> Outcome {
-    let Team { lead, researcher, project, level, purpose, gpus, disks } = team;
+    let Team { lead, researcher, project, level, purpose, gpus, disks, terminal_only: _ } = team;
     site.typed(
         lead,
         &format!("holm project create {project} --level {level} --purpose \"{purpose}\""),
@@ -228,7 +233,10 @@ fn jobs(site: &Site) -> Outcome {
         let said = job(site, team, &write)?;
         let written = said.matches("begins with RECORD OF PATIENT 42").count();
         demand(written == team.gpus, format!("{written} of {} GPUs were written", team.gpus))?;
-        copied_out(site, team)?;
+        claims(site, team)?;
+        if team.terminal_only {
+            terminal_only(site, team)?;
+        }
     }
     show::say("what is not hers a researcher does not even see:");
     site.typed(B.researcher, &format!("holm ssh {} -- true", A.slice()), false)?;
@@ -237,12 +245,17 @@ fn jobs(site: &Site) -> Outcome {
     Ok(())
 }
 
-/// What she copies out, and all that she did, her guest claims for the log.
-fn copied_out(site: &Site, team: &Team) -> Outcome {
+/// What she copies out, or, where nothing is copied out, in, and all that she did, her guest claims for the log.
+fn claims(site: &Site, team: &Team) -> Outcome {
     let slice = team.slice();
-    let to = site.home().join(format!("{}.out", team.project));
-    site.typed(team.researcher, &format!("holm slice copy {slice}:out.txt {}", to.display()), true)?;
-    let bytes = fs::metadata(&to)?.len();
+    let (copied, way) = if team.terminal_only {
+        (site.home().join(format!("{}.sh", team.project)), "bytes_in")
+    } else {
+        let to = site.home().join(format!("{}.out", team.project));
+        site.typed(team.researcher, &format!("holm slice copy {slice}:out.txt {}", to.display()), true)?;
+        (to, "bytes_out")
+    };
+    let bytes = fs::metadata(&copied)?.len();
     let wanted = ["guest.login", "guest.job-start", "guest.job-end", "guest.logout", "guest.transfer"];
     let claims = claimed(site, team.project, team.researcher, &wanted)?;
     let of = |action: &str| claims.iter().find(|entry| entry["action"] == action).map(|e| &e["detail"]);
@@ -251,14 +264,30 @@ fn copied_out(site: &Site, team: &Team) -> Outcome {
     let end = of("guest.job-end").ok_or("no end of it")?;
     demand(end["exit_code"] == 0 && end["job"] == start["job"], format!("its end is claimed as {end}"))?;
     let transfer = of("guest.transfer").ok_or("no copy")?;
-    demand(transfer["bytes_out"] == bytes, format!("{bytes} bytes are claimed as {transfer}"))?;
+    demand(transfer[way] == bytes, format!("{bytes} bytes are claimed as {transfer}"))?;
     for disk in ["root", "data", "scratch"] {
         let mounted = claims.iter().any(|e| e["action"] == "guest.mount" && e["detail"]["disk"] == disk);
         demand(mounted, format!("that {disk} was mounted is not claimed"))?;
     }
     show::seen(
-        "her login, her job on its GPUs, its end and what she copied out are in the log, as her guest's claims",
+        "her login, her job on its GPUs, its end and what she copied are in the log, as her guest's claims",
     );
+    Ok(())
+}
+
+/// At its level there is a terminal, and jobs; nothing is copied out, and no port is forwarded.
+fn terminal_only(site: &Site, team: &Team) -> Outcome {
+    let slice = team.slice();
+    show::say("data of level 3 is looked at in a terminal, and is not copied out by SSH:");
+    let to = site.home().join("copied-out");
+    let line = format!("holm slice copy {slice}:out.txt {}", to.display());
+    let said = site.typed(team.researcher, &line, false)?;
+    demand(said.contains("nothing is copied out"), "why it was refused is not said")?;
+    demand(fs::metadata(&to).map_or(0, |file| file.len()) == 0, "it was copied out all the same")?;
+    let said = site.typed(team.researcher, &format!("holm ssh {slice} -- cat out.txt"), false)?;
+    demand(said.contains("no command without a terminal"), "why it was refused is not said")?;
+    site.typed(team.researcher, &format!("holm ssh {slice} --forward 8888:22 -- true"), false)?;
+    site.typed(team.researcher, &format!("holm job list {slice} --since 1d"), true)?;
     Ok(())
 }
 
@@ -266,12 +295,18 @@ fn copied_out(site: &Site, team: &Team) -> Outcome {
 fn job(site: &Site, team: &Team, script: &str) -> Outcome<String> {
     let file = site.write(&format!("{}.sh", team.project), script)?;
     let slice = team.slice();
-    show::typed(team.researcher, &format!("holm ssh {slice} -- 'cat >job.sh' <job.sh"));
-    let mut copy = site.command(team.researcher, &["ssh", &slice, "--", "cat >job.sh"]);
-    let status = copy.stdin(fs::File::open(file)?).status()?;
-    demand(status.success(), "the job script was not copied")?;
+    if team.terminal_only {
+        let line = format!("holm slice copy {} {slice}:job.sh", file.display());
+        site.typed(team.researcher, &line, true)?;
+    } else {
+        show::typed(team.researcher, &format!("holm ssh {slice} -- 'cat >job.sh' <job.sh"));
+        let mut copy = site.command(team.researcher, &["ssh", &slice, "--", "cat >job.sh"]);
+        let status = copy.stdin(fs::File::open(file)?).status()?;
+        demand(status.success(), "the job script was not copied")?;
+    }
+    let tty = if team.terminal_only { " --tty" } else { "" };
     let line = format!(
-        "holm ssh {slice} -- \"sbatch --wait --gres=gpu:{} -o out.txt job.sh && cat out.txt && \
+        "holm ssh {slice}{tty} -- \"sbatch --wait --gres=gpu:{} -o out.txt job.sh && cat out.txt && \
          scontrol show job | grep -E 'JobId|JobState|TresPerNode|RunTime|gres/gpu'\"",
         team.gpus
     );

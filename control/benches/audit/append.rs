@@ -127,7 +127,7 @@ fn commits(dir: &Path, readers: usize) -> Found {
                         let reasons = vec!["leads-and-operators-invite".to_owned()];
                         Ok(Decided {
                             reasons,
-                            pack: Some("aau-2018/4".to_owned()),
+                            pack: Some("aau-2018/5".to_owned()),
                             ..Decided::new(changes, ())
                         })
                     };

@@ -247,6 +247,23 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     std::time::Duration::try_from(duration).ok().filter(|d| !d.is_zero()).ok_or_else(bad)
 }
 
+/// A job's time limit: `90m` or `12h`, or as Slurm writes it, `90` (minutes), `12:00:00`, `2-00`; in Slurm's writing.
+pub fn parse_time_limit(text: &str) -> Result<String, String> {
+    let bad = || format!("`{}` is no time limit: write `90m`, `12h`, or D-HH:MM:SS", plain(text));
+    // Without a unit it is Slurm's.
+    let with_unit = text.ends_with(|c: char| c.is_ascii_alphabetic());
+    if let Some(ahead) = days(text).or_else(|| text.parse().ok()).filter(|_| with_unit) {
+        let seconds = u64::try_from(ahead.as_secs()).ok().filter(|seconds| *seconds > 0).ok_or_else(bad)?;
+        let (days, left) = (seconds / 86_400, seconds % 86_400);
+        return Ok(format!("{days}-{:02}:{:02}:{:02}", left / 3600, left / 60 % 60, left % 60));
+    }
+    let (days, time) = text.split_once('-').map_or((None, text), |(days, time)| (Some(days), time));
+    let number = |part: &str| (1..=6).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = time.split(':').collect();
+    let good = days.is_none_or(number) && parts.len() <= 3 && parts.iter().all(|part| number(part));
+    if good { Ok(text.to_owned()) } else { Err(bad()) }
+}
+
 /// A moment in the past: `2h` (ago), `2026-11-03`, `2026-11-03 14:00` (local), or RFC 3339.
 pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     let bad = || {
@@ -337,6 +354,20 @@ mod tests {
         assert_eq!(at("2026-12-01T08:00").unwrap(), "2026-12-01T07:00:00Z");
         assert_eq!(at("2d").unwrap(), "2026-11-05T13:02:11Z");
         assert!(at("tomorrow").is_err() && at("d").is_err());
+    }
+
+    #[test]
+    fn time_limits_as_people_and_as_slurm_write_them() {
+        let limit = |text: &str| parse_time_limit(text);
+        assert_eq!(limit("90m").unwrap(), "0-01:30:00");
+        assert_eq!(limit("1h30m").unwrap(), "0-01:30:00");
+        assert_eq!(limit("2d").unwrap(), "2-00:00:00");
+        for slurms in ["90", "90:00", "12:00:00", "2-00", "2-00:30", "14-00:00:00"] {
+            assert_eq!(limit(slurms).unwrap(), slurms);
+        }
+        for bad in ["", "0s", "-5m", "1:2:3:4", "soon", "1-", "-1", "90;id", "1-2-3"] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -371,7 +371,8 @@ impl Session {
 
     /// Say what is intended, where it is not what was said last.
     async fn intend(&mut self, app: &App, generation: u64) -> Result<(), Gone> {
-        let wanted = reconcile::intended(&app.ledger.state(), &self.host, app.authority.ssh_ca());
+        let wanted =
+            reconcile::intended(&app.ledger.state(), &app.pack(), &self.host, app.authority.ssh_ca());
         if self.sent.as_ref() == Some(&wanted) {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use crate::domain::backup::Wish;
 use crate::domain::disks::{self, Sizes};
 use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
 use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, scheduler, slice, unapprove};
+use crate::identity::SshReach;
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
 use holm_policies::{Action, Obligation, Pack, Resource};
@@ -547,13 +548,21 @@ impl SliceService for Slices {
                         return Err(Refusal::new(RefusalKind::State, text));
                     }
                     let person = scene.person()?;
+                    // By the pack in force, whatever it was when the machine started.
+                    let reach = match scene.pack.demands(&slice.level, Obligation::TerminalOnly) {
+                        true => SshReach::Terminal,
+                        false => SshReach::Whole,
+                    };
                     let signed = scene
                         .app
                         .authority
-                        .ssh_certificate(&message.public_key, person, scene.request, scene.now)
+                        .ssh_certificate(&message.public_key, person, scene.request, scene.now, reach)
                         .map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
-                    let detail =
-                        json!({ "ssh_certificate": signed.serial.to_string(), "expires": signed.expires });
+                    let detail = json!({
+                        "ssh_certificate": signed.serial.to_string(),
+                        "expires": signed.expires,
+                        "terminal_only": reach == SshReach::Terminal,
+                    });
                     let value = v1::SshCertificate {
                         certificate: signed.text,
                         user: person.to_string(),

@@ -233,6 +233,7 @@ pub fn said(obligation: Obligation) -> &'static str {
         Obligation::LockedMemory => "machines' memory is their own and never swapped",
         Obligation::NoNetwork => "machines reach no network",
         Obligation::OutsideApprover => "one of who approves is outside the project",
+        Obligation::TerminalOnly => "over SSH there is a terminal, and nothing is copied out by it",
         Obligation::Vtpm => "machines have a virtual TPM",
     }
 }

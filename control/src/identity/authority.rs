@@ -266,8 +266,9 @@ impl Authority {
         person: &Name,
         request: RequestId,
         now: Timestamp,
+        reach: super::SshReach,
     ) -> Result<super::SshCertificate, IdentityError> {
-        self.ssh.sign(public_key, person, request, now)
+        self.ssh.sign(public_key, person, request, now, reach)
     }
 }
 

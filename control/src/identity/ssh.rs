@@ -13,6 +13,19 @@ const LIFE: SignedDuration = SignedDuration::from_hours(8);
 /// An ed25519 key with its comment is some hundred bytes.
 const KEY_MAX: usize = 1024;
 
+/// What runs in a slice in the place of whatever is asked for, where its level allows a terminal alone. An image that does
+/// not have it lets nobody in.
+const TERMINAL: &str = "/usr/lib/holm/terminal";
+
+/// What a certificate is good for. The slice's own sshd is set to the same; neither relies on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SshReach {
+    /// Terminals, commands, files both ways, and ports of the slice that are forwarded to who connects.
+    Whole,
+    /// A terminal, and files in.
+    Terminal,
+}
+
 /// A signed key.
 #[derive(Debug, Clone)]
 pub struct SshCertificate {
@@ -55,6 +68,7 @@ impl SshAuthority {
         person: &Name,
         request: RequestId,
         now: Timestamp,
+        reach: SshReach,
     ) -> Result<SshCertificate, IdentityError> {
         let key = ed25519(public_key)?;
         let seconds = |at: Timestamp| u64::try_from(at.as_second()).map_err(sign_error);
@@ -67,8 +81,12 @@ impl SshAuthority {
             .and_then(|b| b.cert_type(CertType::User))
             .and_then(|b| b.key_id(format!("person/{person} request/{request}")))
             .and_then(|b| b.valid_principal(person.as_str()))
-            // A terminal, and nothing else: no forwarding of ports, agents or X11.
+            // Neither agents nor X11 are forwarded, whatever the level.
             .and_then(|b| b.extension("permit-pty", ""))
+            .and_then(|b| match reach {
+                SshReach::Whole => b.extension("permit-port-forwarding", ""),
+                SshReach::Terminal => b.critical_option("force-command", TERMINAL),
+            })
             .map_err(sign_error)?;
         let certificate = builder.sign(&self.key).map_err(sign_error)?;
         Ok(SshCertificate { text: certificate.to_openssh().map_err(sign_error)?, serial, expires })
@@ -92,7 +110,7 @@ mod tests {
     use ssh_key::certificate::CertType;
 
     #[test]
-    fn a_certificate_is_for_one_account_and_a_terminal() {
+    fn a_certificate_is_for_one_account_and_what_its_level_allows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ssh_ca");
         SshAuthority::create(&path).unwrap();
@@ -100,8 +118,11 @@ mod tests {
         let user = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).unwrap();
         let (now, request) = (Timestamp::now(), RequestId::new_v4());
         let public = user.public_key().to_openssh().unwrap();
-        let signed = authority.sign(&public, &"ada".parse().unwrap(), request, now).unwrap();
-        let read = Certificate::from_openssh(&signed.text).unwrap();
+        let sign = |reach| {
+            let signed = authority.sign(&public, &"ada".parse().unwrap(), request, now, reach).unwrap();
+            Certificate::from_openssh(&signed.text).unwrap()
+        };
+        let read = sign(SshReach::Terminal);
         let fingerprint = authority.key.fingerprint(ssh_key::HashAlg::Sha256);
         read.validate([&fingerprint]).unwrap();
         assert_eq!(read.cert_type(), CertType::User);
@@ -109,7 +130,11 @@ mod tests {
         assert!(read.key_id().contains("person/ada") && read.key_id().contains(&request.to_string()));
         assert_eq!(read.valid_before() - u64::try_from(now.as_second()).unwrap(), 8 * 3600);
         assert_eq!(read.extensions().keys().collect::<Vec<_>>(), ["permit-pty"]);
-        assert!(read.critical_options().is_empty());
+        assert_eq!(read.critical_options().get("force-command").map(String::as_str), Some(TERMINAL));
+        assert_eq!(read.critical_options().len(), 1);
+        let whole = sign(SshReach::Whole);
+        assert_eq!(whole.extensions().keys().collect::<Vec<_>>(), ["permit-port-forwarding", "permit-pty"]);
+        assert!(whole.critical_options().is_empty());
         assert_eq!(read.public_key(), user.public_key().key_data());
     }
 

@@ -4,12 +4,13 @@ use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKin
 use crate::domain::{State, image};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
+use holm_policies::{Obligation, Pack};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 
 /// Everything intended of this host. `generation` is left for the sender to fill in.
-pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
+pub fn intended(state: &State, pack: &Pack, host: &Name, ssh_ca: &str) -> v1::Intended {
     let image = image::current(state).map(|image| image.id.clone()).unwrap_or_default();
     let slices = state
         .slices
@@ -38,6 +39,7 @@ pub fn intended(state: &State, host: &Name, ssh_ca: &str) -> v1::Intended {
                 ssh_ca: ssh_ca.to_owned(),
                 scheduler: Some(scheduler(s)),
                 image: image.clone(),
+                terminal_only: pack.demands(&s.level, Obligation::TerminalOnly),
                 change: s.due_change().map(|change| v1::DiskChange {
                     number: change.number,
                     rekey: matches!(change.what, NewDisks::Rekeyed { .. }),

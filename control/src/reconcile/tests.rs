@@ -323,14 +323,21 @@ fn a_placed_slice_is_intended_only_with_its_key_in_the_log() {
     let ground = Ground::new();
     let id = ground.approved("main", 2, 1);
     place::all(&ground.app, &mut |done| done).unwrap();
-    let now = || intended(&ground.app.ledger.state(), &ground.host, "ca");
+    let now = || intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, "ca");
     assert!(now().slices.is_empty());
     ground.round();
     assert_eq!(now().slices.len(), 1);
     assert_eq!(ground.slice(id).key_fingerprint.len(), 16);
     assert_eq!(now().slices[0].goal(), v1::Goal::Run);
+    // What its level allows over SSH; of a level that the pack does not know, the least.
+    let at = |level: &str| {
+        let slice = Slice { level: level.to_owned(), ..ground.slice(id) };
+        ground.put(vec![Change::Put(Record::Slice(Box::new(slice)))]);
+        now().slices[0].terminal_only
+    };
+    assert_eq!([at("3"), at("9"), at("2")], [true, true, false]);
     let other: Name = "other".parse().unwrap();
-    assert!(intended(&ground.app.ledger.state(), &other, "ca").slices.is_empty());
+    assert!(intended(&ground.app.ledger.state(), &ground.app.pack(), &other, "ca").slices.is_empty());
 }
 
 #[test]
@@ -387,7 +394,7 @@ fn on_hold_devices_go_to_who_waits_and_key_and_disk_stay() {
         ground.app.keys.open_volume_key(s.project, s.volume).unwrap()
     };
     let goal = |id: SliceId| {
-        let all = intended(&ground.app.ledger.state(), &ground.host, "ca").slices;
+        let all = intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, "ca").slices;
         all.into_iter()
             .find(|s| s.slice_id == id.into_untyped_uuid().to_string())
             .map(|s| (s.goal(), s.devices.len()))

@@ -114,6 +114,33 @@ async fn an_officer_who_leads_does_not_approve_her_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_level_3_a_certificate_is_good_for_a_terminal_alone_and_the_host_is_told() {
+    let world = World::full().await;
+    let mut agent = crate::world::Agent::ready(&world, "dgx").await;
+    world.request("lars", "brain/main", 2).await.unwrap();
+    for who in ["frida", "gustav"] {
+        world.approve(who, "brain/main").await.unwrap();
+    }
+    let wanted = agent.slice(v1::Goal::Run).await;
+    assert!(wanted.terminal_only);
+    agent.key(&wanted).await.unwrap();
+    for phase in [v1::Phase::Preparing, v1::Phase::Booting, v1::Phase::Ready] {
+        agent.reaches(&wanted, phase).await;
+    }
+    world.until("lars", "brain/main", v1::SliceState::Ready).await;
+    world.pretend_real("dgx");
+    let public_key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ".to_owned();
+    let sign = v1::SignSshKeyRequest { slice: Some(reference("brain/main")), public_key };
+    let signed = world.slices("lars").sign_ssh_key(sign).await.unwrap().into_inner();
+    let certificate = ssh_key::Certificate::from_openssh(&signed.certificate).unwrap();
+    assert!(certificate.critical_options().contains_key("force-command"));
+    assert!(!certificate.extensions().contains_key("permit-port-forwarding"));
+    let entry = world.logged(|e| e.action == "slice.connect" && e.actor == "person/lars").await;
+    assert_eq!(entry.detail["terminal_only"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operators_have_no_way_to_data_or_log_and_officers_reads_are_entries() {
     let world = World::full().await;
     let (_agent, _) = crate::world::ready_slice(&world, "heart/main", 2).await;
@@ -140,6 +167,10 @@ async fn operators_have_no_way_to_data_or_log_and_officers_reads_are_entries() {
     assert!(signed.host_key.starts_with("ssh-ed25519 "));
     let entry = world.logged(|e| e.action == "slice.connect" && e.actor == "person/rosa").await;
     assert_eq!(entry.project.as_deref(), Some("heart"));
+    assert_eq!(entry.detail["terminal_only"], false);
+    let certificate = ssh_key::Certificate::from_openssh(&signed.certificate).unwrap();
+    assert!(certificate.extensions().contains_key("permit-port-forwarding"));
+    assert!(certificate.critical_options().is_empty());
 
     let size = world.app.ledger.size();
     world.get("rosa", "heart/main").await.unwrap();

@@ -320,7 +320,7 @@ async fn a_record_of_processing_is_whole_or_refused() {
     assert_eq!(whole.legal_bases, ["article 6(1)(e)", "article 9(2)(j)"]);
     assert!(whole.measures.contains(&"machines reach no network".to_owned()), "{:?}", whole.measures);
     assert_eq!(whole.measures.last().map(String::as_str), Some("names are replaced"));
-    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/4");
+    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/5");
     record("frida").await.unwrap();
     let entry = world.logged(|e| e.action == "project.record" && e.outcome == "allowed").await;
     assert_eq!(entry.actor, "person/frida", "what an officer reads is in the log");

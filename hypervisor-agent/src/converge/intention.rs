@@ -81,6 +81,8 @@ pub struct Spec {
     pub scheduler: Option<v1::GuestScheduler>,
     /// What a root disk that is made now is over; empty: what the host is configured with.
     pub image: String,
+    /// Its level allows a terminal over SSH and copying in, and nothing else.
+    pub terminal_only: bool,
 }
 
 impl Intention {
@@ -172,6 +174,7 @@ impl Spec {
                 id => return Err(format!("its image has the id `{}`", brief(&id))),
             },
             ssh_ca: slice.ssh_ca,
+            terminal_only: slice.terminal_only,
         })
     }
 }

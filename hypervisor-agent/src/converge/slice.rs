@@ -595,6 +595,7 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         users: spec.users.clone(),
         ssh_ca: spec.ssh_ca.clone(),
         scheduler: spec.scheduler.clone(),
+        terminal_only: spec.terminal_only,
         others: others(kept, spec),
     }
 }

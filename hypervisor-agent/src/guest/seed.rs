@@ -128,6 +128,9 @@ impl Seeds {
         if let (Some(scheduler), Some(told)) = (&seed.scheduler, told.as_object_mut()) {
             told.insert("scheduler".to_owned(), scheduler::told(scheduler));
         }
+        if let Some(told) = told.as_object_mut().filter(|_| seed.terminal_only) {
+            told.insert("ssh".to_owned(), "terminal".into());
+        }
         let config = json!({
             "write_files": [{
                 "path": FILE_IN_GUEST,
@@ -188,6 +191,7 @@ mod tests {
             gpus: 2,
             users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001 }],
             ssh_ca: format!("{CA} holm"),
+            terminal_only: false,
             others: Vec::new(),
             scheduler: Some(v1::GuestScheduler {
                 classes: vec![
@@ -235,6 +239,15 @@ mod tests {
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!("seed", text);
         });
+    }
+
+    #[test]
+    fn a_guest_is_told_where_its_level_allows_a_terminal_alone() {
+        let seeds = seeds(Path::new("/nonexistent"));
+        let ssh = |terminal_only| {
+            told(&seeds.user_data(&Seed { terminal_only, ..seed() }).unwrap()).get("ssh").cloned()
+        };
+        assert_eq!((ssh(true), ssh(false)), (Some("terminal".into()), None));
     }
 
     #[test]

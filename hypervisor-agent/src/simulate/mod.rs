@@ -747,6 +747,7 @@ mod tests {
             users: Vec::new(),
             ssh_ca: String::new(),
             scheduler: None,
+            terminal_only: false,
             others: Vec::new(),
         }
     }

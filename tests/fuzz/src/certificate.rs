@@ -11,7 +11,7 @@
 
 #![no_main]
 
-use holm_control::identity::{Authority, Caller, Code, Usage, Wanted, tls};
+use holm_control::identity::{Authority, Caller, Code, SshReach, Usage, Wanted, tls};
 use holm_proto::ids::{Name, RequestId};
 use jiff::{SignedDuration, Timestamp};
 use libfuzzer_sys::fuzz_target;
@@ -99,7 +99,7 @@ fn enrol(csr: &str) {
 }
 
 fn ssh(key: &str) {
-    let signed = PLACE.authority.ssh_certificate(key, &name("ada"), RequestId::new_v4(), Timestamp::now());
+    let signed = PLACE.authority.ssh_certificate(key, &name("ada"), RequestId::new_v4(), Timestamp::now(), SshReach::Terminal);
     if let Ok(signed) = signed {
         assert_eq!(signed.text.lines().count(), 1, "{}", signed.text);
     }

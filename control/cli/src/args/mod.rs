@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod image;
+mod job;
 mod nouns;
 mod policy;
 mod project;
@@ -12,6 +13,7 @@ mod slice;
 pub use audit::{IncidentVerb, ReviewVerb, Whom};
 pub use backup::{BackUp, BackupVerb, How, Restore, VolumeVerb};
 pub use image::ImageVerb;
+pub use job::{JobVerb, Logs, Submit};
 pub use nouns::{
     AuditVerb, CertificateVerb, Enrol, Filter, HostVerb, KeysVerb, LockVerb, Log, PersonVerb, ProfileVerb,
     Wait,
@@ -31,7 +33,7 @@ Exit codes:
   2  the command line makes no sense
   3  holmd cannot be reached
   4  what was waited for did not come in time
-  `ssh` and `copy` end with the exit code of ssh and scp
+  `ssh` and `copy` end with the exit code of ssh and scp, `job submit --wait` with that of the job
 
 Files:
   profiles lie in $HOLM_CONFIG, or in $XDG_CONFIG_HOME/holm, or in ~/.config/holm
@@ -133,6 +135,9 @@ pub enum Command {
     Report(ReportVerb),
     /// Log in to a slice, or run a command there: `holm slice ssh`
     Ssh(Ssh),
+    /// Jobs of a slice's Slurm, without logging in
+    #[command(subcommand)]
+    Job(JobVerb),
     /// Wait until a slice, or a host, is in a state
     Wait(Wait),
     /// The tamper-evident log, for officers and auditors

@@ -215,6 +215,16 @@ pub enum SliceVerb {
     Ssh(Ssh),
     /// Standard input and output to the slice's SSH server, as a ProxyCommand
     Tunnel(Target),
+    /// Print what ~/.ssh/config needs for ssh, scp, rsync and VS Code to reach the slice by themselves
+    #[command(
+        after_help = "Put it before what else is there: of each option ssh takes the first. Before each connection ssh has \
+        `holm slice ssh-cert` run, which gets a certificate where the last one is about to end. Where the slice's level allows \
+        no more than a terminal, VS Code does not work.\n\n  \
+        holm slice ssh-config gait-lab/main >>~/.ssh/config\n  ssh gait-lab.main.holm"
+    )]
+    SshConfig(Target),
+    /// Get an SSH certificate for what `ssh-config` printed, where there is none or it is about to end
+    SshCert(Target),
     /// Copy files to a slice or back, with scp
     Copy(Copy),
 }
@@ -291,12 +301,20 @@ pub struct Request {
 
 /// `holm ssh`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Where the slice's level allows no more than a terminal (`holm policy show`: terminal_only), a command takes \
+    --tty, and no port is forwarded.\n\n  \
+    holm ssh gait-lab/main --forward 8888:8888    then, in a browser here: http://127.0.0.1:8888"
+)]
 pub struct Ssh {
     #[command(flatten)]
     pub target: Target,
-    /// Give the command a terminal
+    /// Give the command a terminal, also where there is none here
     #[arg(long, short)]
     pub tty: bool,
+    /// Forward a port here, on 127.0.0.1, to one there; can be repeated
+    #[arg(long, value_name = "LOCAL:REMOTE", value_parser = forward)]
+    pub forward: Vec<String>,
     /// A command to run there instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -305,7 +323,8 @@ pub struct Ssh {
 /// `holm slice copy`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "One side is on a slice: PROJECT/NAME:PATH. Write ./ before a local name with a colon in it.\n\n  \
+    after_help = "One side is on a slice: PROJECT/NAME:PATH. Write ./ before a local name with a colon in it. \
+    Out of a slice only where its level allows more than a terminal.\n\n  \
     holm slice copy data.tar heart-study/main:\n  holm slice copy heart-study/main:results ./ --recursive"
 )]
 pub struct Copy {
@@ -320,4 +339,34 @@ pub struct Copy {
     pub recursive: bool,
     #[command(flatten)]
     pub project: InProject,
+}
+
+/// `8888:8888`, or `8888:HOST:8888`, as ssh's `-L` takes it.
+fn forward(text: &str) -> Result<String, String> {
+    let bad = || "a port here and one there, as in 8888:8888".to_owned();
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let (local, remote) = text.split_once(':').ok_or_else(bad)?;
+    let (host, remote) = remote.rsplit_once(':').unwrap_or(("localhost", remote));
+    let named =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    match (port(local), port(remote)) {
+        (Some(local), Some(remote)) if named => Ok(format!("127.0.0.1:{local}:{host}:{remote}")),
+        _ => Err(bad()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_as_ssh_takes_them() {
+        assert_eq!(forward("8888:80").unwrap(), "127.0.0.1:8888:localhost:80");
+        assert_eq!(forward("8888:127.0.0.1:80").unwrap(), "127.0.0.1:8888:127.0.0.1:80");
+        for bad in
+            ["", "8888", "0:80", "8888:", ":80", "8888:a b:80", "0.0.0.0:8888:x:80", "70000:80", "1::80"]
+        {
+            assert!(forward(bad).is_err(), "{bad}");
+        }
+    }
 }

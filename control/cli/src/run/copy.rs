@@ -34,8 +34,18 @@ pub(super) async fn run(session: &Session, args: Copy) -> Result<u8, Failure> {
     if session.output.quiet {
         command.arg("-q");
     }
+    command.args(["-o", "ClearAllForwardings=yes"]);
     command.arg("--").args(files.iter().map(Side::for_scp));
-    ssh::finish(command, "scp").await
+    let code = ssh::finish(command, "scp").await?;
+    // The slice refuses it, in words that say nothing of why.
+    if code != 0 && prepared.terminal_only && files.first().is_some_and(is_slice) {
+        let label = format!("{}/{}", slice.project, slice.name);
+        return Err(Failure::new(format!(
+            "the level of `{label}` allows a terminal alone: nothing is copied out"
+        ))
+        .hint(format!("holm ssh {label}, and read it there")));
+    }
+    Ok(code)
 }
 
 fn both_or_none(slices: usize) -> Failure {

@@ -9,6 +9,7 @@ mod doctor;
 mod enrol;
 mod host;
 mod image;
+mod job;
 mod keys;
 mod lock;
 mod person;
@@ -19,6 +20,7 @@ mod queue;
 mod registration;
 mod slice;
 mod ssh;
+mod ssh_config;
 mod tunnel;
 mod wait;
 mod watch;
@@ -110,6 +112,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Report(ReportVerb::Usage(args)) => queue::report(&session, &args).await.map(|()| 0),
         Command::Queue => slice::queue(&session).await.map(|()| 0),
         Command::Ssh(args) => ssh::run(&session, args).await,
+        Command::Job(verb) => job::run(&session, verb).await,
         Command::Wait(args) => wait::run(&session, args).await.map(|()| 0),
         Command::Audit(verb) => audit::run(&session, verb).await.map(|()| 0),
         Command::Doctor => doctor::run(&session).await,

@@ -2,7 +2,7 @@
 
 use super::pin::alarm;
 use super::project::afterwards;
-use super::{Session, backup, copy, disks, queue as jobs, ssh, tunnel, watch};
+use super::{Session, backup, copy, disks, queue as jobs, ssh, ssh_config, tunnel, watch};
 use crate::args::{Request, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::{Failure, view};
@@ -74,6 +74,8 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             let sentence = format!("{label} waits for GPUs on {host}, where its disk is{with}");
             told(session, &slice, sentence, dry_run)?;
         }
+        SliceVerb::SshConfig(target) => return ssh_config::print(session, &target).map(|()| 0),
+        SliceVerb::SshCert(target) => return ssh_config::renew(session, &target).await.map(|()| 0),
         SliceVerb::Grow { target, sizes, how } => return disks::grow(session, &target, &sizes, &how).await,
         SliceVerb::Reencrypt { target, how } => return disks::reencrypt(session, &target, &how).await,
         SliceVerb::Rekey { target, how } => return disks::rekey(session, &target, &how).await,

@@ -22,15 +22,31 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What ssh calls the slice.
-const ALIAS: &str = "slice";
+pub(super) const ALIAS: &str = "slice";
 
 pub(super) async fn run(session: &Session, args: Ssh) -> Result<u8, Failure> {
     let slice = session.slice(&args.target.slice, &args.target.project)?;
     let prepared = Prepared::new(session, &slice).await?;
+    if prepared.terminal_only && !args.forward.is_empty() {
+        let label = format!("{}/{}", slice.project, slice.name);
+        return Err(Failure::new(format!(
+            "the level of `{label}` allows a terminal alone: no port is forwarded"
+        ))
+        .hint(format!("holm ssh {label}")));
+    }
     let mut command = Command::new("ssh");
     command.args(prepared.options());
+    if args.forward.is_empty() {
+        command.args(["-o", "ClearAllForwardings=yes"]);
+    } else {
+        command.args(["-o", "ExitOnForwardFailure=yes"]);
+    }
+    for forward in &args.forward {
+        command.arg("-L").arg(forward);
+    }
     if args.tty {
-        command.arg("-t");
+        // Twice: also where there is none here.
+        command.arg("-tt");
     }
     command.arg("--").arg(ALIAS).args(&args.command);
     finish(command, "ssh").await
@@ -41,19 +57,16 @@ pub(super) struct Prepared {
     dir: TempDir,
     user: String,
     proxy: OsString,
+    /// holmd says so in the certificate, and the slice sees to it.
+    pub(super) terminal_only: bool,
 }
 
 impl Prepared {
     pub(super) async fn new(session: &Session, slice: &SliceRef) -> Result<Self, Failure> {
-        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519)
-            .map_err(|e| Failure::new(format!("no key can be made: {e}")))?;
-        let unusable =
-            |e: ssh_key::Error| Failure::new(format!("holmd's SSH certificate cannot be used: {e}"));
-        let public_key = key.public_key().to_openssh().map_err(unusable)?;
-        let mut client = session.slices().await?;
-        let request = SignSshKeyRequest { slice: Some(slice.clone()), public_key };
-        let signed = session.ask(client.sign_ssh_key(request)).await?;
+        let key = new_key()?;
+        let signed = sign(session, slice, &key).await?;
         let (user, certificate, known) = checked(&signed)?;
+        let terminal_only = is_terminal_only(&certificate);
 
         let dir = directory()?;
         let secret = key.to_openssh(LineEnding::LF).map_err(unusable)?;
@@ -69,21 +82,32 @@ impl Prepared {
                 .and_then(|mut out| out.write_all(text.as_bytes()));
             written.map_err(|e| Failure::file("write", &path, &e))?;
         }
-        let exe = std::env::current_exe()
-            .map_err(|e| Failure::new(format!("cannot tell where this program lies: {e}")))?;
-        let proxy = proxy(&exe, session.place.name.as_deref(), slice)?;
-        Ok(Self { dir, user, proxy })
+        let proxy = proxy(&this_program()?, session.place.name.as_deref(), slice)?;
+        Ok(Self { dir, user, proxy, terminal_only })
+    }
+
+    /// Whose account it is there.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Beside the key.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// An option that names what lies beside the key.
+    pub(super) fn file(&self, option: &str, name: &str) -> OsString {
+        let mut text = OsString::from(format!("{option}=\""));
+        // ssh splits at spaces outside of quotes, and replaces what follows a percent sign.
+        text.push(percent(self.path(name).as_os_str()));
+        text.push("\"");
+        text
     }
 
     /// For ssh and scp alike. Nothing of the user's own configuration counts.
     pub(super) fn options(&self) -> Vec<OsString> {
-        let file = |option: &str, name: &str| {
-            let mut text = OsString::from(format!("{option}=\""));
-            // ssh splits at spaces outside of quotes, and replaces what follows a percent sign.
-            text.push(percent(self.dir.path().join(name).as_os_str()));
-            text.push("\"");
-            text
-        };
+        let file = |option: &str, name: &str| self.file(option, name);
         let mut proxy = OsString::from("ProxyCommand=");
         proxy.push(&self.proxy);
         let options = [
@@ -98,7 +122,6 @@ impl Prepared {
             "IdentitiesOnly=yes".into(),
             "IdentityAgent=none".into(),
             "PreferredAuthentications=publickey".into(),
-            "ClearAllForwardings=yes".into(),
             format!("User={}", self.user).into(),
         ];
         let mut all: Vec<OsString> = vec!["-F".into(), "none".into()];
@@ -110,8 +133,38 @@ impl Prepared {
     }
 }
 
+pub(super) fn new_key() -> Result<PrivateKey, Failure> {
+    PrivateKey::random(&mut OsRng, Algorithm::Ed25519)
+        .map_err(|e| Failure::new(format!("no key can be made: {e}")))
+}
+
+pub(super) fn unusable(error: ssh_key::Error) -> Failure {
+    Failure::new(format!("holmd's SSH certificate cannot be used: {error}"))
+}
+
+/// holmd's certificate for this key.
+pub(super) async fn sign(
+    session: &Session,
+    slice: &SliceRef,
+    key: &PrivateKey,
+) -> Result<SshCertificate, Failure> {
+    let public_key = key.public_key().to_openssh().map_err(unusable)?;
+    let mut client = session.slices().await?;
+    session.ask(client.sign_ssh_key(SignSshKeyRequest { slice: Some(slice.clone()), public_key })).await
+}
+
+pub(super) fn this_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|e| Failure::new(format!("cannot tell where this program lies: {e}")))
+}
+
+/// What is asked for runs in the place that the certificate says.
+fn is_terminal_only(certificate: &str) -> bool {
+    Certificate::from_openssh(certificate.trim())
+        .is_ok_and(|read| read.critical_options().contains_key("force-command"))
+}
+
 /// What holmd sent, read and written anew: nothing of it is a line that ssh would read as another.
-fn checked(signed: &SshCertificate) -> Result<(String, String, String), Failure> {
+pub(super) fn checked(signed: &SshCertificate) -> Result<(String, String, String), Failure> {
     let bad = |what: &str| Failure::new(format!("holmd sent {what} that cannot be used")).hint("holm doctor");
     let user: Name = signed.user.parse().map_err(|_| bad("an account"))?;
     // What follows a key is a comment, and may be anything.
@@ -133,11 +186,21 @@ fn directory() -> Result<TempDir, Failure> {
 }
 
 /// `holm --profile … slice tunnel …`, for the shell that ssh gives it to.
-fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString, Failure> {
+pub(super) fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString, Failure> {
+    this(exe, profile, "tunnel", slice)
+}
+
+/// The same for another verb.
+pub(super) fn this(
+    exe: &Path,
+    profile: Option<&str>,
+    verb: &str,
+    slice: &SliceRef,
+) -> Result<OsString, Failure> {
     let target = format!("{}/{}", slice.project, slice.name);
     // ssh puts an `exec` before it.
     let mut line = quoted(exe.as_os_str());
-    for word in ["--quiet", "--profile", profile.unwrap_or("default"), "slice", "tunnel", "--", &target] {
+    for word in ["--quiet", "--profile", profile.unwrap_or("default"), "slice", verb, "--", &target] {
         line.push(" ");
         line.push(quoted(OsStr::new(word)));
     }
@@ -149,7 +212,7 @@ fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString
 }
 
 /// One word for a shell.
-fn quoted(word: &OsStr) -> OsString {
+pub(super) fn quoted(word: &OsStr) -> OsString {
     let mut out = OsString::from("'");
     replaced(&mut out, word, b'\'', "'\\''");
     out.push("'");
@@ -157,7 +220,7 @@ fn quoted(word: &OsStr) -> OsString {
 }
 
 /// ssh replaces `%x`; `%%` stands for itself.
-fn percent(text: &OsStr) -> OsString {
+pub(super) fn percent(text: &OsStr) -> OsString {
     let mut out = OsString::new();
     replaced(&mut out, text, b'%', "%%");
     out
@@ -176,10 +239,7 @@ fn replaced(out: &mut OsString, text: &OsStr, what: u8, with: &str) {
 /// Runs it where it has the terminal. Signals of the keyboard are its business; those that end this process end
 /// it, so that the key goes with both.
 pub(super) async fn finish(mut command: Command, program: &str) -> Result<u8, Failure> {
-    let failed = |e: std::io::Error| {
-        Failure::new(format!("cannot run {program}: {e}"))
-            .hint("install OpenSSH's client: apt install openssh-client")
-    };
+    let failed = |e: std::io::Error| cannot_run(program, &e);
     let mut keyboard =
         (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::quit()).map_err(failed)?);
     let mut ends =
@@ -196,8 +256,14 @@ pub(super) async fn finish(mut command: Command, program: &str) -> Result<u8, Fa
     }
 }
 
+/// Most often it is not there.
+pub(super) fn cannot_run(program: &str, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot run {program}: {error}"))
+        .hint("install OpenSSH's client: apt install openssh-client")
+}
+
 /// As a shell has it.
-fn code(status: ExitStatus) -> u8 {
+pub(super) fn code(status: ExitStatus) -> u8 {
     let signalled = status.signal().map(|signal| 128 + signal);
     status.code().or(signalled).and_then(|code| u8::try_from(code).ok()).unwrap_or(255)
 }

@@ -4,6 +4,7 @@
 
 mod alert;
 mod backup;
+mod batch;
 mod certificate;
 mod fullness;
 mod host;
@@ -24,6 +25,7 @@ mod usage;
 
 pub use alert::{alerts, checks, commissioning_json};
 pub use backup::{backup_json, backups, job, outcome};
+pub use batch::{Batch, batch, batch_json, batches};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};

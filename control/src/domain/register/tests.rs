@@ -20,7 +20,7 @@ fn project() -> Project {
         lead: lead.clone(),
         members: vec![lead],
         created: at(0),
-        pack: "aau-2018/4".to_owned(),
+        pack: "aau-2018/5".to_owned(),
         department: String::new(),
         hold: None,
         disk_gib: None,

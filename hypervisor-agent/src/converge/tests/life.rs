@@ -34,6 +34,7 @@ use holm_control::{
     placement::{PartitionTable, choose},
     reconcile,
 };
+use holm_policies::Pack;
 use holm_proto::{
     ids::{BackupId, JobId, Name, PciAddress, ProjectId, RunId, SliceId, VolumeId},
     v1,
@@ -49,9 +50,12 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, LazyLock, atomic::Ordering},
     time::{Duration, Instant},
 };
+
+/// What levels demand, where that is told to a host.
+static PACK: LazyLock<Pack> = LazyLock::new(|| Pack::builtin("aau-2018").unwrap());
 
 /// Two pairs that the fabric can join, of the sixteen GPUs there are.
 const BUSES: [u8; 4] = [0x34, 0x36, 0x39, 0x3b];
@@ -535,7 +539,7 @@ impl Life {
 
     fn tell(&mut self) {
         let generation = self.generation;
-        let wanted = reconcile::intended(&self.state, &self.name, "ca");
+        let wanted = reconcile::intended(&self.state, &PACK, &self.name, "ca");
         let Some(talk) = self.talk.as_mut().filter(|_| self.commits > 0) else { return };
         if talk.told.as_ref() != Some(&wanted) {
             talk.told = Some(wanted.clone());
