@@ -30,6 +30,9 @@ struct Options {
     /// Instead of the story: a slice as researchers have it, stopped, started, rebuilt onto a newer image.
     #[arg(long, conflicts_with_all = ["suite", "devices", "full"])]
     workshop: bool,
+    /// Instead of the story: what `holm ssh` costs, and a start until a job's output.
+    #[arg(long, conflicts_with_all = ["suite", "devices", "full", "workshop"])]
+    bench_slice: bool,
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn run(options: &Options, stages: &mut Stages) -> Outcome {
             faults::lead(&site, "dina", "stroke-ward")?;
             full::run(&site, "dina", "stroke-ward")
         }),
+        _ if options.bench_slice => workshop::bench(&site),
         _ if options.workshop => workshop::run(&site, stages),
         _ => story::tell(&site, stages, &mut known).and_then(|()| match options.suite {
             true => stages.time("what goes wrong", || faults::on_the_machine(&site, &mut known)),
