@@ -187,6 +187,12 @@ impl App {
                 return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
             }
         }
+        for (section, keys) in [("image", &config.image.signers), ("policy", &config.policy.signers)] {
+            if let Some(why) = keys.iter().find_map(|key| crate::audit::note::check_key(key).err()) {
+                let text = format!("`signers` in [{section}] has what is no key: {why}");
+                return Err(Failure::new(text, "mend holmd.toml, then: holmd check"));
+            }
+        }
         let notify = Notify::load(&config)?;
         Watch::new(config.watch.as_deref())
             .map_err(|why| Failure::new(format!("[[watch]]: {why}"), "mend holmd.toml, then: holmd check"))?;

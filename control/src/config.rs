@@ -97,7 +97,7 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageConfig {
-    /// Public keys of those who make images, as `holm policy keygen` prints them; none: no image is added.
+    /// Public keys of those who make images, as `holm image keygen` prints them; none: no image is added.
     pub signers: Vec<String>,
 }
 

@@ -101,7 +101,7 @@ pub fn signer(statement: &str, signature: &str, trusted: &[String]) -> Result<St
             Ok(text) if text == statement => {
                 return Ok(vkey.split('+').next().unwrap_or_default().to_owned());
             }
-            Ok(_) => return Err("the signature is of something else than this".to_owned()),
+            Ok(_) => return Err("the signature is of other files than these".to_owned()),
             Err(e) => why = e.to_string(),
         }
     }

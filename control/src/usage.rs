@@ -167,7 +167,9 @@ impl Usage {
         if known.last.is_some_and(|(time, at)| time == said.time || second < at.saturating_add(SPAN_LEAST)) {
             return;
         }
-        let since = known.last.map_or(i64::MAX, |(_, at)| second - at);
+        // Of the first that is heard, since it has its GPUs.
+        let began = slice.placed.map_or(i64::MAX, |placed| second.saturating_sub(placed.as_second()).max(1));
+        let since = known.last.map_or(began, |(_, at)| second - at).min(began);
         known.last = Some((said.time, second));
         // No longer than since it was heard before.
         let seconds = u64::from(said.seconds).min(since.unsigned_abs());
@@ -330,7 +332,7 @@ mod tests {
         let hours = all(&usage);
         let [(_, hour)] = hours.as_slice() else { panic!("{hours:?}") };
         assert_eq!(hour.seconds, 3600);
-        // The first time it is not known how long it was not heard.
+        // The first time it is not known how long it was not heard: this one was placed long ago.
         assert!(hour.gpu_seconds <= 4 * (3600 + 3600) && hour.memory_mib == slice().memory_mib, "{hour:?}");
     }
 

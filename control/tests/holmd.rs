@@ -86,8 +86,8 @@ fn a_new_holm_is_in_order_serves_and_stops() {
     }
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
-    // Three invitations; and, since it has served, which rules are in force.
-    assert!(good(&["rebuild", "--check", "--config", &made.config]).contains("4 entries, 7 records"));
+    // Three invitations; and, since it has served, which rules are in force, and how it is watched.
+    assert!(good(&["rebuild", "--check", "--config", &made.config]).contains("5 entries, 8 records"));
 }
 
 #[test]

@@ -57,6 +57,7 @@ struct Saying {
     members: Option<Value>,
     scheduler: Option<Value>,
     usage: Option<Value>,
+    usage_due: bool,
     /// Nobody listened: said as soon as somebody does.
     owed: bool,
     claims: Claims,
@@ -75,6 +76,7 @@ impl Port {
             members: None,
             scheduler: None,
             usage: None,
+            usage_due: false,
             owed: false,
             claims,
             people: BTreeMap::new(),
@@ -113,6 +115,10 @@ impl Port {
     pub fn say_scheduler(&self, of: &str) -> io::Result<()> {
         let mut saying = self.saying();
         let event = event::scheduler(of);
+        if saying.scheduler.as_ref() != Some(&event) {
+            // What jobs did before says nothing of whether any runs since.
+            (saying.usage, saying.usage_due) = (None, true);
+        }
         saying.scheduler = Some(event.clone());
         self.say(&mut saying, &event)
     }
@@ -121,8 +127,13 @@ impl Port {
     pub fn say_usage(&self, event: Value) -> io::Result<()> {
         let mut saying = self.saying();
         let said = self.put(format!("{event}\n").as_bytes());
-        saying.usage = Some(event);
+        (saying.usage, saying.usage_due) = (Some(event), false);
         said.map(drop)
+    }
+
+    /// It is to be said now, and not when the minute is over.
+    pub fn usage_is_due(&self) -> bool {
+        self.saying().usage_due
     }
 
     pub fn say_alive(&self) -> io::Result<()> {

@@ -21,7 +21,7 @@ const AGAIN_MOST: Duration = Duration::from_secs(120);
 const MOST_CLASSES: usize = 16;
 const MOST_PRIORITY: u32 = 100_000;
 const MOST_MINUTES: u32 = 525_600;
-const MOST_GPUS: u32 = 1024;
+const MOST_GPUS: u32 = 64;
 /// The file of which /etc/profile.d/holm-notices.sh shows what is in it.
 const DRAINS: &str = "drains";
 

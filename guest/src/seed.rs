@@ -29,6 +29,9 @@ pub struct Told {
     pub gpu_pci_ids: Vec<String>,
     /// The key that signs people's certificates.
     pub ssh_ca: String,
+    /// Trusted in its place where only a terminal is allowed.
+    #[serde(default)]
+    pub ssh_terminal_ca: Option<String>,
     /// What its level allows over SSH, where that is not all: `terminal`.
     #[serde(default)]
     pub ssh: Option<String>,

@@ -25,10 +25,15 @@ fn level(ssh: Option<&str>) -> &'static str {
     }
 }
 
+/// Who signs the certificates of those who may come in.
+fn trusted(told: &Told) -> &str {
+    told.ssh_terminal_ca.as_deref().filter(|_| told.ssh.is_some()).unwrap_or(&told.ssh_ca)
+}
+
 /// Opens it; its key.
 pub fn open(told: &Told) -> Outcome<String> {
     let write = |path: &str, text: &str, mode| files::write(path, text, mode, ROOT).of(path);
-    write("/etc/ssh/holm_ca.pub", &format!("{}\n", told.ssh_ca), 0o644)?;
+    write("/etc/ssh/holm_ca.pub", &format!("{}\n", trusted(told)), 0o644)?;
     write("/etc/ssh/holm_level.conf", level(told.ssh.as_deref()), 0o644)?;
     let notice = format!("Project {}. Level {}: {}.\n", told.project, told.level, told.level_name);
     write(

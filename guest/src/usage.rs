@@ -57,7 +57,8 @@ pub fn for_ever(port: Option<&Port>, run: &Path, idle: Duration, drains: &Receiv
             watch.ask();
         }
         watch.look(due);
-        if let Some(port) = port.filter(|_| due || draining && watch.is_news())
+        let news = |port: &&Port| draining && (watch.is_news() || port.usage_is_due() && watch.has_looked());
+        if let Some(port) = port.filter(|port| due || news(port))
             && let Err(error) = watch.say(port)
         {
             eprintln!("usage: the port: {error}");
@@ -218,7 +219,12 @@ impl Watch {
 
     /// Another number of jobs runs than was said.
     fn is_news(&self) -> bool {
-        self.said != Some(self.running) && self.meter.seconds() > 0
+        self.said != Some(self.running) && self.has_looked()
+    }
+
+    /// There is a span to speak of.
+    fn has_looked(&self) -> bool {
+        self.meter.seconds() > 0
     }
 
     fn say(&mut self, port: &Port) -> std::io::Result<()> {

@@ -216,6 +216,8 @@ pub struct Seed {
     pub scheduler: Option<v1::GuestScheduler>,
     /// Its level allows a terminal over SSH and copying in, and nothing else.
     pub terminal_only: bool,
+    /// OpenSSH form of the key that signs people's certificates then.
+    pub ssh_terminal_ca: String,
     /// Its other disks.
     pub others: Vec<OtherVolume>,
 }

@@ -674,6 +674,7 @@ mod tests {
             ssh_ca: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJJQzSd2F4DPi1bWeTkVGt8mHnWJl1sCcqcPl1jeIHoq holm"
                 .to_owned(),
             terminal_only: false,
+            ssh_terminal_ca: String::new(),
         };
         let began = Instant::now();
         let after = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());

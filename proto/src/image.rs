@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// The files that an image has, and no others.
 pub const FILES: [&str; 4] = ["base.raw", "vmlinuz", "initrd.img", "cmdline"];
 /// A manifest is no longer.
-pub const MANIFEST_MAX: usize = 48 * 1024;
+pub const MANIFEST_MAX: usize = 32 * 1024;
 /// Packages of one image.
 const PACKAGES_MAX: usize = 1000;
 const WORD_MAX: usize = 128;

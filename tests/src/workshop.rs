@@ -22,6 +22,7 @@ const JOBS: &str = "sacct --allusers -X -n -P --format=jobid,state | wc -l; cat 
 pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     begin(site)?;
     stages.time("the workshop, by a researcher", || workshop(site))?;
+    stages.time("its lead's queue, jobs from outside", || queue(site))?;
     let before = on(site, JOBS)?;
     stages.time("stopped, started, its first job", || again(site, &before))?;
     stages.time("holmd is killed", || killed(site))?;
@@ -86,10 +87,42 @@ fn workshop(site: &Site) -> Outcome {
     Ok(())
 }
 
+/// What its lead sets of its queue holds in it, jobs come from outside, and what was used is known.
+fn queue(site: &Site) -> Outcome {
+    site.ok(LEAD, &["slice", "scheduler", SLICE, "--set", "night:wall=12h,priority=20,gpus=2"])?;
+    let has = "for i in $(seq 3000); do sacctmgr -n -P show assoc format=qos | grep -qw night && exec echo it has; sleep 0.2; done";
+    demand(on(site, has)?.contains("it has"), "the new class of jobs never came")?;
+    let script = site.write("night.sh", "#!/bin/bash\n#SBATCH --output=night.out\necho by night $1\n")?;
+    let script = script.to_str().ok_or("a path that is no text")?;
+    let submit = ["job", "submit", SLICE, script, "--gpus", "1", "--qos", "night", "--wait", "--", "it is's"];
+    site.ok(LEAD, &submit)?;
+    demand(
+        on(site, "cat night.out")?.contains("by night it is's"),
+        "what the job was given is not what it got",
+    )?;
+    let refused = site.refused(LEAD, &["job", "submit", SLICE, script, "--gpus", "3", "--qos", "night"])?;
+    demand(refused.contains("QOS"), format!("above its class's limit, holm said: {refused}"))?;
+    let used = site.json(LEAD, &["slice", "usage", SLICE])?;
+    let hours = |name: &str| used[name].as_f64().unwrap_or_default();
+    demand(hours("gpu_hours_jobs") > 0.0, format!("its use is {used}"))?;
+    demand(hours("gpu_hours_jobs") <= hours("gpu_hours_held"), format!("its use is {used}"))?;
+    show::seen(
+        "its lead's classes of jobs hold in it, jobs come from outside, and how its GPUs were used is known",
+    );
+    Ok(())
+}
+
 /// Stopped and started: how long it takes until somebody has the output of a job, by phase.
 fn again(site: &Site, before: &str) -> Outcome {
-    site.ok(LEAD, &["slice", "stop", SLICE])?;
-    site.ok(LEAD, &["wait", SLICE, "stopped", "--timeout", LIMIT])?;
+    // Its last job ends, the one that waits does not begin, and only then it is stopped.
+    on(
+        site,
+        &format!(
+            "scancel -u {LEAD}; sbatch -o /dev/null --exclusive --wrap 'sleep 20'; sbatch -o late.out --wrap 'echo late'"
+        ),
+    )?;
+    let said = site.ok(LEAD, &["slice", "drain", SLICE, "--stop", "--wait"])?;
+    demand(said.contains("when its last job had ended"), format!("drained, it says `{said}`"))?;
     site.all_clean(OPERATOR)?;
     let start = Instant::now();
     site.ok(LEAD, &["slice", "start", SLICE])?;
@@ -122,7 +155,7 @@ fn killed(site: &Site) -> Outcome {
         on(site, "tmux new -d -s mine 'sleep 3600'; sbatch --parsable -o /dev/null --wrap 'sleep 3600'")?;
     let (public, key) = (site.home().join("builder.pub"), site.home().join("builder.key"));
     let key = key.to_str().ok_or("a path that is no text")?;
-    let said = site.ok(OPERATOR, &["policy", "keygen", key, "--name", BUILDER, "--quiet"])?;
+    let said = site.ok(OPERATOR, &["image", "keygen", key, "--name", BUILDER, "--quiet"])?;
     fs::write(&public, &said)?;
     let vkey = said.lines().next().unwrap_or_default();
     site.configure(&format!("printf '\\n[image]\\nsigners = [\"{vkey}\"]\\n' >>holmd.toml"))?;
@@ -135,7 +168,8 @@ fn killed(site: &Site) -> Outcome {
     site.kill(Daemon::Holmd)?;
     demand(!open.wait()?.success(), "a connection outlives the holmd that carried it")?;
     site.start(Daemon::Holmd)?;
-    site.ok(LEAD, &["wait", SLICE, "ready", "--timeout", LIMIT])?;
+    // Its host has to come back before anybody gets in.
+    site.all_clean(OPERATOR)?;
     let look = format!(
         "tmux has-session -t mine && squeue -h -j {} -o %T; scancel {0}; tmux kill-server",
         job.trim()

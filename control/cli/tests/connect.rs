@@ -340,7 +340,13 @@ impl Slurm {
         let (dir, bin) = (holmd.dir.path().join("sshd"), holmd.dir.path().join("bin"));
         std::fs::create_dir(&dir).unwrap();
         std::fs::create_dir(&bin).unwrap();
-        sshd(&dir, holmd.app().authority.ssh_ca());
+        let authority = &holmd.app().authority;
+        // Neither lets in who comes with the other's.
+        let trusted = match reach {
+            SshReach::Whole => authority.ssh_ca(),
+            SshReach::Terminal => authority.ssh_terminal_ca(),
+        };
+        sshd(&dir, trusted);
         let config = dir.join("config");
         let path = format!("SetEnv PATH={}:/usr/bin:/bin\n", bin.display());
         // As a slice's includes it: what comes first counts.

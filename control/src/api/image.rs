@@ -100,6 +100,12 @@ impl ImageService for Images {
         request: Request<v1::PromoteImageRequest>,
     ) -> Result<Response<v1::Image>, Status> {
         let v1::PromoteImageRequest { id, comment, dry_run } = request.get_ref().clone();
+        // The log names it whole.
+        let state = self.0.ledger.state();
+        let id = match image::find(&state, &id) {
+            Ok(image) if !id.is_empty() => image.id.clone(),
+            _ => id,
+        };
         let about = about(&format!("image/{}", shown(&id)));
         let asked = Asked::new(&self.0, request.extensions(), Action::ImagePromote, about)?;
         let again = asked.clone();
@@ -154,11 +160,13 @@ fn seen(asked: &Asked, scene: &Scene<'_>, image: &Image) -> v1::Image {
     let state = scene.state;
     let may = |action, resource| Asked { action, ..asked.clone() }.allowed(state, resource);
     let mut hosts = Vec::new();
-    let (mut slices, mut missing_on) = (Vec::new(), 0);
+    let (mut slices, mut missing_on, mut missing_hosts) = (Vec::new(), 0, Vec::new());
+    let decides = may(Action::ImagePromote, Resource::System);
     for (name, live) in scene.app.live.reporting() {
         let reads = may(Action::HostRead, Resource::Host { name: name.clone() });
         if !live.images.contains(&image.id) {
-            missing_on += u32::from(reads);
+            missing_on += u32::from(reads || decides);
+            missing_hosts.extend(reads.then(|| name.to_string()));
         } else if reads {
             hosts.push(name.to_string());
         }
@@ -192,6 +200,7 @@ fn seen(asked: &Asked, scene: &Scene<'_>, image: &Image) -> v1::Image {
         hosts,
         slices,
         missing_on,
+        missing_hosts,
         manifest: String::new(),
     }
 }

@@ -356,7 +356,7 @@ impl SliceService for Slices {
         let edit = scheduler::Edit {
             reset: message.reset,
             remove: message.remove,
-            put: message.put.into_iter().map(Into::into).collect(),
+            put: message.put,
             first: message.first,
         };
         let asked = Asked::new(&self.0, request.extensions(), Action::SliceSchedule, about(&wanted))?;
@@ -389,8 +389,10 @@ impl SliceService for Slices {
         request: Request<v1::DrainSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let message = request.get_ref().clone();
+        // Who has it stopped when none runs must be one who may stop it.
+        let action = if message.stop && !message.end { Action::SliceStop } else { Action::SliceDrain };
         let wanted = message.slice.unwrap_or_default();
-        let asked = Asked::new(&self.0, request.extensions(), Action::SliceDrain, about(&wanted))?;
+        let asked = Asked::new(&self.0, request.extensions(), action, about(&wanted))?;
         let again = asked.clone();
         asked
             .dry_run(message.dry_run)
@@ -403,7 +405,7 @@ impl SliceService for Slices {
                     };
                     let changes = changes.map_err(|refusal| with_hint(scene, &slice, refusal))?;
                     let mut decided = decided(scene, &again, changes)?;
-                    decided.detail = json!({ "end": message.end, "stop": message.stop });
+                    decided.detail = json!({ "drain": { "end": message.end, "stop": message.stop } });
                     Ok(decided)
                 },
             )
@@ -857,7 +859,10 @@ fn ready(scene: &Scene<'_>, slice: &Slice) -> Result<String, Refusal> {
     guest.map(|g| g.ssh_host_key.clone()).ok_or_else(|| {
         let label = scene.state.slice_label(slice);
         Refusal::new(RefusalKind::State, format!("`{label}` is {}: it is not ready", slice.state.text()))
-            .hint(format!("holm slice watch {label}"))
+            .hint(match slice.state {
+                SliceState::Stopped => format!("holm slice start {label}"),
+                _ => format!("holm slice watch {label}"),
+            })
     })
 }
 

@@ -16,6 +16,9 @@ use holm_proto::ids::Name;
 use holm_proto::{jobs, v1};
 use jiff::Timestamp;
 
+/// Of a new class that does not say.
+const PRIORITY: u32 = 100;
+
 /// What is to become of the classes, in this order.
 #[derive(Debug, Clone, Default)]
 pub struct Edit {
@@ -24,7 +27,7 @@ pub struct Edit {
     /// These go.
     pub remove: Vec<String>,
     /// These come, or become so.
-    pub put: Vec<JobClass>,
+    pub put: Vec<v1::JobClassEdit>,
     /// Where a job names none it is of this one; empty: as it is.
     pub first: String,
 }
@@ -59,21 +62,26 @@ impl From<&JobClass> for v1::JobClass {
     }
 }
 
-impl From<v1::JobClass> for JobClass {
-    fn from(class: v1::JobClass) -> Self {
-        let v1::JobClass { name, priority, gpus, wall_minutes } = class;
-        Self { name, priority, gpus, wall_minutes }
-    }
-}
-
 /// Its lead changes its classes.
 pub fn edit(slice: &Slice, edit: &Edit) -> Result<Vec<Change>, Refusal> {
     let invalid = |text: String| Refusal::new(RefusalKind::Invalid, text);
     if slice.state.is_final() || SliceState::UNWANTED.contains(&slice.state) {
         return Err(Refusal::new(RefusalKind::State, format!("it is {}", slice.state.text())));
     }
+    // Everybody waits while this is looked at.
+    let most = jobs::CLASSES_MAX;
+    if edit.put.len().max(edit.remove.len()) > most {
+        return Err(invalid(format!(
+            "there are {most} classes of jobs at most, and no more of them change at once"
+        )));
+    }
     let mut classes = if edit.reset { site() } else { slice.classes() };
     let names = |classes: &[JobClass]| classes.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(", ");
+    let first = classes.first().map(|class| class.name.clone()).unwrap_or_default();
+    if edit.first.is_empty() && edit.remove.contains(&first) {
+        let text = format!("`{first}` is what a job is of that names no class: say which one is to be that");
+        return Err(invalid(text).hint("--default NAME"));
+    }
     for name in &edit.remove {
         let at = classes.iter().position(|class| &class.name == name).ok_or_else(|| {
             let name = name.escape_debug().take(60).collect::<String>();
@@ -81,10 +89,19 @@ pub fn edit(slice: &Slice, edit: &Edit) -> Result<Vec<Change>, Refusal> {
         })?;
         classes.remove(at);
     }
-    for class in &edit.put {
-        match classes.iter_mut().find(|known| known.name == class.name) {
-            Some(known) => *known = class.clone(),
-            None => classes.push(class.clone()),
+    for put in &edit.put {
+        let at = classes.iter().position(|known| known.name == put.name);
+        let known = at.and_then(|at| classes.get(at));
+        let Some(wall_minutes) = put.wall_minutes.or_else(|| known.map(|known| known.wall_minutes)) else {
+            let name = put.name.escape_debug().take(60).collect::<String>();
+            return Err(invalid(format!("`{name}` is a new class: say how long its jobs may run")));
+        };
+        let gpus = put.gpus.or_else(|| known.and_then(|known| known.gpus)).filter(|_| !put.all_gpus);
+        let priority = put.priority.or_else(|| known.map(|known| known.priority)).unwrap_or(PRIORITY);
+        let class = JobClass { name: put.name.clone(), priority, gpus, wall_minutes };
+        match at.and_then(|at| classes.get_mut(at)) {
+            Some(known) => *known = class,
+            None => classes.push(class),
         }
     }
     if !edit.first.is_empty() {
@@ -107,7 +124,8 @@ pub fn edit(slice: &Slice, edit: &Edit) -> Result<Vec<Change>, Refusal> {
 pub fn drain(slice: &Slice, by: &Name, stop: bool, now: Timestamp) -> Result<Vec<Change>, Refusal> {
     demand(slice, &SliceState::WANTED, "drained")?;
     if slice.drain.as_ref().is_some_and(|drain| drain.stop == stop) {
-        return Err(Refusal::new(RefusalKind::State, "no job begins in it already"));
+        // Whoever asks again, to wait for it, is told the same.
+        return Ok(put(slice.clone()));
     }
     Ok(put(Slice { drain: Some(Drain { by: by.clone(), at: now, stop }), ..slice.clone() }))
 }
@@ -147,8 +165,14 @@ mod tests {
         }
     }
 
-    fn class(name: &str) -> JobClass {
-        JobClass { name: name.to_owned(), priority: 7, gpus: Some(2), wall_minutes: 90 }
+    fn class(name: &str) -> v1::JobClassEdit {
+        v1::JobClassEdit {
+            name: name.to_owned(),
+            priority: Some(7),
+            gpus: Some(2),
+            all_gpus: false,
+            wall_minutes: Some(90),
+        }
     }
 
     #[test]
@@ -165,12 +189,25 @@ mod tests {
             },
         ));
         assert_eq!(names(&changed), ["night", "normal", "short", "1gpulong"]);
-        assert_eq!(changed.classes()[2], class("short"));
+        let short = JobClass { name: "short".to_owned(), priority: 7, gpus: Some(2), wall_minutes: 90 };
+        assert_eq!(changed.classes()[2], short);
+        // What is not said of one that there is stays.
+        let some =
+            |put| after(edit(&changed, &Edit { put: vec![put], ..Edit::default() })).classes()[2].clone();
+        let none = v1::JobClassEdit { name: "short".to_owned(), ..Default::default() };
+        assert_eq!(some(none.clone()), short);
+        let longer = v1::JobClassEdit { wall_minutes: Some(240), all_gpus: true, ..none };
+        assert_eq!(some(longer), JobClass { wall_minutes: 240, gpus: None, ..short });
         let back = after(edit(&changed, &Edit { reset: true, ..Edit::default() }));
         assert!(back.scheduler.is_empty() && back.classes() == site());
         for bad in [
             Edit { put: vec![class("Not a name")], ..Edit::default() },
-            Edit { put: vec![JobClass { wall_minutes: 0, ..class("short") }], ..Edit::default() },
+            Edit {
+                put: vec![v1::JobClassEdit { wall_minutes: Some(0), ..class("short") }],
+                ..Edit::default()
+            },
+            Edit { put: vec![v1::JobClassEdit { wall_minutes: None, ..class("new") }], ..Edit::default() },
+            Edit { remove: vec!["normal".to_owned()], ..Edit::default() },
             Edit { remove: vec!["night".to_owned()], ..Edit::default() },
             Edit { first: "night".to_owned(), ..Edit::default() },
             Edit { remove: site().into_iter().map(|c| c.name).collect(), ..Edit::default() },
@@ -187,7 +224,7 @@ mod tests {
         let (slice, ada) = (ready(), heart("2").lead);
         let waits = after(drain(&slice, &ada, false, at(5)));
         assert_eq!(drained(&waits, at(6)), None);
-        assert!(drain(&waits, &ada, false, at(6)).is_err());
+        assert_eq!(after(drain(&waits, &ada, false, at(6))), waits, "asked again it is the same");
         let stops = after(drain(&waits, &ada, true, at(7)));
         let stopped = after(Ok(drained(&stops, at(8)).unwrap()));
         assert_eq!((stopped.state, stopped.drain.is_none()), (SliceState::Stopping, true));

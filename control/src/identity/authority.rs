@@ -5,6 +5,7 @@
 //!   DIR/ca.pem      the authority's certificate, for everyone
 //!   DIR/ca.key      its key, 0600
 //!   DIR/ssh_ca      the key for SSH certificates, 0600
+//!   DIR/ssh_terminal_ca  the same, for slices whose level allows a terminal alone
 //! ```
 //!
 //! holmd's own certificate is made anew at each start and now and then while it runs, with a key that stays
@@ -129,6 +130,7 @@ pub struct Authority {
     der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     ssh: SshAuthority,
+    ssh_terminal: SshAuthority,
 }
 
 impl Authority {
@@ -149,6 +151,7 @@ impl Authority {
         write_new(&dir.join("ca.key"), Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
         write_new(&dir.join("ca.pem"), certificate.pem().as_bytes(), 0o644)?;
         SshAuthority::create(&dir.join("ssh_ca"))?;
+        SshAuthority::create(&dir.join("ssh_terminal_ca"))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
         Self::load(dir)
     }
@@ -171,7 +174,13 @@ impl Authority {
             return Err(damaged(&pem_path, "it is not the certificate of `ca.key`".to_owned()));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&pem_path, e.to_string()))?;
-        Ok(Self { pem, der, issuer, ssh: SshAuthority::load(&dir.join("ssh_ca"))? })
+        // An authority of before has none, and no slice that trusts one.
+        let terminal = dir.join("ssh_terminal_ca");
+        if !terminal.exists() {
+            SshAuthority::create(&terminal)?;
+        }
+        let (ssh, ssh_terminal) = (SshAuthority::load(&dir.join("ssh_ca"))?, SshAuthority::load(&terminal)?);
+        Ok(Self { pem, der, issuer, ssh, ssh_terminal })
     }
 
     /// The authority's own certificate.
@@ -192,6 +201,11 @@ impl Authority {
     /// The key that slices trust for people's SSH certificates, OpenSSH form.
     pub fn ssh_ca(&self) -> &str {
         self.ssh.public()
+    }
+
+    /// The key that slices trust instead whose level allows a terminal alone: what was signed for another slice gets nobody in.
+    pub fn ssh_terminal_ca(&self) -> &str {
+        self.ssh_terminal.public()
     }
 
     /// A certificate of this caller for the public key in a signing request. Nothing else in the request
@@ -268,7 +282,11 @@ impl Authority {
         now: Timestamp,
         reach: super::SshReach,
     ) -> Result<super::SshCertificate, IdentityError> {
-        self.ssh.sign(public_key, person, request, now, reach)
+        let authority = match reach {
+            super::SshReach::Whole => &self.ssh,
+            super::SshReach::Terminal => &self.ssh_terminal,
+        };
+        authority.sign(public_key, person, request, now, reach)
     }
 }
 
@@ -415,8 +433,10 @@ mod tests {
         let path = dir.path().join("ca");
         let again = Authority::load(&path).unwrap();
         assert_eq!((again.hash(), again.ssh_ca()), (authority.hash(), authority.ssh_ca()));
+        assert_eq!(again.ssh_terminal_ca(), authority.ssh_terminal_ca());
+        assert_ne!(again.ssh_terminal_ca(), authority.ssh_ca());
         assert!(Authority::create(&path, Timestamp::now()).is_err());
-        for secret in ["ca.key", "ssh_ca"] {
+        for secret in ["ca.key", "ssh_ca", "ssh_terminal_ca"] {
             let file = path.join(secret);
             assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
             fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();

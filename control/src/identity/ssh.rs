@@ -13,11 +13,12 @@ const LIFE: SignedDuration = SignedDuration::from_hours(8);
 /// An ed25519 key with its comment is some hundred bytes.
 const KEY_MAX: usize = 1024;
 
-/// What runs in a slice in the place of whatever is asked for, where its level allows a terminal alone. An image that does
-/// not have it lets nobody in.
+/// What runs in a slice in the place of whatever is asked for, where its level allows a terminal alone. That no file of hers is
+/// read before is the slice's own sshd's to see to; one that does not know of it trusts none of these certificates.
 const TERMINAL: &str = "/usr/lib/holm/terminal";
 
-/// What a certificate is good for. The slice's own sshd is set to the same; neither relies on the other.
+/// What a certificate is good for. Each has an authority of its own, and a slice trusts one of them, so that what was signed for
+/// one slice is worth no more in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SshReach {
     /// Terminals, commands, files both ways, and ports of the slice that are forwarded to who connects.

@@ -3,14 +3,34 @@
 use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
 use crate::domain::{State, image};
 use aws_lc_rs::digest::{SHA256, digest};
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use holm_policies::{Obligation, Pack};
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
 
+/// The keys that sign people's SSH certificates, OpenSSH form.
+#[derive(Debug, Clone, Copy)]
+pub struct Trusted<'a> {
+    /// For slices whose level allows all.
+    pub whole: &'a str,
+    /// For those whose level allows a terminal alone.
+    pub terminal: &'a str,
+}
+
+/// A key that signs nothing, for its other half is nobody's: what it is, is the hash of these words.
+fn nobody() -> String {
+    let hash = digest(&SHA256, b"holm: a key that nobody has");
+    let mut blob = Vec::new();
+    for part in [b"ssh-ed25519".as_slice(), hash.as_ref()] {
+        blob.extend(u32::try_from(part.len()).unwrap_or_default().to_be_bytes());
+        blob.extend(part);
+    }
+    format!("ssh-ed25519 {}", BASE64.encode(&blob))
+}
+
 /// Everything intended of this host. `generation` is left for the sender to fill in.
-pub fn intended(state: &State, pack: &Pack, host: &Name, ssh_ca: &str) -> v1::Intended {
+pub fn intended(state: &State, pack: &Pack, host: &Name, trusted: Trusted<'_>) -> v1::Intended {
     let image = image::current(state).map(|image| image.id.clone()).unwrap_or_default();
     let slices = state
         .slices
@@ -19,6 +39,7 @@ pub fn intended(state: &State, pack: &Pack, host: &Name, ssh_ca: &str) -> v1::In
             let placement = s.placement.as_ref().filter(|p| &p.host == host)?;
             // What was released may be another slice's by now.
             let has = s.holds_devices();
+            let terminal_only = pack.demands(&s.level, Obligation::TerminalOnly);
             Some(v1::IntendedSlice {
                 slice_id: s.id.into_untyped_uuid().to_string(),
                 generation: s.generation,
@@ -36,10 +57,11 @@ pub fn intended(state: &State, pack: &Pack, host: &Name, ssh_ca: &str) -> v1::In
                 users: users(state, s),
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
-                ssh_ca: ssh_ca.to_owned(),
+                ssh_ca: if terminal_only { nobody() } else { trusted.whole.to_owned() },
+                ssh_terminal_ca: if terminal_only { trusted.terminal.to_owned() } else { String::new() },
                 scheduler: Some(scheduler(s)),
                 image: image.clone(),
-                terminal_only: pack.demands(&s.level, Obligation::TerminalOnly),
+                terminal_only,
                 change: s.due_change().map(|change| v1::DiskChange {
                     number: change.number,
                     rekey: matches!(change.what, NewDisks::Rekeyed { .. }),

@@ -15,7 +15,7 @@ mod register;
 mod tests;
 
 pub use clock::Clock;
-pub use intended::{intended, scheduler};
+pub use intended::{Trusted, intended, scheduler};
 
 use crate::app::App;
 use crate::domain::disks::{self, Keyed};

@@ -26,6 +26,9 @@ struct Ground {
     _agent: mpsc::Receiver<Result<v1::ToAgent, tonic::Status>>,
 }
 
+/// Keys for SSH certificates.
+const CAS: crate::reconcile::Trusted<'_> = crate::reconcile::Trusted { whole: "ca", terminal: "terminal ca" };
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
@@ -323,7 +326,7 @@ fn a_placed_slice_is_intended_only_with_its_key_in_the_log() {
     let ground = Ground::new();
     let id = ground.approved("main", 2, 1);
     place::all(&ground.app, &mut |done| done).unwrap();
-    let now = || intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, "ca");
+    let now = || intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, CAS);
     assert!(now().slices.is_empty());
     ground.round();
     assert_eq!(now().slices.len(), 1);
@@ -337,7 +340,7 @@ fn a_placed_slice_is_intended_only_with_its_key_in_the_log() {
     };
     assert_eq!([at("3"), at("9"), at("2")], [true, true, false]);
     let other: Name = "other".parse().unwrap();
-    assert!(intended(&ground.app.ledger.state(), &ground.app.pack(), &other, "ca").slices.is_empty());
+    assert!(intended(&ground.app.ledger.state(), &ground.app.pack(), &other, CAS).slices.is_empty());
 }
 
 #[test]
@@ -394,7 +397,7 @@ fn on_hold_devices_go_to_who_waits_and_key_and_disk_stay() {
         ground.app.keys.open_volume_key(s.project, s.volume).unwrap()
     };
     let goal = |id: SliceId| {
-        let all = intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, "ca").slices;
+        let all = intended(&ground.app.ledger.state(), &ground.app.pack(), &ground.host, CAS).slices;
         all.into_iter()
             .find(|s| s.slice_id == id.into_untyped_uuid().to_string())
             .map(|s| (s.goal(), s.devices.len()))

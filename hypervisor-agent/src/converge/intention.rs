@@ -83,6 +83,8 @@ pub struct Spec {
     pub image: String,
     /// Its level allows a terminal over SSH and copying in, and nothing else.
     pub terminal_only: bool,
+    /// OpenSSH form of the key that signs people's certificates then.
+    pub ssh_terminal_ca: String,
 }
 
 impl Intention {
@@ -175,6 +177,7 @@ impl Spec {
             },
             ssh_ca: slice.ssh_ca,
             terminal_only: slice.terminal_only,
+            ssh_terminal_ca: slice.ssh_terminal_ca,
         })
     }
 }

@@ -596,6 +596,7 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         ssh_ca: spec.ssh_ca.clone(),
         scheduler: spec.scheduler.clone(),
         terminal_only: spec.terminal_only,
+        ssh_terminal_ca: spec.ssh_terminal_ca.clone(),
         others: others(kept, spec),
     }
 }

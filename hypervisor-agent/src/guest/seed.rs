@@ -130,6 +130,10 @@ impl Seeds {
         }
         if let Some(told) = told.as_object_mut().filter(|_| seed.terminal_only) {
             told.insert("ssh".to_owned(), "terminal".into());
+            // Without a key nobody gets in; with another one nobody who should not.
+            if let Some(ca) = key::plain(&seed.ssh_terminal_ca) {
+                told.insert("ssh_terminal_ca".to_owned(), ca.into());
+            }
         }
         let config = json!({
             "write_files": [{
@@ -192,6 +196,7 @@ mod tests {
             users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001 }],
             ssh_ca: format!("{CA} holm"),
             terminal_only: false,
+            ssh_terminal_ca: String::new(),
             others: Vec::new(),
             scheduler: Some(v1::GuestScheduler {
                 classes: vec![

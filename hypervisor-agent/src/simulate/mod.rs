@@ -748,6 +748,7 @@ mod tests {
             ssh_ca: String::new(),
             scheduler: None,
             terminal_only: false,
+            ssh_terminal_ca: String::new(),
             others: Vec::new(),
         }
     }
@@ -785,16 +786,16 @@ mod tests {
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();
         assert!(evidence.cleaned && evidence.bytes_dirty_before > 0, "what is delivered is dirty");
         up(&host, '1', gpu(0x34)).unwrap();
-        // It boots, is ready, says how full its disks are, lives, and claims that its root disk is mounted, a login, a job,
-        // its end and a logout.
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 10);
+        // It boots, is ready, says how full its disks are, lives, whose accounts and which classes of jobs it has and what they
+        // use, and claims that its root disk is mounted, a login, a job, its end and a logout.
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 12);
         assert_eq!(host.guest_events(slice('1')).unwrap(), []);
         let before = host.machine();
         drop(host);
         let host = SimulatedHost::new(directory.path(), quick()).unwrap();
         assert_eq!(host.machine(), before);
         assert_eq!(host.attached().unwrap().into_iter().collect::<Vec<_>>(), [gpu(0x34)]);
-        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 6, "a new agent is told again");
+        assert_eq!(host.guest_events(slice('1')).unwrap().len(), 8, "a new agent is told again");
         assert!(host.bind(gpu(0x34)).is_err() && host.sanitise_one(gpu(0x34)).is_err());
         host.destroy_domain(slice('1'), Duration::ZERO).unwrap();
         let evidence = host.sanitise_one(gpu(0x34)).unwrap();

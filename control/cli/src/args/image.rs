@@ -28,11 +28,19 @@ pub enum ImageVerb {
         #[arg(long, value_name = "NAME", default_value = "trixie")]
         release: String,
     },
+    /// Make a key to sign images with, in a new file; its public half goes into holmd.toml
+    Keygen {
+        /// The new file, for your eyes only
+        file: PathBuf,
+        /// Whose key it is, as in builder.example.org
+        #[arg(long)]
+        name: String,
+    },
     /// Sign an image: writes manifest.sig beside its manifest
     Sign {
         /// The directory that `deploy/guest-image/build` made
         directory: PathBuf,
-        /// The key's file, as `holm policy keygen` makes one; whoever makes images has her own
+        /// The key's file, as `holm image keygen` made it
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
         /// Whose key it is

@@ -1,9 +1,10 @@
 //! A slice's own queue, and how slices were used.
 
 use super::{How, Target};
+use crate::text::parse_duration;
 use clap::{Args, Subcommand};
 use holm_proto::jobs;
-use holm_proto::v1::JobClass;
+use holm_proto::v1::JobClassEdit;
 use std::path::PathBuf;
 
 /// `holm slice scheduler`.
@@ -18,9 +19,9 @@ use std::path::PathBuf;
 pub struct Scheduler {
     #[command(flatten)]
     pub target: Target,
-    /// A class as it is to be: NAME:wall=TIME,priority=N,gpus=N; gpus are of one person at once, all where it is not said
+    /// A new class, or what becomes different of one: NAME:wall=TIME,priority=N,gpus=N (of one person at once, or all)
     #[arg(long = "set", value_name = "CLASS", value_parser = parse_class)]
-    pub put: Vec<JobClass>,
+    pub put: Vec<JobClassEdit>,
     /// A class that goes
     #[arg(long, value_name = "NAME")]
     pub remove: Vec<String>,
@@ -44,8 +45,10 @@ impl Scheduler {
 
 /// `holm slice drain`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Jobs that run go on, those that wait stay where they are, and people can log in. \
-    `holm slice show` says how many run.")]
+#[command(
+    after_help = "For its lead, members and operators. Jobs that run go on, those that wait stay where they are, and people can log in. \
+    `holm slice show` says how many run. When it is started again jobs begin."
+)]
 pub struct Drain {
     #[command(flatten)]
     pub target: Target,
@@ -122,31 +125,37 @@ pub enum By {
 }
 
 /// `NAME:wall=TIME,priority=N,gpus=N`
-fn parse_class(text: &str) -> Result<JobClass, String> {
+fn parse_class(text: &str) -> Result<JobClassEdit, String> {
     let form = "write it as in night:wall=12h,priority=20,gpus=2";
     let (name, rest) = text.split_once(':').ok_or_else(|| format!("it has no settings: {form}"))?;
-    let (mut wall, mut class) =
-        (false, JobClass { name: name.to_owned(), priority: 100, ..Default::default() });
+    let mut class = JobClassEdit { name: name.to_owned(), ..Default::default() };
     for setting in rest.split(',') {
         let (key, value) =
             setting.split_once('=').ok_or_else(|| format!("`{setting}` is no setting: {form}"))?;
         let number = || value.parse::<u32>().map_err(|_| format!("`{value}` is no number: {form}"));
         match key {
-            "priority" => class.priority = number()?,
-            "gpus" if value == "all" => class.gpus = None,
+            "priority" => class.priority = Some(number()?),
+            "gpus" if value == "all" => class.all_gpus = true,
             "gpus" => class.gpus = Some(number()?),
-            "wall" => {
-                let minutes = crate::text::parse_duration(value)?.as_secs().div_ceil(60);
-                class.wall_minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
-                wall = true;
-            }
+            "wall" => class.wall_minutes = Some(parse_wall(value)?),
             _ => return Err(format!("`{key}` is no setting: wall, priority and gpus are")),
         }
     }
-    if !wall {
-        return Err(format!("it does not say how long a job may run: {form}"));
+    // holmd says what is wrong with the rest of it.
+    if jobs::is_name(name) {
+        return Ok(class);
     }
-    jobs::fault(&class).map_or(Ok(class), Err)
+    Err(format!("a class is called by lower-case letters, digits and dashes: `{name}` is not"))
+}
+
+/// `12h`, `90m`, `7d`, as minutes.
+fn parse_wall(text: &str) -> Result<u32, String> {
+    let bad = || format!("`{text}` is no time for jobs: write `90m`, `12h` or `7d`, of 1m to 365d");
+    let minutes = match text.strip_suffix('d').map(str::parse::<u32>) {
+        Some(Ok(days)) => days.checked_mul(24 * 60),
+        _ => parse_duration(text).ok().and_then(|time| u32::try_from(time.as_secs().div_ceil(60)).ok()),
+    };
+    minutes.filter(|minutes| (1..=jobs::WALL_MINUTES_MAX).contains(minutes)).ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -158,18 +167,20 @@ mod tests {
         let class = parse_class("night:wall=12h,priority=20,gpus=2").unwrap();
         assert_eq!(
             (class.name.as_str(), class.wall_minutes, class.priority, class.gpus),
-            ("night", 720, 20, Some(2))
+            ("night", Some(720), Some(20), Some(2))
         );
-        assert_eq!(parse_class("a:wall=90s,gpus=all").unwrap().wall_minutes, 2);
+        let all = parse_class("a:wall=90s,gpus=all").unwrap();
+        assert_eq!((all.wall_minutes, all.gpus, all.all_gpus, all.priority), (Some(2), None, true, None));
+        assert_eq!(parse_class("long:wall=14d").unwrap().wall_minutes, Some(14 * 24 * 60));
         for bad in [
             "night",
             "night:",
-            "night:priority=1",
             "night:wall=x",
+            "night:wall=0h",
             "night:wall=1h,gpus=-1",
             "night:wall=1h,x=1",
             "N:wall=1h",
-            "a:wall=1h,gpus=65",
+            "a:wall=366d",
             "a:wall=9000000h",
             "a:wall=1h,priority=4294967296",
             ":wall=1h",

@@ -217,10 +217,11 @@ pub enum SliceVerb {
     Tunnel(Target),
     /// Print what ~/.ssh/config needs for ssh, scp, rsync and VS Code to reach the slice by themselves
     #[command(
-        after_help = "Put it before what else is there: of each option ssh takes the first. Before each connection ssh has \
+        after_help = "It is included before what else is there: of each option ssh takes the first. Before each connection ssh has \
         `holm slice ssh-cert` run, which gets a certificate where the last one is about to end. Where the slice's level allows \
         no more than a terminal, VS Code does not work.\n\n  \
-        holm slice ssh-config gait-lab/main >>~/.ssh/config\n  ssh gait-lab.main.holm"
+        holm slice ssh-config gait-lab/main >~/.ssh/gait-lab.conf\n  \
+        sed -i '1i Include gait-lab.conf' ~/.ssh/config      once, at its top\n  ssh gait-lab.main.holm"
     )]
     SshConfig(Target),
     /// Get an SSH certificate for what `ssh-config` printed, where there is none or it is about to end

@@ -26,6 +26,18 @@ pub(super) async fn run(session: &Session, verb: ImageVerb) -> Result<(), Failur
         ImageVerb::Show { id, packages, advisories, release } => {
             show(session, id, packages, advisories.as_deref(), &release).await
         }
+        ImageVerb::Keygen { file, name } => {
+            super::policy::named(&name)?;
+            let key = SigningKey::create(&file).map_err(|e| Failure::of(&e))?;
+            let public = key.vkey(&name);
+            session.output.answer(&public, &json!({ "public": public, "file": file }))?;
+            session
+                .output
+                .remark(&format!("the private key is in {}: who has it makes images", file.display()));
+            session
+                .output
+                .next(&format!("an operator puts this into holmd.toml: [image], signers = [\"{public}\"]"))
+        }
         ImageVerb::Sign { directory, key, name } => sign(session, &directory, &key, &name),
         ImageVerb::Add { directory, dry_run } => {
             let manifest = read(&directory.join(MANIFEST))?;
@@ -61,7 +73,7 @@ pub(super) async fn run(session: &Session, verb: ImageVerb) -> Result<(), Failur
             session.output.done(&afterwards(dry_run, sentence), &view::image_json(&image))?;
             if image.missing_on > 0 {
                 session.output.remark(&format!(
-                    "it is missing on {} hosts: holm-agent image add DIR",
+                    "it is missing on {} of the hosts: slices wait there until an operator has done: holm-agent image add DIR",
                     image.missing_on
                 ));
             }
@@ -83,8 +95,10 @@ async fn show(
         .map_err(|why| Failure::new(format!("holmd sent a manifest that cannot be read: {why}")))?;
     let known = advisories.map(|path| {
         let list = read(path)?;
-        view::advisories(&manifest, &list, release)
-            .map_err(|why| Failure::new(format!("`{}`: {why}", path.display())))
+        let known = view::advisories(&manifest, &list, release)
+            .map_err(|why| Failure::new(format!("`{}`: {why}", path.display())))?;
+        session.output.remark(&view::advisories_in_short(&manifest, &list, &known));
+        Ok::<_, Failure>(known)
     });
     let known = known.transpose()?;
     let json = view::image_json_whole(&image, &manifest, known.as_deref());
@@ -117,6 +131,7 @@ fn sign(session: &Session, directory: &Path, key: &Path, name: &str) -> Result<(
     fs::write(&file, note::sign(&key, name, &manifest)).map_err(|e| Failure::file("write", &file, &e))?;
     let sentence = format!("the image {} is signed by {name}: {}", read.version, file.display());
     session.output.done(&sentence, &json!({ "version": read.version, "file": file }))?;
+    session.output.remark(&format!("the key that holmd must trust is {}", key.vkey(name)));
     session.output.next(&format!("an operator: holm image add {}", directory.display()))
 }
 

@@ -9,7 +9,7 @@ use crate::progress::Spinner;
 use crate::text::{parse_since, timestamp};
 use crate::{Exit, Failure, view};
 use holm_proto::v1::{
-    DrainSliceRequest, GetUsageRequest, ListUsageRequest, SetSchedulerRequest, SliceState, UsageRow,
+    DrainSliceRequest, GetUsageRequest, JobClass, ListUsageRequest, SetSchedulerRequest, SliceState, UsageRow,
 };
 use serde_json::json;
 
@@ -25,7 +25,14 @@ pub(super) async fn scheduler(session: &Session, args: Scheduler) -> Result<(), 
         let request = SetSchedulerRequest { slice: Some(wanted), put, remove, first, reset, dry_run };
         session.ask(client.set_scheduler(request)).await?
     };
-    let classes = json!(slice.classes.iter().map(view::class_json).collect::<Vec<_>>());
+    let first = |(at, class): (usize, &JobClass)| {
+        let mut json = view::class_json(class);
+        if let Some(json) = json.as_object_mut() {
+            json.insert("default".to_owned(), (at == 0).into());
+        }
+        json
+    };
+    let classes = json!(slice.classes.iter().enumerate().map(first).collect::<Vec<_>>());
     session.output.list(&view::classes(&slice.classes), &classes)?;
     if !shows && session.output.format == Format::Table {
         let label = view::label(&slice);
@@ -108,7 +115,9 @@ pub(super) async fn report(session: &Session, args: &Report) -> Result<(), Failu
     });
     let table = view::report(&rows);
     let write = |path: &std::path::Path, text: String| {
-        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))
+        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+        session.output.remark(&format!("written to {}", path.display()));
+        Ok::<_, Failure>(())
     };
     if let Some(path) = &args.csv {
         write(path, table.csv())?;

@@ -57,7 +57,7 @@ fn stanza(session: &Session, slice: &SliceRef, user: &Name) -> Result<String, Fa
     let file = |name: &str| one_line(ssh::percent(dir.join(name).as_os_str()));
     let (SliceRef { project, name }, host) = (slice, format!("{}.{}.holm", slice.project, slice.name));
     Ok(format!(
-        "# The slice {project}/{name}: in ~/.ssh/config, before what else is there
+        "# The slice {project}/{name}: included first of all in ~/.ssh/config
 Host {host}
 Match originalhost {host} exec \"{renew}\"
     ProxyCommand {tunnel}
@@ -74,6 +74,9 @@ Match originalhost {host} exec \"{renew}\"
     PreferredAuthentications publickey
     ForwardAgent no
     ForwardX11 no
+# Where that did not succeed there is nowhere to go: its name is nobody's to look up.
+Host {host}
+    ProxyCommand false
 ",
         renew = line("ssh-cert")?,
         tunnel = line("tunnel")?,

@@ -51,7 +51,12 @@ pub fn images(all: &[Image], clock: &Clock) -> Table {
 fn hosts(image: &Image) -> Cell {
     let mut text = image.hosts.join(", ");
     if image.missing_on > 0 {
-        let missing = format!("missing on {}", image.missing_on);
+        let which = if image.missing_hosts.is_empty() {
+            image.missing_on.to_string()
+        } else {
+            image.missing_hosts.join(", ")
+        };
+        let missing = format!("missing on {which}");
         text = if text.is_empty() { missing } else { format!("{text}; {missing}") };
     }
     let cell = Cell::both(text, image.hosts.join(" "));
@@ -94,7 +99,7 @@ pub fn image_json(image: &Image) -> Value {
         "added_by": image.added_by, "added": time_json(image.added.as_ref()),
         "promoted_by": image.promoted_by, "promoted": time_json(image.promoted.as_ref()),
         "comment": image.comment, "current": image.current, "hosts": image.hosts,
-        "missing_on": image.missing_on, "slices": image.slices,
+        "missing_on": image.missing_on, "missing_hosts": image.missing_hosts, "slices": image.slices,
     })
 }
 
@@ -156,8 +161,7 @@ pub fn advisories(manifest: &Manifest, list: &str, release: &str) -> Result<Vec<
         let release: String = release.escape_debug().take(40).collect();
         return Err(format!("it says nothing of a release `{release}`"));
     }
-    let sources: BTreeSet<(&str, &str)> =
-        manifest.packages.iter().map(|p| (p.source.as_str(), p.source_version.as_str())).collect();
+    let sources = sources(manifest);
     let mut found = Vec::new();
     for (source, version) in sources {
         for (id, entry) in tracker.get(source).into_iter().flatten() {
@@ -186,6 +190,28 @@ pub fn advisories(manifest: &Manifest, list: &str, release: &str) -> Result<Vec<
         (a.mended_in.is_empty(), &a.source, &a.id).cmp(&(b.mended_in.is_empty(), &b.source, &b.id))
     });
     Ok(found)
+}
+
+/// What its packages are made of, as the list calls that: the signed kernel is of `linux`.
+fn sources(manifest: &Manifest) -> BTreeSet<(&str, &str)> {
+    let of = |p: &'_ Package| p.name.starts_with("linux-image-");
+    let one = |p| {
+        if of(p) { ("linux", p.version.as_str()) } else { (p.source.as_str(), p.source_version.as_str()) }
+    };
+    manifest.packages.iter().map(one).collect()
+}
+
+/// `12 known, 3 of them mended in later versions; the list names 90 of 104 source packages`.
+pub fn advisories_in_short(manifest: &Manifest, list: &str, found: &[Advisory]) -> String {
+    let tracker: Tracker = serde_json::from_str(list).unwrap_or_default();
+    let all = sources(manifest);
+    let named = all.iter().filter(|(source, _)| tracker.contains_key(*source)).count();
+    let mended = found.iter().filter(|advisory| !advisory.mended_in.is_empty()).count();
+    format!(
+        "{} known, {mended} of them mended in later versions; the list names {named} of {} source packages",
+        found.len(),
+        all.len()
+    )
 }
 
 /// Those that were found.
@@ -218,7 +244,7 @@ mod tests {
         let files: String =
             holm_proto::image::FILES.iter().map(|file| format!("{}  {file}\n", "a".repeat(64))).collect();
         Manifest::read(&format!(
-            "recipe ab\n{files}libssl3 3.5.0-1 openssl\nopenssl 3.5.0-1\nslurmd 24.11.5-4+deb13u1 slurm-wlm\nbash 5.2-1+b2 bash 5.2-1\n"
+            "recipe ab\n{files}libssl3 3.5.0-1 openssl\nopenssl 3.5.0-1\nslurmd 24.11.5-4+deb13u1 slurm-wlm\nbash 5.2-1+b2 bash 5.2-1\nlinux-image-6.12-cloud-amd64 6.12.118-1\n"
         ))
         .unwrap()
     }
@@ -235,13 +261,19 @@ mod tests {
                 "CVE-6": { "releases": { "trixie": { "status": "resolved", "fixed_version": "3.ø" } } },
             },
             "slurm-wlm": { "CVE-7": { "releases": { "trixie": { "status": "resolved", "fixed_version": "24.11.5-4+deb13u2" } } } },
+            "linux": { "CVE-10": { "releases": { "trixie": { "status": "resolved", "fixed_version": "6.12.119-1" } } } },
             "bash": { "CVE-8": { "releases": { "trixie": { "status": "resolved", "fixed_version": "5.2-1" } } } },
             "libssl3": { "CVE-9": { "releases": { "trixie": { "status": "open" } } } },
         });
         let found = advisories(&manifest(), &list.to_string(), "trixie").unwrap();
         let ids: Vec<&str> = found.iter().map(|a| a.id.as_str()).collect();
-        assert_eq!(ids, ["CVE-1", "CVE-7", "CVE-5"]);
-        assert_eq!(found[0].mended_in, "3.5.0-1+deb13u1");
+        assert_eq!(ids, ["CVE-10", "CVE-1", "CVE-7", "CVE-5"]);
+        let short = advisories_in_short(&manifest(), &list.to_string(), &found);
+        assert_eq!(
+            short,
+            "4 known, 3 of them mended in later versions; the list names 4 of 4 source packages"
+        );
+        assert_eq!(found[1].mended_in, "3.5.0-1+deb13u1");
         assert!(advisories(&manifest(), &list.to_string(), "bookworm").is_err());
         for bad in ["", "[]", "{\"openssl\":[]}", "<html>"] {
             assert!(advisories(&manifest(), bad, "trixie").is_err(), "{bad}");

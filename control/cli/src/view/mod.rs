@@ -29,7 +29,10 @@ pub use batch::{Batch, batch, batch_json, batches};
 pub use certificate::{Deletion, NotADeletion, note_in, page};
 pub use fullness::{quota, quota_json};
 pub use host::{closed, device_state, gpus_json, host, host_json, hosts, named, service_json, topology_json};
-pub use image::{Advisory, advisories, image, image_json, image_json_whole, images, known, packages, short};
+pub use image::{
+    Advisory, advisories, advisories_in_short, image, image_json, image_json_whole, images, known, packages,
+    short,
+};
 pub use incident::{incident_json, incidents};
 pub use keys::{keys, keys_json, project_keys};
 pub use lock::{lock_json, locks};

@@ -66,6 +66,7 @@ fn state_cell(s: &Slice) -> Cell {
         (true, ..) => format!("{word}, locked"),
         (_, true, _) => format!("{word}, on hold"),
         (.., true) => format!("{word}, asks for more time"),
+        _ if s.drain.is_some() => format!("{word}, drained"),
         _ => word.to_owned(),
     };
     match fullness::beside(s) {
@@ -204,7 +205,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
             "{}: it gets that, and keeps its data, by: holm slice stop, then start --rebuild",
             s.newer_image
         );
-        sheet.line("newer image", Cell::new(text).tone(Tone::Busy));
+        sheet.line("promoted image", Cell::new(text).tone(Tone::Busy));
     }
     jobs(&mut sheet, s, clock);
     fullness::disks(&mut sheet, s);
@@ -281,6 +282,7 @@ pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
     lease(&mut sheet, s, clock);
     keeps(&mut sheet, s, clock);
     sheet.line("under way", s.job.as_ref().map(backup::job).unwrap_or_default());
+    jobs(&mut sheet, s, clock);
     sheet.line("waits for", waits_for(s, clock));
     if s.approvals_needed > 0 {
         sheet.line("approvals", approvals(s));

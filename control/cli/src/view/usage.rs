@@ -17,7 +17,13 @@ const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇',
 
 /// `48 h`, `90 min`.
 fn wall(minutes: u32) -> String {
-    if minutes.is_multiple_of(60) { format!("{} h", minutes / 60) } else { format!("{minutes} min") }
+    if minutes.is_multiple_of(24 * 60) && minutes > 24 * 60 {
+        format!("{} d", minutes / (24 * 60))
+    } else if minutes.is_multiple_of(60) {
+        format!("{} h", minutes / 60)
+    } else {
+        format!("{minutes} min")
+    }
 }
 
 /// Classes of jobs.

@@ -539,7 +539,12 @@ impl Life {
 
     fn tell(&mut self) {
         let generation = self.generation;
-        let wanted = reconcile::intended(&self.state, &PACK, &self.name, "ca");
+        let wanted = reconcile::intended(
+            &self.state,
+            &PACK,
+            &self.name,
+            reconcile::Trusted { whole: "ca", terminal: "ca" },
+        );
         let Some(talk) = self.talk.as_mut().filter(|_| self.commits > 0) else { return };
         if talk.told.as_ref() != Some(&wanted) {
             talk.told = Some(wanted.clone());
