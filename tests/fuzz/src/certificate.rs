@@ -99,7 +99,13 @@ fn enrol(csr: &str) {
 }
 
 fn ssh(key: &str) {
-    let signed = PLACE.authority.ssh_certificate(key, &name("ada"), RequestId::new_v4(), Timestamp::now(), SshReach::Terminal);
+    let signed = PLACE.authority.ssh_certificate(
+        key,
+        &name("ada"),
+        RequestId::new_v4(),
+        Timestamp::now(),
+        SshReach::Terminal,
+    );
     if let Ok(signed) = signed {
         assert_eq!(signed.text.lines().count(), 1, "{}", signed.text);
     }
