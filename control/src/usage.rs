@@ -11,6 +11,7 @@
 //! It holds no names of people, jobs or files, and goes after [`HOURS_KEPT`].
 
 use crate::domain::records::Slice;
+use crate::kept;
 use holm_proto::ids::SliceId;
 use holm_proto::v1;
 use jiff::Timestamp;
@@ -148,7 +149,7 @@ impl Usage {
                 continue;
             }
             if whole.len() < text.len() {
-                replace(&entry.path(), &whole)?;
+                kept::write_bytes(&entry.path(), whole.as_bytes())?;
             }
             slices.insert(id, known);
         }
@@ -197,8 +198,13 @@ impl Usage {
             return;
         }
         let path = self.directory.join(id.into_untyped_uuid().to_string());
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        match file.and_then(|mut file| file.write_all(lines.as_bytes())) {
+        let append = || -> io::Result<()> {
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+            let before = file.metadata()?.len();
+            // What a full disk took a part of would count twice when it is tried again.
+            file.write_all(lines.as_bytes()).inspect_err(|_| drop(file.set_len(before)))
+        };
+        match append() {
             Ok(()) => (known.fresh, known.since) = (BTreeMap::new(), None),
             // It is tried again with what comes next.
             Err(error) => tracing::warn!(slice = %id, "what was used cannot be written down: {error}"),
@@ -233,22 +239,9 @@ fn bounded(slice: &Slice, said: &v1::JobsUse, seconds: u64) -> Hour {
     }
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let making = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&making)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&making, path)
-}
-
 /// GPU-hours that a slice had between two moments: from when it was placed until its GPUs were given back.
 pub fn held(slice: &Slice, since: Timestamp, until: Timestamp, now: Timestamp) -> f64 {
-    if slice.placement.is_none() {
-        return 0.0;
-    }
-    let last = (slice.placed.unwrap_or(slice.requested), slice.released.or(slice.detached));
-    let spans = slice.past.iter().map(|span| (span.from, Some(span.until))).chain([last]);
-    let seconds = spans.map(|(from, to)| {
+    let seconds = slice.spans().map(|(from, to)| {
         let (from, to) = (from.max(since), to.unwrap_or(now).min(until).min(now));
         to.duration_since(from).as_secs_f64().max(0.0)
     });

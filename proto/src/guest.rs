@@ -9,6 +9,8 @@ use crate::v1::{GuestClaim, GuestSession};
 pub const AT_ONCE: usize = 64;
 /// Hexadecimal digits of what a guest calls one run of itself.
 const BOOT_DIGITS: usize = 32;
+/// The same of what it was told.
+pub const TOLD_DIGITS: usize = 16;
 /// The end of the year 9999, seconds since 1970: later can be shown by nothing.
 const LATEST: u64 = 253_402_300_799;
 const MOST_CPUS: u32 = 8192;
@@ -20,6 +22,12 @@ const MOST_FILES: u64 = 1 << 40;
 /// What a guest calls one run of itself.
 pub fn is_boot(text: &str) -> bool {
     text.len() == BOOT_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What a guest may call what it was told, its people or its classes of jobs; nothing, where nobody told it.
+pub fn is_told(text: &str) -> bool {
+    text.is_empty()
+        || text.len() == TOLD_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether it can be meant: each field in its range, each name one.

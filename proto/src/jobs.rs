@@ -1,5 +1,6 @@
 //! Jobs of a slice: the classes that they are of, and what a guest claims of them. What holmd, agents and people go by alike.
 
+use crate::guest::is_told;
 use crate::v1::{GuestScheduler, JobClass, JobsUse};
 
 /// Slurm's own bound is larger; nobody needs it.
@@ -12,8 +13,6 @@ pub const CLASSES_MAX: usize = 16;
 const NAME_MAX: usize = 31;
 /// Of one slice.
 const GPUS_MAX: u32 = 64;
-/// Digits of what the classes are called together.
-const DIGITS: usize = 16;
 /// No machine has so many processors.
 const CPUS_MAX: u64 = 8192;
 /// MiB.
@@ -64,14 +63,9 @@ pub fn faults(classes: &[JobClass]) -> Option<String> {
         .or_else(|| double.map(|(_, class)| format!("there are two classes `{}`", class.name)))
 }
 
-/// As a guest may call what it was told; nothing, where nobody told it.
-pub fn is_digest(text: &str) -> bool {
-    text.is_empty() || text.len() == DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// A guest can be told this.
 pub fn is_scheduler(told: &GuestScheduler) -> bool {
-    faults(&told.classes).is_none() && is_digest(&told.of) && !told.of.is_empty()
+    faults(&told.classes).is_none() && is_told(&told.of) && !told.of.is_empty()
 }
 
 /// What a guest claims of its jobs can be meant.

@@ -644,7 +644,7 @@ impl Report {
             if !image::is_digest(&s.image) {
                 s.image.clear();
             }
-            if !holm_proto::jobs::is_digest(&s.scheduler) {
+            if !holm_proto::guest::is_told(&s.scheduler) {
                 s.scheduler.clear();
             }
             s.disks = fullness::plausible(std::mem::take(&mut s.disks)).unwrap_or_default();

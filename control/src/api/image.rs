@@ -6,19 +6,18 @@ use crate::domain::image::{self, Image, Promotion};
 use crate::domain::records::{Change, Record, SliceState};
 use crate::domain::{Refusal, RefusalKind};
 use crate::ledger::Decided;
+use crate::live::HostLive;
 use crate::policy;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_policies::{Action, Resource};
+use holm_proto::ids::Name;
 use holm_proto::image::Manifest;
 use holm_proto::v1;
 use holm_proto::v1::image_service_server::ImageService;
 use serde_json::json;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
-
-/// Characters of a comment.
-const COMMENT_MAX: usize = 500;
 
 #[derive(Clone)]
 pub(super) struct Images(pub Arc<App>);
@@ -37,8 +36,9 @@ impl ImageService for Images {
                 move |scene, ()| {
                     let mut all: Vec<&Image> = scene.state.images.values().collect();
                     all.sort_by_key(|image| std::cmp::Reverse(image.added));
+                    let hosts = hosts(&again, scene);
                     Ok(v1::ListImagesResponse {
-                        images: all.into_iter().map(|i| seen(&again, scene, i)).collect(),
+                        images: all.into_iter().map(|i| seen(&again, scene, &hosts, i)).collect(),
                     })
                 },
             )
@@ -55,7 +55,10 @@ impl ImageService for Images {
                 |_| Ok(Some((Resource::System, ()))),
                 move |scene, ()| {
                     let image = image::find(scene.state, &id)?;
-                    Ok(v1::Image { manifest: image.manifest.clone(), ..seen(&again, scene, image) })
+                    Ok(v1::Image {
+                        manifest: image.manifest.clone(),
+                        ..seen(&again, scene, &hosts(&again, scene), image)
+                    })
                 },
             )
             .await
@@ -118,12 +121,8 @@ impl ImageService for Images {
                         let text = "say which image: 8 digits of its id or more";
                         return Err(Refusal::new(RefusalKind::Invalid, text).hint("holm image list"));
                     }
-                    if comment.chars().count() > COMMENT_MAX {
-                        let text = format!("a comment has {COMMENT_MAX} characters at most");
-                        return Err(Refusal::new(RefusalKind::Invalid, text));
-                    }
                     let image = image::find(scene.state, &id)?;
-                    let comment = super::plain(comment.trim(), COMMENT_MAX);
+                    let comment = super::slice::comment(&comment)?.trim().to_owned();
                     let before = image::current(scene.state).map(|image| image.id.clone());
                     let detail =
                         json!({ "id": image.id, "version": image.version, "comment": comment, "before": before });
@@ -150,24 +149,39 @@ fn decided(
         _ => None,
     });
     let put = put.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, "no image was written"))?;
-    let mut now = seen(asked, scene, put);
+    let mut now = seen(asked, scene, &hosts(asked, scene), put);
     now.current = put.promoted.as_ref().is_some_and(|promotion| promotion.at == scene.now);
     Ok(Decided { detail, ..Decided::new(changes, now) })
 }
 
+/// A host that reports.
+struct Reporting {
+    name: Name,
+    live: HostLive,
+    /// The caller may know of it.
+    reads: bool,
+}
+
+/// All that report, and which of them the caller may know of.
+fn hosts(asked: &Asked, scene: &Scene<'_>) -> Vec<Reporting> {
+    let reading = Asked { action: Action::HostRead, ..asked.clone() };
+    let reads = |name: &Name| reading.allowed(scene.state, Resource::Host { name: name.clone() });
+    let all = scene.app.live.reporting().into_iter();
+    all.map(|(name, live)| Reporting { reads: reads(&name), name, live }).collect()
+}
+
 /// With what the caller may know of hosts and slices.
-fn seen(asked: &Asked, scene: &Scene<'_>, image: &Image) -> v1::Image {
+fn seen(asked: &Asked, scene: &Scene<'_>, reporting: &[Reporting], image: &Image) -> v1::Image {
     let state = scene.state;
     let may = |action, resource| Asked { action, ..asked.clone() }.allowed(state, resource);
     let mut hosts = Vec::new();
     let (mut slices, mut missing_on, mut missing_hosts) = (Vec::new(), 0, Vec::new());
     let decides = may(Action::ImagePromote, Resource::System);
-    for (name, live) in scene.app.live.reporting() {
-        let reads = may(Action::HostRead, Resource::Host { name: name.clone() });
+    for Reporting { name, live, reads } in reporting {
         if !live.images.contains(&image.id) {
-            missing_on += u32::from(reads || decides);
+            missing_on += u32::from(*reads || decides);
             missing_hosts.extend(reads.then(|| name.to_string()));
-        } else if reads {
+        } else if *reads {
             hosts.push(name.to_string());
         }
         let over = live

@@ -128,6 +128,13 @@ impl Slice {
         self.detached.is_none() && self.released.is_none()
     }
 
+    /// When it had devices: from placed until they were released, the last span perhaps still open.
+    pub fn spans(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
+        let last = (self.placed.unwrap_or(self.requested), self.released.or(self.detached));
+        let spans = self.past.iter().map(|span| (span.from, Some(span.until))).chain([last]);
+        spans.filter(|_| self.placement.is_some())
+    }
+
     /// It was stopped and is to be started again, where its disk is.
     pub fn home(&self) -> Option<&Name> {
         self.placement.as_ref().filter(|_| self.state == SliceState::Approved).map(|p| &p.host)

@@ -4,8 +4,7 @@
 //! ```text
 //!   DIR/ca.pem      the authority's certificate, for everyone
 //!   DIR/ca.key      its key, 0600
-//!   DIR/ssh_ca      the key for SSH certificates, 0600
-//!   DIR/ssh_terminal_ca  the same, for slices whose level allows a terminal alone
+//!   DIR/ssh_ca      the key for SSH certificates, 0600; that for slices whose level allows a terminal alone follows from it
 //! ```
 //!
 //! holmd's own certificate is made anew at each start and now and then while it runs, with a key that stays
@@ -151,7 +150,6 @@ impl Authority {
         write_new(&dir.join("ca.key"), Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
         write_new(&dir.join("ca.pem"), certificate.pem().as_bytes(), 0o644)?;
         SshAuthority::create(&dir.join("ssh_ca"))?;
-        SshAuthority::create(&dir.join("ssh_terminal_ca"))?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
         Self::load(dir)
     }
@@ -174,12 +172,9 @@ impl Authority {
             return Err(damaged(&pem_path, "it is not the certificate of `ca.key`".to_owned()));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&pem_path, e.to_string()))?;
-        // An authority of before has none, and no slice that trusts one.
-        let terminal = dir.join("ssh_terminal_ca");
-        if !terminal.exists() {
-            SshAuthority::create(&terminal)?;
-        }
-        let (ssh, ssh_terminal) = (SshAuthority::load(&dir.join("ssh_ca"))?, SshAuthority::load(&terminal)?);
+        let path = dir.join("ssh_ca");
+        let ssh = SshAuthority::load(&path)?;
+        let ssh_terminal = ssh.for_terminals(&path)?;
         Ok(Self { pem, der, issuer, ssh, ssh_terminal })
     }
 
@@ -203,7 +198,7 @@ impl Authority {
         self.ssh.public()
     }
 
-    /// The key that slices trust instead whose level allows a terminal alone: what was signed for another slice gets nobody in.
+    /// The key that slices trust instead whose level allows a terminal alone: what was signed for one where more is allowed gets nobody in.
     pub fn ssh_terminal_ca(&self) -> &str {
         self.ssh_terminal.public()
     }
@@ -436,7 +431,7 @@ mod tests {
         assert_eq!(again.ssh_terminal_ca(), authority.ssh_terminal_ca());
         assert_ne!(again.ssh_terminal_ca(), authority.ssh_ca());
         assert!(Authority::create(&path, Timestamp::now()).is_err());
-        for secret in ["ca.key", "ssh_ca", "ssh_terminal_ca"] {
+        for secret in ["ca.key", "ssh_ca"] {
             let file = path.join(secret);
             assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
             fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();

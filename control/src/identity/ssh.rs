@@ -2,12 +2,15 @@
 //! account, for a working day.
 
 use super::authority::{BACKDATE, IdentityError, random, read_secret, sign_error, write_new};
+use aws_lc_rs::hmac;
 use holm_proto::ids::{Name, RequestId};
 use jiff::{SignedDuration, Timestamp};
 use ssh_key::certificate::{Builder, CertType};
+use ssh_key::private::Ed25519Keypair;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, LineEnding, PrivateKey, PublicKey};
 use std::path::Path;
+use zeroize::Zeroizing;
 
 const LIFE: SignedDuration = SignedDuration::from_hours(8);
 /// An ed25519 key with its comment is some hundred bytes.
@@ -18,7 +21,7 @@ const KEY_MAX: usize = 1024;
 const TERMINAL: &str = "/usr/lib/holm/terminal";
 
 /// What a certificate is good for. Each has an authority of its own, and a slice trusts one of them, so that what was signed for
-/// one slice is worth no more in another.
+/// a slice where more is allowed is worth nothing in one where less is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SshReach {
     /// Terminals, commands, files both ways, and ports of the slice that are forwarded to who connects.
@@ -55,6 +58,20 @@ impl SshAuthority {
         let damaged =
             |e: ssh_key::Error| IdentityError::Damaged { path: path.to_path_buf(), problem: e.to_string() };
         let key = PrivateKey::from_openssh(read_secret(path)?.as_bytes()).map_err(damaged)?;
+        let public = key.public_key().to_openssh().map_err(damaged)?;
+        Ok(Self { key, public })
+    }
+
+    /// The one for slices whose level allows a terminal alone. It follows from this one, so that there is no file more to make, to
+    /// lose or to restore; nobody who has its key learns this one's.
+    pub(super) fn for_terminals(&self, path: &Path) -> Result<Self, IdentityError> {
+        let damaged =
+            |e: ssh_key::Error| IdentityError::Damaged { path: path.to_path_buf(), problem: e.to_string() };
+        let own = self.key.key_data().ed25519().ok_or(ssh_key::Error::AlgorithmUnknown).map_err(damaged)?;
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, own.private.as_ref());
+        let mut seed = Zeroizing::new([0; 32]);
+        seed.copy_from_slice(hmac::sign(&secret, b"holm SSH certificates for terminals").as_ref());
+        let key = PrivateKey::from(Ed25519Keypair::from_seed(&seed));
         let public = key.public_key().to_openssh().map_err(damaged)?;
         Ok(Self { key, public })
     }

@@ -5,6 +5,7 @@ use crate::domain::{State, image};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
 use holm_policies::{Obligation, Pack};
+use holm_proto::guest::TOLD_DIGITS;
 use holm_proto::ids::Name;
 use holm_proto::v1;
 use newtype_uuid::GenericUuid;
@@ -95,7 +96,7 @@ pub fn scheduler(slice: &Slice) -> v1::GuestScheduler {
     let class = |c: &v1::JobClass| format!("{} {} {:?} {}\n", c.name, c.priority, c.gpus, c.wall_minutes);
     let text: String = classes.iter().map(class).chain([format!("{drain}\n")]).collect();
     let mut of = HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
-    of.truncate(16);
+    of.truncate(TOLD_DIGITS);
     v1::GuestScheduler { classes, drain, of }
 }
 

@@ -288,13 +288,16 @@ fn wishes(app: &App, state: &State, now: Timestamp) -> Vec<Wish> {
 
 /// What every slice has used: from placed until its devices were released.
 fn uses(state: &State) -> Vec<Use> {
-    let placed = state.slices.values().filter(|s| s.placement.is_some());
-    placed
+    let slices = state.slices.values();
+    slices
         .flat_map(|s| {
-            let last = (s.placed.unwrap_or(s.requested), s.released.or(s.detached));
-            let all = s.past.iter().map(|span| (span.from, Some(span.until))).chain([last]);
             let department = department(state, s);
-            all.map(move |(from, until)| Use { department: department.clone(), gpus: s.gpus, from, until })
+            s.spans().map(move |(from, until)| Use {
+                department: department.clone(),
+                gpus: s.gpus,
+                from,
+                until,
+            })
         })
         .collect()
 }

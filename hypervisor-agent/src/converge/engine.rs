@@ -781,7 +781,9 @@ impl Engine {
                 if job.tell_people {
                     host.tell_guest_people(kept.slice, &spec()?.users)?;
                 }
-                if let Some(scheduler) = spec()?.scheduler.as_ref().filter(|_| job.tell_scheduler) {
+                if job.tell_scheduler
+                    && let Some(scheduler) = &spec()?.scheduler
+                {
                     host.tell_guest_scheduler(kept.slice, scheduler)?;
                 }
                 return host.guest_events(kept.slice).map(Brought::Events);

@@ -1,7 +1,7 @@
 //! What a guest says, byte by byte hostile: a line is bounded, an event has exactly its own fields, a text
 //! is printable ASCII of bounded length, a key is a key.
 
-use super::{key, people};
+use super::key;
 use crate::edge::GuestEvent;
 use holm_proto::{fullness, guest, jobs, v1};
 use serde::Deserialize;
@@ -138,8 +138,8 @@ pub fn parse(line: &[u8]) -> Option<GuestEvent> {
             fullness::plausible(disks.collect()).map(GuestEvent::Disks)
         }
         Message::Alive {} => Some(GuestEvent::Alive),
-        Message::People { of } => people::is_digest(&of).then_some(GuestEvent::People(of)),
-        Message::Scheduler { of } => jobs::is_digest(&of).then_some(GuestEvent::Scheduler(of)),
+        Message::People { of } => guest::is_told(&of).then_some(GuestEvent::People(of)),
+        Message::Scheduler { of } => guest::is_told(&of).then_some(GuestEvent::Scheduler(of)),
         Message::Usage { usage } => {
             let Usage {
                 time,

@@ -4,13 +4,12 @@ use crate::edge::{EdgeError, Result};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use holm_proto::{
+    guest::TOLD_DIGITS,
     ids::{Name, SliceId},
     v1::GuestUser,
 };
 use serde_json::{Value, json};
 
-/// Hexadecimal digits of what people are called together.
-const DIGITS: usize = 16;
 /// A guest holds no longer line.
 const MAX_LINE_BYTES: usize = 60 * 1024;
 /// Accounts below belong to the system, those above to nobody.
@@ -21,13 +20,8 @@ pub fn digest_of(users: &[GuestUser]) -> String {
     let mut lines: Vec<String> = users.iter().map(|user| format!("{} {}\n", user.uid, user.name)).collect();
     lines.sort();
     let mut text = HEXLOWER.encode(digest(&SHA256, lines.concat().as_bytes()).as_ref());
-    text.truncate(DIGITS);
+    text.truncate(TOLD_DIGITS);
     text
-}
-
-/// As a guest may call them; nothing, where nobody told it.
-pub fn is_digest(text: &str) -> bool {
-    text.is_empty() || text.len() == DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Their accounts, as a seed and a message have them.
@@ -64,6 +58,7 @@ pub fn line(slice: SliceId, users: &[GuestUser]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holm_proto::guest::is_told;
     use proptest::prelude::*;
 
     fn user(name: &str, uid: u32) -> GuestUser {
@@ -103,7 +98,7 @@ mod tests {
             turned.reverse();
             prop_assert_eq!(digest_of(&turned), digest_of(&users(&some)));
             prop_assert_eq!(digest_of(&users(&some)) == digest_of(&users(&others)), some == others);
-            prop_assert!(is_digest(&digest_of(&turned)) && is_digest(""));
+            prop_assert!(is_told(&digest_of(&turned)) && is_told(""));
         }
     }
 }

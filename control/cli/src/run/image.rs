@@ -27,16 +27,7 @@ pub(super) async fn run(session: &Session, verb: ImageVerb) -> Result<(), Failur
             show(session, id, packages, advisories.as_deref(), &release).await
         }
         ImageVerb::Keygen { file, name } => {
-            super::policy::named(&name)?;
-            let key = SigningKey::create(&file).map_err(|e| Failure::of(&e))?;
-            let public = key.vkey(&name);
-            session.output.answer(&public, &json!({ "public": public, "file": file }))?;
-            session
-                .output
-                .remark(&format!("the private key is in {}: who has it makes images", file.display()));
-            session
-                .output
-                .next(&format!("an operator puts this into holmd.toml: [image], signers = [\"{public}\"]"))
+            super::policy::keygen(&file, &name, ("makes images", "image"), &session.output)
         }
         ImageVerb::Sign { directory, key, name } => sign(session, &directory, &key, &name),
         ImageVerb::Add { directory, dry_run } => {

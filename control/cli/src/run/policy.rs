@@ -26,7 +26,9 @@ pub(super) fn offline(verb: &PolicyVerb, output: &Output) -> Option<Result<(), F
             })),
             _ => None,
         },
-        PolicyVerb::Keygen { file, name } => Some(keygen(file, name, output)),
+        PolicyVerb::Keygen { file, name } => {
+            Some(keygen(file, name, ("signs the site's rules", "policy"), output))
+        }
         PolicyVerb::Sign { directory, key, name } => Some(sign(directory, key, name, output)),
         PolicyVerb::Show { .. } | PolicyVerb::Explain(_) | PolicyVerb::Load { .. } => None,
     }
@@ -135,13 +137,19 @@ async fn explain(session: &Session, question: Explain) -> Result<(), Failure> {
     session.output.sheet(&view::explanation(&action, &answer), &view::explanation_json(&action, &answer))
 }
 
-fn keygen(file: &Path, name: &str, output: &Output) -> Result<(), Failure> {
+/// A key that signs, in words, and the section of holmd.toml where its public half is named.
+pub(super) fn keygen(
+    file: &Path,
+    name: &str,
+    (what, section): (&str, &str),
+    output: &Output,
+) -> Result<(), Failure> {
     named(name)?;
     let key = SigningKey::create(file).map_err(|e| Failure::of(&e))?;
     let public = key.vkey(name);
     output.answer(&public, &json!({ "public": public, "file": file }))?;
-    output.remark(&format!("the private key is in {}: who has it signs the site's rules", file.display()));
-    output.next(&format!("an operator puts this under [policy] in holmd.toml: signers = [\"{public}\"]"))
+    output.remark(&format!("the private key is in {}: who has it {what}", file.display()));
+    output.next(&format!("an operator puts this under [{section}] in holmd.toml: signers = [\"{public}\"]"))
 }
 
 fn sign(directory: &Path, key: &Path, name: &str, output: &Output) -> Result<(), Failure> {
