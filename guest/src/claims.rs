@@ -224,6 +224,7 @@ mod tests {
             "job-end job=7 user=ida exit_code=1 signal=0",
             "mount disk=data",
             "transfer user=ida files_out=2 bytes_out=4096 files_in=1 bytes_in=17",
+            "refused user=ida what=copy-out",
         ] {
             claims.add(What::parse(line).unwrap());
         }
@@ -237,7 +238,7 @@ mod tests {
             text.lines().map(read).collect()
         };
         assert_eq!(timeless(&String::from_utf8(said).unwrap()), timeless(GOLDEN));
-        assert_eq!(last, 7);
+        assert_eq!(last, 8);
     }
 
     #[test]

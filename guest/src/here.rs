@@ -1,5 +1,6 @@
 //! What programs of this machine say, for the log: root's through a pipe, members' through a socket, where the kernel names
-//! who it was. Whoever is root says of anybody what it likes; who is not, of herself how much she copied.
+//! who it was. Whoever is root says of anybody what it likes; who is not, of herself how much she copied and what
+//! her level refused her.
 
 use crate::{
     claims::{AT_ONCE, Claims, What},
@@ -28,13 +29,15 @@ use std::{
 /// So many claims of hers a member makes at once, and then one in so long; of more their numbers are missing.
 const HERS: f64 = 60.0;
 const HERS_EVERY: Duration = Duration::from_secs(5);
+/// What a member says, of herself alone.
+const HERS_TO_SAY: [&str; 2] = ["transfer", "refused"];
 
 /// Where they are heard.
 #[derive(Debug)]
 pub struct Here {
     pub root: OwnedFd,
     pub members: OwnedFd,
-    /// Of members, how much each may say yet, and since when.
+    /// Of members and kinds of claims, how much each may say yet, and since when.
     hers: BTreeMap<String, (f64, Instant)>,
 }
 
@@ -107,8 +110,12 @@ impl Here {
     fn take(&mut self, member: &str, said: &str, claims: &mut Claims) {
         // As `logger` has it, after what a system's log wants.
         let line = said.trim_matches(['\0', '\n']).split_once("holm: ").map_or("", |(_, line)| line);
-        let Some(mut what) = What::parse(line).filter(|what| what.kind == "transfer") else { return };
-        if !self.may(member, Instant::now()) {
+        let Some(mut what) = What::parse(line).filter(|what| HERS_TO_SAY.contains(&what.kind.as_str()))
+        else {
+            return;
+        };
+        // What is refused is cheap to ask for: it takes nothing from what is said of copies.
+        if !self.may(&format!("{member} {}", what.kind), Instant::now()) {
             claims.leave_out();
             return;
         }

@@ -150,15 +150,22 @@ fn what_happens_in_a_guest_is_claimed() {
     let transfer = json!({ "transfer": {
         "files_out": 2, "bytes_out": 5_000_000_003_u64, "files_in": 2, "bytes_in": 21, "user": "ida" } });
     assert_eq!(runs.claim(), (boot.clone(), 8, transfer));
+    // Where the level allows no copying out, that somebody tried.
+    let server = "#!/bin/sh\nprintf 'open \"/a\" flags READ\\r\\nRefusing denylisted read request\\r\\n' >&2\n\
+        printf 'close \"/a\" bytes read 0 written 0\\r\\n' >&2\n";
+    fs::write(&path, server).unwrap();
+    ran_with_path(Command::new("sh").arg(guest.file("sftp")).arg("in")).output().unwrap();
+    assert_eq!(runs.claim().2, json!({ "refused": { "what": "copy-out", "user": "ida" } }));
+    runs.claim();
     for forged in ["login user=frida service=sshd", "nonsense", "transfer"] {
         logger(&guest, forged);
     }
     logger(&guest, "transfer user=frida files_out=0 bytes_out=0 files_in=0 bytes_in=0");
     // `transfer` alone is a claim without its fields: the host takes it for none, and its number for missing.
-    assert_eq!(runs.claim(), (boot.clone(), 9, json!({ "transfer": { "user": "ida" } })));
+    assert_eq!(runs.claim(), (boot.clone(), 11, json!({ "transfer": { "user": "ida" } })));
     let none = json!({ "transfer": {
         "user": "ida", "files_out": 0, "bytes_out": 0, "files_in": 0, "bytes_in": 0 } });
-    assert_eq!(runs.claim(), (boot, 10, none));
+    assert_eq!(runs.claim(), (boot, 12, none));
 }
 
 fn logger(guest: &Guest, text: &str) {

@@ -18,6 +18,8 @@ const MOST_GPUS: u32 = 64;
 /// More than this was never carried.
 const MOST_BYTES: u64 = 1 << 60;
 const MOST_FILES: u64 = 1 << 40;
+/// What a guest refuses by its level.
+const REFUSED: [&str; 3] = ["command", "copy-out", "job-output"];
 
 /// What a guest calls one run of itself.
 pub fn is_boot(text: &str) -> bool {
@@ -48,6 +50,7 @@ pub fn is_plausible(claim: &GuestClaim) -> bool {
             let sane = |files: u64, bytes: u64| files <= MOST_FILES && bytes <= MOST_BYTES;
             name(&of.user) && sane(of.files_out, of.bytes_out) && sane(of.files_in, of.bytes_in)
         }
+        Some(What::Refused(of)) => name(&of.user) && REFUSED.contains(&of.what.as_str()),
     };
     claim.seq > 0 && claim.time <= LATEST && what
 }

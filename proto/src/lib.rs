@@ -12,6 +12,9 @@ pub mod image;
 pub mod jobs;
 pub mod platform;
 
+/// What the pieces of a connection are made of.
+pub use prost::bytes::Bytes;
+
 /// Generated from `proto/holm/v1/*.proto`.
 #[allow(
     clippy::allow_attributes_without_reason,
@@ -27,6 +30,9 @@ pub mod v1 {
 
 /// The longest message either side accepts, in bytes. Every message of Holm is far smaller.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// The largest HTTP/2 frame either side accepts, in bytes: a piece of a connection in one of them, not in five.
+pub const MAX_FRAME_BYTES: u32 = 128 * 1024;
 
 impl std::fmt::Debug for v1::VolumeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,10 +1,10 @@
-"""The two files of a seed, as holm-agent writes them: seed.py fresh|kept CA"""
+"""The two files of a seed, as holm-agent writes them: seed.py fresh|kept|terminal CA TERMINAL_CA"""
 
 import base64
 import json
 import sys
 
-fresh, ca = sys.argv[1] == "fresh", sys.argv[2]
+fresh, ca, terminal_ca = sys.argv[1] == "fresh", sys.argv[2], sys.argv[3]
 told = {
     "slice": "0190163d-8694-739b-aea5-966c26f8ad91", "project": "heart", "level": "3", "level_name": "Sensitive",
     "gpus": 4, "idle_minutes": 1, "gpu_pci_ids": ["1af4:1110"], "ssh_ca": ca, "people": "0123456789abcdef",
@@ -17,6 +17,8 @@ if not fresh:
         "of": "00000000000000aa", "drain": False,
         "classes": [{"name": "normal", "priority": 100, "wall_minutes": 2880}, {"name": "seeded", "priority": 1, "gpus": 9, "wall_minutes": 90}],
     }
+if sys.argv[1] == "terminal":
+    told |= {"ssh": "terminal", "ssh_terminal_ca": terminal_ca}
 content = base64.b64encode(json.dumps(told).encode()).decode()
 file = {"path": "/etc/holm/slice.json", "owner": "root:root", "permissions": "0600", "encoding": "b64", "content": content}
 with open("user-data", "w") as user_data:

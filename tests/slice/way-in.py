@@ -1,19 +1,23 @@
-"""To the guest's SSH server, over vsock: way-in.py SOCKET"""
+"""To the guest's SSH server, over vsock: way-in.py SOCKET of vhost-device-vsock, or CID of the system's own"""
 
 import os
 import socket
 import sys
 import threading
 
-way = socket.socket(socket.AF_UNIX)
-way.connect(sys.argv[1])
-way.sendall(b"CONNECT 22\n")
-answer = b""
-while not answer.endswith(b"\n"):
-    byte = way.recv(1)
-    if not byte:
-        sys.exit("nobody answers")
-    answer += byte
+if sys.argv[1].isdigit():
+    way = socket.socket(socket.AF_VSOCK)
+    way.connect((int(sys.argv[1]), 22))
+else:
+    way = socket.socket(socket.AF_UNIX)
+    way.connect(sys.argv[1])
+    way.sendall(b"CONNECT 22\n")
+    answer = b""
+    while not answer.endswith(b"\n"):
+        byte = way.recv(1)
+        if not byte:
+            sys.exit("nobody answers")
+        answer += byte
 
 
 def there():

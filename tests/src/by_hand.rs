@@ -51,7 +51,7 @@ pub fn hand_over(site: &Site) -> Outcome {
 }
 
 /// Free GPUs of the host, by address.
-fn free(site: &Site, count: usize) -> Outcome<Vec<String>> {
+pub fn free(site: &Site, count: usize) -> Outcome<Vec<String>> {
     let host = site.json(OPERATOR, &["host", "show", HOST])?;
     let free: Vec<String> = list(&host, "devices")?
         .iter()

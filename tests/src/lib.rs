@@ -24,6 +24,7 @@ pub mod devices;
 pub mod faults;
 pub mod full;
 pub mod ground;
+pub mod hostile;
 pub mod oidc;
 pub mod search;
 pub mod show;

@@ -2,6 +2,7 @@
 //! is said by its name.
 
 use crate::Failure;
+use holm_proto::MAX_FRAME_BYTES;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -14,8 +15,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
-/// For each of: finding the name and connecting, shaking hands.
+/// For finding the name and connecting.
 const STEP: Duration = Duration::from_secs(10);
+/// holmd ends a handshake that takes this long, and says why in its log.
+const HANDSHAKE: Duration = Duration::from_secs(20);
 /// A peer that is gone is noticed, also by a tunnel in which nobody types.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// holmd answers within 45 s, or says why not.
@@ -63,7 +66,7 @@ pub async fn tls(
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| Failure::usage(format!("`{host}` is no name of a server")))?;
-    let shaken = timeout(STEP, TlsConnector::from(config).connect(name, tcp)).await.map_err(|_| {
+    let shaken = timeout(HANDSHAKE, TlsConnector::from(config).connect(name, tcp)).await.map_err(|_| {
         Failure::unreachable(format!("`{host}` did not finish the TLS handshake")).hint("check the port")
     })?;
     shaken.map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
@@ -81,6 +84,7 @@ pub async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, Failure> {
         std::future::ready(taken.map(TokioIo::new).ok_or_else(|| io::Error::other("the connection was lost")))
     });
     Endpoint::from_static("http://holmd")
+        .max_frame_size(MAX_FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)

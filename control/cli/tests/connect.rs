@@ -7,12 +7,12 @@ mod common;
 use common::Holmd;
 use holm_control::identity::SshReach;
 use holm_proto::ids::RequestId;
-use holm_proto::v1;
 use holm_proto::v1::slice_service_server::SliceService;
 use holm_proto::v1::{
     ConnectFrame, DecideSliceRequest, DeletionCertificate, HoldSliceRequest, ListSlicesRequest,
     ListSlicesResponse, RequestSliceRequest, SignSshKeyRequest, Slice, SliceRef, SshCertificate,
 };
+use holm_proto::{Bytes, v1};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,10 @@ impl SliceService for Pretended {
         tokio::spawn(async move {
             let mut buffer = vec![0; 32 * 1024];
             while let Ok(count @ 1..) = read.read(&mut buffer).await {
-                if send.send(Ok(ConnectFrame { slice: None, data: buffer[..count].to_vec() })).await.is_err()
+                if send
+                    .send(Ok(ConnectFrame { slice: None, data: Bytes::copy_from_slice(&buffer[..count]) }))
+                    .await
+                    .is_err()
                 {
                     return;
                 }

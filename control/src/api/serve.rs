@@ -24,7 +24,6 @@ use crate::notify;
 use crate::reconcile;
 use crate::review;
 use crate::{search, stream, watch, witness};
-use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
 use holm_proto::v1::audit_service_server::AuditServiceServer;
@@ -40,6 +39,7 @@ use holm_proto::v1::policy_service_server::PolicyServiceServer;
 use holm_proto::v1::project_service_server::ProjectServiceServer;
 use holm_proto::v1::review_service_server::ReviewServiceServer;
 use holm_proto::v1::slice_service_server::SliceServiceServer;
+use holm_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -90,7 +90,9 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     let mut servers = JoinSet::new();
     let connections = accept(main, mutual, Demand::Certificate, Arc::clone(&strangers));
     let stop = stopped(Arc::clone(&app));
-    servers.spawn(server().serve_with_incoming_shutdown(Services::new(&app), connections, stop));
+    // Only who is known sends large frames.
+    let known = server().max_frame_size(MAX_FRAME_BYTES);
+    servers.spawn(known.serve_with_incoming_shutdown(Services::new(&app), connections, stop));
     let connections = accept(enrol, open, Demand::Nothing, Arc::clone(&strangers));
     let service = EnrolmentServiceServer::new(Enrolment::new(Arc::clone(&app), Arc::clone(&strangers)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);

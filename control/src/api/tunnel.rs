@@ -12,7 +12,7 @@ use crate::domain::records::{SliceState, Subject};
 use crate::domain::{Refusal, RefusalKind, people};
 use crate::live::TunnelEnd;
 use holm_proto::ids::{Name, SliceId, TunnelId};
-use holm_proto::v1;
+use holm_proto::{Bytes, v1};
 use newtype_uuid::GenericUuid;
 use serde_json::json;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Drop for Forget<'_> {
 pub(super) async fn carry(
     asked: Asked,
     slice: SliceId,
-    first: Vec<u8>,
+    first: Bytes,
     frames: Streaming<v1::ConnectFrame>,
     end: TunnelEnd,
     out: mpsc::Sender<Result<v1::ConnectFrame, Status>>,
@@ -132,7 +132,7 @@ pub(super) async fn closed(asked: &Asked, carried: Carried, why: &str) {
 
 async fn down(
     count: &AtomicU64,
-    mut data: Vec<u8>,
+    mut data: Bytes,
     mut from: Streaming<v1::TunnelFrame>,
     out: &mpsc::Sender<Result<v1::ConnectFrame, Status>>,
 ) -> String {
@@ -163,7 +163,7 @@ async fn down(
 /// Ends only when something is wrong: a caller who has said all may still have much to hear.
 async fn up(
     count: &AtomicU64,
-    mut data: Vec<u8>,
+    mut data: Bytes,
     mut from: Streaming<v1::ConnectFrame>,
     to: mpsc::Sender<Result<v1::TunnelFrame, Status>>,
 ) -> String {

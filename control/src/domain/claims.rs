@@ -118,6 +118,7 @@ fn told(what: &What) -> (&'static str, Value) {
                 "bytes_in": of.bytes_in,
             }),
         ),
+        What::Refused(of) => ("guest.refused", json!({ "user": of.user, "what": of.what })),
     }
 }
 

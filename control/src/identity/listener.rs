@@ -9,8 +9,8 @@ use super::strangers::{Stranger, Strangers};
 use jiff::Timestamp;
 use rustls::{CertificateError, ServerConfig};
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -24,8 +24,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
-const HANDSHAKES: usize = 64;
+/// Long enough for a machine on which fifty people begin at once.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
+const HANDSHAKES: usize = 512;
+/// Of those who come from one address, nobody knows yet who they are; on the listener for enrolment nobody ever does.
+const UNKNOWN_OF_ONE: usize = 128;
 const CONNECTIONS: usize = 1024;
 /// Of one person or host: whoever may come in must not be able to keep everybody else out.
 const CONNECTIONS_OF_ONE: usize = 128;
@@ -50,39 +53,47 @@ pub struct Connection {
     /// When the certificate ends, or the patience with who has none.
     expires: Option<Pin<Box<Sleep>>>,
     _seat: OwnedSemaphorePermit,
-    _place: Option<Place>,
+    _place: Taken,
+}
+
+/// What a connection has of what nobody may have too much of.
+enum Taken {
+    /// One of those of a caller.
+    Known { _place: Place<Caller> },
+    /// One of those of an address.
+    Unknown { _place: Place<IpAddr> },
 }
 
 /// Who has how many connections.
-type Places = Arc<Mutex<BTreeMap<Caller, usize>>>;
+type Places<K> = Arc<Mutex<BTreeMap<K, usize>>>;
 
-/// One of a caller's connections, given back when dropped.
-struct Place {
-    places: Places,
-    caller: Caller,
+/// One of somebody's connections, given back when dropped.
+struct Place<K: Ord> {
+    places: Places<K>,
+    of: K,
 }
 
-impl Place {
+impl<K: Ord + Clone> Place<K> {
     /// `None` where there are too many.
-    fn take(places: &Places, caller: &Caller) -> Option<Self> {
+    fn take(places: &Places<K>, of: &K, most: usize) -> Option<Self> {
         let mut all = places.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = all.entry(caller.clone()).or_default();
-        if *taken >= CONNECTIONS_OF_ONE {
+        let taken = all.entry(of.clone()).or_default();
+        if *taken >= most {
             return None;
         }
         *taken += 1;
         drop(all);
-        Some(Self { places: Arc::clone(places), caller: caller.clone() })
+        Some(Self { places: Arc::clone(places), of: of.clone() })
     }
 }
 
-impl Drop for Place {
+impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
         let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = all.get_mut(&self.caller) {
+        if let Some(taken) = all.get_mut(&self.of) {
             *taken -= 1;
             if *taken == 0 {
-                all.remove(&self.caller);
+                all.remove(&self.of);
             }
         }
     }
@@ -109,7 +120,7 @@ async fn run(
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
-    let places = Places::default();
+    let (callers, addresses) = (Places::default(), Places::default());
     loop {
         // Who comes while all are taken waits in the kernel's queue.
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
@@ -129,10 +140,14 @@ async fn run(
             strangers.note(Stranger::Full, String::new(), address);
             continue;
         };
+        let Some(unknown) = Place::take(&addresses, &network(address.ip()), UNKNOWN_OF_ONE) else {
+            strangers.note(Stranger::Full, "from its address".to_owned(), address);
+            continue;
+        };
         let (tls, strangers, out) = (tls.clone(), Arc::clone(&strangers), out.clone());
-        let places = Arc::clone(&places);
+        let callers = Arc::clone(&callers);
         tokio::spawn(async move {
-            let shaken = handshake(stream, address, &tls, demand, (seat, &places)).await;
+            let shaken = handshake(stream, address, &tls, demand, (seat, unknown, &callers)).await;
             drop(permit);
             match shaken {
                 Ok(connection) => drop(out.send(Ok(connection)).await),
@@ -142,12 +157,20 @@ async fn run(
     }
 }
 
+/// Who has one address of IPv6 has as a rule all that begin like it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(whole) => Ipv6Addr::from_bits(whole.to_bits() >> 64 << 64).into(),
+        whole @ IpAddr::V4(_) => whole,
+    }
+}
+
 async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     tls: &TlsAcceptor,
     demand: Demand,
-    (seat, places): (OwnedSemaphorePermit, &Places),
+    (seat, unknown, callers): (OwnedSemaphorePermit, Place<IpAddr>, &Places<Caller>),
 ) -> Result<Connection, (Stranger, String)> {
     let _ = stream.set_nodelay(true);
     let stream = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream))
@@ -170,10 +193,11 @@ async fn handshake(
         }
     };
     let place = match &caller {
-        None => None,
-        Some(caller) => Some(
-            Place::take(places, caller).ok_or_else(|| (Stranger::Full, format!("of {}", caller.actor())))?,
-        ),
+        None => Taken::Unknown { _place: unknown },
+        Some(caller) => Taken::Known {
+            _place: Place::take(callers, caller, CONNECTIONS_OF_ONE)
+                .ok_or_else(|| (Stranger::Full, format!("of {}", caller.actor())))?,
+        },
     };
     let expires = expires.map(|left| Box::pin(tokio::time::sleep(left)));
     let peer = Peer { caller, certificate: print, der, until, address };
@@ -222,6 +246,19 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    // Without these two, HTTP/2 hands over the head of a frame by itself: a TLS record and a system call more.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -52,7 +52,7 @@ async fn what_is_open_ends_when_its_time_is_over() {
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let _agent = echo(&world, agent).await;
     let (_send, mut tunnel) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-    assert_eq!(tunnel.message().await.unwrap().unwrap().data, b"HELLO");
+    assert_eq!(tunnel.message().await.unwrap().unwrap().data, "HELLO");
     lease_ends(&world);
     let ended = tokio::time::timeout(BITES, tunnel.message()).await.unwrap().unwrap_err();
     assert!(ended.message().contains("the time for which `heart/main` was approved is over"), "{ended}");

@@ -96,7 +96,7 @@ async fn what_is_open_ends_and_after_a_restart_it_is_still_locked() {
         let (agent, _) = ready_slice(&world, "heart/main", 1).await;
         let agent = echo(&world, agent).await;
         let (_send, mut tunnel) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-        assert_eq!(tunnel.message().await.unwrap().unwrap().data, b"HELLO");
+        assert_eq!(tunnel.message().await.unwrap().unwrap().data, "HELLO");
         let watched = world.slices("rosa").watch_slice(reference("heart/main")).await.unwrap();
         let mut watched = watched.into_inner();
         watched.message().await.unwrap().unwrap();

@@ -365,7 +365,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
         }
         "SliceService/Connect" => {
             // Of a slice that is not ready: whether one may is decided first.
-            let frame = v1::ConnectFrame { slice: Some(reference("brain/asked")), data: Vec::new() };
+            let frame = v1::ConnectFrame { slice: Some(reference("brain/asked")), ..Default::default() };
             drop(slices.connect(one(frame)).await?);
         }
         "HostService/ListHosts" => {

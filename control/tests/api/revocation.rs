@@ -93,7 +93,7 @@ async fn a_revoked_certificate_is_good_for_nothing_at_once_and_after_a_restart()
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let agent = echo(&world, agent).await;
     let (_send, mut tunnel) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-    assert_eq!(tunnel.message().await.unwrap().unwrap().data, b"HELLO");
+    assert_eq!(tunnel.message().await.unwrap().unwrap().data, "HELLO");
     let mut watched = world.slices("rosa").watch_slice(reference("heart/main")).await.unwrap().into_inner();
     watched.message().await.unwrap().unwrap();
     // A code that she did not use yet.
@@ -137,7 +137,7 @@ async fn a_revoked_host_has_no_session_and_carries_no_connection() {
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let _agent = echo(&world, agent).await;
     let (_send, mut tunnel) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-    assert_eq!(tunnel.message().await.unwrap().unwrap().data, b"HELLO");
+    assert_eq!(tunnel.message().await.unwrap().unwrap().data, "HELLO");
     revoke(&world, "olga", host("dgx")).await.unwrap();
     let ended = tokio::time::timeout(BITES, tunnel.message()).await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Code::FailedPrecondition, "{ended}");
@@ -202,7 +202,7 @@ async fn what_is_open_ends_with_its_certificate() {
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let _agent = echo(&world, agent).await;
     let (_send, mut tunnel) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-    assert_eq!(tunnel.message().await.unwrap().unwrap().data, b"HELLO");
+    assert_eq!(tunnel.message().await.unwrap().unwrap().data, "HELLO");
     tokio::time::timeout(SOON, tunnel.message()).await.unwrap().unwrap_err();
     assert!(Timestamp::now().duration_since(until) < SignedDuration::from_secs(5));
     world.logged(|e| e.action == "slice.disconnect").await;

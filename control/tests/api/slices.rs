@@ -1,18 +1,18 @@
 //! Connections to slices, and watching them.
 
 use crate::world::{Agent, SOON, World, decide, ready_slice, reference};
-use holm_proto::v1;
+use holm_proto::{Bytes, v1};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
 pub fn first(slice: &str, data: &[u8]) -> v1::ConnectFrame {
-    v1::ConnectFrame { slice: Some(reference(slice)), data: data.to_vec() }
+    v1::ConnectFrame { slice: Some(reference(slice)), data: Bytes::copy_from_slice(data) }
 }
 
 fn data(data: &[u8]) -> v1::ConnectFrame {
-    v1::ConnectFrame { slice: None, data: data.to_vec() }
+    v1::ConnectFrame { slice: None, data: Bytes::copy_from_slice(data) }
 }
 
 pub type Connection = (mpsc::Sender<v1::ConnectFrame>, Streaming<v1::ConnectFrame>);
@@ -42,7 +42,7 @@ pub async fn echo(world: &World, mut agent: Agent) -> mpsc::Sender<v1::FromAgent
                 request.set_timeout(Duration::from_secs(60));
                 let mut inbound = client.tunnel(request).await.unwrap().into_inner();
                 while let Ok(Some(frame)) = inbound.message().await {
-                    let data = frame.data.to_ascii_uppercase();
+                    let data = frame.data.to_ascii_uppercase().into();
                     if send.send(v1::TunnelFrame { data, ..Default::default() }).await.is_err() {
                         return;
                     }
@@ -59,7 +59,7 @@ async fn bytes_go_both_ways_and_the_log_has_how_many() {
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let _agent = echo(&world, agent).await;
     let (send, mut stream) = connect(&world, "rosa", first("heart/main", b"hello ")).await.unwrap();
-    assert_eq!(stream.message().await.unwrap().unwrap().data, b"HELLO ");
+    assert_eq!(stream.message().await.unwrap().unwrap().data, "HELLO ");
     let block = vec![b'x'; 60_000];
     let mut back = 0;
     for _ in 0..50 {
@@ -116,7 +116,7 @@ async fn who_may_not_connect_or_cannot() {
         };
         let (send, frames) = mpsc::channel(1);
         let error = "no\u{7} answer".to_owned();
-        send.send(v1::TunnelFrame { tunnel_id: id, data: Vec::new(), error }).await.unwrap();
+        send.send(v1::TunnelFrame { tunnel_id: id, data: Bytes::new(), error }).await.unwrap();
         world.agents("dgx").tunnel(ReceiverStream::new(frames)).await
     };
     let (failure, _) = tokio::join!(waiting, answer);
@@ -140,7 +140,7 @@ async fn a_connection_ends_when_its_slice_does() {
     let (agent, _) = ready_slice(&world, "heart/main", 1).await;
     let _agent = echo(&world, agent).await;
     let (_send, mut stream) = connect(&world, "rosa", first("heart/main", b"hello")).await.unwrap();
-    assert_eq!(stream.message().await.unwrap().unwrap().data, b"HELLO");
+    assert_eq!(stream.message().await.unwrap().unwrap().data, "HELLO");
     world.close("dina", "heart/main").await.unwrap();
     let end = tokio::time::timeout(SOON, stream.message()).await.unwrap().unwrap_err();
     assert_eq!(end.code(), Code::FailedPrecondition);

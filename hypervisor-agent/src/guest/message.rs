@@ -94,6 +94,7 @@ enum What {
     JobEnd { job: u32, user: String, exit_code: Option<u32>, signal: Option<u32> },
     Mount { disk: String },
     Transfer { user: String, files_out: u64, bytes_out: u64, files_in: u64, bytes_in: u64 },
+    Refused { user: String, what: String },
 }
 
 impl From<What> for v1::guest_claim::What {
@@ -112,6 +113,7 @@ impl From<What> for v1::guest_claim::What {
             What::Transfer { user, files_out, bytes_out, files_in, bytes_in } => {
                 Self::Transfer(v1::GuestTransfer { user, files_out, bytes_out, files_in, bytes_in })
             }
+            What::Refused { user, what } => Self::Refused(v1::GuestRefused { user, what }),
         }
     }
 }
@@ -335,6 +337,8 @@ mod tests {
             r#"{"job-start":{"job":4294967296,"user":"ida","partition":"batch","cpus":1,"gpus":1}}"#,
             r#"{"job-end":{"job":1,"user":"ida","exit_code":256,"signal":0}}"#,
             r#"{"transfer":{"user":"ida","files_out":0,"bytes_out":1152921504606846977,"files_in":0,"bytes_in":0}}"#,
+            r#"{"refused":{"user":"ida","what":"everything"}}"#,
+            r#"{"refused":{"what":"command"}}"#,
         ] {
             assert_eq!(claimed("1", "1", what), None, "{what}");
         }

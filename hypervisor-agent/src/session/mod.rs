@@ -375,6 +375,7 @@ async fn dial(identity: &Identity) -> Result<Channel, SessionError> {
     let endpoint = Endpoint::from_shared(format!("http://{}", identity.server))
         .map_err(failed)?
         .connect_timeout(DIAL_LIMIT)
+        .max_frame_size(holm_proto::MAX_FRAME_BYTES)
         .http2_keep_alive_interval(PEER_LIMIT)
         .keep_alive_timeout(PEER_LIMIT)
         .keep_alive_while_idle(true);

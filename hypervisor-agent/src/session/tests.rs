@@ -8,6 +8,7 @@ use crate::{
     simulate::SimulatedHost,
 };
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use holm_proto::Bytes;
 use holm_proto::v1::{
     TunnelFrame,
     agent_service_server::{AgentService, AgentServiceServer},
@@ -482,12 +483,14 @@ async fn a_slice_from_its_devices_cleaning_to_its_end() {
     let sent = text.clone();
     let sender = tokio::spawn(async move {
         for piece in sent.chunks(10_000) {
-            say.send(Ok(TunnelFrame { data: piece.to_vec(), ..Default::default() })).await.unwrap();
+            say.send(Ok(TunnelFrame { data: Bytes::copy_from_slice(piece), ..Default::default() }))
+                .await
+                .unwrap();
         }
     });
     let mut echo = Vec::new();
     while let Some(frame) = timeout(LIMIT, frames.message()).await.unwrap().unwrap() {
-        assert!(frame.data.len() <= 32 * 1024 && frame.error.is_empty());
+        assert!(frame.data.len() <= 64 * 1024 && frame.error.is_empty());
         echo.extend(frame.data);
     }
     // The sender was dropped at its end, and so the guest saw the end and closed.

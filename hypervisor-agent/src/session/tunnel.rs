@@ -3,6 +3,7 @@
 
 use crate::converge::Engine;
 use holm_proto::{
+    Bytes,
     ids::SliceId,
     v1::{OpenTunnel, TunnelFrame, agent_service_client::AgentServiceClient},
 };
@@ -25,7 +26,7 @@ use tonic::{Status, transport::Channel};
 /// Connections to one slice at a time.
 pub const MOST_A_SLICE: usize = 64;
 /// The largest piece.
-const PIECE_BYTES: usize = 32 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that wait to be sent.
 const PIECES: usize = 4;
 /// For holmd to take the stream.
@@ -122,7 +123,7 @@ async fn pump(
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let length = read.read(&mut piece).await?;
-            let data = piece.get(..length).unwrap_or_default().to_vec();
+            let data = Bytes::copy_from_slice(piece.get(..length).unwrap_or_default());
             if data.is_empty() {
                 return Ok::<(), Status>(());
             }

@@ -9,26 +9,31 @@
 use super::Session;
 use crate::Failure;
 use crate::args::Target;
+use holm_proto::Bytes;
 use holm_proto::v1::ConnectFrame;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-const FRAME: usize = 32 * 1024;
+const FRAME: usize = 64 * 1024;
 const AHEAD: usize = 4;
 
 pub(super) async fn run(session: &Session, target: &Target) -> Result<(), Failure> {
     let slice = session.slice(&target.slice, &target.project)?;
     let mut client = session.slices().await?;
     let (send, receive) = mpsc::channel(AHEAD);
-    let first = ConnectFrame { slice: Some(slice), data: Vec::new() };
+    let first = ConnectFrame { slice: Some(slice), data: Bytes::new() };
     send.send(first).await.map_err(|_| Failure::new("the connection ended before it began"))?;
     let mut from = session.ask(client.connect(ReceiverStream::new(receive))).await?;
     // When there is no more to say, `send` goes with the thread: the slice hears that, and may still have much
     // to say itself. The thread may wait for a terminal for ever, and is not waited for.
-    std::thread::spawn(move || up(&mut io::stdin().lock(), &send));
+    let (mut input, mut output) =
+        plain_ends().map_err(|e| Failure::new(format!("no input or output: {e}")))?;
+    std::thread::spawn(move || up(&mut input, &send));
     let (print, printed) = mpsc::channel(AHEAD);
-    let down = tokio::task::spawn_blocking(move || down(&mut io::stdout().lock(), printed));
+    let down = tokio::task::spawn_blocking(move || down(&mut output, printed));
     let ended = loop {
         match from.message().await {
             Ok(Some(frame)) => {
@@ -50,6 +55,12 @@ pub(super) async fn run(session: &Session, target: &Target) -> Result<(), Failur
     }))
 }
 
+/// Standard input and output as they are: the library's own look for ends of lines, in what is not lines.
+fn plain_ends() -> io::Result<(File, File)> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok((input.into(), io::stdout().as_fd().try_clone_to_owned()?.into()))
+}
+
 fn up(input: &mut impl Read, send: &mpsc::Sender<ConnectFrame>) {
     let mut buffer = vec![0; FRAME];
     loop {
@@ -58,14 +69,14 @@ fn up(input: &mut impl Read, send: &mpsc::Sender<ConnectFrame>) {
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
-        let data = buffer.get(..count).unwrap_or_default().to_vec();
+        let data = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
         if send.blocking_send(ConnectFrame { slice: None, data }).is_err() {
             return;
         }
     }
 }
 
-fn down(output: &mut impl Write, mut frames: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+fn down(output: &mut impl Write, mut frames: mpsc::Receiver<Bytes>) -> io::Result<()> {
     while let Some(data) = frames.blocking_recv() {
         output.write_all(&data)?;
         output.flush()?;

@@ -1,0 +1,95 @@
+//! A slice whose machine its tenant has made her own: what it says to its host is garbage, and more than anybody wants to hear.
+//! It is shown as ill, the log says so in few entries, and its neighbour and its host go on as before.
+
+use crate::site::{Daemon, OFFICERS, OPERATOR, Site, list};
+use crate::{Outcome, demand, show};
+use std::time::{Duration, Instant};
+
+const LEAD: &str = "eve";
+const SLICE: &str = "evil/main";
+const LIMIT: &str = "30m";
+/// Its host reports it every few seconds.
+const SEEN: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(500);
+/// What one guest may have written into the log, whatever it does: its allowance, and what is said of the rest.
+const ENTRIES: usize = 260;
+const MEBIBYTES: f64 = 64.0;
+
+/// `works` does something in the neighbour's slice.
+pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
+    let machine = site.ground().machine().ok_or("a simulated guest has no port")?;
+    let config = "/var/lib/holm/agent.toml";
+    site.kill(Daemon::Agent)?;
+    site.host(&format!(
+        "cp {config} {config}.sound
+         initrd=$(sed -n 's/^initrd = \"\\(.*\\)\"/\\1/p' {config})
+         {} \"$initrd\" /var/lib/holm/hostile.img
+         sed -i 's|^initrd = .*|initrd = \"/var/lib/holm/hostile.img\"|' {config}",
+        machine.tool("hostile").display()
+    ))?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)?;
+    site.invite(OPERATOR, LEAD, Some("lead"))?;
+    site.project(LEAD, "evil", "2", "a workshop")?;
+    let request = [
+        "slice",
+        "request",
+        SLICE,
+        "--gpus",
+        "1",
+        "--vcpus",
+        "1",
+        "--memory",
+        "512M",
+        "--disk",
+        "4G",
+        "--home",
+        "0",
+        "--scratch",
+        "0",
+    ];
+    site.ok(LEAD, &request)?;
+    site.ok(OFFICERS[0], &["slice", "approve", SLICE])?;
+    site.ok(LEAD, &["wait", SLICE, "ready", "--timeout", LIMIT])?;
+
+    let shown = ill(site)?;
+    show::printed(&format!("evil/main: {}", shown.trim()));
+    works()?;
+    let resident = site.resident_mib(Daemon::Agent)?;
+    demand(resident < MEBIBYTES, format!("holm-agent has {resident:.1} MiB"))?;
+    let log = site.json(OFFICERS[0], &["audit", "log", "--project", "evil", "--action", "guest", "--all"])?;
+    let entries = log.as_array().ok_or("no list of entries")?;
+    demand(entries.iter().any(|e| e["action"] == "guest.flood"), format!("the log has no flood: {log:#}"))?;
+    demand(entries.len() < ENTRIES, format!("it has {} entries", entries.len()))?;
+    let marked = |e: &&serde_json::Value| e["outcome"] == "observed" && e["resource"] == "slice/evil/main";
+    demand(entries.iter().all(|e| marked(&e)), "what it says is taken for something else")?;
+    show::seen(&format!(
+        "a guest that floods its host is shown as ill, has {} entries in the log, and its neighbour works as before; \
+         holm-agent has {resident:.0} MiB",
+        entries.len()
+    ));
+
+    site.ok(LEAD, &["slice", "close", SLICE, "--yes"])?;
+    site.ok(LEAD, &["wait", SLICE, "destroyed", "--timeout", LIMIT])?;
+    site.kill(Daemon::Agent)?;
+    site.host(&format!("mv {config}.sound {config} && rm /var/lib/holm/hostile.img"))?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)
+}
+
+/// Waits until it is shown as degraded, and why.
+#[allow(clippy::disallowed_methods, reason = "of what a host reports there is no event to wait for")]
+fn ill(site: &Site) -> Outcome<String> {
+    let end = Instant::now() + SEEN;
+    loop {
+        let shown = site.json(LEAD, &["slice", "show", SLICE])?;
+        if shown["degraded"] == true {
+            return Ok(list(&shown, "warnings")?
+                .iter()
+                .map(|w| format!("{} ", w.as_str().unwrap_or_default()))
+                .collect());
+        }
+        demand(Instant::now() < end, format!("it is not shown as degraded: {shown:#}"))?;
+        std::thread::sleep(LOOK);
+    }
+}
