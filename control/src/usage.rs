@@ -241,11 +241,11 @@ fn bounded(slice: &Slice, said: &v1::JobsUse, seconds: u64) -> Hour {
 
 /// GPU-hours that a slice had between two moments: from when it was placed until its GPUs were given back.
 pub fn held(slice: &Slice, since: Timestamp, until: Timestamp, now: Timestamp) -> f64 {
-    let seconds = slice.spans().map(|(from, to)| {
+    let seconds = slice.spans().map(|(from, to, gpus)| {
         let (from, to) = (from.max(since), to.unwrap_or(now).min(until).min(now));
-        to.duration_since(from).as_secs_f64().max(0.0)
+        to.duration_since(from).as_secs_f64().max(0.0) * f64::from(gpus)
     });
-    seconds.sum::<f64>() * f64::from(slice.gpus) / HOUR as f64
+    seconds.sum::<f64>() / HOUR as f64
 }
 
 #[cfg(test)]

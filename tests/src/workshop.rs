@@ -1,18 +1,23 @@
-//! A slice as researchers have it, on the virtual DGX-2: what they learn in their first hour, done in it; then it is stopped,
-//! started, and rebuilt onto a newer image, holmd is killed beside it, and its people, jobs and accounting are all still there.
+//! A slice as researchers have it, on the virtual DGX-2: what they learn in their first hour, done in it; then it is stopped and
+//! started, a neighbour floods, holmd is killed beside it, it is rebuilt onto a newer image with more GPUs, and its people, jobs
+//! and accounting are all still there.
 
 use crate::site::{Daemon, HOST, OFFICERS, OPERATOR, Site, list, text};
 use crate::stages::Stages;
-use crate::{Outcome, demand, show};
+use crate::{Outcome, by_hand, demand, hostile, show};
 use serde_json::Value;
 use std::fs;
-use std::process::Stdio;
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
 use std::time::Instant;
 
 /// As the workshop calls them.
 const LEAD: &str = "ida";
 const SLICE: &str = "heart/main";
 const LIMIT: &str = "30m";
+/// Of the benchmark, open at the same time; so many of them log in at once.
+const SESSIONS: usize = 50;
+const AT_ONCE: usize = 5;
 /// Who signs images, as its key is called.
 const BUILDER: &str = "builder.test";
 /// What of its accounting must still be there.
@@ -24,7 +29,8 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("the workshop, by a researcher", || workshop(site))?;
     stages.time("its lead's queue, jobs from outside", || queue(site))?;
     let before = on(site, JOBS)?;
-    stages.time("stopped, started, its first job", || again(site, &before))?;
+    stages.time("stopped, started, its first job", || again(site, &before).map(drop))?;
+    stages.time("a neighbour floods", || hostile::run(site, || neighbour(site)))?;
     stages.time("holmd is killed", || killed(site))?;
     stages.time("rebuilt onto a newer image", || rebuilt(site, &before))
 }
@@ -33,7 +39,7 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
 pub fn bench(site: &Site) -> Outcome {
     begin(site)?;
     let before = format!("{}\nkept", on(site, "echo kept >note; sacct -X -n -P | wc -l")?.trim());
-    again(site, &before)?;
+    let (ready, job) = again(site, &before)?;
     let shown = site.json(LEAD, &["slice", "show", SLICE])?;
     let machine = site.ground().machine().ok_or("a simulated guest has no shell")?;
     let said = site.host(&format!(
@@ -46,6 +52,78 @@ pub fn bench(site: &Site) -> Outcome {
         site.binaries().display()
     ))?;
     said.lines().for_each(show::printed);
+    many(site)?;
+    start_by_hand(site, &shown, ready, job)
+}
+
+/// Sessions that are open at the same time: a few log in at once, and then each answers while all are open.
+fn many(site: &Site) -> Outcome {
+    let begin = |_| -> Outcome<Child> {
+        let mut command = site.command(LEAD, &["--quiet", "ssh", SLICE, "--", "cat"]);
+        Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
+    };
+    let started = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < SESSIONS {
+        let mut some = (0..AT_ONCE).map(begin).collect::<Outcome<Vec<_>>>()?;
+        some.iter_mut().try_for_each(|session| said(session, "in"))?;
+        all.append(&mut some);
+    }
+    let logged_in = started.elapsed();
+    let started = Instant::now();
+    for (number, session) in all.iter_mut().enumerate() {
+        said(session, &number.to_string())?;
+    }
+    let answered = started.elapsed();
+    for mut session in all {
+        drop(session.stdin.take());
+        demand(session.wait()?.success(), "a session did not end well")?;
+    }
+    show::printed(&format!(
+        "{SESSIONS} sessions at once: {AT_ONCE} at a time log in, in {:.1} s; all answer, one after the other, in {:.1} s",
+        logged_in.as_secs_f64(),
+        answered.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Says a line, and hears it again.
+fn said(session: &mut Child, line: &str) -> Outcome {
+    let line = format!("{line}\n");
+    session.stdin.as_mut().ok_or("no input")?.write_all(line.as_bytes())?;
+    let mut heard = vec![0; line.len()];
+    session.stdout.as_mut().ok_or("no output")?.read_exact(&mut heard)?;
+    demand(heard == line.as_bytes(), "a session hears another line than was said")
+}
+
+/// The same machine started by hand, the agent stopped: what Holm is compared with.
+fn start_by_hand(site: &Site, shown: &Value, ready: f64, job: f64) -> Outcome {
+    site.ok(LEAD, &["slice", "ssh-cert", SLICE])?;
+    let key = site.ok(LEAD, &["slice", "ssh-config", SLICE])?;
+    let key = key.lines().find_map(|line| line.trim().strip_prefix("IdentityFile "));
+    let key = key.ok_or("there is no key in ssh's configuration")?.trim_matches('"').to_owned();
+    site.by_hand(&format!("prepare {}", text(shown, "id")?))?;
+    site.ok(LEAD, &["slice", "stop", SLICE])?;
+    site.ok(LEAD, &["wait", SLICE, "stopped", "--timeout", LIMIT])?;
+    site.all_clean(OPERATOR)?;
+    site.kill(Daemon::Agent)?;
+    let gpus = by_hand::free(site, list(shown, "devices")?.len())?.join(" ");
+    // ssh wants a key that nobody else can read, which a shared directory does not show.
+    site.host(&format!(
+        "install -m 600 '{key}' /run/by-hand && install -m 600 '{key}-cert.pub' /run/by-hand-cert.pub"
+    ))?;
+    let said = site.by_hand(&format!("job /run/by-hand {LEAD} {gpus}"))?;
+    site.start(Daemon::Agent)?;
+    let seconds = |name: &str| -> Outcome<f64> {
+        let found = said.lines().find_map(|line| line.strip_prefix(name));
+        Ok(found.ok_or_else(|| format!("by hand, it says `{said}`"))?.trim().parse()?)
+    };
+    show::printed(&format!("{:<34}{:>10}{:>10}{:>8}", "from the start, seconds", "by hand", "holm", "ratio"));
+    for (name, hand, holm) in
+        [("ready", seconds("ready ")?, ready), ("the first job's output", seconds("job ")?, job)]
+    {
+        show::printed(&format!("{name:<34}{hand:>10.1}{holm:>10.1}{:>8.2}", holm / hand));
+    }
     Ok(())
 }
 
@@ -112,8 +190,9 @@ fn queue(site: &Site) -> Outcome {
     Ok(())
 }
 
-/// Stopped and started: how long it takes until somebody has the output of a job, by phase.
-fn again(site: &Site, before: &str) -> Outcome {
+/// Stopped and started: how long it takes until somebody has the output of a job, by phase; in seconds, until it is ready and
+/// until then.
+fn again(site: &Site, before: &str) -> Outcome<(f64, f64)> {
     // Its last job ends, the one that waits does not begin, and only then it is stopped.
     on(
         site,
@@ -140,7 +219,12 @@ fn again(site: &Site, before: &str) -> Outcome {
     let after = on(site, JOBS)?;
     demand(grew(before, &after)?, format!("of its accounting there was `{before}`, and is `{after}`"))?;
     show::seen("stopped and started, it has its accounting, its people's files and its queue");
-    Ok(())
+    Ok((ready.as_secs_f64(), whole.as_secs_f64()))
+}
+
+/// While another slice does its worst.
+fn neighbour(site: &Site) -> Outcome {
+    demand(on(site, "srun hostname")?.contains("slice"), "its jobs run no more")
 }
 
 /// As many jobs as before, or more, and her note.
@@ -204,6 +288,17 @@ fn rebuilt(site: &Site, before: &str) -> Outcome {
     let id = text(&added, "id")?;
     site.refused(OPERATOR, &["image", "promote", id])?;
     site.ok(OFFICERS[0], &["image", "promote", id, "--comment", "looked at"])?;
+    // More GPUs, while it runs: an officer's to say, and there when it is started next.
+    let resize = ["slice", "resize", SLICE, "--gpus", "8", "--vcpus", "2", "--memory", "1536M"];
+    let asks = site.ok(LEAD, &resize)?;
+    demand(asks.contains("officers must approve"), format!("asked for more GPUs, it says `{asks}`"))?;
+    site.refused(LEAD, &["slice", "approve", SLICE])?;
+    site.refused(OFFICERS[0], &["slice", "approve", SLICE])?;
+    let shown = site.json(OFFICERS[0], &["slice", "show", SLICE])?;
+    let this = text(&shown["resize"]["asked"], "id")?;
+    let said =
+        site.ok(OFFICERS[0], &["slice", "approve", SLICE, "--id", this, "--comment", "the larger model"])?;
+    demand(said.contains("8 GPUs, 2 vCPUs"), format!("approved, it says `{said}`"))?;
     site.ok(LEAD, &["slice", "stop", SLICE])?;
     site.ok(LEAD, &["wait", SLICE, "stopped", "--timeout", LIMIT])?;
     site.all_clean(OPERATOR)?;
@@ -221,11 +316,12 @@ fn rebuilt(site: &Site, before: &str) -> Outcome {
     demand(shown["image"]["version"] == "newer", format!("it runs over {}", shown["image"]))?;
     let after = on(site, JOBS)?;
     demand(grew(before, &after)?, format!("of its accounting there was `{before}`, and is `{after}`"))?;
-    demand(on(site, "srun hostname")?.contains("slice"), "its first job after a rebuild")?;
+    demand(on(site, "srun --gres=gpu:8 hostname")?.contains("slice"), "its first job after a rebuild")?;
     let host = site.json(OPERATOR, &["image", "show", id])?;
     demand(list(&host, "hosts")?.iter().any(|name| name == HOST), format!("the image is {host}"))?;
     show::seen(
-        "an operator brings an image, an officer promotes it, and a rebuilt slice has it and all that was its people's",
+        "an operator brings an image, an officer promotes it, and a rebuilt slice has it, the GPUs that it was given besides, \
+         and all that was its people's",
     );
     Ok(())
 }

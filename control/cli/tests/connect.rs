@@ -160,6 +160,9 @@ impl SliceService for Pretended {
     async fn start_slice(&self, _: Request<v1::StartSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }
+    async fn resize_slice(&self, _: Request<v1::ResizeSliceRequest>) -> Result<Response<Slice>, Status> {
+        Err(Status::unimplemented("not pretended"))
+    }
     async fn grow_slice(&self, _: Request<v1::GrowSliceRequest>) -> Result<Response<Slice>, Status> {
         Err(Status::unimplemented("not pretended"))
     }

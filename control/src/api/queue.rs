@@ -51,9 +51,12 @@ pub(super) fn explain(scene: &Scene<'_>, asked: &Asked, of: &Slice) -> v1::Expla
             }
         }
         said.hosts.extend(away(state, &queue, &reads));
-        said.helps.extend(explained.smaller.map(|gpus| match gpus {
-            1 => "a slice of 1 GPU would be placed now".to_owned(),
-            gpus => format!("a slice of {gpus} GPUs would be placed now"),
+        said.helps.extend(explained.smaller.map(|gpus| {
+            let s = if gpus == 1 { "" } else { "s" };
+            let resized = of
+                .home()
+                .map(|_| format!(": holm slice resize {} --gpus {gpus}, by its lead", state.slice_label(of)));
+            format!("a slice of {gpus} GPU{s} would be placed now{}", resized.unwrap_or_default())
         }));
     }
     said.earliest = explained.earliest.map(view::time);

@@ -7,8 +7,10 @@ use super::{
 use crate::app::App;
 use crate::domain::backup::Wish;
 use crate::domain::disks::{self, Sizes};
-use crate::domain::records::{Change, Hold, OtherVolume, Record, Slice, SliceState, VolumeKind};
-use crate::domain::{Refusal, RefusalKind, State, backup, days, lease, quota, scheduler, slice, unapprove};
+use crate::domain::records::{Change, Hold, OtherVolume, Record, Size, Slice, SliceState, VolumeKind};
+use crate::domain::{
+    Refusal, RefusalKind, State, backup, days, lease, quota, resize, scheduler, slice, unapprove,
+};
 use crate::identity::SshReach;
 use crate::ledger::Decided;
 use crate::{placement, reconcile};
@@ -65,7 +67,7 @@ impl Slices {
                     Ok(found.map(|(resource, slice)| (resource, (slice, comment))))
                 },
                 move |scene, (slice, comment)| {
-                    looked_at(scene, &slice, &message.id)?;
+                    looked_at(scene, &slice, action, &message.id)?;
                     let changes = decide(scene, &slice, &comment).map_err(|r| with_hint(scene, &slice, r))?;
                     let mut decided = decided(scene, &again, changes)?;
                     if matches!(action, Action::HoldSet | Action::HoldLift) {
@@ -240,15 +242,8 @@ impl SliceService for Slices {
         request: Request<v1::DecideSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let decide: Decide = |scene, s, comment| {
-            lease::extend(s, scene.person()?, comment, scene.now).map_err(|refusal| {
-                let label = scene.state.slice_label(s);
-                match refusal.kind {
-                    RefusalKind::Exists => {
-                        refusal.hint(format!("to take it back: holm slice withdraw {label}"))
-                    }
-                    _ => refusal,
-                }
-            })
+            lease::extend(s, scene.person()?, comment, scene.now)
+                .map_err(|refusal| asked_already(scene, s, refusal))
         };
         self.decide(request, Action::SliceExtend, decide).await
     }
@@ -322,6 +317,35 @@ impl SliceService for Slices {
                     let mut decided = decided(scene, &again, changes)?;
                     decided.detail = json!({ "disk_gib": sizes.disk, "home_gib": sizes.home,
                         "scratch_gib": sizes.scratch });
+                    Ok(decided)
+                },
+            )
+            .await
+    }
+
+    async fn resize_slice(
+        &self,
+        request: Request<v1::ResizeSliceRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let message = request.get_ref().clone();
+        let wanted = message.slice.clone().unwrap_or_default();
+        let mut asked = Asked::new(&self.0, request.extensions(), Action::SliceExtend, about(&wanted))?;
+        // For who may, asking for another size is as asking for more time.
+        asked.call.action = "slice.resize";
+        let again = asked.clone();
+        asked
+            .dry_run(message.dry_run)
+            .change(
+                move |state| find(state, &wanted),
+                move |scene, slice| {
+                    let size = size(scene, &slice, &message)?;
+                    let comment = comment(&message.comment)?;
+                    let changes = resize::ask(&slice, size, scene.person()?, &comment, scene.now)
+                        .map_err(|refusal| asked_already(scene, &slice, refusal))
+                        .map_err(|refusal| with_hint(scene, &slice, refusal))?;
+                    let mut decided = decided(scene, &again, changes)?;
+                    decided.detail = json!({ "gpus": size.gpus, "vcpus": size.vcpus,
+                        "memory_mib": size.memory_mib, "comment": comment });
                     Ok(decided)
                 },
             )
@@ -628,14 +652,20 @@ impl Slices {
 }
 
 /// Who decides decides on what she has read.
-fn looked_at(scene: &Scene<'_>, slice: &Slice, id: &str) -> Result<(), Refusal> {
+fn looked_at(scene: &Scene<'_>, slice: &Slice, action: Action, id: &str) -> Result<(), Refusal> {
     let label = scene.state.slice_label(slice);
     let this = match &slice.extension {
         Some(asked) => id == view::extension_id(asked),
         None => id.len() >= ID_MIN && slice.id.into_untyped_uuid().to_string().starts_with(id),
     };
-    if id.is_empty() || this {
+    // Another size may be asked for in the place of more time, while she reads.
+    let larger = slice.extension.as_ref().is_some_and(|asked| asked.size.is_some());
+    if this || id.is_empty() && !(larger && action == Action::SliceApprove) {
         return Ok(());
+    }
+    if id.is_empty() {
+        let text = format!("`{label}` asks for another size: say that it is what you looked at");
+        return Err(Refusal::new(RefusalKind::State, text).hint(format!("holm slice review {label}")));
     }
     let text = format!("`{}` is not what is asked of `{label}` now: something else was since", shown(id));
     Err(Refusal::new(RefusalKind::State, text).hint(format!("holm slice review {label}")))
@@ -683,6 +713,39 @@ pub(super) fn find(state: &Seen<'_>, wanted: &v1::SliceRef) -> Result<Option<(Re
     Ok(slice.and_then(|s| Some((view::slice_resource(state, s)?, s.clone()))))
 }
 
+/// So many GPUs make a partition of the fabric.
+fn partition(scene: &Scene<'_>, gpus: u32, again: &str) -> Result<(), Refusal> {
+    placement::choose(&scene.app.partitions, &BTreeSet::new(), gpus).map(drop).map_err(|refusal| {
+        let sizes: Vec<String> = scene.app.partitions.sizes().iter().map(u32::to_string).collect();
+        Refusal::new(RefusalKind::Invalid, refusal.to_string())
+            .hint(format!("{again} --gpus N   (N is {})", sizes.join(", ")))
+    })
+}
+
+/// The size asked for; what is not said is as much for each GPU as it has.
+fn size(scene: &Scene<'_>, slice: &Slice, message: &v1::ResizeSliceRequest) -> Result<Size, Refusal> {
+    let label = scene.state.slice_label(slice);
+    let has = slice.size();
+    let gpus = message.gpus.unwrap_or(has.gpus);
+    partition(scene, gpus, &format!("holm slice resize {label}"))?;
+    let each = |all: u64| all.saturating_mul(gpus.into()) / u64::from(has.gpus.max(1));
+    Ok(Size {
+        gpus,
+        vcpus: message.vcpus.unwrap_or(u32::try_from(each(has.vcpus.into()).max(1)).unwrap_or(u32::MAX)),
+        memory_mib: message.memory_mib.unwrap_or(each(has.memory_mib)),
+    })
+}
+
+/// What is asked for already is in the way.
+fn asked_already(scene: &Scene<'_>, slice: &Slice, refusal: Refusal) -> Refusal {
+    match refusal.kind {
+        RefusalKind::Exists => {
+            refusal.hint(format!("to take it back: holm slice withdraw {}", scene.state.slice_label(slice)))
+        }
+        _ => refusal,
+    }
+}
+
 /// The slice asked for, with the site's rules where the request does not say.
 fn wanted(
     scene: &Scene<'_>,
@@ -692,11 +755,7 @@ fn wanted(
 ) -> Result<Slice, Refusal> {
     let label = format!("{}/{name}", project.name);
     let requested_by = scene.person()?.clone();
-    placement::choose(&scene.app.partitions, &BTreeSet::new(), message.gpus).map_err(|refusal| {
-        let sizes: Vec<String> = scene.app.partitions.sizes().iter().map(u32::to_string).collect();
-        Refusal::new(RefusalKind::Invalid, refusal.to_string())
-            .hint(format!("holm slice request {label} --gpus N   (N is {})", sizes.join(", ")))
-    })?;
+    partition(scene, message.gpus, &format!("holm slice request {label}"))?;
     let level = scene.pack.level(&project.level).ok_or_else(|| {
         Refusal::new(RefusalKind::State, format!("`{}` is no level any more", shown(&project.level)))
     })?;
@@ -769,6 +828,8 @@ fn wanted(
         copies: Default::default(),
         scheduler: Vec::new(),
         drain: None,
+        enlarged: Vec::new(),
+        resized: None,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::domain::quota::{self, Quota};
 use crate::domain::records::Subject as Invited;
 use crate::domain::records::{
     Approval, Device, DeviceState, DiskChange, Evidence, Extension, Hold, Host, Lock, Maintenance, NewDisks,
-    Person, Project, Slice, SliceState, VolumeKind,
+    Person, Project, Size, Slice, SliceState, VolumeKind,
 };
 use crate::domain::register::lapsed;
 use crate::domain::unapprove;
@@ -199,8 +199,15 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
             at: Some(time(asked.at)),
             comment: asked.comment.clone(),
             approvals: asked.approvals.iter().map(approval).collect(),
+            size: asked.size.map(sized),
         }),
+        resized: s.resized.map(sized),
+        enlarged: s.enlarged.iter().map(approval).collect(),
     }
+}
+
+fn sized(of: Size) -> v1::Size {
+    v1::Size { gpus: of.gpus, vcpus: of.vcpus, memory_mib: of.memory_mib }
 }
 
 /// What is wrong with how its guest speaks. It concerns nobody else's slice.
@@ -227,7 +234,11 @@ fn ill(app: &App, state: &State, s: &Slice) -> Vec<&'static str> {
 
 /// What tells it from the one asked for before or after it.
 pub(super) fn extension_id(asked: &Extension) -> String {
-    format!("{:08x}", asked.at.as_millisecond())
+    let Some(Size { gpus, vcpus, memory_mib }) = asked.size else {
+        return format!("{:08x}", asked.at.as_millisecond());
+    };
+    // What is approved is this size, and no other.
+    format!("{:08x}-{gpus}-{vcpus}-{memory_mib}", asked.at.as_millisecond())
 }
 
 pub(super) fn approval(a: &Approval) -> v1::Approval {

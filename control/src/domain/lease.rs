@@ -25,13 +25,13 @@
 use super::lock::{self, Subject};
 use super::records::{Approval, Change, Ended, Extension, Project, Record, Slice, SliceState};
 use super::slice::{self, Demands, put};
-use super::{Refusal, RefusalKind, State, days};
+use super::{Refusal, RefusalKind, State, days, resize};
 use holm_policies::Level;
 use holm_proto::ids::Name;
 use jiff::Timestamp;
 
-/// How an answer to a request for more time begins, where it stands as the slice's reason.
-const ANSWER: &str = "more time was";
+/// How an answer to a request for more time or another size goes on, where it stands as the slice's reason.
+const ANSWER: &str = " was ";
 /// So many leases of a project's slices are warned of, those that end first.
 const WARNED_MAX: usize = 16;
 
@@ -74,19 +74,28 @@ pub fn extend(s: &Slice, by: &Name, comment: &str, now: Timestamp) -> Result<Vec
     if s.home().is_none() {
         slice::demand(s, &SliceState::OPEN, "extended")?;
     }
-    if let Some(asked) = &s.extension {
-        let text = format!("{} asked for more time already, and it waits for approval", asked.by);
-        return Err(Refusal::new(RefusalKind::Exists, text));
-    }
+    nothing_asked(s)?;
     if s.lease.is_none() {
         let text = "it was approved for no certain time: it runs as long as its project";
         return Err(Refusal::new(RefusalKind::State, text));
     }
-    let asked = Extension { by: by.clone(), at: now, comment: comment.to_owned(), approvals: Vec::new() };
+    let (by, comment) = (by.clone(), comment.to_owned());
+    let asked = Extension { by, at: now, comment, approvals: Vec::new(), size: None };
     Ok(put(Slice { extension: Some(asked), reason: unanswered(s), ..s.clone() }))
 }
 
-/// One approval more for that. With the last one needed it has the time.
+/// Of what is asked for later one thing at a time: who approves it looks at that.
+pub(super) fn nothing_asked(s: &Slice) -> Result<(), Refusal> {
+    let Some(asked) = &s.extension else { return Ok(()) };
+    let text = format!("{} asked for {} already, and it waits for approval", asked.by, thing(asked));
+    Err(Refusal::new(RefusalKind::Exists, text))
+}
+
+fn thing(asked: &Extension) -> &'static str {
+    if asked.size.is_some() { "another size" } else { "more time" }
+}
+
+/// One approval more for that. With the last one needed it has the time, or the size.
 pub fn approve(
     s: &Slice,
     demands: Demands<'_>,
@@ -96,9 +105,19 @@ pub fn approve(
 ) -> Result<Vec<Change>, Refusal> {
     let mut next = s.clone();
     let Some(asked) = &mut next.extension else { return Err(none_asked()) };
+    if asked.size.is_some() && s.home().is_none() {
+        slice::demand(s, &SliceState::OPEN, "given another size")?;
+    }
     let approval = Approval { by: by.clone(), at: now, comment: comment.to_owned() };
+    let size = asked.size;
     if demands.one_more(&asked.by, &mut asked.approvals, approval)?.is_none() {
-        next.renewed = next.extension.take().map(|asked| asked.approvals).unwrap_or_default();
+        let approvals = next.extension.take().map(|asked| asked.approvals).unwrap_or_default();
+        if let Some(size) = size {
+            next.enlarged = approvals;
+            resize::give(&mut next, size, now);
+            return Ok(put(next));
+        }
+        next.renewed = approvals;
         next.lease = extended(s.lease, demands.lease_days, now);
         // That its time was over is over.
         next.reason = if s.lease_over(now) { String::new() } else { unanswered(s) };
@@ -112,22 +131,23 @@ pub fn extended(lease: Option<Timestamp>, days: u32, now: Timestamp) -> Option<T
 }
 
 /// Its reason, but for an answer to what was asked before.
-fn unanswered(s: &Slice) -> String {
-    if s.reason.starts_with(ANSWER) { String::new() } else { s.reason.clone() }
+pub(super) fn unanswered(s: &Slice) -> String {
+    let is_answer = ["more time", "another size"]
+        .iter()
+        .any(|asked| s.reason.strip_prefix(asked).is_some_and(|rest| rest.starts_with(ANSWER)));
+    if is_answer { String::new() } else { s.reason.clone() }
 }
 
 /// It is rejected, its lead takes it back, or nobody approved it: it runs as long as it would have. `why`, for her to
 /// read; empty: nothing new.
 pub fn drop_extension(s: &Slice, why: &str) -> Result<Vec<Change>, Refusal> {
-    if s.extension.is_none() {
-        return Err(none_asked());
-    }
-    let reason = if why.is_empty() { s.reason.clone() } else { format!("{ANSWER} {why}") };
+    let Some(asked) = &s.extension else { return Err(none_asked()) };
+    let reason = if why.is_empty() { s.reason.clone() } else { format!("{}{ANSWER}{why}", thing(asked)) };
     Ok(put(Slice { extension: None, reason, ..s.clone() }))
 }
 
 fn none_asked() -> Refusal {
-    Refusal::new(RefusalKind::State, "nobody has asked for more time for it")
+    Refusal::new(RefusalKind::State, "nobody has asked for more time or another size for it")
 }
 
 /// The project has ended and nobody has seen that yet.

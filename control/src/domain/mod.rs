@@ -24,6 +24,7 @@ pub mod project;
 pub mod quota;
 pub mod records;
 pub mod register;
+pub mod resize;
 pub mod review;
 pub mod scheduler;
 pub mod slice;

@@ -308,6 +308,21 @@ pub struct Extension {
     pub comment: String,
     /// By whom so far.
     pub approvals: Vec<Approval>,
+    /// It is another size that is asked for; absent: more time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
+/// What a slice has of its host, but for disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// Whole GPUs.
+    pub gpus: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// MiB.
+    pub memory_mib: u64,
 }
 
 /// Where a slice stands; the diagram is in `domain::slice`.
@@ -578,7 +593,7 @@ pub struct Slice {
     /// That end, when it was seen to be past.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
-    /// More time that its lead asks for.
+    /// More time, or another size, that its lead asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extension: Option<Extension>,
     /// Its backups, and what is done with them.
@@ -590,6 +605,12 @@ pub struct Slice {
     /// No job begins in it; absent: jobs begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Who approved that it has more than it was approved with at first, where it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enlarged: Vec<Approval>,
+    /// Its size from its next start on; absent: the one that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized: Option<Size>,
 }
 
 /// A class of jobs, a quality of service, as Slurm calls it; within the bounds of [`holm_proto::jobs`].
@@ -722,6 +743,9 @@ pub struct Span {
     pub from: Timestamp,
     /// Released.
     pub until: Timestamp,
+    /// So many GPUs; absent: as many as the slice has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
 }
 
 /// A deletion certificate.

@@ -40,6 +40,8 @@
 //! So it is started there and nowhere else: an approved slice with a placement waits for room on that host. It may get
 //! other devices than before, and those it had are cleaned like anybody's.
 //!
+//! What it has of its host can be another from its next start on: the diagram is in [`resize`].
+//!
 //! Where a device turns out not to be clean by its host's own record before anything was begun with it, the
 //! slice is placed again. One that has lost a device stays as it is, and says so: its lead closes it.
 //! Closing bumps the generation, so nothing the agent says of the running machine counts any more.
@@ -51,7 +53,7 @@ use super::records::{
     Approval, Change, Device, DeviceState, Evidence, Guest, Hold, Placement, Project, Record, Slice,
     SliceState, Span, VolumeEvidence, VolumeKind,
 };
-use super::{Refusal, RefusalKind, State, backup, device, disks, lease, lock};
+use super::{Refusal, RefusalKind, State, backup, device, disks, lease, lock, resize};
 use holm_proto::ids::{Name, PciAddress, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,11 +130,34 @@ impl Slice {
         self.detached.is_none() && self.released.is_none()
     }
 
-    /// When it had devices: from placed until they were released, the last span perhaps still open.
-    pub fn spans(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
-        let last = (self.placed.unwrap_or(self.requested), self.released.or(self.detached));
-        let spans = self.past.iter().map(|span| (span.from, Some(span.until))).chain([last]);
-        spans.filter(|_| self.placement.is_some())
+    /// When it had devices, and how many GPUs: from placed until they were released, the last span perhaps still open.
+    pub fn spans(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>, u32)> {
+        let last = (self.placed.unwrap_or(self.requested), self.released.or(self.detached), self.gpus);
+        let past = self.past.iter().map(|span| (span.from, Some(span.until), span.gpus.unwrap_or(self.gpus)));
+        past.chain([last]).filter(|_| self.placement.is_some())
+    }
+
+    /// It has given its devices back, and will be counted anew.
+    pub(super) fn end_span(&mut self) {
+        if let (Some(from), Some(until)) = (self.placed, self.released)
+            && from < until
+        {
+            self.past.push(Span { from, until, gpus: Some(self.gpus) });
+            self.placed = self.released;
+        }
+        while let [a, b, ..] = self.past.as_slice()
+            && self.past.len() > PAST_MAX
+        {
+            // The two oldest as one that used as much, with as many GPUs as either had, up to where the later ends: who stops
+            // and starts often forgets nothing of what was used, and moves none of it into the past.
+            let gpus = |span: &Span| span.gpus.unwrap_or(self.gpus).max(1);
+            let most = gpus(a).max(gpus(b));
+            let used =
+                |span: &Span| span.until.duration_since(span.from).as_secs_f64() * f64::from(gpus(span));
+            let took = SignedDuration::from_secs_f64((used(a) + used(b)) / f64::from(most));
+            let both = Span { from: b.until - took, until: b.until, gpus: Some(most) };
+            self.past.splice(..2, [both]);
+        }
     }
 
     /// It was stopped and is to be started again, where its disk is.
@@ -159,11 +184,7 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
             Refusal::new(RefusalKind::State, text).hint("holm slice list, and: holm slice withdraw NAME")
         );
     }
-    let bounds = [
-        ("vcpus", u64::from(slice.vcpus), 1, u64::from(VCPUS_MAX)),
-        ("memory in MiB", slice.memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
-        ("disk in GiB", slice.disk_gib, *DISK_GIB.start(), *DISK_GIB.end()),
-    ];
+    bounded(slice.vcpus.into(), slice.memory_mib)?;
     let others = slice.others.iter().map(|other| {
         let what = match other.kind {
             VolumeKind::Root => "disk in GiB",
@@ -172,14 +193,7 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
         };
         (what, other.size_gib, 1, *DISK_GIB.end())
     });
-    for (what, value, low, high) in bounds.into_iter().chain(others) {
-        if !(low..=high).contains(&value) {
-            return Err(Refusal::new(
-                RefusalKind::Invalid,
-                format!("{what} can be {low} to {high}: `{value}` is not"),
-            ));
-        }
-    }
+    within([("disk in GiB", slice.disk_gib, *DISK_GIB.start(), *DISK_GIB.end())].into_iter().chain(others))?;
     // Of those that never got a place the log has all; here the last are kept, for who decides on the next.
     let mut ended: Vec<&Slice> = of_project().filter(|s| never_placed(s)).collect();
     ended.sort_by_key(|s| std::cmp::Reverse(s.requested));
@@ -188,6 +202,22 @@ pub fn request(state: &State, slice: Slice) -> Result<Vec<Change>, Refusal> {
     let mut changes: Vec<Change> = forgotten.take(ENDED_MAX).collect();
     changes.extend(put(slice));
     Ok(changes)
+}
+
+/// What a machine can have.
+pub(super) fn bounded(vcpus: u64, memory_mib: u64) -> Result<(), Refusal> {
+    let (low, high) = (*MEMORY_MIB.start(), *MEMORY_MIB.end());
+    within([("vcpus", vcpus, 1, VCPUS_MAX.into()), ("memory in MiB", memory_mib, low, high)])
+}
+
+fn within(all: impl IntoIterator<Item = (&'static str, u64, u64, u64)>) -> Result<(), Refusal> {
+    all.into_iter().try_for_each(|(what, value, low, high)| match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => {
+            let text = format!("{what} can be {low} to {high}: `{value}` is not");
+            Err(Refusal::new(RefusalKind::Invalid, text))
+        }
+    })
 }
 
 fn never_placed(s: &Slice) -> bool {
@@ -317,16 +347,7 @@ pub fn place(
         changes.push(device::claim(device, slice.id));
     }
     let mut next = slice.clone();
-    if let (Some(from), Some(until)) = (slice.placed, slice.released) {
-        next.past.push(Span { from, until });
-    }
-    while let [a, b, ..] = next.past.as_slice()
-        && next.past.len() > PAST_MAX
-    {
-        // The two oldest as one that took as long: who stops and starts often forgets nothing of what was used.
-        let both = Span { from: b.from - a.until.duration_since(a.from), until: b.until };
-        next.past.splice(..2, [both]);
-    }
+    next.end_span();
     for scratch in next.others.iter_mut().filter(|other| other.kind == VolumeKind::Scratch) {
         // It is another from now on.
         scratch.evidence = None;
@@ -528,6 +549,7 @@ pub fn start(
         disks::rebuild(&mut next, volume)?;
     }
     next.drain = None;
+    resize::take(&mut next);
     step(&mut next, SliceState::Approved, String::new(), now);
     Ok(put(next))
 }

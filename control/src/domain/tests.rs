@@ -145,6 +145,8 @@ pub(crate) fn requested(n: u8, gpus: u32, needed: u32, second: usize) -> Slice {
         copies: Default::default(),
         scheduler: Vec::new(),
         drain: None,
+        enlarged: Vec::new(),
+        resized: None,
     }
 }
 

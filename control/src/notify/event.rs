@@ -28,6 +28,8 @@ pub enum Kind {
     ApprovalWanted,
     /// More time for a slice waits for an officer.
     MoreTimeWanted,
+    /// A slice asks for another size.
+    SizeWanted,
     /// A code waits for a second one's word.
     CodeWaits,
     /// A slice was approved.
@@ -79,9 +81,10 @@ pub const COMMON: [&str; 3] = ["entry", "time", "command"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ApprovalWanted,
         Self::MoreTimeWanted,
+        Self::SizeWanted,
         Self::CodeWaits,
         Self::SliceApproved,
         Self::SliceRejected,
@@ -111,6 +114,7 @@ impl Kind {
         match self {
             Self::ApprovalWanted => "approval-wanted",
             Self::MoreTimeWanted => "more-time-wanted",
+            Self::SizeWanted => "size-wanted",
             Self::CodeWaits => "code-waits",
             Self::SliceApproved => "slice-approved",
             Self::SliceRejected => "slice-rejected",
@@ -140,6 +144,9 @@ impl Kind {
     pub fn fields(self) -> &'static [&'static str] {
         match self {
             Self::ApprovalWanted => &["project", "slice", "level", "by", "gpus", "approvals"],
+            Self::SizeWanted => {
+                &["project", "slice", "level", "by", "gpus", "vcpus", "memory_mib", "approvals"]
+            }
             Self::MoreTimeWanted => &["project", "slice", "level", "by", "approvals"],
             Self::CodeWaits => &["person", "by"],
             Self::SliceApproved
@@ -276,7 +283,7 @@ impl Told<'_> {
         if let Some(asked) = &slice.extension {
             let last = asked.approvals.last().map_or(asked.at, |a| a.at);
             if last == self.entry.time {
-                return self.more_time(project, slice, asked, &label);
+                return self.asked_later(project, slice, asked, &label);
             }
         }
         let approved_now = stamped(slice.approvals.last().map(|a| a.at), self.entry);
@@ -307,7 +314,8 @@ impl Told<'_> {
         self.of.officers().filter(|name| !not.contains(name)).cloned().collect()
     }
 
-    fn more_time(&mut self, project: &Project, slice: &Slice, asked: &Extension, label: &str) {
+    /// More time, or another size.
+    fn asked_later(&mut self, project: &Project, slice: &Slice, asked: &Extension, label: &str) {
         let to = self.deciders(project, &asked.by, &asked.approvals);
         let (name, by) = (slice.name.to_string(), asked.by.to_string());
         let approvals = format!("{} of {}", asked.approvals.len(), slice.approvals_needed);
@@ -318,7 +326,16 @@ impl Told<'_> {
             ("by", &by),
             ("approvals", &approvals),
         ];
-        self.say(Kind::MoreTimeWanted, to, format!("holm slice review {label}"), &said);
+        let command = format!("holm slice review {label}");
+        match asked.size {
+            None => self.say(Kind::MoreTimeWanted, to, command, &said),
+            Some(size) => {
+                let all = [size.gpus.into(), size.vcpus.into(), size.memory_mib].map(|n: u64| n.to_string());
+                let [gpus, vcpus, memory] = all.each_ref().map(String::as_str);
+                let size = [("gpus", gpus), ("vcpus", vcpus), ("memory_mib", memory)];
+                self.say(Kind::SizeWanted, to, command, &[&said[..], &size].concat());
+            }
+        }
     }
 
     /// Whoever may confirm it hears of it, and whom it is for: she would know that she asked for none.

@@ -180,6 +180,7 @@ fn built_in(kind: Kind) -> &'static str {
     match kind {
         Kind::ApprovalWanted => include_str!("templates/approval-wanted.txt"),
         Kind::MoreTimeWanted => include_str!("templates/more-time-wanted.txt"),
+        Kind::SizeWanted => include_str!("templates/size-wanted.txt"),
         Kind::CodeWaits => include_str!("templates/code-waits.txt"),
         Kind::SliceApproved => include_str!("templates/slice-approved.txt"),
         Kind::SliceRejected => include_str!("templates/slice-rejected.txt"),

@@ -163,6 +163,9 @@ fn more_time_waits_for_officers_as_a_request_does() {
     one("slice.extend", "person/dina", of(asked(NOW, json!([]))), Kind::MoreTimeWanted, both, review);
     let once = asked(BEFORE, json!([approval("frida", NOW)]));
     one("slice.approve", "person/frida", of(once), Kind::MoreTimeWanted, &["gustav"], review);
+    let size = json!({ "gpus": 4, "vcpus": 24, "memory_mib": 65536 });
+    let larger = with(asked(NOW, json!([])), "size", size);
+    one("slice.resize", "person/dina", of(larger), Kind::SizeWanted, both, review);
 }
 
 #[test]

@@ -292,9 +292,9 @@ fn uses(state: &State) -> Vec<Use> {
     slices
         .flat_map(|s| {
             let department = department(state, s);
-            s.spans().map(move |(from, until)| Use {
+            s.spans().map(move |(from, until, gpus)| Use {
                 department: department.clone(),
-                gpus: s.gpus,
+                gpus,
                 from,
                 until,
             })

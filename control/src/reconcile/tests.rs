@@ -179,6 +179,8 @@ impl Ground {
             copies: Default::default(),
             scheduler: Vec::new(),
             drain: None,
+            enlarged: Vec::new(),
+            resized: None,
         })))]);
         id
     }

@@ -225,3 +225,72 @@ async fn nothing_ends_by_a_clock_that_is_doubted_also_after_a_restart() {
     assert_eq!(waits.state(), v1::SliceState::Requested);
     assert!(world.log().iter().all(|e| e.action != "slice.expire"));
 }
+
+async fn resize(world: &World, who: &str, gpus: u32) -> Result<v1::Slice, tonic::Status> {
+    let request = v1::ResizeSliceRequest {
+        slice: Some(reference("heart/main")),
+        gpus: Some(gpus),
+        comment: "the larger model".to_owned(),
+        ..Default::default()
+    };
+    world.slices(who).resize_slice(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn less_is_the_leads_to_say_and_more_is_the_officers_and_a_machine_has_it_from_its_next_start_on() {
+    let world = World::full().await;
+    let (mut agent, _) = ready_slice(&world, "heart/main", 2).await;
+    for who in ["rosa", "frida", "olga"] {
+        let refused = resize(&world, who, 1).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{who}: {refused}");
+        let entry = world.logged(|e| e.action == "slice.resize").await;
+        assert_eq!((entry.outcome.as_str(), entry.actor), ("refused", format!("person/{who}")));
+    }
+    for who in ["lars", "anna"] {
+        assert_eq!(resize(&world, who, 1).await.unwrap_err().code(), Code::NotFound, "{who}");
+    }
+    let before = world.get("dina", "heart/main").await.unwrap();
+    assert_eq!(resize(&world, "dina", 2).await.unwrap_err().code(), Code::FailedPrecondition);
+    let refused = resize(&world, "dina", 3).await.unwrap_err();
+    assert!(hint(&refused).starts_with("holm slice resize heart/main --gpus N"), "{refused}");
+
+    let asks = resize(&world, "dina", 4).await.unwrap();
+    let before_that = asks.extension.clone().unwrap().id;
+    let wanted = v1::Size { gpus: 4, vcpus: before.vcpus * 2, memory_mib: before.memory_mib * 2 };
+    assert_eq!((asks.gpus, asks.resized, asks.extension.unwrap().size), (2, None, Some(wanted)));
+    assert_eq!(extend(&world, "dina").await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(world.approve("dina", "heart/main").await.unwrap_err().code(), Code::PermissionDenied);
+    let no =
+        world.slices("gustav").reject_slice(decide("heart/main", "too much")).await.unwrap().into_inner();
+    assert_eq!((no.reason.as_str(), no.extension), ("another size was rejected by gustav: too much", None));
+
+    let asks = resize(&world, "dina", 4).await.unwrap();
+    // Not without looking at it, and not what was asked for before.
+    let approve = async |id: String| {
+        let this = v1::DecideSliceRequest { id, ..decide("heart/main", "") };
+        world.slices("frida").approve_slice(this).await.map(tonic::Response::into_inner)
+    };
+    for id in [String::new(), before_that] {
+        let refused = approve(id).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert_eq!(hint(&refused), "holm slice review heart/main");
+    }
+    let given = approve(asks.extension.unwrap().id).await.unwrap();
+    assert_eq!(
+        (given.approvals.len(), given.enlarged.len()),
+        (1, 1),
+        "beside those who approved it at first"
+    );
+    assert_eq!((given.gpus, given.resized, given.extension), (2, Some(wanted), None), "it runs as it did");
+    let detail = world.logged(|e| e.action == "slice.resize").await.detail;
+    assert_eq!((&detail["gpus"], &detail["comment"]), (&4.into(), &"the larger model".into()));
+
+    world.slices("dina").stop_slice(decide("heart/main", "")).await.unwrap();
+    let rests = comes_to_rest(&world, &mut agent).await;
+    assert_eq!((rests.gpus, rests.resized), (2, Some(wanted)));
+    let starts = start(&world, "dina").await.unwrap();
+    assert_eq!((starts.gpus, starts.vcpus, starts.resized), (4, wanted.vcpus, None));
+    agent.clean(&world, "dgx").await;
+    let given = agent.slice(v1::Goal::Run).await;
+    assert_eq!((given.devices.len(), given.vcpus), (4, wanted.vcpus));
+}

@@ -31,7 +31,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 90] = [
+pub const CALLS: [&str; 91] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -73,6 +73,7 @@ pub const CALLS: [&str; 90] = [
     "SliceService/StartSlice",
     "SliceService/StartSlice rebuild",
     "SliceService/GrowSlice",
+    "SliceService/ResizeSlice",
     "SliceService/RekeySlice",
     "SliceService/ReencryptSlice",
     "SliceService/SetScheduler",
@@ -320,6 +321,12 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
             let request =
                 v1::GrowSliceRequest { slice, home_gib: Some(500), dry_run: true, ..Default::default() };
             drop(slices.grow_slice(request).await?);
+        }
+        "SliceService/ResizeSlice" => {
+            let slice = Some(main());
+            let request =
+                v1::ResizeSliceRequest { slice, vcpus: Some(1), dry_run: true, ..Default::default() };
+            drop(slices.resize_slice(request).await?);
         }
         "SliceService/SetScheduler" => {
             let request = v1::SetSchedulerRequest {

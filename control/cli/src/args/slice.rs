@@ -24,7 +24,7 @@ pub enum SliceVerb {
     /// All that an officer looks at before she approves: what is asked for, what its level makes of it, what its project
     /// has filed and asked for before
     Review(Target),
-    /// Approve it, or the time that it asks for, for a security officer
+    /// Approve it, or the time or size that it asks for, for a security officer
     Approve {
         #[command(flatten)]
         target: Target,
@@ -38,7 +38,7 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Refuse it, or the time that it asks for, for a security officer
+    /// Refuse it, or the time or size that it asks for, for a security officer
     Reject {
         #[command(flatten)]
         target: Target,
@@ -67,7 +67,7 @@ pub enum SliceVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Take the request back, or that for more time
+    /// Take the request back, or that for more time or another size
     Withdraw {
         #[command(flatten)]
         target: Target,
@@ -131,6 +131,26 @@ pub enum SliceVerb {
         sizes: Sizes,
         #[command(flatten)]
         how: How,
+    },
+    /// Give it other GPUs, CPUs and memory from its next start on, for its lead
+    #[command(
+        after_help = "No more than it has of anything its lead says alone, and more officers approve, by as many as its level wants. What \
+        was given up they approve again; to keep what it has, ask for that. A machine that runs has it when it is started next. \
+        CPUs and memory that are not named go with the GPUs. Its disks stay as they are: `holm slice grow`.\n\n  \
+        holm slice resize heart-study/main --gpus 4 --comment 'the larger model'\n  \
+        holm slice drain heart-study/main --stop --wait && holm slice start heart-study/main"
+    )]
+    Resize {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        size: Size,
+        /// What for; officers read it, and it is in the log
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        comment: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Put its disks under other keys, and destroy those that they have, for its lead or a security officer
     #[command(
@@ -243,6 +263,21 @@ pub struct Sizes {
     /// Disk of /raid
     #[arg(long, value_name = "SIZE", value_parser = parse_gib)]
     pub scratch: Option<u64>,
+}
+
+/// What it has of its host but for disks.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = true)]
+pub struct Size {
+    /// 1, 2, 4, 8 or 16
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<u32>,
+    /// Virtual CPUs; otherwise as many for each GPU as it has
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// Memory, as in 64G; otherwise as much for each GPU as it has
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    pub memory: Option<u64>,
 }
 
 /// Which slice.

@@ -3,14 +3,14 @@
 use super::pin::alarm;
 use super::project::afterwards;
 use super::{Session, backup, copy, disks, queue as jobs, ssh, ssh_config, tunnel, watch};
-use crate::args::{Request, SliceVerb, Target};
+use crate::args::{Request, Size, SliceVerb, Target};
 use crate::output::{Format, put};
 use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{
     DecideSliceRequest, GetProjectRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest,
-    RequestSliceRequest, Slice, SliceState, StartSliceRequest,
+    RequestSliceRequest, ResizeSliceRequest, Slice, SliceState, StartSliceRequest,
 };
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -71,11 +71,16 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             let slice = session.ask(client.start_slice(request)).await?;
             let (label, host) = (view::label(&slice), &slice.host);
             let with = if rebuild { ", and gets a new root disk there" } else { "" };
-            let sentence = format!("{label} waits for GPUs on {host}, where its disk is{with}");
+            let gpus = view::plural(slice.gpus.into(), "GPU");
+            let sentence = format!("{label} waits for {gpus} on {host}, where its disk is{with}");
             told(session, &slice, sentence, dry_run)?;
         }
         SliceVerb::SshConfig(target) => return ssh_config::print(session, &target).map(|()| 0),
         SliceVerb::SshCert(target) => return ssh_config::renew(session, &target).await.map(|()| 0),
+        SliceVerb::Resize { target, size, comment, dry_run } => {
+            resize(session, &target, &size, comment, dry_run).await?;
+            return Ok(0);
+        }
         SliceVerb::Grow { target, sizes, how } => return disks::grow(session, &target, &sizes, &how).await,
         SliceVerb::Reencrypt { target, how } => return disks::reencrypt(session, &target, &how).await,
         SliceVerb::Rekey { target, how } => return disks::rekey(session, &target, &how).await,
@@ -215,7 +220,12 @@ async fn decide(
     let word = view::word(view::state(&slice));
     let label = view::label(&slice);
     let sentence = match verb {
-        Verb::Approve if slice.extension.is_some() => format!("{label} needs one more approval of its time"),
+        Verb::Approve if slice.extension.is_some() => {
+            format!("{label} needs one more approval of the {} that it asks for", view::asks_for(&slice))
+        }
+        Verb::Approve if !matches!(view::state(&slice), SliceState::Requested | SliceState::Approved) => {
+            format!("{label}: what it asked for is approved, and {}", view::sizes(&slice))
+        }
         Verb::Approve => format!("{label} is {word}; approvals {}", view::approvals(&slice)),
         Verb::Extend => format!("{label} asks for more time, and officers must approve that"),
         Verb::Reject | Verb::Withdraw => format!("{label} is {word}"),
@@ -235,6 +245,25 @@ async fn decide(
             format!("{label} is on hold no more: its key and disk go, unless something else keeps them")
         }
         Verb::Release => format!("{label} is on hold no more"),
+    };
+    told(session, &slice, sentence, dry_run)
+}
+
+async fn resize(
+    session: &Session,
+    target: &Target,
+    size: &Size,
+    comment: String,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let wanted = session.slice(&target.slice, &target.project)?;
+    let (gpus, vcpus, memory_mib) = (size.gpus, size.vcpus, size.memory);
+    let request = ResizeSliceRequest { slice: Some(wanted), gpus, vcpus, memory_mib, comment, dry_run };
+    let slice = session.ask(session.slices().await?.resize_slice(request)).await?;
+    let label = view::label(&slice);
+    let sentence = match slice.extension.as_ref().and_then(|asked| asked.size) {
+        Some(size) => format!("{label} asks for {}, and officers must approve that", view::size(&size)),
+        None => format!("{label}: {}", view::sizes(&slice)),
     };
     told(session, &slice, sentence, dry_run)
 }

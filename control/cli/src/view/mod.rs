@@ -45,7 +45,8 @@ pub use registration::{entry_json, record, record_json, register};
 pub use review::{review, review_json};
 pub use sample::{sample, sample_json, samples};
 pub use slice::{
-    approvals, explain, label, next_command, slice, slice_json, slices, state, state_tone, step_text, word,
+    approvals, asks_for, explain, has, label, next_command, size, sizes, slice, slice_json, slices, state,
+    state_tone, step_text, word,
 };
 pub use svg::svg;
 pub use things::{
@@ -86,7 +87,7 @@ fn yes_no(yes: bool) -> Cell {
     if yes { Cell::both("yes", "true") } else { Cell::both("no", "false").tone(Tone::Dim) }
 }
 
-fn plural(n: u64, one: &str) -> String {
+pub fn plural(n: u64, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 

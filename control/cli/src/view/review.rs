@@ -2,7 +2,7 @@
 //! what the level makes of it; what the project has filed; what it asked for before.
 
 use super::registration::{lines, several};
-use super::slice::{label, slice_json, state, state_tone, word};
+use super::slice::{asks_for, has, label, size, slice_json, state, state_tone, word};
 use super::{plural, when_full};
 use crate::output::{Cell, Sheet, Tone};
 use crate::text::{Clock, instant, mib};
@@ -22,12 +22,23 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
         Some(asked) => {
             let comment =
                 if asked.comment.is_empty() { String::new() } else { format!(": {}", asked.comment) };
-            sheet.line("asks for", Cell::new(format!("more time{comment}")).tone(Tone::Busy));
+            sheet.line(
+                "asks for",
+                Cell::new(format!(
+                    "{}{comment}",
+                    if asked.size.is_some() { "another size" } else { asks_for(s) }
+                ))
+                .tone(Tone::Busy),
+            );
             sheet.line("asked by", asked.by.as_str()).line("asked", when_full(asked.at.as_ref(), clock));
             sheet.line("runs until", when_full(s.lease.as_ref(), clock));
+            sheet.line("next start", s.resized.as_ref().map(size).unwrap_or_default());
             let days = pack.level(&s.level).map_or(0, |level| level.lease_days);
             let would = lease::extended(instant(s.lease.as_ref()), days, clock.now);
-            sheet.line("and then", would.map_or("as long as its project".to_owned(), |at| clock.full(at)));
+            if asked.size.is_none() {
+                sheet
+                    .line("and then", would.map_or("as long as its project".to_owned(), |at| clock.full(at)));
+            }
         }
         None => {
             sheet.line("state", Cell::new(word(state(s))).tone(state_tone(state(s))));
@@ -37,13 +48,18 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
             sheet.line("to end", when_full(s.until.as_ref(), clock));
         }
     }
+    // Another size is beside what it has; a slice that is new, beside what the project was given last.
+    let asked = s.extension.as_ref().and_then(|asked| asked.size);
+    let given = before.filter(|_| asked.is_none());
+    let (is, was) =
+        (asked.unwrap_or_else(|| has(s)), if asked.is_some() { Some(has(s)) } else { before.map(has) });
     let sizes = [
-        ("gpus", s.gpus.to_string(), before.map(|b| b.gpus.to_string())),
-        ("vcpus", s.vcpus.to_string(), before.map(|b| b.vcpus.to_string())),
-        ("memory", mib(s.memory_mib), before.map(|b| mib(b.memory_mib))),
-        ("disk", gib(s.disk_gib), before.map(|b| gib(b.disk_gib))),
-        ("home", gib(s.home_gib), before.map(|b| gib(b.home_gib))),
-        ("scratch", gib(s.scratch_gib), before.map(|b| gib(b.scratch_gib))),
+        ("gpus", is.gpus.to_string(), was.map(|b| b.gpus.to_string())),
+        ("vcpus", is.vcpus.to_string(), was.map(|b| b.vcpus.to_string())),
+        ("memory", mib(is.memory_mib), was.map(|b| mib(b.memory_mib))),
+        ("disk", gib(s.disk_gib), given.map(|b| gib(b.disk_gib))),
+        ("home", gib(s.home_gib), given.map(|b| gib(b.home_gib))),
+        ("scratch", gib(s.scratch_gib), given.map(|b| gib(b.scratch_gib))),
     ];
     for (what, now, before) in sizes {
         sheet.line(

@@ -4,7 +4,7 @@ use super::lock::{lock_json, locked};
 use super::{backup, fullness, plural, time_json, when, when_full};
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::text::{Clock, instant, mib, took};
-use holm_proto::v1::{Approval, DiskChangeWanted, Extension, Guest, Hold, Slice, SliceState, Step};
+use holm_proto::v1::{Approval, DiskChangeWanted, Extension, Guest, Hold, Size, Slice, SliceState, Step};
 use serde_json::{Value, json};
 
 /// PROJECT/NAME.
@@ -65,6 +65,7 @@ fn state_cell(s: &Slice) -> Cell {
     let shown = match (s.lock.is_some(), s.hold.is_some(), s.extension.is_some()) {
         (true, ..) => format!("{word}, locked"),
         (_, true, _) => format!("{word}, on hold"),
+        (.., true) if asks_for(s) == OTHER_SIZE => format!("{word}, asks for another size"),
         (.., true) => format!("{word}, asks for more time"),
         _ if s.drain.is_some() => format!("{word}, drained"),
         _ => word.to_owned(),
@@ -100,14 +101,54 @@ fn lease(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
     sheet.line("approved until", if s.lease_over { until.tone(Tone::Bad) } else { until });
     let by: Vec<&str> = s.renewed.iter().map(|a| a.by.as_str()).collect();
     sheet.line("extended by", by.join(", "));
+    let by: Vec<&str> = s.enlarged.iter().map(|a| a.by.as_str()).collect();
+    sheet.line("enlarged by", by.join(", "));
     let Some(asked) = &s.extension else { return };
     let comment = if asked.comment.is_empty() { String::new() } else { format!(": {}", asked.comment) };
     let at = instant(asked.at.as_ref()).map(|at| format!(", {}", clock.local(at))).unwrap_or_default();
     let have = format!("{} of {} approvals", asked.approvals.len(), s.approvals_needed);
+    let what = asked.size.as_ref().map(|asked| format!("{}, ", size(asked))).unwrap_or_default();
     sheet.line(
-        "more time",
-        Cell::new(format!("asked for by {}{at}{comment}; {have}", asked.by)).tone(Tone::Busy),
+        asks_for(s),
+        Cell::new(format!("{what}asked for by {}{at}{comment}; {have}", asked.by)).tone(Tone::Busy),
     );
+}
+
+/// What it asks for, of what is asked for later.
+pub fn asks_for(s: &Slice) -> &'static str {
+    if s.extension.as_ref().is_some_and(|asked| asked.size.is_some()) { OTHER_SIZE } else { "more time" }
+}
+
+const OTHER_SIZE: &str = "other size";
+
+/// `4 GPUs, 24 vCPUs, 360 GiB`.
+pub fn size(Size { gpus, vcpus, memory_mib }: &Size) -> String {
+    format!("{}, {}, {}", plural((*gpus).into(), "GPU"), plural((*vcpus).into(), "vCPU"), mib(*memory_mib))
+}
+
+/// Its size, now or when it is started next.
+pub fn sizes(s: &Slice) -> String {
+    match (&s.resized, state(s)) {
+        (Some(next), _) => format!("it has {} from its next start on", size(next)),
+        (None, SliceState::Stopped) => format!("it has {} when it is started", size(&has(s))),
+        (None, _) => format!("it has {}", size(&has(s))),
+    }
+}
+
+/// What it has now.
+pub fn has(s: &Slice) -> Size {
+    Size { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib }
+}
+
+fn size_json(of: &Size) -> Value {
+    json!({ "gpus": of.gpus, "vcpus": of.vcpus, "memory_mib": of.memory_mib })
+}
+
+fn asked_size_json(s: &Slice) -> Option<Value> {
+    let (mut asked, size) =
+        s.extension.as_ref().and_then(|asked| Some((extension_json(asked), asked.size?)))?;
+    asked.as_object_mut()?.insert("size".to_owned(), size_json(&size));
+    Some(asked)
 }
 
 fn lease_json(s: &Slice) -> Value {
@@ -115,7 +156,7 @@ fn lease_json(s: &Slice) -> Value {
         "until": time_json(s.lease.as_ref()),
         "over": s.lease_over,
         "renewed": approvals_json(&s.renewed),
-        "asked": s.extension.as_ref().map(extension_json),
+        "asked": s.extension.as_ref().filter(|asked| asked.size.is_none()).map(extension_json),
     })
 }
 
@@ -165,6 +206,7 @@ pub fn slice(s: &Slice, clock: &Clock) -> Sheet {
         .line("gpus", s.gpus.to_string())
         .line("vcpus", s.vcpus.to_string())
         .line("memory", Cell::both(mib(s.memory_mib), format!("{} MiB", s.memory_mib)))
+        .line("next start", s.resized.as_ref().map(size).unwrap_or_default())
         .line("disk", format!("{} GiB, encrypted under a key of its own", s.disk_gib))
         .line("home", disk(s.home_gib, "stays through stops"))
         .line("scratch", disk(s.scratch_gib, "/raid, gone at each stop"))
@@ -302,6 +344,7 @@ pub fn explain(s: &Slice, clock: &Clock) -> Sheet {
         let text = format!("{}, as its lead means to", clock.full(until));
         sheet.line("until", Cell::both(text, until.to_string()));
     }
+    sheet.line("next start", s.resized.as_ref().map(size).unwrap_or_default());
     sheet.line("to do", to_do(s));
     steps(&mut sheet, s);
     sheet
@@ -427,6 +470,9 @@ pub fn next_command(s: &Slice) -> Option<String> {
         SliceState::Kept if s.hold.is_none() && s.closed.is_none() && may("slice.close") => {
             format!("holm slice close {label}")
         }
+        SliceState::Ready if s.resized.is_some() && may("slice.stop") => {
+            format!("holm slice drain {label} --stop --wait, and: holm slice start {label}")
+        }
         SliceState::Ready if may("slice.connect") => format!("holm ssh {label}"),
         SliceState::Failed if may("slice.stop") => format!("holm slice stop {label}"),
         SliceState::Destroyed if may("slice.certificate") => {
@@ -522,6 +568,11 @@ pub fn slice_json(s: &Slice) -> Value {
     if let Some(all) = all.as_object_mut() {
         // The macro takes no more at once.
         all.insert("lease".to_owned(), lease_json(s));
+        let next = s.resized.as_ref().map(size_json);
+        all.insert(
+            "resize".to_owned(),
+            json!({ "next": next, "asked": asked_size_json(s), "approvals": approvals_json(&s.enlarged) }),
+        );
         let (drain, jobs) = jobs_json(s);
         all.extend([("drain".to_owned(), drain), ("jobs".to_owned(), jobs)]);
         all.insert("degraded".to_owned(), s.degraded.into());

@@ -195,8 +195,13 @@ fn more_time_that_nobody_approves_is_forgotten_and_said_so() {
 fn more_time_takes_as_many_as_the_request_did() {
     let mut s = slice_of(&world(2000));
     (s.state, s.lease) = (SliceState::Ready, Some(day(100)));
-    s.extension =
-        Some(Extension { by: name("ada"), at: day(1), comment: String::new(), approvals: Vec::new() });
+    s.extension = Some(Extension {
+        by: name("ada"),
+        at: day(1),
+        comment: String::new(),
+        approvals: Vec::new(),
+        size: None,
+    });
     let p = heart("3");
     let two = Demands { approvals: 2, outside: Some(&p), lease_days: 180 };
     let Change::Put(Record::Slice(once)) = approve(&s, two, &name("olga"), "", day(2)).unwrap().remove(0)

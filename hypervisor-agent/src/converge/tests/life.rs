@@ -888,6 +888,8 @@ impl Life {
             extension: None,
             scheduler: Vec::new(),
             drain: None,
+            enlarged: Vec::new(),
+            resized: None,
             copies: Default::default(),
         }))));
         self.commit(changes);
