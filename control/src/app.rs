@@ -224,6 +224,7 @@ impl App {
         })?;
         // The store is this process's alone by now, and so are the keys.
         keys.tidy().map_err(|e| Failure::because("the keys cannot be tidied", "holmd check", e))?;
+        ledger.keep_free(&config.data, u64::from(config.disk.keep_free_mib) << 20);
         let pack = rules(&config, &ledger)?;
         oversight::start(&config, &ledger)?;
         Ok(Self {

@@ -56,6 +56,9 @@ pub struct Config {
     /// Of people and hosts.
     #[serde(default)]
     pub certificates: CertificateConfig,
+    /// Of the disk on which `data` lies.
+    #[serde(default)]
+    pub disk: DiskConfig,
     /// Who holds the key-encryption key.
     #[serde(default)]
     pub keys: ProviderConfig,
@@ -165,6 +168,21 @@ impl ReviewConfig {
             1..=ENTRIES_MAX => Ok(()),
             other => Err(format!("`entries` in [review] can be 1 to {ENTRIES_MAX}: `{other}` is not")),
         }
+    }
+}
+
+/// Of holmd's own disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskConfig {
+    /// Below so many MiB that are free people begin nothing new. 0: there is no limit.
+    pub keep_free_mib: u32,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        // Some hundred thousand entries: time enough to make room.
+        Self { keep_free_mib: 512 }
     }
 }
 
@@ -383,6 +401,7 @@ mod tests {
             former_keys: None,
             backup: BackupConfig { keep: 2 },
             certificates: CertificateConfig { person_days: 7, ..CertificateConfig::default() },
+            disk: DiskConfig::default(),
             escrow: EscrowConfig {
                 recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
             },

@@ -25,6 +25,7 @@
 //! point leaves nothing to be made good but that.
 
 mod follow;
+mod room;
 
 pub use follow::{Standing, compare, replay};
 
@@ -34,6 +35,8 @@ use crate::store::{Applied, Store, StoreError};
 use follow::Follower;
 use holm_proto::ids::RequestId;
 use jiff::Timestamp;
+use room::Room;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -125,6 +128,8 @@ pub struct Ledger {
     view: RwLock<Arc<View>>,
     state: RwLock<Arc<State>>,
     changed: watch::Sender<u64>,
+    /// On the disk; absent: as much as is wanted.
+    room: OnceLock<Room>,
     clock: fn() -> Timestamp,
 }
 
@@ -193,8 +198,19 @@ impl Ledger {
             view,
             state: RwLock::new(Arc::new(state)),
             changed,
+            room: OnceLock::new(),
             clock,
         })
+    }
+
+    /// From now on people begin nothing new where less than so many bytes are free where this directory lies.
+    pub fn keep_free(&self, dir: &Path, least: u64) {
+        let _ = self.room.set(Room::new(dir.to_path_buf(), least));
+    }
+
+    /// The bytes that are free, where those are too few.
+    pub fn short(&self) -> Option<u64> {
+        self.room.get().and_then(Room::short)
     }
 
     /// The state now. Cheap; does not change under the reader.
@@ -220,7 +236,11 @@ impl Ledger {
     ) -> Result<T, Refusal> {
         let (answer, waits) = {
             let (mut next, now) = (self.next()?, self.now());
-            let (head, changes, answer) = match decide(&next.state, now) {
+            let decided = decide(&next.state, now).and_then(|decided| match self.room.get() {
+                Some(room) if !decided.changes.is_empty() => room.admits(call).map(|()| decided),
+                _ => Ok(decided),
+            });
+            let (head, changes, answer) = match decided {
                 Ok(decided) => {
                     let head = Head::of(call, decided.reasons, decided.pack, decided.detail);
                     (head, decided.changes, Ok(decided.value))

@@ -104,6 +104,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         former_keys: None,
         backup: Default::default(),
         certificates: Default::default(),
+        disk: Default::default(),
         escrow: Default::default(),
         notify: Default::default(),
         login: None,
@@ -195,7 +196,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 30] = [
+const SAID: [(&str, &str); 32] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -236,6 +237,11 @@ const SAID: [(&str, &str); 30] = [
     ("[certificates]", "How long they are good, in days, 1 to 366."),
     ("person_days =", "Of people, who renew theirs: holm renew."),
     ("host_days =", "Of hosts, whose agents renew them by themselves when a third is left."),
+    ("[disk]", "holmd's own, on which `data` lies."),
+    (
+        "keep_free_mib =",
+        "Below so many MiB that are free people begin nothing new; what stops, ends or takes away goes on.",
+    ),
     ("[keys]", "Who holds the key that wraps all others."),
     ("provider =", "\"file\", \"vault\", \"pkcs11\" or \"tpm2\"."),
 ];

@@ -215,6 +215,13 @@ pub(super) fn alerts(app: &App, state: &State, host: &Host) -> Vec<v1::Alert> {
         mend: "holm keys show; it is gone when the provider is back".to_owned(),
         prevents: vec![Prevents::Change],
     }));
+    all.extend(app.ledger.short().map(|free| Alert {
+        code: "control-disk-full",
+        scope: Scope::Host,
+        text: format!("of holmd's own disk {} MiB are free: people begin nothing new", free >> 20),
+        mend: "make room where holmd's `data` lies, or say in holmd.toml how much is to stay free: [disk] keep_free_mib".to_owned(),
+        prevents: vec![Prevents::Change],
+    }));
     all.extend(app.notify.alerts());
     all.extend(app.witnesses.alerts());
     all.extend(app.streams.alerts());

@@ -37,6 +37,7 @@ mod register;
 mod rest;
 mod review;
 mod revocation;
+mod room;
 mod search;
 mod slices;
 mod stream;

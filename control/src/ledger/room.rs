@@ -1,0 +1,64 @@
+//! Room on holmd's own disk. Long before there is none, people begin nothing new: what takes rights away, and what happens on
+//! hosts and in slices, can still be written down.
+
+use super::Call;
+use crate::domain::{Refusal, RefusalKind};
+use std::path::PathBuf;
+
+/// What people do for as long as there is any room at all: it stops, ends, takes away, lets them in to do so, or makes room.
+const GOES_ON: [&str; 19] = [
+    "certificate.renew",
+    "certificate.use",
+    "hold.set",
+    "host.maintain",
+    "host.revoke",
+    "incident.notify",
+    "incident.open",
+    "lock.set",
+    "login",
+    "login.begin",
+    "person.renew",
+    "person.revoke",
+    "slice.close",
+    "slice.connect",
+    "slice.disconnect",
+    "slice.drain",
+    "slice.reject",
+    "slice.stop",
+    "slice.withdraw",
+];
+
+/// Where there must be room, and how much.
+#[derive(Debug)]
+pub(super) struct Room {
+    dir: PathBuf,
+    least: u64,
+}
+
+impl Room {
+    /// So many bytes are kept free where this directory lies.
+    pub(super) fn new(dir: PathBuf, least: u64) -> Self {
+        Self { dir, least }
+    }
+
+    /// What is left, where that is too little. A disk that cannot be asked fails where it is written.
+    pub(super) fn short(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize)).filter(|free| *free < self.least)
+    }
+
+    /// Whether this may be begun.
+    pub(super) fn admits(&self, call: &Call) -> Result<(), Refusal> {
+        if !call.actor.starts_with("person/") || GOES_ON.contains(&call.action) {
+            return Ok(());
+        }
+        self.short().map_or(Ok(()), |free| {
+            let (free, least) = (free >> 20, self.least >> 20);
+            let text = format!(
+                "holmd's disk is nearly full: {free} MiB are free, and below {least} nothing new is begun"
+            );
+            let hint = "tell an operator: make room on holmd's disk. Stopping, closing, locking and withdrawing go on";
+            Err(Refusal::new(RefusalKind::Unavailable, text).hint(hint))
+        })
+    }
+}
