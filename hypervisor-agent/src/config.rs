@@ -89,6 +89,9 @@ pub struct SimulateConfig {
     pub sanitise_ms: u64,
     /// A guest that is asked to stop takes this long.
     pub stop_ms: u64,
+    /// Where a machine that is there is reached, by the Unix socket of vhost-device-vsock: who connects to a slice, to any, is
+    /// led to its SSH server. Otherwise what is said is said back.
+    pub ssh: Option<PathBuf>,
 }
 
 impl Default for SimulateConfig {
@@ -102,6 +105,7 @@ impl Default for SimulateConfig {
             slurm_ms: 50,
             sanitise_ms: 5,
             stop_ms: 5,
+            ssh: None,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What the way into a slice carries by itself, on this machine and without emulation: `holm slice tunnel` through holmd and
 //! holm-agent to a simulated guest that says back what it hears, beside a relay over loopback TCP that only copies. SSH is in
-//! neither. On real hardware SSH itself is the slower of the two; `tests/run bench slice` has both, in emulation.
+//! neither. Where `tests/slice/run --bench` has booted a machine, SSH to it, straight and through `holm slice tunnel`, is
+//! measured as well: the machine is emulated, and all else is not.
 
 use holm_tests::simulated::Simulated;
-use holm_tests::site::{OFFICERS, OPERATOR, Site};
+use holm_tests::site::{Daemon, OFFICERS, OPERATOR, Site};
 use holm_tests::{Outcome, demand};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -62,7 +63,26 @@ fn main() -> Outcome {
         demand(heard == said.as_bytes(), "another's bytes")?;
     }
     println!("{SESSIONS} tunnels at once: all answer, {:.1} s", began.elapsed().as_secs_f64());
-    Ok(())
+    drop(all);
+    match (std::env::var("HOLM_BENCH_SSH_CONFIG"), std::env::var("HOLM_BENCH_SOCKET")) {
+        (Ok(config), Ok(socket)) => beside(&site, &config, &socket),
+        _ => Ok(()),
+    }
+}
+
+/// SSH to a machine that is there, instead of the simulated one.
+fn beside(site: &Site, config: &str, socket: &str) -> Outcome {
+    site.kill(Daemon::Agent)?;
+    let root = site.root().display();
+    site.host(&format!("printf '[simulate]\\nssh = \"{socket}\"\\n' >>{root}/agent.toml"))?;
+    site.start(Daemon::Agent)?;
+    site.all_clean(OPERATOR)?;
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/virtual-dgx2/ssh-bench");
+    let holm = site.command("ada", &[]);
+    let mut bench = Command::new(tool);
+    bench.envs(holm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = bench.arg("--beside").arg(holm.get_program()).args([SLICE, config, socket]).status()?;
+    demand(done.success(), "it was not measured")
 }
 
 /// A process that is ended and waited for.

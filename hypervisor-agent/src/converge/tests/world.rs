@@ -415,6 +415,7 @@ impl World {
             slurm_ms: 0,
             sanitise_ms: 0,
             stop_ms: 0,
+            ssh: None,
         };
         SimulatedHost::new(&directory.path().join("host"), quick).unwrap()
     }
