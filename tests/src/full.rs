@@ -59,7 +59,7 @@ fn simulated(site: &Site, lead: &str, project: &str) -> Outcome {
         site.host(&format!("echo '{text}' >{file}.new && mv {file}.new {file}"))
     };
     faults(&format!("disk:{id}:root:93"))?;
-    let seen = until(site, lead, &slice, |s| !list(s, "warnings").is_ok_and(Vec::is_empty))?;
+    let seen = until(site, (lead, &slice), SEEN, |s| !list(s, "warnings").is_ok_and(Vec::is_empty))?;
     demand(seen["disks"][0]["used_percent"] == 93, format!("its disks are {}", seen["disks"]))?;
     let said = site.ok(lead, &["slice", "list"])?;
     demand(said.contains("93 % full"), format!("the list says {said}"))?;
@@ -91,7 +91,7 @@ fn real(site: &Site, lead: &str, project: &str) -> Outcome {
     site.all_clean(OPERATOR)?;
     ask(site, lead, &slice, 1)?;
     site.ok(lead, &["wait", &slice, "ready", "--timeout", LIMIT])?;
-    let seen = until(site, lead, &slice, |s| !list(s, "disks").is_ok_and(Vec::is_empty))?;
+    let seen = until(site, (lead, &slice), SEEN, |s| !list(s, "disks").is_ok_and(Vec::is_empty))?;
     let id = text(&seen, "id")?.to_owned();
     demand(seen["disks"][0]["name"] == "root", format!("its guest says {}", seen["disks"]))?;
     let size = |more: u32| {
@@ -133,7 +133,7 @@ fn real(site: &Site, lead: &str, project: &str) -> Outcome {
 
 /// Waits until a slice is shown as paused, or no longer, to its lead and to the operator.
 fn paused(site: &Site, lead: &str, slice: &str, is: bool) -> Outcome {
-    let seen = until(site, lead, slice, |s| s["paused"] == is)?;
+    let seen = until(site, (lead, slice), SEEN, |s| s["paused"] == is)?;
     demand(text(&seen, "state")? == "ready", "a paused slice is no longer ready")?;
     let host = site.json(OPERATOR, &["host", "show", HOST])?;
     let told = list(&host, "alerts")?.iter().any(|alert| alert["code"] == "slices-paused");
@@ -147,9 +147,14 @@ fn logged(site: &Site, project: &str, action: &str) -> Outcome {
 }
 
 /// Looks at a slice until it is as it should be.
-#[allow(clippy::disallowed_methods, reason = "of how full something is there is no event to wait for")]
-fn until(site: &Site, who: &str, slice: &str, holds: impl Fn(&Value) -> bool) -> Outcome<Value> {
-    let end = Instant::now() + SEEN;
+#[allow(clippy::disallowed_methods, reason = "of what a host reports there is no event to wait for")]
+pub fn until(
+    site: &Site,
+    (who, slice): (&str, &str),
+    limit: Duration,
+    holds: impl Fn(&Value) -> bool,
+) -> Outcome<Value> {
+    let end = Instant::now() + limit;
     loop {
         let now = site.json(who, &["slice", "show", slice])?;
         if holds(&now) {

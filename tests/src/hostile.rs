@@ -1,16 +1,16 @@
 //! A slice whose machine its tenant has made her own: what it says to its host is garbage, and more than anybody wants to hear.
 //! It is shown as ill, the log says so in few entries, and its neighbour and its host go on as before.
 
+use crate::full::until;
 use crate::site::{Daemon, OFFICERS, OPERATOR, Site, list};
 use crate::{Outcome, demand, show};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LEAD: &str = "eve";
 const SLICE: &str = "evil/main";
 const LIMIT: &str = "30m";
 /// Its host reports it every few seconds.
 const SEEN: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(500);
 /// What one guest may have written into the log, whatever it does: its allowance, and what is said of the rest.
 const ENTRIES: usize = 260;
 const MEBIBYTES: f64 = 64.0;
@@ -31,29 +31,15 @@ pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
     site.all_clean(OPERATOR)?;
     site.invite(OPERATOR, LEAD, Some("lead"))?;
     site.project(LEAD, "evil", "2", "a workshop")?;
-    let request = [
-        "slice",
-        "request",
-        SLICE,
-        "--gpus",
-        "1",
-        "--vcpus",
-        "1",
-        "--memory",
-        "512M",
-        "--disk",
-        "4G",
-        "--home",
-        "0",
-        "--scratch",
-        "0",
-    ];
-    site.ok(LEAD, &request)?;
+    let request = "slice request evil/main --gpus 1 --vcpus 1 --memory 512M --disk 4G --home 0 --scratch 0";
+    site.ok(LEAD, &request.split(' ').collect::<Vec<_>>())?;
     site.ok(OFFICERS[0], &["slice", "approve", SLICE])?;
     site.ok(LEAD, &["wait", SLICE, "ready", "--timeout", LIMIT])?;
 
-    let shown = ill(site)?;
-    show::printed(&format!("evil/main: {}", shown.trim()));
+    let shown = until(site, (LEAD, SLICE), SEEN, |s| s["degraded"] == true)?;
+    for warning in list(&shown, "warnings")? {
+        show::printed(&format!("evil/main: {}", warning.as_str().unwrap_or_default()));
+    }
     works()?;
     let resident = site.resident_mib(Daemon::Agent)?;
     demand(resident < MEBIBYTES, format!("holm-agent has {resident:.1} MiB"))?;
@@ -75,21 +61,4 @@ pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
     site.host(&format!("mv {config}.sound {config} && rm /var/lib/holm/hostile.img"))?;
     site.start(Daemon::Agent)?;
     site.all_clean(OPERATOR)
-}
-
-/// Waits until it is shown as degraded, and why.
-#[allow(clippy::disallowed_methods, reason = "of what a host reports there is no event to wait for")]
-fn ill(site: &Site) -> Outcome<String> {
-    let end = Instant::now() + SEEN;
-    loop {
-        let shown = site.json(LEAD, &["slice", "show", SLICE])?;
-        if shown["degraded"] == true {
-            return Ok(list(&shown, "warnings")?
-                .iter()
-                .map(|w| format!("{} ", w.as_str().unwrap_or_default()))
-                .collect());
-        }
-        demand(Instant::now() < end, format!("it is not shown as degraded: {shown:#}"))?;
-        std::thread::sleep(LOOK);
-    }
 }

@@ -305,22 +305,16 @@ impl SliceService for Slices {
         let wanted = message.slice.unwrap_or_default();
         let sizes = Sizes { disk: message.disk_gib, home: message.home_gib, scratch: message.scratch_gib };
         let asked = Asked::new(&self.0, request.extensions(), Action::SliceGrow, about(&wanted))?;
-        let again = asked.clone();
-        asked
-            .dry_run(message.dry_run)
-            .change(
-                move |state| find(state, &wanted),
-                move |scene, slice| {
-                    let changes = disks::grow(&slice, &sizes, scene.person()?, scene.now)
-                        .and_then(|changes| has_room(scene, &slice, changes))
-                        .map_err(|refusal| with_hint(scene, &slice, refusal))?;
-                    let mut decided = decided(scene, &again, changes)?;
-                    decided.detail = json!({ "disk_gib": sizes.disk, "home_gib": sizes.home,
-                        "scratch_gib": sizes.scratch });
-                    Ok(decided)
-                },
-            )
-            .await
+        change(asked.dry_run(message.dry_run), wanted, move |scene, asked, slice| {
+            let changes = disks::grow(&slice, &sizes, scene.person()?, scene.now)
+                .and_then(|changes| has_room(scene, &slice, changes))
+                .map_err(|refusal| with_hint(scene, &slice, refusal))?;
+            let mut decided = decided(scene, asked, changes)?;
+            decided.detail = json!({ "disk_gib": sizes.disk, "home_gib": sizes.home,
+                "scratch_gib": sizes.scratch });
+            Ok(decided)
+        })
+        .await
     }
 
     async fn resize_slice(
@@ -332,24 +326,18 @@ impl SliceService for Slices {
         let mut asked = Asked::new(&self.0, request.extensions(), Action::SliceExtend, about(&wanted))?;
         // For who may, asking for another size is as asking for more time.
         asked.call.action = "slice.resize";
-        let again = asked.clone();
-        asked
-            .dry_run(message.dry_run)
-            .change(
-                move |state| find(state, &wanted),
-                move |scene, slice| {
-                    let size = size(scene, &slice, &message)?;
-                    let comment = comment(&message.comment)?;
-                    let changes = resize::ask(&slice, size, scene.person()?, &comment, scene.now)
-                        .map_err(|refusal| asked_already(scene, &slice, refusal))
-                        .map_err(|refusal| with_hint(scene, &slice, refusal))?;
-                    let mut decided = decided(scene, &again, changes)?;
-                    decided.detail = json!({ "gpus": size.gpus, "vcpus": size.vcpus,
-                        "memory_mib": size.memory_mib, "comment": comment });
-                    Ok(decided)
-                },
-            )
-            .await
+        change(asked.dry_run(message.dry_run), wanted, move |scene, asked, slice| {
+            let size = size(scene, &slice, &message)?;
+            let comment = comment(&message.comment)?;
+            let changes = resize::ask(&slice, size, scene.person()?, &comment, scene.now)
+                .map_err(|refusal| asked_already(scene, &slice, refusal))
+                .map_err(|refusal| with_hint(scene, &slice, refusal))?;
+            let mut decided = decided(scene, asked, changes)?;
+            decided.detail = json!({ "gpus": size.gpus, "vcpus": size.vcpus,
+                "memory_mib": size.memory_mib, "comment": comment });
+            Ok(decided)
+        })
+        .await
     }
 
     async fn rekey_slice(
@@ -384,28 +372,22 @@ impl SliceService for Slices {
             first: message.first,
         };
         let asked = Asked::new(&self.0, request.extensions(), Action::SliceSchedule, about(&wanted))?;
-        let again = asked.clone();
-        asked
-            .dry_run(message.dry_run)
-            .change(
-                move |state| find(state, &wanted),
-                move |scene, slice| {
-                    let changes = scheduler::edit(&slice, &edit).map_err(|refusal| match refusal.kind {
-                        RefusalKind::Invalid => {
-                            refusal.hint(format!("holm slice scheduler {}", scene.state.slice_label(&slice)))
-                        }
-                        _ => with_hint(scene, &slice, refusal),
-                    })?;
-                    let mut decided = decided(scene, &again, changes)?;
-                    let classes = decided.value.classes.iter().map(|class| {
-                        json!({ "name": class.name, "priority": class.priority, "gpus": class.gpus,
-                            "wall_minutes": class.wall_minutes })
-                    });
-                    decided.detail = json!({ "classes": classes.collect::<Vec<_>>() });
-                    Ok(decided)
-                },
-            )
-            .await
+        change(asked.dry_run(message.dry_run), wanted, move |scene, asked, slice| {
+            let changes = scheduler::edit(&slice, &edit).map_err(|refusal| match refusal.kind {
+                RefusalKind::Invalid => {
+                    refusal.hint(format!("holm slice scheduler {}", scene.state.slice_label(&slice)))
+                }
+                _ => with_hint(scene, &slice, refusal),
+            })?;
+            let mut decided = decided(scene, asked, changes)?;
+            let classes = decided.value.classes.iter().map(|class| {
+                json!({ "name": class.name, "priority": class.priority, "gpus": class.gpus,
+                    "wall_minutes": class.wall_minutes })
+            });
+            decided.detail = json!({ "classes": classes.collect::<Vec<_>>() });
+            Ok(decided)
+        })
+        .await
     }
 
     async fn drain_slice(
@@ -417,23 +399,17 @@ impl SliceService for Slices {
         let action = if message.stop && !message.end { Action::SliceStop } else { Action::SliceDrain };
         let wanted = message.slice.unwrap_or_default();
         let asked = Asked::new(&self.0, request.extensions(), action, about(&wanted))?;
-        let again = asked.clone();
-        asked
-            .dry_run(message.dry_run)
-            .change(
-                move |state| find(state, &wanted),
-                move |scene, slice| {
-                    let changes = match message.end {
-                        true => scheduler::end_drain(&slice),
-                        false => scheduler::drain(&slice, scene.person()?, message.stop, scene.now),
-                    };
-                    let changes = changes.map_err(|refusal| with_hint(scene, &slice, refusal))?;
-                    let mut decided = decided(scene, &again, changes)?;
-                    decided.detail = json!({ "drain": { "end": message.end, "stop": message.stop } });
-                    Ok(decided)
-                },
-            )
-            .await
+        change(asked.dry_run(message.dry_run), wanted, move |scene, asked, slice| {
+            let changes = match message.end {
+                true => scheduler::end_drain(&slice),
+                false => scheduler::drain(&slice, scene.person()?, message.stop, scene.now),
+            };
+            let changes = changes.map_err(|refusal| with_hint(scene, &slice, refusal))?;
+            let mut decided = decided(scene, asked, changes)?;
+            decided.detail = json!({ "drain": { "end": message.end, "stop": message.stop } });
+            Ok(decided)
+        })
+        .await
     }
 
     async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Result<Response<v1::Usage>, Status> {
@@ -704,6 +680,16 @@ pub(super) fn about(wanted: &v1::SliceRef) -> About {
     let label = format!("{}/{}", shown(&wanted.project), shown(&wanted.name));
     let missing = format!("there is no slice `{label}`");
     About::new(format!("slice/{label}"), Some(&wanted.project), missing, "holm slice list")
+}
+
+/// What a call makes of the slice that it is about.
+async fn change(
+    asked: Asked,
+    wanted: v1::SliceRef,
+    act: impl FnOnce(&Scene<'_>, &Asked, Slice) -> Result<Decided<v1::Slice>, Refusal> + Send + 'static,
+) -> Result<Response<v1::Slice>, Status> {
+    let again = asked.clone();
+    asked.change(move |state| find(state, &wanted), move |scene, slice| act(scene, &again, slice)).await
 }
 
 /// The slice of that name, for the pack and for the handler.

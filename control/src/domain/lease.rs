@@ -32,6 +32,9 @@ use jiff::Timestamp;
 
 /// How an answer to a request for more time or another size goes on, where it stands as the slice's reason.
 const ANSWER: &str = " was ";
+/// What is asked for.
+const MORE_TIME: &str = "more time";
+const OTHER_SIZE: &str = "another size";
 /// So many leases of a project's slices are warned of, those that end first.
 const WARNED_MAX: usize = 16;
 
@@ -92,7 +95,7 @@ pub(super) fn nothing_asked(s: &Slice) -> Result<(), Refusal> {
 }
 
 fn thing(asked: &Extension) -> &'static str {
-    if asked.size.is_some() { "another size" } else { "more time" }
+    if asked.size.is_some() { OTHER_SIZE } else { MORE_TIME }
 }
 
 /// One approval more for that. With the last one needed it has the time, or the size.
@@ -132,7 +135,7 @@ pub fn extended(lease: Option<Timestamp>, days: u32, now: Timestamp) -> Option<T
 
 /// Its reason, but for an answer to what was asked before.
 pub(super) fn unanswered(s: &Slice) -> String {
-    let is_answer = ["more time", "another size"]
+    let is_answer = [MORE_TIME, OTHER_SIZE]
         .iter()
         .any(|asked| s.reason.strip_prefix(asked).is_some_and(|rest| rest.starts_with(ANSWER)));
     if is_answer { String::new() } else { s.reason.clone() }

@@ -605,7 +605,7 @@ pub struct Slice {
     /// No job begins in it; absent: jobs begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// Who approved that it has more than it was approved with at first, where it does.
+    /// Who approved last that it has more than it had.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub enlarged: Vec<Approval>,
     /// Its size from its next start on; absent: the one that it has.

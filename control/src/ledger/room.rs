@@ -5,8 +5,9 @@ use super::Call;
 use crate::domain::{Refusal, RefusalKind};
 use std::path::PathBuf;
 
-/// What people do for as long as there is any room at all: it stops, ends, takes away, lets them in to do so, or makes room.
-const GOES_ON: [&str; 19] = [
+/// What people change for as long as there is any room at all: it stops, ends, takes away, lets them in to do so, or makes
+/// room.
+const GOES_ON: [&str; 17] = [
     "certificate.renew",
     "certificate.use",
     "hold.set",
@@ -20,8 +21,6 @@ const GOES_ON: [&str; 19] = [
     "person.renew",
     "person.revoke",
     "slice.close",
-    "slice.connect",
-    "slice.disconnect",
     "slice.drain",
     "slice.reject",
     "slice.stop",

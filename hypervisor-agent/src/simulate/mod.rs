@@ -663,7 +663,6 @@ fn host_key(slice: SliceId) -> String {
     format!("ssh-ed25519 {}", BASE64.encode(&blob))
 }
 
-/// The whole of a simulated guest: what it hears it says.
 /// As rust-vmm's vhost-device-vsock has it: the port is asked for in a line, and answered in one.
 fn there(socket: &Path) -> std::io::Result<OwnedFd> {
     let mut stream = UnixStream::connect(socket)?;
@@ -675,6 +674,7 @@ fn there(socket: &Path) -> std::io::Result<OwnedFd> {
     Ok(stream.into())
 }
 
+/// The whole of a simulated guest: what it hears it says.
 fn echo(mut stream: UnixStream) {
     let mut piece = [0; 32 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut piece) {

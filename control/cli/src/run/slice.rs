@@ -221,7 +221,7 @@ async fn decide(
     let label = view::label(&slice);
     let sentence = match verb {
         Verb::Approve if slice.extension.is_some() => {
-            format!("{label} needs one more approval of the {} that it asks for", view::asks_for(&slice))
+            format!("{label} asks for {}, and that needs one more approval", view::asks_for(&slice))
         }
         Verb::Approve if !matches!(view::state(&slice), SliceState::Requested | SliceState::Approved) => {
             format!("{label}: what it asked for is approved, and {}", view::sizes(&slice))

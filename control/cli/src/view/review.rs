@@ -22,14 +22,7 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
         Some(asked) => {
             let comment =
                 if asked.comment.is_empty() { String::new() } else { format!(": {}", asked.comment) };
-            sheet.line(
-                "asks for",
-                Cell::new(format!(
-                    "{}{comment}",
-                    if asked.size.is_some() { "another size" } else { asks_for(s) }
-                ))
-                .tone(Tone::Busy),
-            );
+            sheet.line("asks for", Cell::new(format!("{}{comment}", asks_for(s))).tone(Tone::Busy));
             sheet.line("asked by", asked.by.as_str()).line("asked", when_full(asked.at.as_ref(), clock));
             sheet.line("runs until", when_full(s.lease.as_ref(), clock));
             sheet.line("next start", s.resized.as_ref().map(size).unwrap_or_default());

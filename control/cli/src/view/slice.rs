@@ -65,8 +65,7 @@ fn state_cell(s: &Slice) -> Cell {
     let shown = match (s.lock.is_some(), s.hold.is_some(), s.extension.is_some()) {
         (true, ..) => format!("{word}, locked"),
         (_, true, _) => format!("{word}, on hold"),
-        (.., true) if asks_for(s) == OTHER_SIZE => format!("{word}, asks for another size"),
-        (.., true) => format!("{word}, asks for more time"),
+        (.., true) => format!("{word}, asks for {}", asks_for(s)),
         _ if s.drain.is_some() => format!("{word}, drained"),
         _ => word.to_owned(),
     };
@@ -116,10 +115,8 @@ fn lease(sheet: &mut Sheet, s: &Slice, clock: &Clock) {
 
 /// What it asks for, of what is asked for later.
 pub fn asks_for(s: &Slice) -> &'static str {
-    if s.extension.as_ref().is_some_and(|asked| asked.size.is_some()) { OTHER_SIZE } else { "more time" }
+    if s.extension.as_ref().is_some_and(|asked| asked.size.is_some()) { "another size" } else { "more time" }
 }
-
-const OTHER_SIZE: &str = "other size";
 
 /// `4 GPUs, 24 vCPUs, 360 GiB`.
 pub fn size(Size { gpus, vcpus, memory_mib }: &Size) -> String {
