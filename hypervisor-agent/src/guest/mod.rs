@@ -9,4 +9,6 @@ mod scheduler;
 mod seed;
 mod ssh;
 
+#[cfg(fuzzing)]
+pub use self::message::{Lines, MAX_LINE_BYTES, parse};
 pub use self::{channel::Channels, people::digest_of, seed::Seeds, ssh::connect};
