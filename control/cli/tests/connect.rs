@@ -361,7 +361,7 @@ impl Slurm {
         let own = if first.contains("Subsystem") { own.replace("Subsystem", "# Subsystem") } else { own };
         let text = first + &own + &path;
         std::fs::write(&config, text).unwrap();
-        for name in ["sbatch", "squeue", "sacct", "scancel"] {
+        for name in ["sbatch", "squeue", "sacct", "scancel", "jobstat"] {
             std::fs::write(bin.join(name), SLURM).unwrap();
             common::mode(&bin.join(name), 0o755);
         }
@@ -554,6 +554,30 @@ fn only_one_s_own_jobs_are_cancelled() {
     assert!(code == Some(1) && err.contains("Access/permission denied"), "{code:?} {err}");
 }
 
+#[test]
+fn what_a_job_uses_is_as_its_slice_draws_it() {
+    let Some(slurm) = Slurm::new() else { return };
+    slurm.says("jobstat.says", "Job 17 has run for 1 min.\n100 % ┤█\x1b[2J\n");
+    let (code, out, err) = slurm.job(&["stat", "heart/main", "17"], "");
+    assert!(
+        code == Some(0) && out == "Job 17 has run for 1 min.\n100 % ┤█\\u{1b}[2J\n",
+        "{code:?} {out} {err}"
+    );
+    assert_eq!(slurm.told("jobstat.told"), "[17][--format][text]");
+    slurm.says("jobstat.says", r#"{"job":"17","points":[{"at":60,"cpu":0.5,"memory_mib":900,"gpu":null}]}"#);
+    let (code, out, _) = slurm.job(&["stat", "heart/main", "17", "--format", "csv"], "");
+    assert_eq!((code, out.as_str()), (Some(0), "at,gpu,cpu,memory_mib\n60,,0.5,900\n"));
+    let (code, out, _) = slurm.job(&["stat", "heart/main", "17", "--format", "json"], "");
+    assert!(code == Some(0) && out.contains("\"memory_mib\": 900"), "{out}");
+    slurm.says("jobstat.says", "no numbers");
+    let (code, _, err) = slurm.job(&["stat", "heart/main", "17", "--format", "json"], "");
+    assert!(code == Some(1) && err.contains("is not understood"), "{code:?} {err}");
+    slurm.says("jobstat.code", "1");
+    slurm.says("jobstat.err", "no job 17 of yours\n");
+    let (code, _, err) = slurm.job(&["stat", "heart/main", "17"], "");
+    assert!(code == Some(1) && err.contains("no job 17 of yours"), "{code:?} {err}");
+}
+
 /// What a slice's image has for levels that allow a terminal alone.
 const TERMINAL: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/guest-image/files/usr/lib/holm/terminal");
@@ -625,7 +649,7 @@ fn where_a_level_allows_a_terminal_alone_nothing_else_is() {
 #[test]
 fn what_looks_like_a_job_is_none() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["sbatch", "squeue", "sacct", "scancel"] {
+    for name in ["sbatch", "squeue", "sacct", "scancel", "jobstat"] {
         std::fs::write(dir.path().join(name), "#!/bin/sh\necho \"reached $#\"\n").unwrap();
         common::mode(&dir.path().join(name), 0o755);
     }
@@ -638,6 +662,7 @@ fn what_looks_like_a_job_is_none() {
     };
     for good in [
         "'scancel' '17' '18_2'",
+        "'jobstat' '18_2' '--format' 'json'",
         "'sbatch' '--parsable' '--job-name=; id'",
         "cat | 'sbatch' '--test-only' '/dev/stdin' '--wrap=x'",
         "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'squeue' '--noheader' '--Format=JobArrayID:h0,Name:h0' '--user=ida'",
@@ -666,6 +691,10 @@ fn what_looks_like_a_job_is_none() {
         "'scancel' '1'\\''7'",
         "'scancel' \"17\"",
         "'scancel' '17",
+        "'jobstat' '17'",
+        "'jobstat' '../17' '--format' 'json'",
+        "'jobstat' '17' '--format' 'json' '18'",
+        "cat | 'jobstat' '17' '--format' 'json'",
         "'squeue'",
         "'env' 'id'",
         "'env' 'TZ=UTC' 'SLURM_TIME_FORMAT=%s' 'id'",

@@ -52,12 +52,23 @@ pub fn limits(classes: &[Class], gpus: usize) -> String {
     text(&classes.iter().map(line).collect::<Vec<_>>())
 }
 
-/// The end of those that there are and that are none of these. Of a job that waits under one Slurm says `InvalidQOS`.
-pub fn removal(there: &str, classes: &[Class]) -> String {
+/// Of those that there are, the names of those that are none of these.
+pub fn gone(there: &str, classes: &[Class]) -> Option<String> {
     let gone =
         there.lines().filter(|name| !name.is_empty() && !classes.iter().any(|class| class.name == *name));
     let names = gone.collect::<Vec<_>>().join(",");
-    if names.is_empty() { names } else { format!("delete qos where name={names}\n") }
+    (!names.is_empty()).then_some(names)
+}
+
+/// None of them is what somebody has made her own default, which everybody may: Slurm takes no class from an account as long as it
+/// is that.
+pub fn undefault(project: &str, gone: &str) -> String {
+    format!("modify user where account={project} cluster=slice DefaultQOS={gone} set DefaultQOS=-1\n")
+}
+
+/// The end of them. Of a job that waits under one Slurm says `InvalidQOS`.
+pub fn removal(gone: &str) -> String {
+    format!("delete qos where name={gone}\n")
 }
 
 /// The names of all that there are, a line each.
@@ -124,9 +135,10 @@ mod tests {
     #[test]
     fn what_is_no_class_any_more_goes_and_nothing_else_does() {
         let classes = Settings::usual().classes;
-        assert_eq!(removal("normal\nold\nallgpus\nolder\n", &classes), "delete qos where name=old,older\n");
-        assert_eq!(removal("normal\n", &classes), "");
-        assert_eq!(removal("", &classes), "");
+        let gone_of = |there| gone(there, &classes);
+        assert_eq!(gone_of("normal\nold\nallgpus\nolder\n").as_deref(), Some("old,older"));
+        assert_eq!((gone_of("normal\n"), gone_of("")), (None, None));
+        assert_eq!(removal("old,older"), "delete qos where name=old,older\n");
     }
 
     #[test]

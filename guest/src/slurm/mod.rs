@@ -55,15 +55,26 @@ pub fn serve(told: &Told, users: &[User], settings: &Settings) -> Outcome<Serves
     run(&["ip", "address", "replace", &format!("{ADDRESS}/32"), "dev", "dummy0"])?;
     run(&["ip", "link", "set", "dummy0", "up"])?;
     start(&["munge", "mariadb", "slurmdbd"])?;
-    let account = accounting::account(&told.project, &settings.classes);
+    let mut gone = None;
+    if !settings.of.is_empty() {
+        accounting::tell(&accounting::new(&settings.classes), LIMIT)?;
+        gone = accounting::gone(&accounting::there()?, &settings.classes);
+    }
+    let account = account(&told.project, settings, gone.as_deref());
     accounting::tell(&(account + &accounting::people(&told.project, users)), LIMIT)?;
     start(&["slurmctld", "slurmd"])?;
     let serves = wait()?;
     accounting::tell(&accounting::limits(&settings.classes, told.gpus), LIMIT)?;
-    if !settings.of.is_empty() {
-        forget(settings)?;
+    if let Some(gone) = gone {
+        accounting::tell(&accounting::removal(&gone), LIMIT_LIVE)?;
     }
     Ok(serves)
+}
+
+/// What the project's jobs may be of from now on, and no other.
+fn account(project: &str, settings: &Settings, gone: Option<&str>) -> String {
+    let freed = gone.map(|gone| accounting::undefault(project, gone)).unwrap_or_default();
+    freed + &accounting::account(project, &settings.classes)
 }
 
 /// From now on these may run jobs. Of who has gone its accounting keeps what she used.
@@ -79,17 +90,12 @@ pub fn schedule(project: &str, settings: &Settings, gpus: usize) -> Outcome {
     files::write(conf, configuration::with_state(&files::read(conf)?, state), 0o644, files::ROOT).of(conf)?;
     // First of all, so that nothing starts meanwhile.
     partition(state, PATIENCE)?;
+    let gone = accounting::gone(&accounting::there()?, classes);
     let words = accounting::new(classes)
         + &accounting::limits(classes, gpus)
-        + &accounting::account(project, classes);
-    accounting::tell(&words, LIMIT_LIVE)?;
-    forget(settings)
-}
-
-/// Ends the classes that are none of these.
-fn forget(settings: &Settings) -> Outcome {
-    let words = accounting::removal(&accounting::there()?, &settings.classes);
-    if words.is_empty() { Ok(()) } else { accounting::tell(&words, LIMIT_LIVE) }
+        + &account(project, settings, gone.as_deref())
+        + &gone.as_deref().map(accounting::removal).unwrap_or_default();
+    accounting::tell(&words, LIMIT_LIVE)
 }
 
 /// Whether jobs start: `UP` or `DOWN`. Its own tool has so many seconds.

@@ -33,6 +33,17 @@ pub enum JobVerb {
         #[arg(value_name = "JOB", value_parser = number)]
         job: String,
     },
+    /// What a job of yours has used of GPUs, CPUs and memory, over time
+    #[command(
+        after_help = "  holm job stat heart-study/main 17\n  holm job stat heart-study/main 17 --format csv"
+    )]
+    Stat {
+        #[command(flatten)]
+        target: Target,
+        /// Its number; of an array's task NUMBER_TASK
+        #[arg(value_name = "JOB", value_parser = number)]
+        job: String,
+    },
     /// What a job of yours has written to its standard output
     #[command(
         after_help = "Not where the slice's level allows no more than a terminal: there, `holm ssh SLICE`, and read it.\n\n  \

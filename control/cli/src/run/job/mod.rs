@@ -2,12 +2,13 @@
 //! way as `holm ssh`: by a certificate for this once, through holmd, and in the log.
 //!
 //! ```text
-//!   submit ─▶ sbatch    list, show ─▶ squeue, sacct    logs ─▶ sacct, tail    cancel ─▶ scancel
+//!   submit ─▶ sbatch    list, show ─▶ squeue, sacct    stat ─▶ jobstat    logs ─▶ sacct, tail    cancel ─▶ scancel
 //! ```
 
 mod logs;
 mod remote;
 mod slurm;
+mod stat;
 mod submit;
 
 use self::remote::{Remote, line};
@@ -27,6 +28,7 @@ pub(super) async fn run(session: &Session, verb: JobVerb) -> Result<u8, Failure>
             list(session, &target, all_users, since.as_deref()).await.map(|()| 0)
         }
         JobVerb::Show { target, job } => show(session, &target, &job).await.map(|()| 0),
+        JobVerb::Stat { target, job } => stat::run(session, &target, &job).await.map(|()| 0),
         JobVerb::Logs(args) => logs::run(session, args).await.map(|()| 0),
         JobVerb::Cancel { target, jobs, mine, yes } => {
             let jobs = if mine { None } else { Some(jobs) };
