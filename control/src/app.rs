@@ -17,6 +17,7 @@
 use crate::allowance::Callers;
 use crate::audit::{Log, SigningKey};
 use crate::config::{CertificateConfig, Config};
+use crate::domain::Refusal;
 use crate::domain::policy as domain;
 use crate::domain::records::Policy;
 use crate::identity::Authority;
@@ -28,6 +29,7 @@ use crate::notify::Notify;
 use crate::oversight;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
+use crate::reads::{self, Over, Reads};
 use crate::reconcile::Clock;
 use crate::reconcile::place::Recent;
 use crate::search::Index;
@@ -53,6 +55,8 @@ pub struct App {
     pub live: Live,
     /// How often each was refused of late.
     pub callers: Callers,
+    /// What was read of late.
+    pub reads: Reads,
     /// Whether the clock can be gone by.
     pub clock: Clock,
     /// Wrapped keys.
@@ -196,6 +200,7 @@ impl App {
         let notify = Notify::load(&config)?;
         Watch::new(config.watch.as_deref())
             .map_err(|why| Failure::new(format!("[[watch]]: {why}"), "mend holmd.toml, then: holmd check"))?;
+        config.guest.check().map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         config.review.check().map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
         let login = config.login.clone().map(Login::new).transpose();
         let login = login.map_err(|why| Failure::new(why, "mend holmd.toml, then: holmd check"))?;
@@ -232,6 +237,7 @@ impl App {
             ledger,
             live: Live::default(),
             callers: Callers::default(),
+            reads: Reads::default(),
             clock: Clock::default(),
             keys,
             index,
@@ -254,6 +260,15 @@ impl App {
     /// The rules in force now.
     pub fn pack(&self) -> Arc<Pack> {
         self.rules.of(&self.ledger.state())
+    }
+
+    /// Writes down how often each was read that is not read any more, at most so many.
+    pub fn reads_over(&self, over: Vec<Over>, most: usize) -> Result<(), Refusal> {
+        over.into_iter().take(most).try_for_each(|over| {
+            self.ledger.note(&over.call, reads::over(over.times, over.last))?;
+            self.reads.said(over);
+            Ok(())
+        })
     }
 
     /// holmd is to end: every stream ends.

@@ -59,6 +59,9 @@ pub struct Config {
     /// Of the disk on which `data` lies.
     #[serde(default)]
     pub disk: DiskConfig,
+    /// Of slices' guests.
+    #[serde(default)]
+    pub guest: GuestConfig,
     /// Who holds the key-encryption key.
     #[serde(default)]
     pub keys: ProviderConfig,
@@ -183,6 +186,35 @@ impl Default for DiskConfig {
     fn default() -> Self {
         // Some hundred thousand entries: time enough to make room.
         Self { keep_free_mib: 512 }
+    }
+}
+
+/// What is expected of slices' guests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuestConfig {
+    /// After so many minutes one that says nothing is shown as degraded: 6 to 1440. It is to say every five that it lives.
+    pub silent_minutes: u32,
+}
+
+impl Default for GuestConfig {
+    fn default() -> Self {
+        Self { silent_minutes: 15 }
+    }
+}
+
+impl GuestConfig {
+    /// Whether it says what can be.
+    pub fn check(&self) -> Result<(), String> {
+        match self.silent_minutes {
+            6..=1440 => Ok(()),
+            other => Err(format!("`silent_minutes` in [guest] can be 6 to 1440: `{other}` is not")),
+        }
+    }
+
+    /// So long a guest may say nothing.
+    pub fn silence(&self) -> SignedDuration {
+        SignedDuration::from_mins(self.silent_minutes.into())
     }
 }
 
@@ -402,6 +434,7 @@ mod tests {
             backup: BackupConfig { keep: 2 },
             certificates: CertificateConfig { person_days: 7, ..CertificateConfig::default() },
             disk: DiskConfig::default(),
+            guest: GuestConfig { silent_minutes: 6 },
             escrow: EscrowConfig {
                 recipients: BTreeMap::from([("safe".parse().unwrap(), "age1x".to_owned())]),
             },
@@ -443,6 +476,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, toml::to_string(&example()).unwrap()).unwrap();
         assert_eq!(Config::load(file.path()).unwrap(), example());
+    }
+
+    #[test]
+    fn a_guest_may_be_silent_for_longer_than_it_usually_is_and_not_for_days() {
+        for (minutes, fits) in [(0, false), (5, false), (6, true), (15, true), (1440, true), (1441, false)] {
+            assert_eq!(GuestConfig { silent_minutes: minutes }.check().is_ok(), fits, "{minutes}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Call {
     pub resource: String,
     /// The project it concerns.
     pub project: Option<String>,
+    /// By the clock of who says it, where that is another.
+    pub source_time: Option<Timestamp>,
 }
 
 impl Call {
@@ -67,6 +69,7 @@ impl Call {
             action,
             resource,
             project: None,
+            source_time: None,
         }
     }
 }
@@ -488,7 +491,7 @@ impl Next {
             outcome: head.outcome.to_owned(),
             reasons: head.reasons.iter().map(|r| bounded(r)).collect(),
             pack: head.pack,
-            detail: head.detail,
+            detail: dated(head.detail, call.source_time),
             changes: changes.iter().map(logged).collect(),
         };
         // Only this one cannot be written; the next one can.
@@ -542,6 +545,18 @@ impl Drop for Leads<'_> {
 
 fn logged(change: &Change) -> serde_json::Value {
     serde_json::to_value(change).unwrap_or_default()
+}
+
+/// With the time by another clock than holmd's.
+fn dated(mut detail: serde_json::Value, source: Option<Timestamp>) -> serde_json::Value {
+    let Some(time) = source else { return detail };
+    if detail.is_null() {
+        detail = serde_json::Value::Object(serde_json::Map::new());
+    }
+    if let Some(fields) = detail.as_object_mut() {
+        fields.insert("source_time".to_owned(), time.to_string().into());
+    }
+    detail
 }
 
 /// What strangers send reaches the log in part, never whole.

@@ -19,6 +19,7 @@ pub mod notify;
 pub mod oversight;
 pub mod placement;
 pub mod policy;
+pub mod reads;
 pub mod reconcile;
 pub mod review;
 pub mod search;

@@ -105,6 +105,7 @@ fn make(dir: &Path, options: &Options) -> Result<Made, Failure> {
         backup: Default::default(),
         certificates: Default::default(),
         disk: Default::default(),
+        guest: Default::default(),
         escrow: Default::default(),
         notify: Default::default(),
         login: None,
@@ -196,7 +197,7 @@ fn write_config(file: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 /// What is said of a line of the configuration that begins so, above it.
-const SAID: [(&str, &str); 32] = [
+const SAID: [(&str, &str); 34] = [
     ("data =", "Everything that holmd keeps: authority, keys, store, log."),
     ("listen =", "For people and agents."),
     ("enrol_listen =", "For enrolment by one-time code."),
@@ -241,6 +242,11 @@ const SAID: [(&str, &str); 32] = [
     (
         "keep_free_mib =",
         "Below so many MiB that are free people begin nothing new; what stops, ends or takes away goes on.",
+    ),
+    ("[guest]", "The machines of slices."),
+    (
+        "silent_minutes =",
+        "After so many without a word one is shown as degraded: 6 to 1440. It says every five that it lives.",
     ),
     ("[keys]", "Who holds the key that wraps all others."),
     ("provider =", "\"file\", \"vault\", \"pkcs11\" or \"tpm2\"."),

@@ -1,5 +1,5 @@
-//! A slice whose machine its tenant has made her own: what it says to its host is garbage, and more than anybody wants to hear.
-//! It is shown as ill, the log says so in few entries, and its neighbour and its host go on as before.
+//! A slice whose machine its tenant has made her own: what it says to its host is garbage, and more than anybody wants to hear,
+//! and then nothing any more. It is shown as ill, the log says so in few entries, and its neighbour and its host go on as before.
 
 use crate::full::until;
 use crate::site::{Daemon, OFFICERS, OPERATOR, Site, list};
@@ -11,12 +11,16 @@ const SLICE: &str = "evil/main";
 const LIMIT: &str = "30m";
 /// Its host reports it every few seconds.
 const SEEN: Duration = Duration::from_secs(300);
+/// holmd calls it silent after six minutes, which begin anew when it starts.
+const SILENT: Duration = Duration::from_secs(900);
 /// What one guest may have written into the log, whatever it does: its allowance, and what is said of the rest.
 const ENTRIES: usize = 260;
 const MEBIBYTES: f64 = 64.0;
 
-/// `works` does something in the neighbour's slice.
-pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
+/// holmd is to call a guest silent as soon as it may. Then the machine boots and floods; `works` does something in the
+/// neighbour's slice.
+pub fn floods(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
+    site.configure("sed -i 's/^silent_minutes = .*/silent_minutes = 6/' holmd.toml && grep -q '^silent_minutes = 6$' holmd.toml")?;
     let machine = site.ground().machine().ok_or("a simulated guest has no port")?;
     let config = "/var/lib/holm/agent.toml";
     site.kill(Daemon::Agent)?;
@@ -35,6 +39,10 @@ pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
     site.ok(LEAD, &request.split(' ').collect::<Vec<_>>())?;
     site.ok(OFFICERS[0], &["slice", "approve", SLICE])?;
     site.ok(LEAD, &["wait", SLICE, "ready", "--timeout", LIMIT])?;
+    // Machines that boot from now on are sound.
+    site.kill(Daemon::Agent)?;
+    site.host(&format!("mv {config}.sound {config} && rm /var/lib/holm/hostile.img"))?;
+    site.start(Daemon::Agent)?;
 
     let shown = until(site, (LEAD, SLICE), SEEN, |s| s["degraded"] == true)?;
     for warning in list(&shown, "warnings")? {
@@ -54,11 +62,21 @@ pub fn run(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
          holm-agent has {resident:.0} MiB",
         entries.len()
     ));
+    Ok(())
+}
 
+/// It has stopped to speak. That is seen, and no other guest is taken for silent.
+pub fn falls_silent(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
+    let silent = |s: &serde_json::Value| s["warnings"].to_string().contains("says nothing");
+    let shown = until(site, (LEAD, SLICE), SILENT, silent)?;
+    demand(shown["degraded"] == true, "a silent slice is not shown as degraded")?;
+    works()?;
+    let log = site.json(OFFICERS[0], &["audit", "log", "--action", "guest.silent", "--all"])?;
+    let entries = log.as_array().ok_or("no list of entries")?;
+    let resources: Vec<_> = entries.iter().map(|e| e["resource"].as_str()).collect();
+    demand(resources == [Some("slice/evil/main")], format!("silent are {resources:?}"))?;
+    show::seen("a guest that falls silent is shown as ill, once in the log, and nobody else is");
     site.ok(LEAD, &["slice", "close", SLICE, "--yes"])?;
     site.ok(LEAD, &["wait", SLICE, "destroyed", "--timeout", LIMIT])?;
-    site.kill(Daemon::Agent)?;
-    site.host(&format!("mv {config}.sound {config} && rm /var/lib/holm/hostile.img"))?;
-    site.start(Daemon::Agent)?;
     site.all_clean(OPERATOR)
 }

@@ -30,9 +30,10 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     stages.time("its lead's queue, jobs from outside", || queue(site))?;
     let before = on(site, JOBS)?;
     stages.time("stopped, started, its first job", || again(site, &before).map(drop))?;
-    stages.time("a neighbour floods", || hostile::run(site, || neighbour(site)))?;
+    stages.time("a neighbour floods", || hostile::floods(site, || neighbour(site)))?;
     stages.time("holmd is killed", || killed(site))?;
-    stages.time("rebuilt onto a newer image", || rebuilt(site, &before))
+    stages.time("rebuilt onto a newer image", || rebuilt(site, &before))?;
+    stages.time("the neighbour falls silent", || hostile::falls_silent(site, || neighbour(site)))
 }
 
 /// What the way through holmd costs, and how long it takes from a start asked for to a job's output.

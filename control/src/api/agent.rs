@@ -110,7 +110,7 @@ impl AgentService for Agents {
         let asked = Asked::new(&self.0, &extensions, Action::AgentSession, About::system())?;
         let (asked, host) = itself(asked);
         let (name, certificate) = (host.clone(), asked.certificate.clone());
-        // The connection that it is for is in the log; this is the other end of it.
+        // The connection that it is for is in the log; this is the other end of it, of which the first is as well.
         let allowed = asked.read(move |state| find(state, &name), |_, _| Ok(())).await?;
         let nobody = || Status::not_found("nobody waits for this tunnel");
         let id: TunnelId = typed(&first.tunnel_id).ok_or_else(nobody)?;
@@ -295,6 +295,11 @@ struct Session {
     locked: BTreeMap<String, v1::KeyRequest>,
 }
 
+/// By the host's clock, where that says a time at all.
+fn known_time(time: prost_types::Timestamp) -> Option<Timestamp> {
+    Timestamp::new(time.seconds, time.nanos).ok()
+}
+
 /// The agent is gone; nothing is left to tell it.
 struct Gone;
 
@@ -321,7 +326,11 @@ impl Session {
         loop {
             tokio::select! {
                 message = frames.message() => match message {
-                    Ok(Some(message)) => self.hear(app, message.body).await?,
+                    Ok(Some(message)) => {
+                        self.asked.call.source_time = message.time.and_then(known_time);
+                        self.hear(app, message.body).await?;
+                        self.asked.call.source_time = None;
+                    }
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 _ = ledger.changed() => {

@@ -125,6 +125,7 @@ impl EnrolmentService for Enrolment {
                 Subject::Host(name) => format!("host/{name}"),
             },
             project: None,
+            source_time: None,
         };
         let app = Arc::clone(&self.app);
         let done = super::blocking(move || {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What one may not see is *not found*, in the same words as what is not there; the log has the true reason.
-//! A read is not an entry of its own, unless it is refused, or done by one who watches: an officer or an
-//! auditor.
+//! A read is an entry as well; of one who does not watch, as officers and auditors do, those of the same in the minutes after it
+//! are counted in the next ([`crate::reads`]).
 
 mod agent;
 mod audit;
@@ -47,6 +47,7 @@ use crate::app::App;
 use crate::domain::{Refusal, RefusalKind, State, lock as locks, login, people};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
+use crate::reads;
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
 use holm_proto::ids::{Name, RequestId};
 use jiff::Timestamp;
@@ -66,7 +67,7 @@ pub const REQUEST: &str = "holm-request";
 /// Streams are asked this often whether they may go on, beside whenever something changes: some things end by the clock.
 const RECHECK: Duration = Duration::from_secs(3);
 
-/// Roles whose every read is an entry.
+/// Roles whose every read is an entry of its own.
 const WATCHERS: [&str; 2] = ["officer", "auditor"];
 
 /// What a call is about, as far as is known before anything is looked up.
@@ -214,6 +215,7 @@ impl Asked {
             action: action.text(),
             resource: about.resource,
             project: about.project,
+            source_time: None,
         };
         let app = Arc::clone(app);
         Ok(Self { app, caller, certificate, until, call, action, missing: about.missing, dry_run: false })
@@ -349,17 +351,25 @@ impl Asked {
         self.at(state, self.app.ledger.now())
     }
 
-    /// Write down a read: that it was refused, or that one who watches did it. `by` is the pack.
+    /// Write down a read, or that it was refused. `by` is the pack.
     fn noted<T>(&self, state: &State, by: String, seen: Result<(Vec<String>, T), No>) -> Result<T, Refusal> {
         match seen {
             Ok((rules, value)) => {
-                if self.watches(state) {
+                let (reads, now) = (&self.app.reads, self.app.ledger.now());
+                let watches = self.watches(state);
+                let entry = if watches { None } else { reads.once_more(&self.call, now) };
+                if watches || entry.is_some() {
+                    let times = entry.as_ref().map_or(0, |entry| entry.times);
                     self.app.ledger.commit(&self.call, |_, _| {
                         let mut decided = Decided::new(Vec::new(), ());
+                        decided.detail = reads::again(times);
                         decided.reasons = rules;
                         decided.pack = Some(by);
                         Ok(decided)
                     })?;
+                    if let Some(entry) = entry {
+                        reads.written(&self.call, entry, now);
+                    }
                 }
                 Ok(value)
             }

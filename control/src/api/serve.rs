@@ -138,7 +138,13 @@ impl Running {
         }
         self.background.shutdown().await;
         let app = Arc::clone(&self.app);
-        let _ = super::blocking(move || app.usage.keep()).await;
+        let _ = super::blocking(move || {
+            app.usage.keep();
+            if let Err(why) = app.reads_over(app.reads.rest(), usize::MAX) {
+                tracing::error!("how often some things were read is in no log: {why}");
+            }
+        })
+        .await;
     }
 }
 
@@ -294,6 +300,7 @@ async fn taken_up(app: &Arc<App>, peer: &Peer) {
         action: "certificate.use",
         resource: caller.actor(),
         project: None,
+        source_time: None,
     };
     let done = tokio::task::spawn_blocking(move || {
         app.ledger
@@ -328,6 +335,7 @@ async fn note(app: Arc<App>, peer: Option<Peer>, path: String, reason: String) {
         action: "call",
         resource: path,
         project: None,
+        source_time: None,
     };
     // It fails where the pool of blocking threads is closed: holmd is ending.
     let _ = tokio::task::spawn_blocking(move || app.ledger.refused(&call, &reason)).await;

@@ -7,7 +7,9 @@ use super::{
 use crate::app::App;
 use crate::domain::backup::Wish;
 use crate::domain::disks::{self, Sizes};
-use crate::domain::records::{Change, Hold, OtherVolume, Record, Size, Slice, SliceState, VolumeKind};
+use crate::domain::records::{
+    Change, Hold, OtherVolume, Project, Record, Size, Slice, SliceState, VolumeKind,
+};
 use crate::domain::{
     Refusal, RefusalKind, State, backup, days, lease, quota, resize, scheduler, slice, unapprove,
 };
@@ -179,6 +181,13 @@ impl SliceService for Slices {
                     |s: &&Slice| view::slice_resource(&now, s).is_some_and(|r| may(Action::SliceRead, r));
                 let mut slices: Vec<&Slice> = state.slices.values().filter(of_project).filter(seen).collect();
                 slices.sort_by_key(|s| (s.requested, s.id));
+                if let Some(only) = only.as_ref().filter(|_| slices.is_empty()) {
+                    let named = state.projects.values().find(|p| p.name == *only);
+                    let sees = |p: &Project| may(Action::ProjectRead, view::project_resource(&now, p));
+                    if !named.is_some_and(sees) {
+                        return Err(About::project(&project).missing);
+                    }
+                }
                 let slices = slices.into_iter().map(|s| view::slice(scene.app, state, s)).collect();
                 Ok(v1::ListSlicesResponse { slices })
             })
@@ -735,7 +744,7 @@ fn asked_already(scene: &Scene<'_>, slice: &Slice, refusal: Refusal) -> Refusal 
 /// The slice asked for, with the site's rules where the request does not say.
 fn wanted(
     scene: &Scene<'_>,
-    project: &crate::domain::records::Project,
+    project: &Project,
     name: Name,
     message: &v1::RequestSliceRequest,
 ) -> Result<Slice, Refusal> {

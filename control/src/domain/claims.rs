@@ -24,8 +24,6 @@ use serde_json::{Value, json};
 /// what was lost there.
 pub const OF_GUEST: Rate =
     Rate { burst: 200, refill: SignedDuration::from_secs(2), said: SignedDuration::from_hours(1) };
-/// A guest says every five minutes that it lives.
-const SILENT: SignedDuration = SignedDuration::from_mins(15);
 /// So long it is shown that what it said was dropped.
 const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// That what it says is dropped on its host is an entry this often.
@@ -181,11 +179,11 @@ impl Guest {
         self.dropped > 0 && lately(self.heard) || self.said.is_some_and(lately)
     }
 
-    /// It has been silent for too long.
-    pub fn is_silent(&mut self, now: Timestamp) -> bool {
+    /// It has been silent for too long, which is `most`.
+    pub fn is_silent(&mut self, now: Timestamp, most: SignedDuration) -> bool {
         // A clock that ran ahead and was set right.
         self.heard = self.heard.min(now);
-        now.duration_since(self.heard) >= SILENT
+        now.duration_since(self.heard) >= most
     }
 }
 
@@ -254,14 +252,15 @@ mod tests {
         assert_eq!((step.action, step.next.silence(true)), ("guest.silent", None));
         assert_eq!(step.next.silence(false).unwrap().action, "guest.heard");
         let at = |minute: i64| Timestamp::from_second(minute * 60).unwrap();
+        let is_silent = |guest: &mut Guest, now| guest.is_silent(now, SignedDuration::from_mins(15));
         let mut guest = Guest::new(at(0));
-        assert!(!guest.is_silent(at(14)) && guest.is_silent(at(15)));
+        assert!(!is_silent(&mut guest, at(14)) && is_silent(&mut guest, at(15)));
         guest.hear(0, at(15));
-        assert!(!guest.is_silent(at(29)) && guest.is_silent(at(30)));
+        assert!(!is_silent(&mut guest, at(29)) && is_silent(&mut guest, at(30)));
         guest.cannot_be_heard(at(40));
-        assert!(!guest.is_silent(at(54)));
+        assert!(!is_silent(&mut guest, at(54)));
         // A clock that goes back makes nobody silent, and nobody heard for ever.
-        assert!(!guest.is_silent(at(1)) && guest.is_silent(at(16)));
+        assert!(!is_silent(&mut guest, at(1)) && is_silent(&mut guest, at(16)));
     }
 
     #[test]

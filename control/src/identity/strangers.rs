@@ -122,6 +122,7 @@ impl Strangers {
             action: kind.action(),
             resource: String::new(),
             project: None,
+            source_time: None,
         };
         tokio::task::spawn_blocking(move || app.ledger.refused(&call, &reason));
     }

@@ -122,6 +122,7 @@ fn call(action: &'static str) -> Call {
         action,
         resource: "person/ada".to_owned(),
         project: None,
+        source_time: None,
     }
 }
 

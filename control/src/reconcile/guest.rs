@@ -61,7 +61,7 @@ pub fn look(app: &App, now: Timestamp) -> Result<(), Refusal> {
             if !heard {
                 guest.cannot_be_heard(now);
             }
-            guest.is_silent(now)
+            guest.is_silent(now, app.config.guest.silence())
         });
         let call = Call::own("guest.silent", String::new());
         if silent {

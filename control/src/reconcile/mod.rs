@@ -30,6 +30,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// In one round it is said of so many things how often they were read: each is a wait for the disk.
+const READS: usize = 20;
 /// A round is run at least this often, whatever happened or did not.
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -78,6 +80,7 @@ pub fn round(app: &App) -> Result<(), Refusal> {
     if steady {
         passed(guest::look(app, app.ledger.now()))?;
     }
+    passed(app.reads_over(app.reads.over(app.ledger.now()), READS))?;
     register::warn(app, &mut passed)?;
     incident::warn(app, &mut passed)?;
     place::all(app, &mut passed)?;

@@ -60,7 +60,10 @@ async fn a_slice_shows_how_full_its_disks_are_and_the_log_has_each_threshold_onc
     assert!(seen.warnings[0].contains("/home and /project are 92 % full: delete"), "{:?}", seen.warnings);
     let told = entries(&world, "observe.disk");
     let brief: Vec<_> = told.iter().map(|e| (e.actor.as_str(), e.resource.as_str(), &e.detail)).collect();
-    let detail = |used: u64, at_least: u64| serde_json::json!({ "disk": "data", "used_percent": used, "at_least": at_least });
+    let detail = |used: u64, at_least: u64| {
+        let said = "2027-01-15T08:00:00Z";
+        serde_json::json!({ "disk": "data", "used_percent": used, "at_least": at_least, "source_time": said })
+    };
     let (first, second) = (detail(81, 80), detail(91, 90));
     assert_eq!(brief, [("host/dgx", "slice/heart/main", &first), ("host/dgx", "slice/heart/main", &second)]);
     // It is in nobody's record: what runs and is asked again is all there is.
@@ -123,7 +126,8 @@ async fn a_machine_that_is_paused_is_shown_logged_and_nothing_more_is_placed_bes
     assert!(seen.warnings[0].contains("no room") && seen.warnings[0].contains("operator"));
     assert_eq!(codes().await, (vec!["slices-paused".to_owned(), "volumes-full".to_owned()], room(0)));
     let entry = world.logged(|e| e.action == "observe.paused").await;
-    assert_eq!(entry.detail, serde_json::json!({ "host": "dgx", "paused": true }));
+    let said = "2027-01-15T08:00:00Z";
+    assert_eq!(entry.detail, serde_json::json!({ "host": "dgx", "paused": true, "source_time": said }));
     // Whoever came now would be the next to stand still.
     world.request("dina", "heart/more", 1).await.unwrap();
     world.approve("frida", "heart/more").await.unwrap();

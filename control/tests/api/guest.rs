@@ -108,7 +108,7 @@ async fn what_a_guest_claims_is_an_entry_each_once_and_marked_as_the_guests() {
     }
     let start = json!({
         "claimed_by_guest": true, "boot": BOOT, "seq": 3, "guest_time": "2026-11-30T00:53:20Z",
-        "job": 7, "user": "rosa", "partition": "batch", "cpus": 4, "gpus": 1,
+        "source_time": "2027-01-15T08:00:00Z", "job": 7, "user": "rosa", "partition": "batch", "cpus": 4, "gpus": 1,
     });
     assert_eq!(logged[3].detail, start);
     let unknown = json!(null);

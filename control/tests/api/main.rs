@@ -33,6 +33,7 @@ mod oversight;
 mod people;
 mod policy;
 mod quota;
+mod reads;
 mod register;
 mod rest;
 mod review;

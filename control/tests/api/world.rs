@@ -635,7 +635,9 @@ pub fn hello(seen_generation: u64) -> v1::Hello {
 }
 
 pub fn frame(body: v1::from_agent::Body) -> v1::FromAgent {
-    v1::FromAgent { body: Some(body) }
+    // By the host's clock, which is not ours.
+    let time = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
+    v1::FromAgent { body: Some(body), time }
 }
 
 impl Agent {

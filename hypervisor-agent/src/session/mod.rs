@@ -44,7 +44,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     net::TcpStream,
@@ -362,7 +362,9 @@ pub(crate) fn what_matters(inventory: &v1::Inventory) -> v1::Inventory {
 }
 
 async fn say(send: &mpsc::Sender<FromAgent>, body: from_agent::Body) -> Result<(), SessionError> {
-    match timeout(SEND_LIMIT, send.send(FromAgent { body: Some(body) })).await {
+    match timeout(SEND_LIMIT, send.send(FromAgent { body: Some(body), time: Some(SystemTime::now().into()) }))
+        .await
+    {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(SessionError::Ended),
         Err(_) => Err(SessionError::Late("holmd does not read what it is sent")),

@@ -64,10 +64,12 @@ impl Told {
     /// A line; `None`: somebody only looked, or nothing moved.
     fn step(&mut self, entry: &Logged, clock: &Clock) -> Option<Vec<Cell>> {
         let looked = entry.action.rsplit('.').next().is_some_and(|last| LOOKS.contains(&last));
+        if looked && entry.outcome != "refused" {
+            return None;
+        }
         let what = said(entry);
         let before = self.last.insert(entry.resource.clone(), what.clone());
-        let still = entry.outcome == "observed" && (what.is_empty() || before.as_ref() == Some(&what));
-        if entry.outcome != "refused" && (looked || still) {
+        if entry.outcome == "observed" && (what.is_empty() || before.as_ref() == Some(&what)) {
             return None;
         }
         let local = clock.local(entry.time);
@@ -210,8 +212,12 @@ impl Did {
     fn add(&mut self, entry: &Logged) {
         self.first = self.first.or(Some(entry.time));
         self.last = Some(entry.time);
-        *(if entry.outcome == "refused" { &mut self.refused } else { &mut self.allowed }) += 1;
-        *self.actions.entry(entry.action.clone()).or_default() += 1;
+        // Of a read those as well that are no entries; and what says no more than how many those were is none itself.
+        let again = entry.detail.get("again").and_then(Value::as_u64).unwrap_or_default();
+        let is_one = entry.detail.get("over").and_then(Value::as_bool) != Some(true);
+        let times = again + u64::from(is_one);
+        *(if entry.outcome == "refused" { &mut self.refused } else { &mut self.allowed }) += times;
+        *self.actions.entry(entry.action.clone()).or_default() += times;
         self.levels.extend(entry.level.clone().filter(|level| !self.levels.contains(level)));
     }
 }
