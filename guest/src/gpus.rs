@@ -10,6 +10,11 @@ use std::{collections::BTreeSet, fs, io::ErrorKind, os::unix::fs::symlink, path:
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const UIO: &str = "/sys/bus/pci/drivers/uio_pci_generic/new_id";
+/// There where the image has NVIDIA's driver.
+pub const NVIDIA_SMI: &str = "/usr/bin/nvidia-smi";
+/// There while that driver runs.
+const RUNS: &str = "/proc/driver/nvidia";
+const NVIDIA: &str = "10de:";
 
 /// The addresses of devices of these kinds, in the order in which they are numbered.
 pub fn found(kinds: &[String]) -> Outcome<Vec<String>> {
@@ -42,13 +47,14 @@ pub fn device_files(gpus: &[String]) -> Outcome<Vec<String>> {
 }
 
 fn driven(gpus: &[String]) -> Outcome<Vec<String>> {
-    if Path::new("/usr/bin/nvidia-smi").exists() {
-        // The driver's own tool loads it and makes the devices.
-        run(&["nvidia-smi", "-L"])?;
+    let kinds = gpus.iter().map(|gpu| kind(Path::new(DEVICES), gpu)).collect::<Outcome<Vec<_>>>()?;
+    // It refuses to be loaded where it has nothing to drive.
+    if kinds.iter().any(|kind| kind.starts_with(NVIDIA)) && Path::new(NVIDIA_SMI).exists() {
+        run(&["/usr/lib/holm/nvidia"])?;
     }
     let mut files = Vec::new();
     for address in gpus {
-        if let Ok(about) = files::read(format!("/proc/driver/nvidia/gpus/{address}/information")) {
+        if let Ok(about) = files::read(format!("{RUNS}/gpus/{address}/information")) {
             files.extend(minor(&about).map(|minor| format!("/dev/nvidia{minor}")));
         }
     }
@@ -56,6 +62,11 @@ fn driven(gpus: &[String]) -> Outcome<Vec<String>> {
         return Err(Failed(format!("the driver runs {} of {} GPUs", files.len(), gpus.len())));
     }
     Ok(files)
+}
+
+/// Whether a driver runs that can be asked how busy its GPUs are.
+pub fn tell() -> bool {
+    Path::new(RUNS).exists() && Path::new(NVIDIA_SMI).exists()
 }
 
 /// The number of a GPU's device, of what the driver says about it.

@@ -5,6 +5,7 @@ use crate::{
     command::{run, within},
     event,
     failed::{Failed, Outcome},
+    gpus,
     idle::{self, Idle, Seen},
     jobs::{self, Job},
     meter::{Busy, Look, Meter, utilisation},
@@ -27,7 +28,6 @@ const CLEAN: Duration = Duration::from_secs(3600);
 const PATIENCE: &str = "20";
 /// How much older than Slurm's answer what the prolog wrote must be, in seconds, to be wrong if Slurm does not know of it.
 const SETTLED: f64 = 120.0;
-const NVIDIA: &str = "/usr/bin/nvidia-smi";
 
 /// What Slurm says of its queue.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Watch {
     fn new(run: &Path, idle: Duration) -> Outcome<Self> {
         let place = jobs::prepare(run)?;
         let meter = Meter::new(jobs::now(), all_cpu_seconds());
-        let busy = Path::new(NVIDIA).exists().then(BTreeMap::new);
+        let busy = gpus::tell().then(BTreeMap::new);
         Ok(Self {
             place,
             meter,
@@ -128,7 +128,7 @@ impl Watch {
             // Slurm may be slow; what it said before is nearer than nothing.
             Err(Failed(why)) => eprintln!("usage: {why}"),
         }
-        if Path::new(NVIDIA).exists() {
+        if gpus::tell() {
             self.busy = busy().map_err(|Failed(why)| eprintln!("usage: {why}")).ok();
         }
     }
@@ -274,7 +274,7 @@ impl Queue {
 
 fn busy() -> Outcome<BTreeMap<u32, f64>> {
     let query = "--query-gpu=index,utilization.gpu,memory.used";
-    let said = run(&within(PATIENCE, &[NVIDIA, query, "--format=csv,noheader,nounits"]))?;
+    let said = run(&within(PATIENCE, &[gpus::NVIDIA_SMI, query, "--format=csv,noheader,nounits"]))?;
     Ok(utilisation(&said))
 }
 
