@@ -40,9 +40,13 @@ pub enum Standing {
 
 /// Compare a store with the log, record by record.
 pub fn compare(store: &dyn Store, log: &Log) -> Result<Standing, LedgerError> {
-    let then = store.applied()?.unwrap_or_else(|| Applied::of(log));
+    let (said, found) = (store.applied()?, sorted(store.records()?).records());
+    if said.is_none() && found.is_empty() && log.size() > 0 {
+        return Ok(Standing::Behind(log.size()));
+    }
+    let then = said.unwrap_or_else(|| Applied::of(log));
     belongs(then, log)?;
-    Ok(match sorted(store.records()?).records() == state_at(log, then.size)?.records() {
+    Ok(match found == state_at(log, then.size)?.records() {
         true if then.size == log.size() => Standing::Same,
         true => Standing::Behind(log.size() - then.size),
         false => Standing::Other,

@@ -218,12 +218,16 @@ fn a_store_that_is_new_or_of_before_it_said_up_to_where_it_is_is_what_the_log_sa
         let again = Scratch { dir: tempfile::tempdir().unwrap(), store: Disk::default() };
         // As a store of another version: records, and not up to where.
         *again.store.0.0.tables() = (records.iter().map(|r| (r.key(), r.clone())).collect(), None);
-        Ledger::open(Box::new(again.store.clone()), scratch.log(), clock).map(|ledger| names(&ledger))
+        let compared = compare(&again.store, &scratch.log()).unwrap();
+        let opened = Ledger::open(Box::new(again.store.clone()), scratch.log(), clock);
+        (compared, opened.map(|ledger| names(&ledger)))
     };
-    assert_eq!(again(&[]).unwrap(), ["ada"]);
-    assert_eq!(again(&records).unwrap(), ["ada"]);
+    let (compared, opened) = again(&[]);
+    assert_eq!((compared, opened.unwrap()), (Standing::Behind(1), vec!["ada".to_owned()]));
+    let (compared, opened) = again(&records);
+    assert_eq!((compared, opened.unwrap()), (Standing::Same, vec!["ada".to_owned()]));
     let Change::Put(bo) = person("bo", 20_002) else { panic!("a record") };
-    assert!(matches!(again(&[records[0].clone(), bo]), Err(LedgerError::Other)));
+    assert!(matches!(again(&[records[0].clone(), bo]), (Standing::Other, Err(LedgerError::Other))));
 }
 
 #[test]
