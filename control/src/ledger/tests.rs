@@ -1,5 +1,7 @@
 //! Kills and failures between deciding, logging, telling and storing; many at once.
 
+mod full;
+
 use super::*;
 use crate::audit::faults::{Busy, When};
 use crate::audit::{SigningKey, verify};
