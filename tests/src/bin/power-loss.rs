@@ -156,6 +156,7 @@ fn change(ledger: &Ledger, number: u32) -> Result<(), Refusal> {
         action: "person.invite",
         resource: format!("person/{number}"),
         project: None,
+        source_time: None,
     };
     if refused(number) {
         let refusal = Refusal::new(RefusalKind::Denied, "not this one");
