@@ -72,6 +72,7 @@ async fn renew(directory: &Path, holmd: Channel) -> Result<bool, RenewError> {
         return Err(RenewError::Other);
     }
     let both = Zeroizing::new(format!("{}{}", pem.as_str(), signed.certificate_pem));
+    // Not on a thread of its own: it would go on where the session ends, and be in the way of the next one's.
     put(directory, KEY, &both)?;
     // For people who look; the one beside the key counts.
     put(directory, CERTIFICATE, &signed.certificate_pem)?;
