@@ -208,13 +208,7 @@ impl App {
         let (log_key, log) = log(&config)?;
         Streams::check(&config.stream)?;
         Witnesses::check(&config.witness, &log_key.vkey(&config.log_origin))?;
-        if !paths.store.is_dir() {
-            return Err(Failure::new(
-                format!("there is no store in `{}`", paths.store.display()),
-                "holmd rebuild   (makes it anew from the log)",
-            ));
-        }
-        let ledger = Ledger::open(Box::new(store(&paths.store)?), log, Timestamp::now)
+        let ledger = Ledger::open(Box::new(found_store(&paths.store)?), log, Timestamp::now)
             .map_err(|e| Failure::because("store and log do not agree", "holmd check", e))?;
         let index = Index::open(&paths.index).map_err(|e| {
             Failure::because(
@@ -355,6 +349,17 @@ pub fn log(config: &Config) -> Result<(SigningKey, Log), Failure> {
         Failure::because("the log cannot be opened", next, e)
     })?;
     Ok((key, log))
+}
+
+/// The store that is there: none is made.
+pub fn found_store(path: &Path) -> Result<SledStore, Failure> {
+    if !path.is_dir() {
+        return Err(Failure::new(
+            format!("there is no store in `{}`", path.display()),
+            "holmd rebuild   (makes it anew from the log)",
+        ));
+    }
+    store(path)
 }
 
 /// The store; made where there is none.

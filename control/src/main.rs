@@ -459,7 +459,7 @@ fn recover(
 fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
     let paths = Paths::of(&config.data);
     let (_, log) = app::log(config)?;
-    let store = app::store(&paths.store)?;
+    let store = if check { app::found_store(&paths.store)? } else { app::store(&paths.store)? };
     let failed = |e| Failure::because("the store cannot be used", "holmd rebuild", e);
     match compare(&store, &log) {
         Ok(standing) if check => {
@@ -586,7 +586,7 @@ fn rules(config: &Config, records: &[Record]) -> Result<String, Failure> {
 
 /// The log was read from end to end; the store agrees with it. A holmd that runs has the store to itself.
 fn history(paths: &Paths, log: &Log) -> Result<String, Failure> {
-    let store = app::store(&paths.store)?;
+    let store = app::found_store(&paths.store)?;
     let failed = |e| Failure::because("store and log do not agree", "holmd rebuild", e);
     match compare(&store, log).map_err(failed)? {
         Standing::Same => {
