@@ -53,6 +53,9 @@ pub struct SmtpConfig {
     pub from: String,
     /// Where a person's mail goes, `{name}@example.org`.
     pub address: String,
+    /// Mailboxes of others that keep the log's signed head, once a day.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heads_to: Vec<String>,
     /// Whom holmd is there; absent: it does not log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,

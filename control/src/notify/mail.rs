@@ -15,8 +15,9 @@ use super::template::{Templates, line};
 use super::{Wrong, secret, wrong};
 use crate::ledger::chain;
 use holm_proto::ids::Name;
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, SinglePart};
+use jiff::Timestamp;
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment, Body, Mailbox, MessageBuilder, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
@@ -29,6 +30,8 @@ use std::time::{Duration, SystemTime};
 
 /// For a connection, and for a message.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Mailboxes that get the log's head: an entry names those who refuse it.
+const HEADS_MAX: usize = 16;
 /// In the address of who gets it.
 const NAME: &str = "{name}";
 
@@ -39,6 +42,7 @@ pub(super) struct Smtp {
     tls: Option<(Tls, TlsParameters)>,
     from: Mailbox,
     address: String,
+    heads_to: Vec<Address>,
     login: Option<(String, SecretString)>,
     hello: ClientId,
 }
@@ -50,6 +54,14 @@ impl Smtp {
         let probe = config.address.replacen(NAME, "name", 1);
         if !config.address.contains(NAME) || probe.contains('{') || probe.parse::<Address>().is_err() {
             return Err(wrong("address", &config.address, "no mail address with `{name}` in it, once"));
+        }
+        let mailbox = |to: &String| to.parse().map_err(|_| wrong("heads_to", to, "no mail address"));
+        let heads_to: Vec<Address> = config.heads_to.iter().map(mailbox).collect::<Result<_, _>>()?;
+        if heads_to.len() > HEADS_MAX {
+            return Err(Wrong(format!(
+                "`heads_to` names {} mailboxes, and {HEADS_MAX} is the most",
+                heads_to.len()
+            )));
         }
         let tls = match config.tls {
             Tls::None => None,
@@ -70,7 +82,7 @@ impl Smtp {
         };
         let port = config.port.unwrap_or(config.tls.port());
         let (server, address) = (config.server.clone(), config.address.clone());
-        Ok(Self { server, port, tls, from, address, login, hello: hello() })
+        Ok(Self { server, port, tls, from, address, heads_to, login, hello: hello() })
     }
 
     /// HOST:PORT.
@@ -81,6 +93,11 @@ impl Smtp {
     /// Where this person's mail goes.
     pub(super) fn address(&self, name: &Name) -> Result<Address, String> {
         self.address.replacen(NAME, name.as_str(), 1).parse().map_err(|e| format!("{name}: {e}"))
+    }
+
+    /// Who keeps heads of the log.
+    pub(super) fn heads_to(&self) -> &[Address] {
+        &self.heads_to
     }
 
     /// Where it comes from.
@@ -96,18 +113,38 @@ impl Smtp {
         texts: &Templates,
     ) -> Result<Vec<u8>, String> {
         let text = texts.text(&letter.event);
-        let id = format!("<{}@{}>", letter.id, self.from.email.domain());
-        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
-        let message = Message::builder()
-            .from(self.from.clone())
-            .to(Mailbox::new(None, to.clone()))
-            .subject(text.subject)
-            .date(SystemTime::from(letter.event.time))
-            .message_id(Some(id))
-            // Nobody's absence is answered to.
-            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()))
+        let message = self
+            .about(&letter.id, &text.subject, letter.event.time, to)
             .singlepart(SinglePart::plain(text.body));
         message.map(|message| message.formatted()).map_err(|e| chain(&e))
+    }
+
+    /// A text with a file beside it, which comes out as it went in whatever is done to texts on the way.
+    pub(super) fn with_file(
+        &self,
+        (id, subject, time): (&str, &str, Timestamp),
+        to: &Address,
+        text: String,
+        (name, file): (&str, &str),
+    ) -> Result<Vec<u8>, String> {
+        let body = Body::new_with_encoding(file.as_bytes().to_vec(), ContentTransferEncoding::Base64);
+        let body = body.map_err(|_| "a file cannot be sent".to_owned())?;
+        let file = Attachment::new(name.to_owned()).body(body, ContentType::TEXT_PLAIN);
+        let parts = MultiPart::mixed().singlepart(SinglePart::plain(text)).singlepart(file);
+        let message = self.about(id, subject, time, to).multipart(parts);
+        message.map(|message| message.formatted()).map_err(|e| chain(&e))
+    }
+
+    fn about(&self, id: &str, subject: &str, time: Timestamp, to: &Address) -> MessageBuilder {
+        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to.clone()))
+            .subject(subject)
+            .date(SystemTime::from(time))
+            .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
+            // Nobody's absence is answered to.
+            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()))
     }
 
     /// A connection on which mail can be sent.

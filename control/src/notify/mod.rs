@@ -17,6 +17,7 @@ mod config;
 mod courier;
 mod event;
 mod mail;
+mod mailbox;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -97,7 +98,10 @@ impl Notify {
 
     /// Where messages go, in words.
     pub fn summary(&self) -> String {
-        let mail = self.smtp.as_ref().map(|smtp| format!("mail by {}", smtp.at()));
+        let mail = self.smtp.as_ref().map(|smtp| match smtp.heads_to().len() {
+            0 => format!("mail by {}", smtp.at()),
+            n => format!("mail by {}, the log's head to {n} mailboxes", smtp.at()),
+        });
         let hook = self.webhook.as_ref().map(|hook| format!("webhook at {}", hook.at()));
         let all: Vec<String> = mail.into_iter().chain(hook).collect();
         if all.is_empty() { "nobody is told".to_owned() } else { all.join(", ") }
@@ -212,7 +216,13 @@ pub struct Couriers(Vec<Courier>);
 pub async fn run(app: Arc<App>, couriers: Couriers) {
     if !app.notify.channels().is_empty() {
         let all = futures::future::join_all(couriers.0.into_iter().map(Courier::run));
-        tokio::join!(all, alerts::run(app));
+        let smtp = app.notify.smtp.clone();
+        let heads = async {
+            if let Some(smtp) = smtp.filter(|smtp| !smtp.heads_to().is_empty()) {
+                mailbox::run(Arc::clone(&app), smtp).await;
+            }
+        };
+        tokio::join!(all, heads, alerts::run(Arc::clone(&app)));
     }
 }
 

@@ -434,6 +434,7 @@ fn smtp(dir: &std::path::Path) -> Smtp {
         ca_file: dir.join("none"),
         from: "Holm <holm@example.org>".to_owned(),
         address: "{name}@example.org".to_owned(),
+        heads_to: Vec::new(),
         username: None,
         password: None,
     };
@@ -564,6 +565,7 @@ fn what_cannot_be_sent_to_or_kept_secret_is_refused_before_anything_starts() {
             ca_file: dir.path().join("none"),
             from: "holm@example.org".to_owned(),
             address: "{name}@example.org".to_owned(),
+            heads_to: Vec::new(),
             username: None,
             password: None,
         };
@@ -571,11 +573,14 @@ fn what_cannot_be_sent_to_or_kept_secret_is_refused_before_anything_starts() {
         Smtp::new(&config).map(drop).map_err(|e| e.to_string())
     };
     mail(&|_| {}).unwrap();
+    mail(&|c| c.heads_to = vec!["log@archive.example".to_owned()]).unwrap();
     let no = |words: &str, change: &dyn Fn(&mut SmtpConfig)| {
         let failure = mail(change).unwrap_err();
         assert!(failure.contains(words), "{failure}");
     };
     no("no mail address", &|c| c.from = "holm".to_owned());
+    no("16 is the most", &|c| c.heads_to = (0..17).map(|n| format!("log@a{n}.example")).collect());
+    no("no mail address", &|c| c.heads_to = vec!["x@example.org\r\nBcc: y@example.org".to_owned()]);
     no("no mail address", &|c| c.from = "h@example.org\r\nBcc: x@example.org".to_owned());
     for bad in ["x@example.org", "{name}{name}@example.org", "{name}", "{name}@example.org\r\nBcc: x"] {
         no("with `{name}` in it", &|c| c.address = bad.to_owned());

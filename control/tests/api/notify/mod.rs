@@ -6,6 +6,7 @@ pub mod post;
 use crate::world::{Agent, SOON, World, decide, ready_slice, stopped};
 use holm_control::api;
 use holm_control::app::App;
+use holm_control::audit::{Checkpoint, verify};
 use holm_control::config::Config;
 use holm_control::keys::Secret;
 use holm_control::notify::{NotifyConfig, SmtpConfig, Tls, WebhookConfig};
@@ -34,6 +35,7 @@ fn by_mail(dir: &Path, port: u16) -> NotifyConfig {
         ca_file: dir.join("ca.pem"),
         from: "Holm <holm@example.org>".to_owned(),
         address: "{name}@example.org".to_owned(),
+        heads_to: Vec::new(),
         username: Some("holm".to_owned()),
         password: Some(secret(dir, "sesame-of-the-test")),
     };
@@ -358,6 +360,51 @@ async fn hooked() -> (World, Hook, tempfile::TempDir) {
     };
     let notify = NotifyConfig { retry_seconds: 1, webhook: Some(webhook), ..NotifyConfig::default() };
     (World::full_of(move |config| config.notify = notify).await, hook, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_logs_head_is_mailed_to_those_who_keep_it() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path(), &["localhost"]);
+    let mut post = Post::start(dir.path(), Setup::default()).await;
+    post.rule("full@elsewhere.example", "rcpt", "452 4.2.2 mailbox full", 1).await;
+    post.rule("gone@elsewhere.example", "rcpt", "550 5.1.1 nobody of that name", 1).await;
+    let mut notify = by_mail(dir.path(), post.port);
+    if let Some(smtp) = &mut notify.smtp {
+        smtp.heads_to = ["keeper", "full", "gone"].map(|to| format!("{to}@elsewhere.example")).into();
+    }
+    let world = World::full_of(move |config| config.notify = notify).await;
+    assert_eq!(post.next().await["refused"], "full@elsewhere.example");
+    assert_eq!(post.next().await["refused"], "gone@elsewhere.example");
+    let (to, subject, mail) = post.mail().await;
+    assert_eq!(to, "keeper@elsewhere.example");
+    let note = mail["files"]["head.txt"].as_str().unwrap();
+    let key = world.app.log_key.vkey(&world.app.config.log_origin);
+    let kept = Checkpoint::verify(note, &key).unwrap();
+    assert_eq!(subject, format!("holm.test/log: {} entries", kept.size));
+    let body = mail["body"].as_str().unwrap();
+    assert!(
+        body.contains(note.lines().nth(2).unwrap()) && body.contains("holm audit verify --earlier"),
+        "{body}"
+    );
+    // It is tried again where there was no room, with the same, and the others get it once.
+    let (to, _, again) = post.mail().await;
+    assert_eq!(to, "full@elsewhere.example");
+    assert_eq!((&again["files"], id(&again)), (&mail["files"], id(&mail)));
+    let said = async |state: &str| {
+        world.logged(|e| e.action == "observe.mailbox" && e.detail["state"] == state).await.detail
+    };
+    let begun = said("sending").await;
+    assert_eq!((&begun["size"], &begun["to"]), (&json!(kept.size), &json!(3)));
+    assert_eq!(begun["root"], *note.lines().nth(2).unwrap());
+    let ended = said("refused").await;
+    assert_eq!((&ended["size"], &ended["took"]), (&json!(kept.size), &json!(2)));
+    assert_eq!(ended["refused"], json!(["gone@elsewhere.example"]));
+    // What it says is of this log, now and later.
+    let (now, proof) = world.app.ledger.extension(kept.size).unwrap();
+    let now = Checkpoint::verify(&now, &key).unwrap();
+    assert!(now.size > kept.size);
+    verify::consistency(&kept, &now, &proof).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

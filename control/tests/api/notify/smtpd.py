@@ -53,7 +53,8 @@ class Handler:
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "headers": {name.lower(): str(value) for name, value in message.items()},
-            "body": message.get_content(),
+            "body": message.get_body(("plain",)).get_content(),
+            "files": {part.get_filename(): part.get_content() for part in message.iter_attachments()},
             "tls": session.ssl is not None,
             "login": session.auth_data,
         })
