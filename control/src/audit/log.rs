@@ -200,7 +200,8 @@ impl Log {
         for body in entries {
             tip.push(body, &mut full).map_err(|TooLong(length)| LogError::TooLong(length))?;
         }
-        let note = sign(&self.key, &self.origin, tip.size(), tip.root());
+        let root = tip.root();
+        let note = sign(&self.key, &self.origin, tip.size(), root);
         if self.doubtful.as_ref().is_some_and(|doubtful| *doubtful != note) {
             return Err(LogError::Doubtful);
         }
@@ -211,7 +212,7 @@ impl Log {
         }
 
         self.doubtful = Some(note.clone());
-        let view = Arc::new(self.view.grown(tip, note, full, self.seen));
+        let view = Arc::new(self.view.grown((tip, root), note, full, self.seen));
         match record.as_ref().filter(|record| self.journal.fits(record.len())) {
             Some(record) => self.journal.write(&self.disk, record)?,
             // More than any journal takes: there is nothing in it by now.

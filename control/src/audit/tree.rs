@@ -13,14 +13,42 @@ pub(super) const WIDTH: u64 = 256;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Edge {
     size: u64,
-    /// By level, the hashes of its partial tile: always fewer than [`WIDTH`].
-    tiles: Vec<Vec<Hash>>,
+    /// By level, its partial tile: always of fewer hashes than [`WIDTH`].
+    tiles: Vec<Row>,
+}
+
+/// A partial tile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Row {
+    hashes: Vec<Hash>,
+    /// The hashes over the largest full subtrees that these make up, from the left: one for each bit of their number. With
+    /// them a root takes a hash for each, where it took one for each of [`Self::hashes`].
+    peaks: Vec<Hash>,
+}
+
+impl Row {
+    fn of(hashes: Vec<Hash>) -> Self {
+        let mut row = Self::default();
+        hashes.into_iter().for_each(|hash| row.push(hash));
+        row
+    }
+
+    fn push(&mut self, hash: Hash) {
+        self.hashes.push(hash);
+        let mut over = hash;
+        for _ in 0..self.hashes.len().trailing_zeros() {
+            if let Some(left) = self.peaks.pop() {
+                over = node(&left, &over);
+            }
+        }
+        self.peaks.push(over);
+    }
 }
 
 impl Edge {
     /// The edge of a tree of `size` leaves, from the hashes of its partial tiles, from the leaves up.
-    pub(super) const fn of(size: u64, tiles: Vec<Vec<Hash>>) -> Self {
-        Self { size, tiles }
+    pub(super) fn of(size: u64, tiles: Vec<Vec<Hash>>) -> Self {
+        Self { size, tiles: tiles.into_iter().map(Row::of).collect() }
     }
 
     /// Leaves so far.
@@ -30,7 +58,7 @@ impl Edge {
 
     /// The hashes of the partial tile of each level, from the leaves up. Some are empty.
     pub(super) fn partial(&self) -> impl Iterator<Item = (u8, &[Hash])> {
-        (0u8..).zip(self.tiles.iter().map(Vec::as_slice))
+        (0u8..).zip(self.tiles.iter().map(|row| row.hashes.as_slice()))
     }
 
     /// Add a leaf; `full` gets each tile that it completes: level, index and hashes.
@@ -62,30 +90,27 @@ impl Edge {
         for level in lowest.. {
             let at = usize::from(level);
             if self.tiles.len() <= at {
-                self.tiles.resize(at + 1, Vec::new());
+                self.tiles.resize(at + 1, Row::default());
             }
-            let Some(tile) = self.tiles.get_mut(at) else { break };
-            tile.push(hash);
-            if (tile.len() as u64) < WIDTH {
+            let Some(row) = self.tiles.get_mut(at) else { break };
+            row.push(hash);
+            if (row.hashes.len() as u64) < WIDTH {
                 break;
             }
-            full(level, (self.size >> (8 * (u32::from(level) + 1))) - 1, tile)?;
-            hash = root_of(tile);
-            tile.clear();
+            full(level, (self.size >> (8 * (u32::from(level) + 1))) - 1, &row.hashes)?;
+            row.hashes.clear();
+            match row.peaks.pop() {
+                Some(over) => hash = over,
+                None => break,
+            }
         }
         Ok(())
     }
 
     /// The root of the whole tree.
     pub(crate) fn root(&self) -> Hash {
-        let mut right: Option<Hash> = None;
-        for (_, tile) in self.partial() {
-            let row: Vec<Hash> = tile.iter().copied().chain(right).collect();
-            if !row.is_empty() {
-                right = Some(root_of(&row));
-            }
-        }
-        right.unwrap_or_else(empty)
+        let peaks = self.tiles.iter().flat_map(|row| row.peaks.iter().rev());
+        peaks.copied().reduce(|right, left| node(&left, &right)).unwrap_or_else(empty)
     }
 }
 

@@ -32,8 +32,8 @@ impl View {
         Self { root: disk.path(""), hash: tip.root(), tip, note, full: Arc::new(full) }
     }
 
-    /// With more, some of which has become `full`. What lies in the directory of `laid` entries is not kept in memory.
-    pub(super) fn grown(&self, tip: Tip, note: String, full: Vec<Part>, laid: u64) -> Self {
+    /// With more, and the hash over all of it; some has become `full`. What lies in the directory of `laid` entries is not kept in memory.
+    pub(super) fn grown(&self, (tip, hash): (Tip, Hash), note: String, full: Vec<Part>, laid: u64) -> Self {
         let kept = match full.is_empty() && !self.full.keys().any(|tile| tile.is_of(laid)) {
             true => Arc::clone(&self.full),
             false => {
@@ -42,7 +42,7 @@ impl View {
                 Arc::new(kept.chain(full.into_iter().map(|(tile, bytes)| (tile, bytes.into()))).collect())
             }
         };
-        Self { root: self.root.clone(), hash: tip.root(), tip, note, full: kept }
+        Self { root: self.root.clone(), hash, tip, note, full: kept }
     }
 
     /// Entries in it.
