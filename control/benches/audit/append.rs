@@ -1,5 +1,5 @@
-//! Durable appends: 64 callers who each wait until theirs is durable, and `fio` on the same disk, which writes as many bytes
-//! at once and waits for each write.
+//! Durable appends: 64 callers who each wait until theirs is durable, as calls of people do (tasks) and as holmd's own duties do
+//! (threads), and `fio` on the same disk, which writes as many bytes at once and waits for each write.
 //!
 //! Only a quiet machine says anything: `fio` sleeps after each write, and on a busy one waits for the processor each time it
 //! wakes, while of 64 callers one is always running. With four builds beside it `fio` made 299 writes a second where the
@@ -7,19 +7,30 @@
 
 use holm_control::audit::{Log, SigningKey};
 use holm_control::domain::records::{Change, Person, Record};
-use holm_control::ledger::{Call, Decided, Ledger};
+use holm_control::ledger::{Call, Decided, Ledger, Pending};
 use holm_control::store::SledStore;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ORIGIN: &str = "holm.example/log";
 const CALLERS: u32 = 64;
 const READERS: usize = 2;
+const WAYS: [(&str, Wait); 2] =
+    [("the ledger, 64 tasks that wait", Wait::Task), ("the ledger, 64 threads that wait", Wait::Thread)];
+const FIO: [(&str, bool); 2] = [("over a file that is there", true), ("to the end of one that grows", false)];
 /// Each in turn in every round, so that what else the machine does meets all of them.
 const ROUNDS: usize = 5;
 const LASTS: Duration = Duration::from_secs(4);
+
+/// What waits for the disk, of a caller.
+#[derive(Clone, Copy)]
+enum Wait {
+    Task,
+    Thread,
+}
 
 /// What was found in a round.
 struct Found {
@@ -32,60 +43,72 @@ struct Found {
 pub fn run() {
     // Of the disk that builds go to, not of one in memory.
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let ways = [("over a file that is there", true), ("to the end of one that grows", false)];
-    let (mut ledger, mut fio_found) = (Vec::new(), [Vec::new(), Vec::new()]);
-    let (mut per_batch, mut others) = (0, 0);
+    // By way: the ledger, and beside it each kind of `fio` with as many bytes at once as it had.
+    let mut found: [Vec<(Found, [Option<(f64, f64)>; 2])>; 2] = Default::default();
+    let mut others = 0;
     for round in 0..ROUNDS {
-        let dir = scratch.path().join(round.to_string());
-        std::fs::create_dir(&dir).unwrap();
-        others = others.max(running().saturating_sub(1));
-        let found = commits(&dir, 0);
-        per_batch = found.bytes / found.batches;
-        for (of, (_, overwrite)) in fio_found.iter_mut().zip(ways) {
-            of.extend(fio(&dir, per_batch, overwrite));
+        for (of, (_, wait)) in found.iter_mut().zip(WAYS) {
+            let dir = scratch.path().join(format!("{round}"));
+            std::fs::create_dir(&dir).unwrap();
+            others = others.max(running().saturating_sub(1));
+            let ledger = commits(&dir, wait, 0);
+            let at_once = ledger.bytes / ledger.batches;
+            of.push((ledger, FIO.map(|(_, overwrite)| fio(&dir, at_once, overwrite))));
+            std::fs::remove_dir_all(&dir).unwrap();
         }
-        std::fs::remove_dir_all(&dir).unwrap();
-        ledger.push(found);
     }
-    let median = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    let of = |each: fn(&Found) -> f64| median(ledger.iter().map(each).collect());
+    println!("medians of {ROUNDS} rounds of {} s, {CALLERS} callers\n", LASTS.as_secs());
     println!(
-        "{CALLERS} callers, {ROUNDS} rounds of {} s: {:.0} entries/s of {:.0} bytes, {:.1} in a batch\n",
-        LASTS.as_secs(),
-        of(|found| found.entries as f64 / found.seconds),
-        of(|found| found.bytes as f64 / found.entries as f64),
-        of(|found| found.entries as f64 / found.batches as f64),
+        "{:<50} {:>9} {:>9} {:>9} {:>7} {:>6}  wanted",
+        "durable writes", "writes/s", "at once", "entries/s", "MB/s", "ratio"
     );
-    println!("{:<52} {:>9} {:>9} {:>7}  wanted", "durable writes, medians", "writes/s", "MB/s", "ratio");
-    let row = |what: &str, writes: f64, rate: f64, ratio: &str, wanted: &str| {
-        let line = format!("{what:<52} {writes:>9.0} {:>9.1} {ratio:>7}  {wanted}", rate / 1e6);
-        println!("{}", line.trim_end());
-    };
-    let rate = |found: &Found| found.bytes as f64 / found.seconds;
-    row("the ledger, all the callers", of(|found| found.batches as f64 / found.seconds), of(rate), "", "");
-    for (found, (way, _)) in fio_found.iter().zip(ways) {
-        let what = format!("fio: {per_batch} bytes at once, {way}");
-        if found.len() < ROUNDS {
-            println!("{what}: there is no fio (deploy/packages bench)");
-            continue;
+    for ((name, _), found) in WAYS.iter().zip(&found) {
+        let of = |each: fn(&Found) -> f64| median(found.iter().map(|(ledger, _)| each(ledger)).collect());
+        println!(
+            "{name:<50} {:>9.0} {:>9.1} {:>9.0} {:>7.1}",
+            of(|found| found.batches as f64 / found.seconds),
+            of(|found| found.entries as f64 / found.batches as f64),
+            of(|found| found.entries as f64 / found.seconds),
+            of(|found| found.rate() / 1e6),
+        );
+        for (at, (way, _)) in FIO.iter().enumerate() {
+            let beside: Vec<_> = found.iter().filter_map(|(one, fio)| Some((one.rate(), fio[at]?))).collect();
+            if beside.len() < ROUNDS {
+                println!("  there is no fio (deploy/packages bench)");
+                continue;
+            }
+            println!(
+                "{:<50} {:>9.0} {:>9} {:>9} {:>7.1} {:>6.2}  0.5 at least",
+                format!("  fio, as many bytes at once, {way}"),
+                median(beside.iter().map(|(_, (writes, _))| *writes).collect()),
+                "",
+                "",
+                median(beside.iter().map(|(_, (_, bytes))| bytes / 1e6).collect()),
+                median(beside.iter().map(|(rate, (_, bytes))| rate / bytes).collect()),
+            );
         }
-        let ratio = median(ledger.iter().zip(found).map(|(one, (_, bytes))| rate(one) / bytes).collect());
-        let (writes, bytes) =
-            (found.iter().map(|(writes, _)| *writes), found.iter().map(|(_, bytes)| *bytes));
-        row(&what, median(writes.collect()), median(bytes.collect()), &format!("{ratio:.2}"), "0.5 at least");
     }
     let dir = scratch.path().join("read");
     std::fs::create_dir(&dir).unwrap();
-    let beside = commits(&dir, READERS);
+    let beside = commits(&dir, Wait::Task, READERS);
     println!(
         "\nbeside {READERS} who read all of the log, again and again: {:.0} entries/s",
         beside.entries as f64 / beside.seconds
     );
     if others > 0 {
         println!("\nTHE RATIOS SAY NOTHING: {others} other programs were running; run it on a quiet machine");
+    }
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+impl Found {
+    /// Bytes of entries in a second.
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / self.seconds
     }
 }
 
@@ -97,11 +120,11 @@ fn running() -> u64 {
 }
 
 /// Each caller changes a person of her own, again and again; so many read the log meanwhile, from its beginning to its end.
-fn commits(dir: &Path, readers: usize) -> Found {
+fn commits(dir: &Path, wait: Wait, readers: usize) -> Found {
     let key = SigningKey::create(&dir.join("key")).unwrap();
     let log = Log::create(&dir.join("log"), ORIGIN, key).unwrap();
     let store = SledStore::open(&dir.join("store")).unwrap();
-    let ledger = Ledger::open(Box::new(store), log, Timestamp::now).unwrap();
+    let ledger = Arc::new(Ledger::open(Box::new(store), log, Timestamp::now).unwrap());
     let started = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..readers {
@@ -114,26 +137,35 @@ fn commits(dir: &Path, readers: usize) -> Found {
                 }
             });
         }
-        for n in 0..CALLERS {
-            let ledger = &ledger;
-            scope.spawn(move || {
-                let person = person(n);
-                let mut call = Call::own("person.invite", format!("person/{}", person.name));
-                call.actor = "person/ada".to_owned();
-                call.peer = "192.0.2.7:50412".to_owned();
-                while started.elapsed() < LASTS {
-                    let changes = vec![Change::Put(Record::Person(person.clone()))];
-                    let decide = |_: &_, _| {
-                        let reasons = vec!["leads-and-operators-invite".to_owned()];
-                        Ok(Decided {
-                            reasons,
-                            pack: Some("aau-2018/5".to_owned()),
-                            ..Decided::new(changes, ())
-                        })
-                    };
-                    ledger.commit(&call, decide).unwrap();
+        match wait {
+            Wait::Thread => {
+                for n in 0..CALLERS {
+                    let ledger = &ledger;
+                    scope.spawn(move || {
+                        while started.elapsed() < LASTS {
+                            change(ledger, n).wait().unwrap();
+                        }
+                    });
                 }
-            });
+            }
+            Wait::Task => {
+                let tasks = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+                let all: Vec<_> = (0..CALLERS)
+                    .map(|n| {
+                        let ledger = Arc::clone(&ledger);
+                        tasks.spawn(async move {
+                            while started.elapsed() < LASTS {
+                                change(&ledger, n).durable().await.unwrap();
+                            }
+                        })
+                    })
+                    .collect();
+                tasks.block_on(async {
+                    for one in all {
+                        one.await.unwrap();
+                    }
+                });
+            }
         }
     });
     let seconds = started.elapsed().as_secs_f64();
@@ -142,6 +174,19 @@ fn commits(dir: &Path, readers: usize) -> Found {
     let sample = ledger.entries(0, entries.min(10_000)).unwrap();
     let mean = sample.iter().map(|body| body.len() as u64).sum::<u64>() / sample.len() as u64;
     Found { entries, bytes: entries * mean, batches: ledger.batches(), seconds }
+}
+
+fn change(ledger: &Ledger, n: u32) -> Pending<()> {
+    let person = person(n);
+    let mut call = Call::own("person.invite", format!("person/{}", person.name));
+    call.actor = "person/ada".to_owned();
+    call.peer = "192.0.2.7:50412".to_owned();
+    let decide = |_: &_, _| {
+        let changes = vec![Change::Put(Record::Person(person))];
+        let reasons = vec!["leads-and-operators-invite".to_owned()];
+        Ok(Decided { reasons, pack: Some("aau-2018/5".to_owned()), ..Decided::new(changes, ()) })
+    };
+    ledger.decide(&call, decide).unwrap()
 }
 
 fn person(n: u32) -> Person {

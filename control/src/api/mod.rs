@@ -235,9 +235,9 @@ impl Asked {
         act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let id = self.call.request;
-        let done = blocking(move || {
+        let decided = blocking(move || {
             let mut told = None;
-            let done = self.app.ledger.commit(&self.call, |state, now| {
+            let done = self.app.ledger.decide(&self.call, |state, now| {
                 let seen = self.at(state, now);
                 let pack = Arc::clone(&seen.pack);
                 let by = Some(pack.id().to_owned());
@@ -257,13 +257,18 @@ impl Asked {
                     Refusal { pack: by, ..no.logged }
                 })
             });
-            done.map_err(|failure| match failure.kind {
+            (done, told)
+        });
+        // The disk is waited for without a thread: of those a slow one would soon have them all.
+        let (done, told) = decided.await?;
+        let done = match done {
+            Ok(pending) => pending.durable().await.map_err(|failure| match failure.kind {
                 // What is in no log was not decided.
                 RefusalKind::Unavailable => failure,
                 _ => told.unwrap_or(failure),
-            })
-        })
-        .await?;
+            }),
+            Err(failure) => Err(failure),
+        };
         answer(done, id)
     }
 
@@ -373,14 +378,13 @@ impl Asked {
                 }
                 Ok(value)
             }
-            Err(no) => match self
-                .app
-                .ledger
-                .commit::<()>(&self.call, |_, _| Err(Refusal { pack: Some(by), ..no.logged }))
-            {
-                Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
-                _ => Err(*no.told),
-            },
+            Err(no) => {
+                let refused = Refusal { pack: Some(by), ..no.logged };
+                match self.app.ledger.decide::<()>(&self.call, |_, _| Err(refused))?.wait() {
+                    Err(failure) if failure.kind == RefusalKind::Unavailable => Err(failure),
+                    _ => Err(*no.told),
+                }
+            }
         }
     }
 

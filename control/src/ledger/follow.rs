@@ -10,7 +10,8 @@
 //! Opening reads from the log what the store lacks. So a store that was restored from an older copy catches up; one that
 //! knows another log's past, or more than the log, is refused.
 
-use super::{Applied, LedgerError, Writer, chain};
+use super::write::Writer;
+use super::{Applied, LedgerError, chain};
 use crate::audit::{Entry, Flush, Log, LogError, Unflushed};
 use crate::domain::{Change, Record, State};
 use crate::store::Store;
