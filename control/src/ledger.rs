@@ -149,6 +149,11 @@ impl Ledger {
         self.room.get().and_then(Room::short)
     }
 
+    /// Whether a change by this call would find room. [`Self::decide`] asks by itself; this is for who only tries.
+    pub fn admits(&self, call: &Call) -> Result<(), Refusal> {
+        self.room.get().map_or(Ok(()), |room| room.admits(call))
+    }
+
     /// The state now. Cheap; does not change under the reader.
     pub fn state(&self) -> Arc<State> {
         self.shared.state()
@@ -180,9 +185,9 @@ impl Ledger {
         decide: impl FnOnce(&State, Timestamp) -> Result<Decided<T>, Refusal>,
     ) -> Result<Pending<T>, Refusal> {
         let (mut next, now) = (self.shared.next()?, self.now());
-        let decided = decide(&next.state, now).and_then(|decided| match self.room.get() {
-            Some(room) if !decided.changes.is_empty() => room.admits(call).map(|()| decided),
-            _ => Ok(decided),
+        let decided = decide(&next.state, now).and_then(|decided| match decided.changes.is_empty() {
+            false => self.admits(call).map(|()| decided),
+            true => Ok(decided),
         });
         let (head, changes, answer) = match decided {
             Ok(decided) => {

@@ -247,6 +247,9 @@ impl Asked {
                     decided.reasons = rules;
                     decided.pack.clone_from(&by);
                     if self.dry_run {
+                        if !decided.changes.is_empty() {
+                            self.app.ledger.admits(&self.call)?;
+                        }
                         decided.changes.clear();
                         decided.detail = serde_json::json!({ "dry_run": true });
                     }

@@ -18,6 +18,16 @@ async fn long_before_there_is_no_room_nothing_new_is_begun_and_what_takes_away_g
     let entry = world.logged(|e| e.action == "slice.request" && e.resource == "slice/heart/third").await;
     assert_eq!((entry.outcome.as_str(), entry.changes.len()), ("refused", 0));
     assert!(world.get("dina", "heart/third").await.is_err(), "nothing of it is there");
+    // Who only tries hears the same.
+    let tried = v1::RequestSliceRequest {
+        project: "heart".to_owned(),
+        name: "third".to_owned(),
+        gpus: 1,
+        dry_run: true,
+        ..Default::default()
+    };
+    let refused = world.slices("dina").request_slice(tried).await.unwrap_err();
+    assert!(refused.message().contains("holmd's disk is nearly full"), "{refused}");
     assert_eq!(world.approve("frida", "heart/main").await.unwrap_err().code(), Code::Unavailable);
 
     // Reading, withdrawing and locking.
