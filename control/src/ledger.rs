@@ -22,9 +22,11 @@
 //! Nobody else is woken, and nobody who reads the log or lays it down holds up who writes it.
 //!
 //! An entry holds its changes, so the log is all that must be durable: the store follows it ([`follow`]), and a kill at any
-//! point leaves nothing to be made good but that.
+//! point leaves nothing to be made good but that. What is before an entry may go when all that there is was written down anew
+//! after it ([`retain`]).
 
 mod follow;
+pub mod retain;
 mod room;
 
 pub use follow::{Standing, compare, replay};
@@ -318,7 +320,7 @@ impl Ledger {
 
     /// Entries as they were hashed.
     pub fn entries(&self, start: u64, end: u64) -> Result<Vec<Vec<u8>>, LogError> {
-        self.log().read(start, end)
+        retain::read(self, start, end)
     }
 
     /// The signed checkpoint, and the proof that the log begins with what it was at size `old`.

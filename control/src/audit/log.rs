@@ -114,6 +114,12 @@ pub enum LogError {
          open the log anew"
     )]
     Doubtful,
+    /// They were there, and were removed when their time was over.
+    #[error("the entries before {first} are gone: their time was over, as `log.expire` says")]
+    Expired {
+        /// The first that is kept.
+        first: u64,
+    },
     /// No such entries.
     #[error("there are no entries {start} to {end}: the log has {size}")]
     Range {
@@ -256,6 +262,11 @@ impl Log {
             false if self.journal.is_half_full(journal) => Unflushed::Much,
             false => Unflushed::Some,
         }
+    }
+
+    /// The directory, and how many entries lie in it at least.
+    pub(super) fn laid(&self) -> (Arc<Disk>, u64) {
+        (Arc::clone(&self.disk), self.looked().0)
     }
 
     fn look(&mut self) {

@@ -61,7 +61,7 @@ impl Seen {
 }
 
 /// Whether what is over may be ended by it. That it is doubted is an entry.
-pub(super) fn steady(app: &App) -> Result<bool, Refusal> {
+pub(crate) fn steady(app: &App) -> Result<bool, Refusal> {
     let (at, now) = (Instant::now(), app.ledger.now());
     let gained = {
         let mut seen = app.clock.0.lock().unwrap_or_else(PoisonError::into_inner);

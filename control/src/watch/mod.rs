@@ -94,6 +94,7 @@ impl Watcher {
     /// All that the log has by now. Where an alarm cannot be logged, it begins again with that entry.
     fn turn(&mut self, app: &App) -> Result<(), String> {
         let size = *app.ledger.subscribe().borrow();
+        self.next = kept::kept(self.next, app.ledger.first(), "the watch");
         while self.next < size {
             for entry in read(app, self.next, (self.next + BATCH).min(size))? {
                 // An alarm is no cause of another.
