@@ -62,7 +62,7 @@ fn gone(scratch: &Scratch) -> u64 {
 
 fn actions(scratch: &Scratch) -> Vec<String> {
     let log = scratch.log();
-    let bodies = log.read(600, log.size()).unwrap();
+    let bodies = log.read(log.first().unwrap().max(600), log.size()).unwrap();
     bodies.iter().map(|body| Entry::from_bytes(body).unwrap().action).collect()
 }
 
