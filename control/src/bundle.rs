@@ -17,7 +17,7 @@
 mod tar;
 
 use crate::audit::proven::{self, ProvenError};
-use crate::audit::{Checkpoint, Entry, Hash, SigningKey, note};
+use crate::audit::{CARRY, Checkpoint, Entry, Hash, SigningKey, note};
 use crate::domain::lock::Subject;
 use crate::domain::records::{Change, Record};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -161,9 +161,10 @@ impl Story {
     }
 }
 
-/// Whether an entry can be in the bundle of a project: it concerns it, or none.
+/// Whether an entry can be in the bundle of a project: it concerns it, or none. What was written down anew when old entries
+/// went is of everybody.
 pub fn may_have(project: &Name, entry: &Entry) -> bool {
-    entry.project.as_deref().is_none_or(|of| of == project.as_str())
+    entry.action != CARRY && entry.project.as_deref().is_none_or(|of| of == project.as_str())
 }
 
 /// Makes a bundle: what each call returns are the archive's next bytes.

@@ -31,6 +31,17 @@ impl Place {
     }
 }
 
+/// Where somebody goes on who is here, of a log that is kept from `first` on. That she missed something is said.
+pub(crate) fn kept(next: u64, first: u64, who: &str) -> u64 {
+    if next < first {
+        tracing::warn!(
+            "{who} has not seen entries {next} to {}, and they are gone: it goes on after them",
+            first - 1
+        );
+    }
+    next.max(first)
+}
+
 /// Gone, or not there.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

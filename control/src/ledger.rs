@@ -16,10 +16,12 @@
 //! writes it.
 //!
 //! An entry holds its changes, so the log is all that must be durable: the store follows it ([`follow`]), and a kill at any
-//! point leaves nothing to be made good but that.
+//! point leaves nothing to be made good but that. What is before an entry may go when all that there is was written down anew
+//! after it ([`retain`]).
 
 mod follow;
 mod next;
+pub mod retain;
 mod room;
 mod write;
 
@@ -35,6 +37,7 @@ use jiff::Timestamp;
 use next::Head;
 use room::Room;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use write::{Shared, Writes};
@@ -124,6 +127,8 @@ pub struct Ledger {
     shared: Arc<Shared>,
     /// With it what is decided is written.
     writes: Writes,
+    /// So many entries are in the store.
+    stored: Arc<AtomicU64>,
     /// On the disk; absent: as much as is wanted.
     room: OnceLock<Room>,
     clock: fn() -> Timestamp,
@@ -135,8 +140,9 @@ impl Ledger {
         let state = follow::catch_up(store.as_ref(), &log)?;
         let shared = Arc::new(Shared::new(state, log));
         let follower = Follower::start(Arc::clone(&shared.writer), store).map_err(LedgerError::Thread)?;
+        let stored = follower.stored();
         let writes = Writes::start(Arc::clone(&shared), follower).map_err(LedgerError::Thread)?;
-        Ok(Self { shared, writes, room: OnceLock::new(), clock })
+        Ok(Self { shared, writes, stored, room: OnceLock::new(), clock })
     }
 
     /// From now on people begin nothing new where less than so many bytes are free where this directory lies.
@@ -258,7 +264,7 @@ impl Ledger {
 
     /// Entries as they were hashed.
     pub fn entries(&self, start: u64, end: u64) -> Result<Vec<Vec<u8>>, LogError> {
-        self.log().read(start, end)
+        retain::read(self, start, end)
     }
 
     /// The signed checkpoint, and the proof that the log begins with what it was at size `old`.

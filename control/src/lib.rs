@@ -21,6 +21,7 @@ pub mod placement;
 pub mod policy;
 pub mod reads;
 pub mod reconcile;
+pub mod retention;
 pub mod review;
 pub mod search;
 pub mod setup;

@@ -464,7 +464,7 @@ fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
     match compare(&store, &log) {
         Ok(standing) if check => {
             let what = standing_of(standing)?;
-            println!("{what}: {} entries, {} records", log.size(), count(&store).map_err(failed)?);
+            println!("{what}: {}, {} records", entries(&log), count(&store).map_err(failed)?);
             return Ok(ExitCode::SUCCESS);
         }
         Err(failure @ (LedgerError::Ahead { .. } | LedgerError::Differs { .. })) => {
@@ -485,7 +485,7 @@ fn rebuild(config: &Config, check: bool) -> Result<ExitCode, Failure> {
         Failure::because("the log cannot be replayed", "restore the whole log from a copy", e)
     })?;
     store.replace(&records, Applied::of(&log)).map_err(failed)?;
-    println!("the store was made anew from the log: {} entries, {} records", log.size(), records.len());
+    println!("the store was made anew from the log: {}, {} records", entries(&log), records.len());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -500,6 +500,13 @@ fn standing_of(standing: Standing) -> Result<String, Failure> {
             "holmd rebuild   (makes the store anew; the log is the truth)",
         )),
     }
+}
+
+/// How many, and how many of them are gone.
+fn entries(log: &Log) -> String {
+    let gone = log.first().unwrap_or_default();
+    let gone = if gone > 0 { format!(", of which the first {gone} are gone") } else { String::new() };
+    format!("{} entries{gone}", log.size())
 }
 
 fn count(store: &SledStore) -> Result<usize, holm_control::store::StoreError> {
@@ -593,7 +600,7 @@ fn history(paths: &Paths, log: &Log) -> Result<String, Failure> {
             let records = store
                 .records()
                 .map_err(|e| Failure::because("the store cannot be read", "holmd rebuild", e))?;
-            Ok(format!("{} entries, {} records", log.size(), records.len()))
+            Ok(format!("{}, {} records", entries(log), records.len()))
         }
         standing => standing_of(standing),
     }

@@ -87,13 +87,16 @@ fn resource(number: u32) -> String {
 
 /// When the log did.
 fn began(app: &App) -> Result<Timestamp, String> {
-    let first = read(app, 0, app.ledger.size().min(1))?;
+    let oldest = app.ledger.first();
+    let first = read(app, oldest, app.ledger.size().min(oldest + 1))?;
     Ok(first.first().map_or_else(|| app.ledger.now(), |entry| entry.time))
 }
 
 /// Draws the sample of a period that begins with the entry `from`, as anybody would.
 fn draw(app: &App, review: &Review, from: u64) -> Result<(), String> {
     let number = review.number;
+    // What is gone of the period is not drawn from.
+    let from = from.max(app.ledger.first());
     let close = closed_by(app, number, from)?;
     let root = app.ledger.root_at(close + 1).map_err(|e| chain(&e))?;
     let mut accesses = Vec::new();

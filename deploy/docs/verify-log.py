@@ -11,8 +11,7 @@ import argparse, base64, datetime, hashlib, itertools, json, os, re, stat, sys, 
 def need(condition, text):
     if not condition:
         raise ValueError(text)
-def sha256(data):
-    return hashlib.sha256(data).digest()
+def sha256(data): return hashlib.sha256(data).digest()
 
 # ---- Ed25519: RFC 8032, section 5.1. A point is (X, Y, Z, T) with x = X/Z, y = Y/Z, x * y = T/Z.
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
@@ -48,12 +47,10 @@ def unbase64(text):  # RFC 4648, section 4, and only in the form in which it wou
     data = base64.b64decode(text, validate=True)
     need(base64.b64encode(data).decode() == text, "it holds base64 that could be written otherwise")
     return data
-def is_name(text):
-    return text != "" and not any(c == "+" or c.isspace() or unicodedata.category(c) == "Cc" for c in text)
+def is_name(text): return text != "" and not any(c == "+" or c.isspace() or unicodedata.category(c) == "Cc" for c in text)
 def parse_key(vkey):
     name, key_id, key = (vkey.split("+", 2) + ["", ""])[:3]
-    key = unbase64(key)
-    own_id = sha256(name.encode() + b"\n" + key)[:4]
+    own_id = sha256(name.encode() + b"\n" + (key := unbase64(key)))[:4]
     need(is_name(name) and len(key) == 33 and key[0] == 1 and key_id == own_id.hex(), "no key: it is NAME+HASH+KEY")
     return name, own_id, key[1:]
 def parse_checkpoint(data, key):  # Size and root of what this key signed.
@@ -94,7 +91,7 @@ def once(pairs):
     need(len(dict(pairs)) == len(pairs), "it holds a name twice")
     return dict(pairs)
 JSON = json.JSONDecoder(object_pairs_hook=once, parse_int=integer, parse_float=integer, parse_constant=integer)
-def parse_entry(body, index):  # The time of an entry, which must say of itself that it is this one.
+def parse_entry(body, index):  # Time of an entry, which must say that it is this one; and those before which may be gone.
     if body.count(b"{") + body.count(b"[") > 127:
         turns = re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}]', b"", body, flags=re.DOTALL)
         need(max(itertools.accumulate(1 if c in b"{[" else -1 for c in turns)) <= 127, "it is nested deeper than 127")
@@ -108,7 +105,9 @@ def parse_entry(body, index):  # The time of an entry, which must say of itself 
     time = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d{0,8}[1-9])?Z", entry["time"], re.ASCII)
     need(time and 1970 <= datetime.datetime(*map(int, time.groups()[:6])).year <= 9998, "its time is none")
     need(entry["v"] == 1 and entry["index"] == index, "it is of another version, or of another place")
-    return entry["time"]
+    expires = entry["actor"] == "holmd" and entry["action"] == "log.expire" and entry["outcome"] != "refused"
+    first = entry["detail"].get("first") if expires and type(entry.get("detail")) is dict else 0
+    return entry["time"], first if type(first) is int and first <= index else 0
 
 # ---- Files: c2sp.org/tlog-tiles. A tile's kind is "entries", or of its hashes the level.
 def tile_path(kind, index, width):
@@ -142,58 +141,59 @@ def check_older(directory, path, size):  # Else a file must be an earlier partia
         end = sum(2 + len(body) for body in split(new)[:width]) if kind == "entries" else 32 * width
         need(old == new[:end], path + " is older, and not the beginning of what is there now")
 
-# ---- The whole: everything is made anew from the entries, and every file compared with what it must be.
-def verify(directory, vkey, earlier=()):  # Size, root, first and last time of the log.
+# ---- The whole is made anew from the entries, or the hashes of those that are gone, and every file compared with that.
+def verify(directory, vkey, earlier=()):  # Size and root of the log, entries that are gone, first and last time of the others.
     key = parse_key(vkey)
     size, head = parse_checkpoint(read(directory, "checkpoint", 2**20), key)
     beside = [read(directory, path, 2**20) for path in walk(directory) if re.fullmatch("witness/[^/]+", path)]
     known = [parse_checkpoint(note, key) for note in [*earlier, *beside]] + [(size, head)]
     need(max(known)[0] == size, "it has %d entries, and had more already" % size)
-    rows, first, last = [[] for _ in range(9)], "", ""
+    rows, gone, may_be_gone, first, last = [[] for _ in range(9)], 0, 0, "", ""
     def compare(level, index, row):
         path = tile_path(level, index, len(row))
         need(read(directory, path, 8192) == b"".join(row), path + " does not hold the hashes that it must hold")
     for start in range(0, size, 256):
         bundle = tile_path("entries", start // 256, min(256, size - start))
-        bodies = split(read(directory, bundle, 256 * 65537))
-        need(len(bodies) == min(256, size - start), bundle + " does not hold as many entries as it must")
-        times = [parse_entry(body, start + n) for n, body in enumerate(bodies)]
-        first, last = first or times[0], times[-1]
-        rows[0] = [sha256(b"\0" + body) for body in bodies]
+        if gone == start <= size - 256 and not os.path.lexists(os.path.join(directory, bundle)):
+            tile, gone = read(directory, tile_path(0, start // 256, 256), 8192), start + 256
+            rows[0] = [tile[n:n + 32] for n in range(0, 8192, 32)]
+        else:
+            bodies = split(read(directory, bundle, 256 * 65537))
+            need(len(bodies) == min(256, size - start), bundle + " does not hold as many entries as it must")
+            times, firsts = zip(*[parse_entry(body, start + n) for n, body in enumerate(bodies)])
+            first, last, may_be_gone = first or times[0], times[-1], max(may_be_gone, *firsts)
+            rows[0] = [sha256(b"\0" + body) for body in bodies]
         for n, root in known:
             if 0 < n - start <= 256:
                 need(root_over([rows[0][:n - start]] + rows[1:]) == root, "the %d first entries are others" % n)
-        level = 0
-        while len(rows[level]) == 256:
+        for level in itertools.takewhile(lambda level: len(rows[level]) == 256, range(8)):
             compare(level, (start + 256 >> 8 * (level + 1)) - 1, rows[level])
             rows[level + 1].append(root_of(rows[level]))
-            rows[level], level = [], level + 1
+            rows[level] = []
     need(all(root == root_of([]) for n, root in known if n == 0), "the root of no entries is another")
-    for level, row in enumerate(rows):
-        if row:
-            compare(level, size >> 8 * (level + 1), row)
+    for level in filter(rows.__getitem__, range(9)):
+        compare(level, size >> 8 * (level + 1), rows[level])
+    need(gone <= may_be_gone, "the first %d entries are missing, and no entry of holmd's says that they may be" % gone)
     for path in walk(directory):
         if path == "vkey":
             need(read(directory, path, 2**20) == vkey.encode() + b"\n", "its vkey is another key")
         elif path != "checkpoint" and not re.fullmatch("witness/[^/]+", path):
             check_older(directory, path, size)
-    return size, head, first, last
+    return size, head, gone, first, last
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dir", metavar="DIR")
-    parser.add_argument("key", metavar="KEY")
+    for name in ["dir", "key"]:
+        parser.add_argument(name, metavar=name.upper())
     parser.add_argument("--earlier", metavar="FILE", action="append", default=[])
     asked = parser.parse_args()
     try:
         key = (read("", asked.key, 2**20).decode() if os.path.isfile(asked.key) else asked.key).strip()
         name, earlier = parse_key(key)[0], [read("", path, 2**20) for path in asked.earlier]
-    except (ValueError, OSError) as wrong:
-        parser.error(str(wrong))
+    except (ValueError, OSError) as wrong: parser.error(str(wrong))
     try:
-        size, root, first, last = verify(asked.dir, key, earlier)
-    except (ValueError, OSError) as wrong:
-        sys.exit("%s is NOT the log that was signed: %s" % (asked.dir, wrong))
-    print("verified %s\nentries  %d\nroot     %s\nfirst    %s\nlast     %s" % (name, size, root.hex(), first, last))
-if __name__ == "__main__":
-    main()
+        size, root, gone, first, last = verify(asked.dir, key, earlier)
+    except (ValueError, OSError) as wrong: sys.exit("%s is NOT the log that was signed: %s" % (asked.dir, wrong))
+    rows = [("entries", size), ("gone", gone), ("root", root.hex()), ("first", first), ("last", last)]
+    print("\n".join("%-8s %s" % row for row in [("verified", name), *rows]))
+if __name__ == "__main__": main()

@@ -63,6 +63,7 @@ pub fn diff(old: &Pack, new: &Pack) -> Difference {
     if old.manifest.shared_cluster != new.manifest.shared_cluster {
         others.push(format!("shared_cluster: {}", new.manifest.shared_cluster));
     }
+    others.extend(log_days("entries of the log of no project", old.log_days(), new.log_days()));
     others.extend(site_rules(old, new));
     Difference {
         levels,
@@ -90,6 +91,15 @@ fn site_rules(old: &Pack, new: &Pack) -> Vec<String> {
         (None, _) => Some(format!("rule {number}: is new")),
     };
     numbers.into_iter().filter_map(line).collect()
+}
+
+/// How long entries are kept. That they are kept for less cannot be taken back once they are gone, so it is said.
+fn log_days(what: &str, old: u32, new: u32) -> Option<String> {
+    let text = |days| if days == 0 { "for ever".to_owned() } else { format!("{days} days") };
+    // For ever is the longest.
+    let shorter = new.wrapping_sub(1) < old.wrapping_sub(1);
+    let warning = if shorter { ": SHORTER, what is older is destroyed" } else { "" };
+    (old != new).then(|| format!("{what}: kept {} instead of {}{warning}", text(new), text(old)))
 }
 
 fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
@@ -132,6 +142,7 @@ fn level(old: Option<&Level>, new: Option<&Level>) -> Vec<String> {
             lines.push(format!("{what}: {after} instead of {before}"));
         }
     }
+    lines.extend(log_days("entries of the log", old.log_days, new.log_days));
     let more = new.obligations.difference(&old.obligations).map(|o| format!("demands {}", o.text()));
     let less = old
         .obligations

@@ -29,7 +29,7 @@ pub use decide::Decision;
 pub use diff::{Difference, diff};
 pub use enforced::{ALWAYS, Obligation};
 pub use error::PackError;
-pub use manifest::{Colour, Evidence, Level, SiteRule};
+pub use manifest::{Colour, Evidence, LOG_DAYS_MIN, Level, SiteRule};
 pub use pack::{FILES, Pack, built_in};
 pub use request::{Action, Identity, Principal, Request, Resource};
 

@@ -31,6 +31,8 @@ pub struct Level {
     pub lease_days: u32,
     /// Days after the end of its project at which its slices are closed by themselves; 0: not at all.
     pub closing_days: u32,
+    /// Days that entries of the log about its projects are kept; 0: for ever.
+    pub log_days: u32,
     /// Hours that a second factor is good for, which its data is opened and decided on with; 0: none is demanded.
     pub second_factor_hours: u32,
     /// Its keys may be given to recipients outside Holm.
@@ -45,16 +47,20 @@ pub struct Level {
 
 impl Level {
     /// Its settings in days, by name.
-    pub fn days(&self) -> [(&'static str, u32); 5] {
+    pub fn days(&self) -> [(&'static str, u32); 6] {
         [
             ("keep_closed_days", self.keep_closed_days),
             ("restore_drill_days", self.restore_drill_days),
             ("request_days", self.request_days),
             ("lease_days", self.lease_days),
             ("closing_days", self.closing_days),
+            ("log_days", self.log_days),
         ]
     }
 }
+
+/// Half a year: within less nobody would have looked. Whoever may put a pack in force can destroy no younger evidence.
+pub const LOG_DAYS_MIN: u32 = 180;
 
 /// Ten years: who means longer means an archive.
 const DAYS_MAX: u32 = 3653;
@@ -141,6 +147,8 @@ pub(crate) struct Manifest {
     pub levels: Vec<Level>,
     /// For texts of rules.
     pub shared_cluster: String,
+    /// Days that entries of the log of no project are kept; 0: for ever.
+    pub log_days: u32,
     /// By number; numbers unique.
     pub site_rules: Vec<SiteRule>,
     /// Where in the text each begins.
@@ -153,6 +161,7 @@ struct File {
     name: Spanned<String>,
     version: Spanned<u32>,
     shared_cluster: Spanned<String>,
+    log_days: Option<Spanned<u32>>,
     level: Vec<FileLevel>,
     #[serde(default)]
     rule: Vec<FileRule>,
@@ -182,6 +191,7 @@ struct FileLevel {
     request_days: Option<Spanned<u32>>,
     lease_days: Option<Spanned<u32>>,
     closing_days: Option<Spanned<u32>>,
+    log_days: Option<Spanned<u32>>,
     second_factor_hours: Option<Spanned<u32>>,
     escrow: Option<Spanned<bool>>,
     #[serde(default)]
@@ -192,14 +202,27 @@ struct FileLevel {
 }
 
 impl FileLevel {
-    fn days(&self) -> [(&'static str, Option<&Spanned<u32>>); 5] {
+    fn days(&self) -> [(&'static str, Option<&Spanned<u32>>); 6] {
         [
             ("keep_closed_days", self.keep_closed_days.as_ref()),
             ("restore_drill_days", self.restore_drill_days.as_ref()),
             ("request_days", self.request_days.as_ref()),
             ("lease_days", self.lease_days.as_ref()),
             ("closing_days", self.closing_days.as_ref()),
+            ("log_days", self.log_days.as_ref()),
         ]
+    }
+}
+
+/// 0, or enough.
+fn check_log_days(days: Option<&Spanned<u32>>) -> Result<(), (Range<usize>, String)> {
+    match days.filter(|days| !matches!(*days.as_ref(), 0 | LOG_DAYS_MIN..=DAYS_MAX)) {
+        Some(days) => {
+            let text =
+                format!("`log_days` is {LOG_DAYS_MIN} at least and {DAYS_MAX} at most, or 0: for ever");
+            Err((days.span(), text))
+        }
+        None => Ok(()),
     }
 }
 
@@ -229,6 +252,7 @@ impl Manifest {
         }
         plain_text(read.shared_cluster.as_ref())
             .map_err(|problem| at(read.shared_cluster.span(), problem))?;
+        check_log_days(read.log_days.as_ref()).map_err(|(span, problem)| at(span, problem))?;
 
         let mut levels: Vec<Level> = Vec::new();
         for level in &read.level {
@@ -259,6 +283,7 @@ impl Manifest {
             id: format!("{}/{}", read.name.as_ref(), read.version.as_ref()),
             levels,
             shared_cluster: read.shared_cluster.into_inner(),
+            log_days: days_of(&read.log_days),
             site_rules,
             offsets,
         })
@@ -398,6 +423,8 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
             return fail(days.span(), format!("level `{id}`: `{name}` is {DAYS_MAX} at most"));
         }
     }
+    check_log_days(level.log_days.as_ref())
+        .map_err(|(span, problem)| (span, format!("level `{id}`: {problem}")))?;
     if level.runs_here {
         match &level.approvals {
             Some(n) if *n.as_ref() > 0 => approvals = *n.as_ref(),
@@ -459,6 +486,7 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
         request_days: days_of(&level.request_days),
         lease_days: days_of(&level.lease_days),
         closing_days: days_of(&level.closing_days),
+        log_days: days_of(&level.log_days),
         second_factor_hours: days_of(&level.second_factor_hours),
         escrow: level.escrow.as_ref().is_some_and(|flag| *flag.as_ref()),
         obligations,

@@ -151,6 +151,11 @@ impl Pack {
         &self.manifest.levels
     }
 
+    /// Days that entries of the log of no project are kept; 0: for ever.
+    pub const fn log_days(&self) -> u32 {
+        self.manifest.log_days
+    }
+
     fn parse([manifest, schema, policies]: [PathBuf; 3], texts: [&str; 3]) -> Result<Self, PackError> {
         let [manifest_text, schema_text, policies_text] = texts;
         let read = Manifest::parse(&manifest, manifest_text)?;

@@ -2,6 +2,7 @@
 
 use super::{About, Asked, search, view};
 use crate::app::App;
+use crate::audit::LogError;
 use crate::domain::{Refusal, RefusalKind};
 use crate::ledger::Decided;
 use crate::witness::{Standing, State};
@@ -159,10 +160,25 @@ pub(super) async fn pass_on(
         let worker = Arc::clone(app);
         let bodies = match super::blocking(move || worker.ledger.entries(at, until)).await {
             Ok(Ok(bodies)) => bodies,
+            // Who verifies needs the hashes of those that are gone.
+            Ok(Err(LogError::Expired { .. })) => {
+                let worker = Arc::clone(app);
+                let leaves = super::blocking(move || worker.ledger.leaves(at, until)).await;
+                let gone = leaves.and_then(|leaves| leaves.map_err(|failure| unreadable(&failure)));
+                let gone = gone.map(|leaves| v1::LogEntry {
+                    index: at,
+                    gone: leaves.concat(),
+                    ..Default::default()
+                });
+                let failed = gone.is_err();
+                if send.send(gone).await.is_err() || failed {
+                    return false;
+                }
+                at = until;
+                continue;
+            }
             Ok(Err(failure)) => {
-                let text = format!("the log cannot be read: {}", crate::ledger::chain(&failure));
-                tracing::error!("{text}");
-                let _ = send.send(Err(Status::data_loss(text))).await;
+                let _ = send.send(Err(unreadable(&failure))).await;
                 return false;
             }
             Err(failure) => {
@@ -171,13 +187,19 @@ pub(super) async fn pass_on(
             }
         };
         for (index, body) in (at..).zip(bodies).filter(|(_, body)| fits(body)) {
-            if send.send(Ok(v1::LogEntry { index, body, proof: Vec::new() })).await.is_err() {
+            if send.send(Ok(v1::LogEntry { index, body, ..Default::default() })).await.is_err() {
                 return false;
             }
         }
         at = until;
     }
     true
+}
+
+fn unreadable(failure: &LogError) -> Status {
+    let text = format!("the log cannot be read: {}", crate::ledger::chain(failure));
+    tracing::error!("{text}");
+    Status::data_loss(text)
 }
 
 /// The caller may read the log still; otherwise she is told why not, and that is an entry.

@@ -3,6 +3,7 @@
 
 use super::{About, Asked, Scene, view};
 use crate::app::App;
+use crate::audit::LogError;
 use crate::domain::review::{self, Decided as Said, Item, Review};
 use crate::domain::{Change, Record, Refusal, RefusalKind};
 use crate::ledger::{Decided, chain};
@@ -89,7 +90,11 @@ fn about(number: u32) -> About {
 }
 
 fn body(scene: &Scene<'_>, entry: u64) -> Result<Vec<u8>, Refusal> {
-    let bodies = scene.app.ledger.entries(entry, entry.saturating_add(1));
+    let bodies = match scene.app.ledger.entries(entry, entry.saturating_add(1)) {
+        // What was said of it is still known.
+        Err(LogError::Expired { .. }) => return Ok(Vec::new()),
+        bodies => bodies,
+    };
     let bodies = bodies.map_err(|failure| {
         let text = format!("the log cannot be read: {}", chain(&failure));
         Refusal::new(RefusalKind::State, text).hint("tell an operator: holmd check")

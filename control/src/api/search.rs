@@ -112,13 +112,16 @@ pub(super) async fn search(
             0 => Ok::<_, SearchError>(Vec::new()),
             size => Ok(app.ledger.inclusion(index, size)?.iter().map(|hash| hash.to_vec()).collect()),
         };
-        let entry =
-            |one: Found| Ok(v1::LogEntry { index: one.index, proof: prove(one.index)?, body: one.body });
+        let entry = |one: Found| {
+            let proof = prove(one.index)?;
+            Ok(v1::LogEntry { index: one.index, proof, body: one.body, ..Default::default() })
+        };
         let entries: Vec<v1::LogEntry> =
             page.found.into_iter().map(entry).collect::<Result<_, SearchError>>()?;
-        Ok((entries, page.next))
+        let first = first_there(&app, &query)?;
+        Ok((entries, page.next, first))
     });
-    let (entries, next) = found.await?.map_err(|failure: SearchError| match failure {
+    let (entries, next, first) = found.await?.map_err(|failure: SearchError| match failure {
         SearchError::Behind { .. } => Status::unavailable(format!("{failure}; try again in a moment")),
         SearchError::Log(_) | SearchError::Entry { .. } | SearchError::Index { .. } => {
             let text = chain(&failure);
@@ -127,7 +130,19 @@ pub(super) async fn search(
         }
     })?;
     let next_page_token = next.map(|next| format!("{next}-{size}")).unwrap_or_default();
-    Ok(response.map(|_| v1::SearchEntriesResponse { entries, next_page_token, size }))
+    Ok(response.map(|_| v1::SearchEntriesResponse { entries, next_page_token, size, first }))
+}
+
+/// The first entry that is kept, where older ones might have been asked for; otherwise 0.
+fn first_there(app: &App, query: &Query) -> Result<u64, SearchError> {
+    let index = app.ledger.first();
+    if index == 0 {
+        return Ok(0);
+    }
+    let bodies = app.ledger.entries(index, index + 1)?;
+    let unread = |source| SearchError::Entry { index, source };
+    let oldest = bodies.first().map(|body| Entry::from_bytes(body)).transpose().map_err(unread)?;
+    Ok(if oldest.is_some_and(|oldest| query.is_after(oldest.time)) { 0 } else { index })
 }
 
 pub(super) async fn follow(

@@ -22,6 +22,7 @@ use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
 use crate::reconcile;
+use crate::retention;
 use crate::review;
 use crate::{search, stream, watch, witness};
 use holm_proto::ids::RequestId;
@@ -106,6 +107,7 @@ pub async fn start(app: Arc<App>) -> Result<Running, Failure> {
     background.spawn(search::run(Arc::clone(&app)));
     background.spawn(watch::run(Arc::clone(&app)));
     background.spawn(review::run(Arc::clone(&app)));
+    background.spawn(retention::run(Arc::clone(&app)));
     background.spawn(witness::run(witnesses));
     background.spawn(stream::run(streams));
     background.spawn(async move {

@@ -8,7 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::disk::{Disk, DiskError};
 use super::layout::{self, Tile};
 use super::log::CHECKPOINT;
-use super::tree::WIDTH;
+use super::tree::{Hash, WIDTH};
 use super::verify::{Checker, Verified, VerifyError};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,21 @@ pub enum ExportError {
     Verify(#[from] VerifyError),
 }
 
+/// What an export is made of.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An entry, as it was logged.
+    Entry(Vec<u8>),
+    /// Before the first of them: the hashes of a whole bundle of entries that are gone.
+    Gone(Vec<Hash>),
+}
+
+impl From<Vec<u8>> for Item {
+    fn from(body: Vec<u8>) -> Self {
+        Self::Entry(body)
+    }
+}
+
 /// Write an export of the entries under a checkpoint, all of them from the first on. They must begin with all that the log
 /// was at each of `earlier`.
 pub fn write(
@@ -41,7 +56,7 @@ pub fn write(
     note: &str,
     vkey: &str,
     earlier: &[Checkpoint],
-    entries: impl IntoIterator<Item = Vec<u8>>,
+    entries: impl IntoIterator<Item = impl Into<Item>>,
 ) -> Result<Verified, ExportError> {
     let mut checker = Checker::new(note, vkey)?;
     earlier.iter().try_for_each(|known| checker.begin_with(known.clone()))?;
@@ -58,12 +73,22 @@ pub fn write(
     };
     let (mut bundle, mut tiles) = (Vec::new(), Vec::new());
     let mut size = 0;
-    for body in entries {
-        checker.push_to(&body, &mut tiles)?;
-        layout::add_entry(&mut bundle, &body);
-        size += 1;
+    for item in entries {
+        let gone = match item.into() {
+            Item::Entry(body) => {
+                checker.push_to(&body, &mut tiles)?;
+                layout::add_entry(&mut bundle, &body);
+                size += 1;
+                false
+            }
+            Item::Gone(leaves) => {
+                checker.skip_to(&leaves, &mut tiles)?;
+                size += leaves.len() as u64;
+                true
+            }
+        };
         for (tile, bytes) in tiles.drain(..) {
-            if tile.is_over_entries() {
+            if tile.is_over_entries() && !gone {
                 put(&disk, tile.bundle().path(), &std::mem::take(&mut bundle))?;
             }
             put(&disk, tile.path(), &bytes)?;

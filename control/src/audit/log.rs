@@ -114,6 +114,12 @@ pub enum LogError {
          open the log anew"
     )]
     Doubtful,
+    /// They were there, and were removed when their time was over.
+    #[error("the entries before {first} are gone: their time was over, as `log.expire` says")]
+    Expired {
+        /// The first that is kept.
+        first: u64,
+    },
     /// No such entries.
     #[error("there are no entries {start} to {end}: the log has {size}")]
     Range {
@@ -169,8 +175,10 @@ impl Log {
         let full = journal::replay(&bytes, &key.vkey(origin), &mut tip, &mut note).map_err(misfit)?;
         let mut laid = Laid { size: head.size, journal: 0, untidy: partial_directories(&tip) };
         let view = View::of(&disk, tip, note, full);
-        if view.size() > head.size {
-            laid.put(&disk, &view, 0)?;
+        match view.size() > head.size {
+            true => laid.put(&disk, &view, 0)?,
+            // What a flush that failed, and a kill after it, have left.
+            false => laid.tidy(&disk, &view.tip),
         }
         Self::of(disk, origin, key, view, laid)
     }
@@ -257,6 +265,11 @@ impl Log {
             false if self.journal.is_half_full(journal) => Unflushed::Much,
             false => Unflushed::Some,
         }
+    }
+
+    /// The directory, and how many entries lie in it at least.
+    pub(super) fn laid(&self) -> (Arc<Disk>, u64) {
+        (Arc::clone(&self.disk), self.looked().0)
     }
 
     fn look(&mut self) {

@@ -27,11 +27,14 @@
 //! go with the next flush. Opening makes a flush of what the journal has. Nothing else is ever repaired: a record that fits
 //! nowhere, or is not signed, is refused.
 //!
+//! Old entries go, from the first on, where an entry says so; their hashes stay: see [`expire`].
+//!
 //! The journal lies beside the directory, so that a copy of the directory alone is a log, as old as its last flush.
 
 mod checkpoint;
 mod disk;
 mod entry;
+mod expire;
 pub mod export;
 mod journal;
 mod json;
@@ -55,6 +58,8 @@ pub(crate) use self::disk::faults;
 pub use self::checkpoint::Checkpoint;
 pub use self::disk::DiskError;
 pub use self::entry::{Entry, EntryError, MAX_ENTRY, OUTCOMES};
+pub(crate) use self::expire::told;
+pub use self::expire::{CARRY, EXPIRE, Expire, Gone, SEGMENT};
 pub use self::key::{KeyError, SigningKey};
 pub use self::log::{Flush, Log, LogError, Unflushed};
 pub use self::tree::Hash;

@@ -134,7 +134,8 @@ pub struct Redrawn {
     pub good: bool,
 }
 
-/// Draws all samples of a log again, from its entries in their order.
+/// Draws all samples of a log again, from its entries in their order. Where it lacks the beginning, those whose period is not
+/// wholly there cannot be drawn, and nothing is said of them.
 #[derive(Debug, Default)]
 pub struct Redraw {
     /// Of the period that goes on.
@@ -143,11 +144,51 @@ pub struct Redraw {
     /// Of periods that ended, and whose samples have not come yet: the entry that ended them, and what comes out.
     expected: BTreeMap<u32, (u64, Vec<u64>)>,
     drawn: Vec<Redrawn>,
+    lacking: Lacking,
+}
+
+/// What of the beginning is not there.
+#[derive(Debug, Default)]
+enum Lacking {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Where the period began that goes on.
+    Began,
+    /// Periods up to and with this one, whose samples may come once each but for these.
+    Periods(u32, BTreeSet<u32>),
 }
 
 impl Redraw {
+    /// Before the first entry: there were others, which are gone.
+    pub fn lacks_the_beginning(&mut self) {
+        self.lacking = Lacking::Began;
+    }
+
+    /// A step about a period that began with what is gone.
+    fn is_of_the_beginning(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Close(Some(close)) if matches!(self.lacking, Lacking::Began) => {
+                self.accesses.clear();
+                self.closed = close.review;
+                self.lacking = Lacking::Periods(close.review, BTreeSet::new());
+                true
+            }
+            Step::Draw(Some(of)) => match &mut self.lacking {
+                Lacking::Nothing => false,
+                // Of a period that ended before.
+                Lacking::Began => true,
+                Lacking::Periods(last, drawn) => of.review <= *last && drawn.insert(of.review),
+            },
+            _ => false,
+        }
+    }
+
     /// The next entry, by its index. `root`: over all up to and with it.
     pub fn take(&mut self, index: u64, step: Step, root: impl FnOnce() -> Hash) {
+        if self.is_of_the_beginning(&step) {
+            return;
+        }
         match step {
             Step::Access(index) => self.accesses.push(index),
             Step::Close(Some(close)) if close.review == self.closed + 1 => {

@@ -13,13 +13,14 @@ use self::files::Files;
 use super::checkpoint::Checkpoint;
 use super::disk::DiskError;
 use super::entry::{Entry, MAX_ENTRY};
+use super::expire::{self, Gone, Told};
 use super::export::VKEY;
 use super::layout::Tile;
 use super::log::CHECKPOINT;
 use super::note::{MAX_NOTE, NoteError};
 use super::sample::{self, Redraw, Redrawn};
 use super::tip::{self, Part};
-use super::tree::{self, Edge, Hash};
+use super::tree::{self, Edge, Hash, WIDTH};
 use jiff::Timestamp;
 use std::convert::Infallible;
 use std::path::Path;
@@ -33,7 +34,9 @@ pub struct Verified {
     pub entries: u64,
     /// Over all of them.
     pub root: Hash,
-    /// Of its first entry.
+    /// Entries that are gone; `None`: all are there.
+    pub gone: Option<Gone>,
+    /// Of its first entry that is there.
     pub first: Option<Timestamp>,
     /// Of its last entry.
     pub last: Option<Timestamp>,
@@ -112,6 +115,14 @@ pub enum VerifyError {
         /// The index of the first entry under the hash.
         first: u64,
     },
+    /// They went before they might, or somebody removed them.
+    #[error("`{file}` is missing, and no entry of holmd's says that the first {gone} may be gone")]
+    Gone {
+        /// The first bundle.
+        file: String,
+        /// Entries that are missing.
+        gone: u64,
+    },
     /// The bytes are no entry.
     #[error("entry {index} cannot be read")]
     Unreadable {
@@ -168,7 +179,8 @@ pub enum VerifyError {
     Proof,
 }
 
-/// Verify a copy of a log's directory, or an export.
+/// Verify a copy of a log's directory, or an export. Of entries that are gone the hashes are verified in their place, and that
+/// the log says that they may be.
 pub fn directory(dir: &Path, vkey: &str) -> Result<Verified, VerifyError> {
     directory_from(dir, vkey, &[], |_| None::<()>).map(|(verified, _)| verified)
 }
@@ -191,7 +203,7 @@ pub fn directory_from<T: Send>(
     }
     let size = checker.head.size;
     let mut picked = Vec::new();
-    bundle::in_order(&files, size, &pick, |bundle| {
+    bundle::in_order(&files, size, files.gone(size)?, &pick, |bundle| {
         checker.add(&bundle, |tile, hashes| files.compare(tile, &hashes.concat()))?;
         picked.extend(bundle.picked);
         Ok(())
@@ -239,6 +251,9 @@ pub struct Checker {
     /// What the log was before: by size, the next one last.
     known: Vec<Checkpoint>,
     edge: Edge,
+    /// Entries that are gone.
+    gone: u64,
+    told: Option<Told>,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
     samples: Redraw,
@@ -249,7 +264,7 @@ impl Checker {
     pub fn new(note: &str, vkey: &str) -> Result<Self, VerifyError> {
         let head = Checkpoint::verify(note, vkey)?;
         let (known, edge, samples) = (Vec::new(), Edge::default(), Redraw::default());
-        Ok(Self { head, known, edge, first: None, last: None, samples })
+        Ok(Self { head, known, edge, gone: 0, told: None, first: None, last: None, samples })
     }
 
     /// Before the first entry: the log must begin with all that it was at `earlier`.
@@ -273,7 +288,12 @@ impl Checker {
         self.push_to(body, &mut Vec::new())
     }
 
-    /// No entry is missing, and all were signed.
+    /// Before the first entry that is there: the hashes of a whole bundle of those that are gone.
+    pub fn skip(&mut self, leaves: &[Hash]) -> Result<(), VerifyError> {
+        self.skip_to(leaves, &mut Vec::new())
+    }
+
+    /// No entry is missing but those that may be gone, and all were signed.
     pub fn finish(self) -> Result<Verified, VerifyError> {
         let (found, expected) = (self.edge.size(), self.head.size);
         if found < expected {
@@ -282,9 +302,17 @@ impl Checker {
         if self.edge.root() != self.head.root {
             return Err(VerifyError::Root(expected));
         }
+        let gone = match self.told.filter(|told| told.first >= self.gone) {
+            _ if self.gone == 0 => None,
+            Some(told) => Some(Gone { entries: self.gone, may: told.first, at: told.at }),
+            None => {
+                let file = Tile::entries(0, expected).map(|tile| tile.path()).unwrap_or_default();
+                return Err(VerifyError::Gone { file, gone: self.gone });
+            }
+        };
         let Checkpoint { origin, size, root } = self.head;
         let samples = self.samples.finish();
-        Ok(Verified { origin, entries: size, root, first: self.first, last: self.last, samples })
+        Ok(Verified { origin, entries: size, root, gone, first: self.first, last: self.last, samples })
     }
 
     /// [`Self::push`], handing on what tiles of hashes the entry completes.
@@ -298,8 +326,34 @@ impl Checker {
         }
         let entry = understand(index, body)?;
         self.saw(entry.time);
-        let size = index + 1;
-        let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |level, index, row| {
+        self.told = self.told.max(expire::told(&entry));
+        self.grow(tree::leaf(body), full)?;
+        if let Some(step) = sample::step(&entry) {
+            self.samples.take(index, step, || self.edge.root());
+        }
+        Ok(())
+    }
+
+    /// [`Self::skip`], handing on what tiles of hashes these complete.
+    pub(super) fn skip_to(&mut self, leaves: &[Hash], full: &mut Vec<Part>) -> Result<(), VerifyError> {
+        let (index, size) = (self.edge.size(), self.head.size);
+        if index != self.gone || leaves.len() as u64 != WIDTH || size - index < WIDTH {
+            let file = Tile::entries(index / WIDTH, size).map(|tile| tile.path()).unwrap_or_default();
+            return Err(VerifyError::Missing(file));
+        }
+        self.skipped(WIDTH);
+        leaves.iter().try_for_each(|leaf| self.grow(*leaf, full))
+    }
+
+    /// So many more are gone.
+    fn skipped(&mut self, entries: u64) {
+        self.gone += entries;
+        self.samples.lacks_the_beginning();
+    }
+
+    fn grow(&mut self, leaf: Hash, full: &mut Vec<Part>) -> Result<(), VerifyError> {
+        let size = self.edge.size() + 1;
+        let Ok(()) = self.edge.push::<Infallible>(leaf, |level, index, row| {
             full.extend(Tile::hashes(level, index, size).map(|tile| (tile, row.concat())));
             Ok(())
         });
@@ -307,9 +361,6 @@ impl Checker {
             if known.root != self.edge.root() {
                 return Err(VerifyError::Rewritten(size));
             }
-        }
-        if let Some(step) = sample::step(&entry) {
-            self.samples.take(index, step, || self.edge.root());
         }
         Ok(())
     }
@@ -325,6 +376,9 @@ impl Checker {
         bundle: &Bundle<T>,
         mut full: impl FnMut(Tile, &[Hash]) -> Result<(), VerifyError>,
     ) -> Result<(), VerifyError> {
+        if bundle.gone {
+            self.skipped(bundle.leaves.len() as u64);
+        }
         let start = self.edge.size();
         let size = start + bundle.leaves.len() as u64;
         let root_at = |size| {
@@ -339,6 +393,7 @@ impl Checker {
                 return Err(VerifyError::Rewritten(known.size));
             }
         }
+        self.told = self.told.max(bundle.told);
         for (index, step) in &bundle.steps {
             self.samples.take(*index, step.clone(), || root_at(index + 1));
         }

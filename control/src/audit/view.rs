@@ -141,7 +141,7 @@ impl View {
 
     /// The hashes of a tile, the ones that the root covers: a full tile's root stands in the level above,
     /// and what is partial is known already.
-    fn row(&self, level: u8, index: u64) -> Result<Vec<Hash>, LogError> {
+    pub(super) fn row(&self, level: u8, index: u64) -> Result<Vec<Hash>, LogError> {
         let tile = match Tile::hashes(level, index, self.size()) {
             Some(tile) if !tile.is_partial() => tile,
             _ => return Ok(self.tip.row(level).to_vec()),

@@ -25,6 +25,7 @@ pub mod quota;
 pub mod records;
 pub mod register;
 pub mod resize;
+pub mod retention;
 pub mod review;
 pub mod scheduler;
 pub mod slice;

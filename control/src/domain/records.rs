@@ -9,6 +9,7 @@ use super::login::Login;
 use super::machine::{Hardware, Health, Machine};
 use super::oversight::Oversight;
 use super::register::{Filed, Registration, Warned};
+use super::retention::Retention;
 use super::review::Review;
 use holm_policies::Pack;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
@@ -49,6 +50,8 @@ pub enum Record {
     Oversight(Oversight),
     /// A guest image.
     Image(Box<Image>),
+    /// From where on the log is kept: there is one at most.
+    Retention(Retention),
 }
 
 /// One change of one record.
@@ -80,6 +83,7 @@ impl Record {
             Self::Incident(r) => format!("incident/{}", r.number),
             Self::Oversight(_) => "oversight".to_owned(),
             Self::Image(r) => format!("image/{}", r.id),
+            Self::Retention(_) => "retention".to_owned(),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::oversight::Oversight;
 use super::records::{
     Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
 };
+use super::retention::Retention;
 use super::review::Review;
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId};
 use newtype_uuid::GenericUuid;
@@ -34,6 +35,7 @@ pub struct State {
     pub images: Table<String, Image>,
     pub policy: Option<Policy>,
     pub oversight: Option<Oversight>,
+    pub retention: Option<Retention>,
     /// A project is asked for by its name with each call.
     named: Table<Name, ProjectId>,
 }
@@ -66,7 +68,29 @@ impl State {
         all.extend(self.reviews.values().cloned().map(Record::Review));
         all.extend(self.incidents.values().cloned().map(Record::Incident));
         all.extend(self.images.values().cloned().map(|image| Record::Image(Box::new(image))));
+        all.extend(self.retention.iter().cloned().map(Record::Retention));
         all
+    }
+
+    /// The record with the key of this one, as it is now.
+    pub fn current(&self, record: &Record) -> Option<Record> {
+        Some(match record {
+            Record::Person(r) => Record::Person(self.people.get(&r.name)?.clone()),
+            Record::Invitation(r) => Record::Invitation(self.invitations.get(&r.hash)?.clone()),
+            Record::Project(r) => Record::Project(self.projects.get(&r.id)?.clone()),
+            Record::Slice(r) => Record::Slice(Box::new(self.slices.get(&r.id)?.clone())),
+            Record::Host(r) => Record::Host(self.hosts.get(&r.name)?.clone()),
+            Record::Device(r) => Record::Device(self.devices.get(&(r.host.clone(), r.address))?.clone()),
+            Record::Run(r) => Record::Run(self.runs.get(&r.id)?.clone()),
+            Record::Policy(_) => Record::Policy(self.policy.clone()?),
+            Record::Lock(r) => Record::Lock(self.locks.get(&r.subject)?.clone()),
+            Record::Claims(r) => Record::Claims(self.claims.get(&r.slice)?.clone()),
+            Record::Review(r) => Record::Review(self.reviews.get(&r.number)?.clone()),
+            Record::Incident(r) => Record::Incident(self.incidents.get(&r.number)?.clone()),
+            Record::Oversight(_) => Record::Oversight(self.oversight.clone()?),
+            Record::Image(r) => Record::Image(Box::new(self.images.get(&r.id)?.clone())),
+            Record::Retention(_) => Record::Retention(self.retention.clone()?),
+        })
     }
 
     /// The project of that name.
@@ -119,6 +143,7 @@ impl State {
             Record::Image(r) => drop(Arc::make_mut(&mut self.images).insert(r.id.clone(), *r)),
             Record::Oversight(r) => self.oversight = Some(r),
             Record::Policy(r) => self.policy = Some(r),
+            Record::Retention(r) => self.retention = Some(r),
         }
     }
 

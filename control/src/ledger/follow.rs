@@ -13,9 +13,10 @@
 use super::write::Writer;
 use super::{Applied, LedgerError, chain};
 use crate::audit::{Entry, Flush, Log, LogError, Unflushed};
-use crate::domain::{Change, Record, State};
+use crate::domain::{Change, Record, State, retention};
 use crate::store::Store;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -47,16 +48,34 @@ pub fn compare(store: &dyn Store, log: &Log) -> Result<Standing, LedgerError> {
     }
     let then = said.unwrap_or_else(|| Applied::of(log));
     belongs(then, log)?;
-    Ok(match found == state_at(log, then.size)?.records() {
+    let first = log.first()?;
+    let state = if then.size < first { State::default() } else { replayed(log, first, then.size)? };
+    let same = match retention::first(&state) >= first {
+        true => found == state.records(),
+        // What it was then nobody knows any more: what it becomes is compared.
+        false if then.size < first => {
+            replay(log)?;
+            return Ok(Standing::Behind(log.size() - then.size));
+        }
+        false => {
+            let mut becomes = sorted(found);
+            each_change(log, then.size..log.size(), |change| becomes.apply(&[change]))?;
+            becomes.records() == replay(log)?
+        }
+    };
+    Ok(match same {
         true if then.size == log.size() => Standing::Same,
         true => Standing::Behind(log.size() - then.size),
         false => Standing::Other,
     })
 }
 
-/// Replay a log into records: what a store must hold.
+/// Replay a log into records: what a store must hold. Of one that lacks its beginning, what it was then is written down anew in
+/// what is there.
 pub fn replay(log: &Log) -> Result<Vec<Record>, LedgerError> {
-    Ok(state_at(log, log.size())?.records())
+    let state = replayed(log, log.first()?, log.size())?;
+    log.begins_by(retention::first(&state))?;
+    Ok(state.records())
 }
 
 /// The state, when the store has what it lacked.
@@ -65,7 +84,9 @@ pub(super) fn catch_up(store: &dyn Store, log: &Log) -> Result<State, LedgerErro
     match store.applied()? {
         Some(then) => {
             belongs(then, log)?;
-            if then.size < now.size {
+            if then.size < log.first()? {
+                store.replace(&replay(log)?, now)?;
+            } else if then.size < now.size {
                 let mut changes = Vec::new();
                 each_change(log, then.size..now.size, |change| changes.push(change))?;
                 store.apply(&changes, now)?;
@@ -80,7 +101,9 @@ pub(super) fn catch_up(store: &dyn Store, log: &Log) -> Result<State, LedgerErro
             store.replace(&said, now)?;
         }
     }
-    Ok(sorted(store.records()?))
+    let state = sorted(store.records()?);
+    log.begins_by(retention::first(&state))?;
+    Ok(state)
 }
 
 /// Whether the log had this root at this size.
@@ -100,9 +123,10 @@ fn sorted(records: Vec<Record>) -> State {
     state
 }
 
-fn state_at(log: &Log, size: u64) -> Result<State, LedgerError> {
+/// What these entries say.
+fn replayed(log: &Log, first: u64, end: u64) -> Result<State, LedgerError> {
     let mut state = State::default();
-    each_change(log, 0..size, |change| state.apply(&[change]))?;
+    each_change(log, first..end, |change| state.apply(&[change]))?;
     Ok(state)
 }
 
@@ -126,17 +150,29 @@ fn each_change(
 
 /// The thread that follows. With it goes what is left to be done.
 pub(super) struct Follower {
+    /// So many entries are in the store.
+    stored: Arc<AtomicU64>,
     wake: Option<Sender<Unflushed>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Follower {
+    /// The store has all of the log.
     pub(super) fn start(writer: Arc<Mutex<Writer>>, store: Box<dyn Store>) -> std::io::Result<Self> {
         let (wake, woken) = channel();
-        let mut follow = Follow { writer, store, waiting: Vec::new(), lost: false, said: false };
+        let size = writer.lock().unwrap_or_else(PoisonError::into_inner).log.size();
+        let stored = Arc::new(AtomicU64::new(size));
+        let seen = Arc::clone(&stored);
+        let mut follow =
+            Follow { writer, store, stored: seen, waiting: Vec::new(), lost: false, said: false };
         let thread =
             std::thread::Builder::new().name("ledger".to_owned()).spawn(move || follow.run(&woken))?;
-        Ok(Self { wake: Some(wake), thread: Some(thread) })
+        Ok(Self { stored, wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// How many entries the store has, now and later.
+    pub(super) fn stored(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.stored)
     }
 
     /// So much waits.
@@ -156,6 +192,7 @@ impl Drop for Follower {
 struct Follow {
     writer: Arc<Mutex<Writer>>,
     store: Box<dyn Store>,
+    stored: Arc<AtomicU64>,
     /// For the store.
     waiting: Vec<Change>,
     /// It lacks something that does not wait for it any more.
@@ -225,7 +262,10 @@ impl Follow {
             self.store.flush()
         }));
         match stored {
-            Ok(Ok(())) => self.waiting.clear(),
+            Ok(Ok(())) => {
+                self.waiting.clear();
+                self.stored.store(now.size, Ordering::Release);
+            }
             Ok(Err(failure)) => return Err(chain(&failure)),
             Err(_) => {
                 self.lost = true;

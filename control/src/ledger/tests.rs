@@ -1,6 +1,7 @@
 //! Kills and failures between deciding, logging, telling and storing; many at once.
 
 mod full;
+mod retain;
 
 use super::*;
 use crate::audit::faults::{Busy, When};

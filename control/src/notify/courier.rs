@@ -228,6 +228,10 @@ impl Courier {
         if self.book.next >= size {
             return Turn::Rest(soonest);
         }
+        let first = self.app.ledger.first();
+        if self.book.next < first {
+            self.book.through(kept::kept(self.book.next, first, "a channel of messages"));
+        }
         match self.read(self.book.next, size).await {
             Err(why) => Turn::Down(why),
             Ok(Found::Nothing(next)) => {
@@ -350,7 +354,11 @@ impl Courier {
     async fn read(&self, start: u64, end: u64) -> Result<Found, String> {
         let (app, end) = (Arc::clone(&self.app), end.min(start.saturating_add(BATCH)));
         let read = tokio::task::spawn_blocking(move || {
-            let (bodies, state) = (app.ledger.entries(start, end)?, app.ledger.state());
+            let (bodies, state) = match app.ledger.entries(start, end) {
+                // Nobody is told any more of what is gone.
+                Err(LogError::Expired { .. }) => (Vec::new(), app.ledger.state()),
+                bodies => (bodies?, app.ledger.state()),
+            };
             // One that cannot be read keeps a Holm from starting, not its messages from being sent.
             let entries = bodies.iter().filter_map(|body| Entry::from_bytes(body).ok());
             Ok(entries.map(|entry| (entry.index, events(&entry, &state))).collect::<Vec<_>>())

@@ -4,7 +4,7 @@
 //! Nothing that people wrote, and nothing that a host or a guest said, is in what comes out of here.
 
 use super::audience::Audience;
-use crate::audit::{Entry, sample};
+use crate::audit::{CARRY, Entry, sample};
 use crate::domain::State;
 use crate::domain::declassify::Declassification;
 use crate::domain::incident::Incident;
@@ -191,6 +191,10 @@ pub struct Event {
 pub fn events(entry: &Entry, state: &State) -> Vec<Event> {
     // Who was refused changed nothing, and what holmd says of its own messages must not cause any.
     if entry.outcome == "refused" || entry.action.starts_with("notify.") || entry.action == "observe.notify" {
+        return Vec::new();
+    }
+    // What is written down anew is nothing new.
+    if entry.action == CARRY {
         return Vec::new();
     }
     let mut told = Told { entry, of: Audience(state), all: Vec::new() };

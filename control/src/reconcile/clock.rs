@@ -15,7 +15,7 @@ const OFF: SignedDuration = SignedDuration::from_hours(1);
 /// At the start: the log's last entry may be so old.
 const AWAY: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// The action of the entry that says so.
-const DOUBT: &str = "observe.clock";
+pub(crate) const DOUBT: &str = "observe.clock";
 /// Then it must go right for so long.
 const STEADY: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,7 +61,7 @@ impl Seen {
 }
 
 /// Whether what is over may be ended by it. That it is doubted is an entry.
-pub(super) fn steady(app: &App) -> Result<bool, Refusal> {
+pub(crate) fn steady(app: &App) -> Result<bool, Refusal> {
     let (at, now) = (Instant::now(), app.ledger.now());
     let gained = {
         let mut seen = app.clock.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,6 +15,7 @@ mod register;
 mod tests;
 
 pub use clock::Clock;
+pub(crate) use clock::{DOUBT, steady};
 pub use intended::{Trusted, intended, scheduler};
 
 use crate::app::App;

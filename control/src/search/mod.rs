@@ -26,7 +26,8 @@ pub(crate) use self::terms::words;
 use self::part::{Full, Growing, Part};
 use self::postings::Set;
 use crate::app::App;
-use crate::audit::{Entry, Hash, LogError, View};
+use crate::audit::{Entry, Hash, LogError, SEGMENT, View};
+use crate::kept;
 use crate::ledger::Ledger;
 use std::fs;
 use std::io;
@@ -36,7 +37,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Entries of a part: those under one hash of the log's second level.
-const PART: u64 = 65536;
+const PART: u64 = SEGMENT;
 /// Entries of one of the log's bundles.
 const BUNDLE: u64 = 256;
 
@@ -44,6 +45,8 @@ const BUNDLE: u64 = 256;
 pub trait Source {
     /// How many entries there are.
     fn size(&self) -> u64;
+    /// The first that is kept: those before it are gone.
+    fn first(&self) -> Result<u64, LogError>;
     /// Those of a range, as they were logged.
     fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError>;
     /// The hash over the 65,536 entries of a full part.
@@ -53,6 +56,10 @@ pub trait Source {
 impl Source for Ledger {
     fn size(&self) -> u64 {
         Self::size(self)
+    }
+
+    fn first(&self) -> Result<u64, LogError> {
+        Ok(Self::first(self))
     }
 
     fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
@@ -67,6 +74,10 @@ impl Source for Ledger {
 impl Source for View {
     fn size(&self) -> u64 {
         Self::size(self)
+    }
+
+    fn first(&self) -> Result<u64, LogError> {
+        Self::first(self)
     }
 
     fn entries(&self, range: Range<u64>) -> Result<Vec<Vec<u8>>, LogError> {
@@ -120,18 +131,37 @@ pub struct Index {
 
 #[derive(Default)]
 struct Parts {
+    /// So many parts are gone with their entries.
+    gone: u64,
+    /// Those after them.
     full: Vec<Full>,
     growing: Growing,
 }
 
 impl Parts {
     fn size(&self) -> u64 {
-        self.full.len() as u64 * PART + self.growing.len() as u64
+        self.grows_at() * PART + self.growing.len() as u64
+    }
+
+    /// The part that grows.
+    fn grows_at(&self) -> u64 {
+        self.gone + self.full.len() as u64
     }
 
     fn get(&self, at: u64) -> Option<&dyn Part> {
-        let full = usize::try_from(at).ok().and_then(|at| self.full.get(at)).map(|part| part as &dyn Part);
-        full.or_else(|| (at == self.full.len() as u64).then_some(&self.growing as &dyn Part))
+        let place = usize::try_from(at.checked_sub(self.gone)?).ok()?;
+        let full = self.full.get(place).map(|part| part as &dyn Part);
+        full.or_else(|| (at == self.grows_at()).then_some(&self.growing as &dyn Part))
+    }
+
+    /// Forgets the parts before this one.
+    fn drop_before(&mut self, part: u64) {
+        let gone = usize::try_from(part.saturating_sub(self.gone)).unwrap_or(usize::MAX);
+        if gone > self.full.len() {
+            self.growing = Growing::default();
+        }
+        self.full.drain(..gone.min(self.full.len()));
+        self.gone = self.gone.max(part);
     }
 }
 
@@ -168,8 +198,28 @@ impl Index {
         Ok(true)
     }
 
+    /// Removes the parts whose entries are gone.
+    fn expire(&self, log: &impl Source) -> Result<(), SearchError> {
+        let first = log.first()? / PART;
+        if self.parts.read().unwrap_or_else(PoisonError::into_inner).gone >= first {
+            return Ok(());
+        }
+        let failed = |source| SearchError::Index { path: self.dir.clone(), source };
+        for item in fs::read_dir(&self.dir).map_err(failed)? {
+            let item = item.map_err(failed)?;
+            let part: Option<u64> = item.file_name().to_str().and_then(|name| name.parse().ok());
+            if part.is_some_and(|part| part < first) {
+                // A search and who follows the log may both be about it.
+                kept::remove(&item.path()).map_err(failed)?;
+            }
+        }
+        self.parts.write().unwrap_or_else(PoisonError::into_inner).drop_before(first);
+        Ok(())
+    }
+
     /// Takes in what the log has and the index has not, at most one bundle; whether that was all.
     pub fn follow(&self, log: &impl Source) -> Result<bool, SearchError> {
+        self.expire(log)?;
         self.seal(log, &mut self.parts.write().unwrap_or_else(PoisonError::into_inner))?;
         if self.adopt(log)? {
             return Ok(self.size() >= log.size());
@@ -198,7 +248,7 @@ impl Index {
         if !parts.growing.is_full() {
             return Ok(());
         }
-        let at = parts.full.len() as u64;
+        let at = parts.grows_at();
         let path = file(&self.dir, at);
         let over = log.over(at)?;
         let part = parts.growing.write(&path, &over).and_then(|()| Full::open(&path, &over));
@@ -222,6 +272,7 @@ impl Index {
         most: usize,
     ) -> Result<Page, SearchError> {
         // What came in the meantime is little; what is made anew is much, and nobody waits for that.
+        self.expire(log)?;
         while self.size() < all {
             if all - self.size() > PART && !self.adopt(log)? {
                 return Err(SearchError::Behind { done: self.size(), all });
@@ -232,7 +283,9 @@ impl Index {
         let (mut read, mut bytes) = (0, 0);
         // The log reads and checks a bundle as a whole, however few of its entries are asked for.
         let mut bundle = (u64::MAX, Vec::new());
-        let range = query.range(all);
+        let first = log.first()?;
+        let mut range = query.range(all);
+        range.start = range.start.max(first.min(range.end));
         let parts = range.start / PART..range.end.div_ceil(PART);
         for at in query.ordered(parts) {
             let places = self.candidates(at, query, &range)?;

@@ -139,6 +139,11 @@ impl Query {
         }
     }
 
+    /// Nothing is asked for that was before then.
+    pub fn is_after(&self, time: Timestamp) -> bool {
+        self.since.is_some_and(|since| since >= time)
+    }
+
     /// In the order asked for.
     pub(super) fn ordered<T>(&self, range: Range<T>) -> Box<dyn Iterator<Item = T>>
     where

@@ -261,3 +261,31 @@ proptest! {
         prop_assert_eq!(scratch.all(&index, &query, most), expected);
     }
 }
+
+#[test]
+fn what_is_gone_of_the_log_is_gone_of_the_index_and_no_other_entry_is_missed() {
+    let count = 2 * PART + 300;
+    let mut all = entries(0..count - 1);
+    let detail = serde_json::json!({ "first": PART });
+    let expire = crate::audit::EXPIRE.to_owned();
+    all.push(Entry { actor: "holmd".to_owned(), action: expire, detail, ..entry(count - 1) });
+    let mut scratch = Scratch::new(1, &all);
+    scratch.log.flush().unwrap();
+    let index = scratch.index();
+    let ada = asked().actor("person/ada").unwrap();
+    let before = scratch.all(&index, &ada, 500);
+    let kept: Vec<u64> = before.iter().copied().filter(|index| *index >= PART).collect();
+    assert!(file(&scratch.dir(), 0).exists() && kept.len() < before.len());
+    scratch.log.to_expire(PART, count).unwrap().run().unwrap();
+    // The one that was there, one that takes in what was left, and one that is made anew.
+    assert_eq!(scratch.all(&index, &ada, 500), kept);
+    assert!(!file(&scratch.dir(), 0).exists() && file(&scratch.dir(), 1).exists());
+    drop(index);
+    assert_eq!(scratch.all(&scratch.index(), &ada, 500), kept);
+    fs::remove_dir_all(scratch.dir()).unwrap();
+    let index = scratch.index();
+    assert_eq!(scratch.all(&index, &ada, 500), kept);
+    let oldest: Vec<u64> = kept.iter().rev().copied().collect();
+    assert_eq!(scratch.all(&index, &super::tests::oldest(ada), 500), oldest);
+    assert_eq!(index.size(), count);
+}

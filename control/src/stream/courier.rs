@@ -187,6 +187,9 @@ impl Courier {
     async fn more(&mut self) -> Result<bool, String> {
         // Not `size`: that waits for whoever writes.
         let size = *self.app.ledger.subscribe().borrow();
+        let first = self.app.ledger.first();
+        self.sent = kept::kept(self.sent, first, self.name.as_str());
+        self.place.next = self.place.next.max(first);
         let (app, start, (format, changes)) = (Arc::clone(&self.app), self.sent, self.format);
         let end = size.min(start.saturating_add(BATCH));
         if start >= end {

@@ -80,7 +80,7 @@ impl Watcher {
         let next = place.next;
         // What rules count began before.
         let since = app.ledger.now().checked_sub(watch.memory()).unwrap_or(jiff::Timestamp::MIN);
-        let mut at = next.saturating_sub(AGAIN);
+        let mut at = next.saturating_sub(AGAIN).max(app.ledger.first());
         while at < next {
             let until = (at + BATCH).min(next);
             for entry in read(app, at, until)?.iter().filter(|entry| entry.time >= since) {
@@ -94,6 +94,7 @@ impl Watcher {
     /// All that the log has by now. Where an alarm cannot be logged, it begins again with that entry.
     fn turn(&mut self, app: &App) -> Result<(), String> {
         let size = *app.ledger.subscribe().borrow();
+        self.next = kept::kept(self.next, app.ledger.first(), "the watch");
         while self.next < size {
             for entry in read(app, self.next, (self.next + BATCH).min(size))? {
                 // An alarm is no cause of another.

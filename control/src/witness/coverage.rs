@@ -1,9 +1,9 @@
 //! What witnesses cosigned, held against the entries of a log as they come: how far it is covered, and by whom. Pure.
 
 use super::cosignature::{self, WitnessKey};
-use crate::audit::Checkpoint;
 use crate::audit::note::NoteError;
 use crate::audit::tree::{self, Edge};
+use crate::audit::{Checkpoint, Hash};
 use jiff::Timestamp;
 use std::convert::Infallible;
 
@@ -84,7 +84,12 @@ impl Coverage {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |_, _, _| Ok(()));
+        self.see_leaf(tree::leaf(body))
+    }
+
+    /// The next entry, of which the hash alone is there.
+    pub fn see_leaf(&mut self, leaf: Hash) -> Result<(), NotCovered> {
+        let Ok(()) = self.edge.push::<Infallible>(leaf, |_, _, _| Ok(()));
         self.reach()
     }
 

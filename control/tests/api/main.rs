@@ -36,6 +36,7 @@ mod quota;
 mod reads;
 mod register;
 mod rest;
+mod retention;
 mod review;
 mod revocation;
 mod room;

@@ -72,6 +72,19 @@ fn a_manifest_is_read_strictly() {
     breaks(f, "keep_closed_days = 0", "keep_closed_days = 3654", &["`keep_closed_days` is 3653 at most"]);
     breaks(f, "lease_days = 365", "lease_days = 4294967296", &["invalid value"]);
     breaks(f, "closing_days = 30", "closing_days = 3654", &["`closing_days` is 3653 at most"]);
+    let least = "`log_days` is 180 at least and 3653 at most, or 0: for ever";
+    for days in [1, 179] {
+        breaks(
+            f,
+            "closing_days = 30",
+            &format!("closing_days = 30\nlog_days = {days}"),
+            &["level `2`", least],
+        );
+        breaks(f, "# log_days = 1827", &format!("log_days = {days}"), &[least]);
+    }
+    breaks(f, "closing_days = 30", "log_days = 3654", &["`log_days` is 3653 at most"]);
+    breaks(f, "# log_days = 1827", "log_days = 3654", &[least]);
+    breaks(f, "runs_here = false", "runs_here = false\nlog_days = 365", &["has no `log_days`"]);
     breaks(f, "runs_here = false", "runs_here = false\nlease_days = 1", &["has no `lease_days`"]);
     breaks(
         f,

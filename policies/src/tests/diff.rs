@@ -66,6 +66,43 @@ fn each_thing_that_a_level_or_a_policy_says_is_compared() {
     );
 }
 
+/// Whoever loads it is told before that it cannot be taken back.
+#[test]
+fn that_the_log_is_kept_for_less_is_said() {
+    let kept = |of_none: u32, of_two: u32| {
+        with_each(|_, text| {
+            text.replace("# log_days = 1827", &format!("log_days = {of_none}")).replacen(
+                "closing_days = 30",
+                &format!("closing_days = 30\nlog_days = {of_two}"),
+                1,
+            )
+        })
+        .unwrap()
+    };
+    assert!(diff(&pack(), &kept(0, 0)).is_empty());
+    let two = "level 2: entries of the log: kept";
+    let none = "entries of the log of no project: kept";
+    let shorter = "SHORTER, what is older is destroyed";
+    assert_eq!(
+        diff(&pack(), &kept(180, 365)).lines(),
+        [
+            format!("{two} 365 days instead of for ever: {shorter}"),
+            format!("{none} 180 days instead of for ever: {shorter}")
+        ]
+    );
+    assert_eq!(
+        diff(&kept(180, 365), &kept(181, 364)).lines(),
+        [
+            format!("{two} 364 days instead of 365 days: {shorter}"),
+            format!("{none} 181 days instead of 180 days")
+        ]
+    );
+    assert_eq!(
+        diff(&kept(180, 365), &pack()).lines(),
+        [format!("{two} for ever instead of 365 days"), format!("{none} for ever instead of 180 days")]
+    );
+}
+
 /// An action that is in another is allowed by whatever allows that one, and no policy changes.
 #[test]
 fn a_schema_that_is_another_is_never_the_same() {

@@ -17,9 +17,10 @@ use crate::output::{Format, put};
 use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
 use crate::{Exit, Failure};
+use holm_control::audit::export::Item;
 use holm_control::audit::sample::Redrawn;
 use holm_control::audit::verify::{self, Checker, Verified, VerifyError};
-use holm_control::audit::{Checkpoint, Entry, export, note};
+use holm_control::audit::{Checkpoint, Entry, Hash, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::{self, GetCheckpointRequest, ListEntriesRequest, LogEntry};
 use serde_json::{Value, json};
@@ -103,6 +104,10 @@ async fn show(session: &Session, index: u64) -> Result<(), Failure> {
     let mut stream = entries(session, &mut client, index, end).await?;
     let missing = || Failure::new(format!("there is no entry {index}")).hint("holm audit log");
     let entry = stream.message().await?.ok_or_else(missing)?;
+    if !entry.gone.is_empty() {
+        let text = format!("entry {index} is gone: its time was over");
+        return Err(Failure::new(text).hint("holm audit log --action log.expire"));
+    }
     let value: Value = serde_json::from_slice(&entry.body)
         .map_err(|e| Failure::new(format!("entry {index} cannot be read: {e}")))?;
     put(&format!("{}\n", json_pretty(&value)))
@@ -137,9 +142,16 @@ async fn online(
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
-        checker.push(&entry.body).map_err(failed)?;
-        coverage.see(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
-        count += 1;
+        let leaves = leaves_of(&entry);
+        if leaves.is_empty() {
+            checker.push(&entry.body).map_err(failed)?;
+            coverage.see(&entry.body).map_err(|e| alarm(holm_proto::chain(&e)))?;
+        } else {
+            checker.skip(leaves).map_err(failed)?;
+            let covered = leaves.iter().try_for_each(|leaf| coverage.see_leaf(*leaf));
+            covered.map_err(|e| alarm(holm_proto::chain(&e)))?;
+        }
+        count += leaves.len().max(1) as u64;
         if count % COUNT == 0 {
             spinner.says(&format!("{count} of {} entries", known.head.size));
         }
@@ -176,6 +188,11 @@ fn offline(
     report(session, &verified, &key, None, &earlier, &covers)
 }
 
+/// Of entries that are gone, the hashes that came instead.
+fn leaves_of(entry: &LogEntry) -> &[Hash] {
+    entry.gone.as_chunks().0
+}
+
 /// Checkpoints that somebody saved.
 fn saved(files: &[PathBuf], key: &str) -> Result<Vec<Checkpoint>, Failure> {
     let read = |path: &PathBuf| {
@@ -200,6 +217,11 @@ fn report(
         "origin": verified.origin,
         "entries": verified.entries,
         "root": hex,
+        "gone": verified.gone.map(|gone| json!({
+            "entries": gone.entries,
+            "may": gone.may,
+            "at": gone.at.to_string(),
+        })),
         "first": verified.first.map(|t| t.to_string()),
         "last": verified.last.map(|t| t.to_string()),
         "key": key,
@@ -211,8 +233,15 @@ fn report(
     let time = |at: Option<jiff::Timestamp>| at.map(|at| session.clock.full(at)).unwrap_or_default();
     let mut sheet = crate::output::Sheet::new(&verified.origin)
         .state(crate::output::Cell::new("verified").tone(crate::output::Tone::Good));
+    sheet.line("entries", format!("{}, every one recomputed here", verified.entries));
+    if let Some(gone) = verified.gone {
+        let at = session.clock.full(gone.at);
+        sheet.line(
+            "gone",
+            format!("the first {}, by `log.expire` of {at}: their hashes are there", gone.entries),
+        );
+    }
     sheet
-        .line("entries", format!("{}, every one recomputed here", verified.entries))
         .line("first", time(verified.first))
         .line("last", time(verified.last))
         .line("root", hex)
@@ -252,7 +281,7 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let known = Known::of(session, None, &now)?;
     let before: Vec<Checkpoint> = known.head_before().cloned().into_iter().collect();
     let mut stream = entries(session, &mut client, 0, known.head.size).await?;
-    let (send, mut receive) = mpsc::channel::<Vec<u8>>(AHEAD);
+    let (send, mut receive) = mpsc::channel::<Item>(AHEAD);
     let (to, note, key) = (dir.to_path_buf(), now.note, known.key.clone());
     let writer = tokio::task::spawn_blocking(move || {
         export::write(&to, &note, &key, &before, std::iter::from_fn(move || receive.blocking_recv()))
@@ -260,11 +289,13 @@ async fn export(session: &Session, dir: &Path) -> Result<(), Failure> {
     let spinner = Spinner::new(&session.output);
     let mut count = 0;
     while let Some(entry) = stream.message().await? {
-        if send.send(entry.body).await.is_err() {
+        let leaves = leaves_of(&entry).to_vec();
+        count += leaves.len().max(1) as u64;
+        let item = if leaves.is_empty() { Item::Entry(entry.body) } else { Item::Gone(leaves) };
+        if send.send(item).await.is_err() {
             // The writer stopped, and says why below.
             break;
         }
-        count += 1;
         if count % COUNT == 0 {
             spinner.says(&format!("{count} of {} entries", known.head.size));
         }

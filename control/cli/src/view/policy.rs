@@ -73,6 +73,7 @@ pub fn pack_json(pack: &Pack) -> Value {
             "request_days": level.request_days,
             "lease_days": level.lease_days,
             "closing_days": level.closing_days,
+            "log_days": level.log_days,
             "second_factor_hours": level.second_factor_hours,
             "escrow": level.escrow,
             "obligations": level.obligations,

@@ -2,6 +2,7 @@
 //! and files of a copy, all hashes made to fit, checkpoints and entries that whoever holds the key signed.
 
 mod entries;
+mod expired;
 mod files;
 mod golang;
 mod notes;
@@ -25,8 +26,8 @@ spec.loader.exec_module(verifier)
 for case in map(json.loads, sys.stdin):
     try:
         earlier = [note.encode() for note in case["earlier"]]
-        size, root, first, last = verifier.verify(case["dir"], case["key"], earlier)
-        print(json.dumps({"entries": size, "root": root.hex(), "first": first, "last": last}))
+        size, root, gone, first, last = verifier.verify(case["dir"], case["key"], earlier)
+        print(json.dumps({"entries": size, "root": root.hex(), "gone": gone, "first": first, "last": last}))
     except (ValueError, OSError) as refused:
         print(json.dumps({"refused": ascii(refused)}))
 "#;
@@ -85,7 +86,8 @@ impl Cases {
             Ok((v, _)) => {
                 let time = |time: Option<Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
                 let (root, first, last) = (HEXLOWER.encode(&v.root), time(v.first), time(v.last));
-                json!({ "entries": v.entries, "root": root, "first": first, "last": last })
+                let gone = v.gone.map_or(0, |gone| gone.entries);
+                json!({ "entries": v.entries, "root": root, "gone": gone, "first": first, "last": last })
             }
             Err(e) => json!({ "refused": crate::ledger::chain(&e) }),
         }
@@ -202,7 +204,7 @@ fn as_an_auditor_calls_it() {
     };
     let verified = verify::directory(Path::new(log), &vkey()).unwrap();
     let expected = format!(
-        "verified {ORIGIN}\nentries  300\nroot     {}\nfirst    {}\nlast     {}\n",
+        "verified {ORIGIN}\nentries  300\ngone     0\nroot     {}\nfirst    {}\nlast     {}\n",
         HEXLOWER.encode(&verified.root),
         entry(0).time,
         entry(299).time

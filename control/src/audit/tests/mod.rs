@@ -2,6 +2,7 @@
 //! every step, and an adversary who may change every byte.
 
 mod agree;
+mod expire;
 mod format;
 mod journal;
 mod kill;

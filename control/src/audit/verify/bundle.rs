@@ -4,6 +4,7 @@
 use super::files::Files;
 use super::{VerifyError, understand};
 use crate::audit::entry::Entry;
+use crate::audit::expire::{self, Told};
 use crate::audit::layout::{self, Tile};
 use crate::audit::sample::{self, Step};
 use crate::audit::tree::{self, Hash};
@@ -14,23 +15,28 @@ use std::{iter, thread};
 /// Bundles that a thread may be ahead.
 const AHEAD: usize = 2;
 
-/// A bundle whose entries are where they say, and whose hashes are those in the tile over it.
+/// A bundle whose entries are where they say, and whose hashes are those in the tile over it; or that tile alone.
 pub(super) struct Bundle<T> {
     pub(super) leaves: Vec<Hash>,
     /// The hash over all of them; where the bundle is full.
     pub(super) over: Option<Hash>,
     /// Of the first and the last entry.
     pub(super) times: [Option<Timestamp>; 2],
+    /// Its entries are gone.
+    pub(super) gone: bool,
+    /// That entries may be.
+    pub(super) told: Option<Told>,
     /// What its entries are to samples.
     pub(super) steps: Vec<(u64, Step)>,
     /// What was wanted of its entries.
     pub(super) picked: Vec<T>,
 }
 
-/// Judge the bundles of a log of `size` entries, and `take` them.
+/// Judge the bundles of a log of `size` entries, of which the first `gone` are hashes alone, and `take` them.
 pub(super) fn in_order<T: Send>(
     files: &Files<'_>,
     size: u64,
+    gone: u64,
     pick: &(impl Fn(&Entry) -> Option<T> + Sync),
     mut take: impl FnMut(Bundle<T>) -> Result<(), VerifyError>,
 ) -> Result<(), VerifyError> {
@@ -43,7 +49,8 @@ pub(super) fn in_order<T: Send>(
                 let (send, receive) = mpsc::sync_channel(AHEAD);
                 // One that is waited for no longer ends when it hands on the next.
                 scope.spawn(move || {
-                    bundles(first).try_for_each(|tile| send.send(judge(files, tile, pick)).map_err(drop))
+                    bundles(first)
+                        .try_for_each(|tile| send.send(judge(files, gone, tile, pick)).map_err(drop))
                 });
                 receive
             })
@@ -59,9 +66,13 @@ pub(super) fn in_order<T: Send>(
 
 fn judge<T>(
     files: &Files<'_>,
+    gone: u64,
     tile: Tile,
     pick: &impl Fn(&Entry) -> Option<T>,
 ) -> Result<Bundle<T>, VerifyError> {
+    if tile.entry(0) < gone {
+        return judge_hashes(files, tile.over_entries());
+    }
     let bytes = files.take(&tile.path(), tile.limit())?;
     let (bodies, whole) = layout::entries_of(&bytes);
     let (first, expected) = (tile.entry(0), tile.width());
@@ -71,13 +82,26 @@ fn judge<T>(
     let leaves: Vec<Hash> = bodies.iter().map(|body| tree::leaf(body)).collect();
     files.compare(tile.over_entries(), &leaves.concat())?;
     let mut times = [None; 2];
-    let (mut steps, mut picked) = (Vec::new(), Vec::new());
+    let (mut told, mut steps, mut picked) = (None, Vec::new(), Vec::new());
     for (index, body) in iter::zip(first.., &bodies) {
         let entry = understand(index, body)?;
         times = [times[0].or(Some(entry.time)), Some(entry.time)];
+        told = told.max(expire::told(&entry));
         steps.extend(sample::step(&entry).map(|step| (index, step)));
         picked.extend(pick(&entry));
     }
     let over = (!tile.is_partial()).then(|| tree::root_of(&leaves));
-    Ok(Bundle { leaves, over, times, steps, picked })
+    Ok(Bundle { leaves, over, times, gone: false, told, steps, picked })
+}
+
+/// A full tile in the place of its entries. What the hashes are the tiles above it say, up to the root.
+fn judge_hashes<T>(files: &Files<'_>, tile: Tile) -> Result<Bundle<T>, VerifyError> {
+    let bytes = files.take(&tile.path(), tile.limit())?;
+    if bytes.len() as u64 != tile.limit() {
+        return Err(VerifyError::Length { file: tile.path(), expected: tile.limit() });
+    }
+    let leaves = layout::hashes_of(&bytes);
+    let over = Some(tree::root_of(&leaves));
+    let (steps, picked) = (Vec::new(), Vec::new());
+    Ok(Bundle { leaves, over, times: [None; 2], gone: true, told: None, steps, picked })
 }

@@ -7,6 +7,7 @@ use crate::audit::export::{VKEY, WITNESS};
 use crate::audit::layout::{self, Tile};
 use crate::audit::log::CHECKPOINT;
 use crate::audit::note::{MAX_NOTE, NoteError};
+use crate::audit::tree::WIDTH;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::{self, OpenOptions};
@@ -27,6 +28,19 @@ impl<'a> Files<'a> {
     /// The bytes of a file that must be there. One that is longer than `limit` is cut off one byte after it.
     pub(super) fn take(&self, file: &str, limit: u64) -> Result<Vec<u8>, VerifyError> {
         read(&self.dir.join(file), limit).map_err(|source| self.failed(file, source))
+    }
+
+    /// How many entries are gone, of so many: bundles that are not there, from the first on.
+    pub(super) fn gone(&self, size: u64) -> Result<u64, VerifyError> {
+        let mut gone = 0;
+        while let Some(tile) = Tile::entries(gone / WIDTH, size).filter(|tile| !tile.is_partial()) {
+            match self.dir.join(tile.path()).symlink_metadata() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => gone += WIDTH,
+                Err(e) => return Err(self.failed(&tile.path(), e)),
+                Ok(_) => break,
+            }
+        }
+        Ok(gone)
     }
 
     /// Where the copy brings a key along, it is this one.

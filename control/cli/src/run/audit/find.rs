@@ -97,6 +97,12 @@ impl<'a> Search<'a> {
             let page = self.session.ask(patiently(&self.session.output, "searching the log", ask)).await?;
             self.size = page.size;
             self.over = page.next_page_token.is_empty();
+            if self.over && page.first > 0 {
+                self.session.output.remark(&format!(
+                    "entries 0 to {} are gone, and were not looked through: holm audit log --action log.expire",
+                    page.first - 1
+                ));
+            }
             self.wanted.page_token = page.next_page_token;
             self.came.extend(page.entries);
         }
