@@ -47,20 +47,21 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// The clock was found wrong while a pack might have come to its time by it alone.
-fn doubted(app: &App) -> Result<bool, String> {
+/// The clock was found wrong while a pack might have come to its time by it alone; `None`: the index is not that far yet.
+fn doubted(app: &App) -> Option<bool> {
     let since = app.ledger.now().checked_sub(GRACE).ok();
-    let doubts = Query::default().action(DOUBT).and_then(|query| query.between(since, None));
+    let doubts = Query::default().action(DOUBT).and_then(|query| query.between(since, None)).ok()?;
     let log = app.ledger.log();
-    while !app.index.follow(&*log).map_err(|e| chain(&e))? {}
-    let page = app.index.search(&*log, &doubts.map_err(|e| chain(&e))?, log.size(), 1);
-    Ok(!page.map_err(|e| chain(&e))?.found.is_empty())
+    let page = app.index.search(&*log, &doubts, log.size(), 1);
+    let page = page.inspect_err(|why| tracing::debug!("it is not looked what goes: {}", chain(why))).ok()?;
+    Some(!page.found.is_empty())
 }
 
 /// Whether all was done that is to be done now.
 fn look(app: &App, keeper: &mut Keeper) -> Result<bool, String> {
     // What goes by a clock that is wrong does not come back.
-    let steady = reconcile::steady(app).map_err(|refusal| refusal.to_string())? && !doubted(app)?;
+    let Some(doubted) = doubted(app) else { return Ok(false) };
+    let steady = reconcile::steady(app).map_err(|refusal| refusal.to_string())? && !doubted;
     let terms = |state: &State| {
         (steady && may_begin(state, app.ledger.now())).then(|| Terms::of(&app.rules.of(state), state))
     };

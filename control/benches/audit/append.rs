@@ -32,6 +32,9 @@ enum Wait {
     Thread,
 }
 
+/// The ledger, and writes and bytes in a second of each kind of `fio` beside it.
+type Round = (Found, [Option<(f64, f64)>; 2]);
+
 /// What was found in a round.
 struct Found {
     entries: u64,
@@ -44,7 +47,7 @@ pub fn run() {
     // Of the disk that builds go to, not of one in memory.
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // By way: the ledger, and beside it each kind of `fio` with as many bytes at once as it had.
-    let mut found: [Vec<(Found, [Option<(f64, f64)>; 2])>; 2] = Default::default();
+    let mut found: [Vec<Round>; 2] = Default::default();
     let mut others = 0;
     for round in 0..ROUNDS {
         for (of, (_, wait)) in found.iter_mut().zip(WAYS) {
