@@ -51,8 +51,8 @@ pub async fn run(app: Arc<App>) {
 fn doubted(app: &App) -> Option<bool> {
     let since = app.ledger.now().checked_sub(GRACE).ok();
     let doubts = Query::default().action(DOUBT).and_then(|query| query.between(since, None)).ok()?;
-    let log = app.ledger.log();
-    let page = app.index.search(&*log, &doubts, log.size(), 1);
+    // By what is kept, as the index is: in the directory there may be more.
+    let page = app.index.search(&app.ledger, &doubts, app.ledger.size(), 1);
     let page = page.inspect_err(|why| tracing::debug!("it is not looked what goes: {}", chain(why))).ok()?;
     Some(!page.found.is_empty())
 }
