@@ -43,6 +43,8 @@ struct Round {
     /// Who will not have it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     refused: BTreeSet<String>,
+    /// What came of it is an entry.
+    told: bool,
 }
 
 /// A clock that was set back delays the next one by a day at most.
@@ -124,14 +126,14 @@ impl Heads {
         let (size, root) = (self.head(&note)?.size, note.lines().nth(2));
         let left: BTreeSet<String> = self.smtp.heads_to().iter().map(ToString::to_string).collect();
         self.logged(json!({ "state": "sending", "size": size, "root": root, "to": left.len() })).await?;
-        let round = Round { at, note, left, refused: BTreeSet::new() };
+        let round = Round { at, note, left, refused: BTreeSet::new(), told: false };
         self.keep(&round).await?;
         Ok(round)
     }
 
-    /// To each who has not got it.
+    /// To each who has not got it; then an entry.
     async fn send(&self, round: &mut Round) -> Result<(), String> {
-        if round.left.is_empty() {
+        if round.told {
             return Ok(());
         }
         let head = self.head(&round.note)?;
@@ -156,6 +158,7 @@ impl Heads {
             let state = if refused.is_empty() { "sent" } else { "refused" };
             self.logged(json!({ "state": state, "size": head.size, "took": took, "refused": refused }))
                 .await?;
+            round.told = true;
         }
         why
     }
