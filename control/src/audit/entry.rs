@@ -15,10 +15,10 @@ const VERSION: u32 = 1;
 /// What can come of it.
 pub const OUTCOMES: [&str; 3] = ["allowed", "refused", "observed"];
 
-/// What was asked, by whom, and what came of it.
+/// What was asked, by whom, and what came of it. Its changes are read as JSON; written they are what they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct Entry<C = Value> {
     /// Version of this form: 1.
     pub v: u32,
     /// Its place in the log, so that an entry by itself says where it belongs.
@@ -56,7 +56,7 @@ pub struct Entry {
     pub detail: Value,
     /// The whole transition: from these the store can be made anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Value>,
+    pub changes: Vec<C>,
 }
 
 /// Why an entry cannot be logged.
@@ -80,12 +80,14 @@ pub enum EntryError {
     },
 }
 
-impl Entry {
+impl<C: Serialize> Entry<C> {
     /// The bytes that are hashed.
     pub fn to_bytes(&self) -> Result<Vec<u8>, EntryError> {
         let action = || self.action.clone();
-        let bytes =
-            serde_json::to_vec(self).map_err(|source| EntryError::Json { action: action(), source })?;
+        // Most are shorter.
+        let mut bytes = Vec::with_capacity(1 << 10);
+        serde_json::to_writer(&mut bytes, self)
+            .map_err(|source| EntryError::Json { action: action(), source })?;
         // What nobody could read back is not written.
         json::strict(&bytes).map_err(|source| EntryError::Json { action: action(), source })?;
         if bytes.len() > MAX_ENTRY {
@@ -93,7 +95,9 @@ impl Entry {
         }
         Ok(bytes)
     }
+}
 
+impl Entry {
     /// What bytes of the log mean.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         json::strict(bytes)?;

@@ -13,7 +13,9 @@ const YEARS: std::ops::Range<i64> = 0..253_370_764_800;
 
 /// Whether these bytes are such an object.
 pub(super) fn strict(bytes: &[u8]) -> Result<(), serde_json::Error> {
-    serde_json::from_slice(bytes).map(|Object| ())
+    // Looked at once, and not once for each of its strings.
+    let text = std::str::from_utf8(bytes).map_err(Error::custom)?;
+    serde_json::from_str(text).map(|Object| ())
 }
 
 /// A time as it would be written.

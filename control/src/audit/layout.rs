@@ -138,6 +138,15 @@ pub(super) fn add_entry(bundle: &mut Vec<u8>, body: &[u8]) -> bool {
     true
 }
 
+/// A bundle of entries, none of which is too long.
+pub(super) fn bundle_of(entries: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bundle = Vec::with_capacity(entries.iter().map(|body| 2 + body.as_ref().len()).sum());
+    for body in entries {
+        add_entry(&mut bundle, body.as_ref());
+    }
+    bundle
+}
+
 /// The entries of a bundle, and whether it ended where an entry ends.
 pub(super) fn entries_of(mut bundle: &[u8]) -> (Vec<&[u8]>, bool) {
     let mut entries = Vec::new();

@@ -379,7 +379,7 @@ fn edge(dir: &Path, size: u64) -> Result<Tip, LogError> {
         rows.push(tile.map_or(Ok(Vec::new()), |tile| hashes(dir, tile))?);
     }
     let Some(tile) = Tile::entries(size / WIDTH, size) else {
-        return Ok(Tip::of(Edge::of(size, rows), Vec::new()));
+        return Ok(Tip::of(Edge::of(size, rows), &[]));
     };
     let bundle = fetch(dir, &tile.path(), tile.limit())?;
     let (bodies, whole) = layout::entries_of(&bundle);
@@ -387,5 +387,5 @@ fn edge(dir: &Path, size: u64) -> Result<Tip, LogError> {
     if !whole || rows.first() != Some(&leaves) {
         return Err(LogError::Damaged(dir.join(tile.path())));
     }
-    Ok(Tip::of(Edge::of(size, rows), bundle))
+    Ok(Tip::of(Edge::of(size, rows), &bodies))
 }

@@ -5,6 +5,7 @@ use super::entry::MAX_ENTRY;
 use super::layout::{self, Tile};
 use super::tree::{self, Edge, Hash, WIDTH};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 /// A tile, or bundle, and its bytes.
 pub(super) type Part = (Tile, Vec<u8>);
@@ -13,7 +14,8 @@ pub(super) type Part = (Tile, Vec<u8>);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tip {
     edge: Edge,
-    bundle: Vec<u8>,
+    /// Entries of the last bundle. Each view of the log has them, and a view is made with each append.
+    bundle: Vec<Arc<[u8]>>,
 }
 
 /// The bytes of an entry that is longer than [`MAX_ENTRY`].
@@ -21,9 +23,9 @@ pub(super) struct Tip {
 pub(super) struct TooLong(pub usize);
 
 impl Tip {
-    /// Of these the bundle must be the entries that the edge's leaves stand for.
-    pub(super) const fn of(edge: Edge, bundle: Vec<u8>) -> Self {
-        Self { edge, bundle }
+    /// Of these the entries must be those that the edge's leaves stand for.
+    pub(super) fn of(edge: Edge, entries: &[&[u8]]) -> Self {
+        Self { edge, bundle: entries.iter().map(|body| Arc::from(*body)).collect() }
     }
 
     /// Entries so far.
@@ -43,17 +45,18 @@ impl Tip {
 
     /// The entries of the partial bundle.
     pub(super) fn entries(&self) -> Vec<&[u8]> {
-        layout::entries_of(&self.bundle).0
+        self.bundle.iter().map(|body| &**body).collect()
     }
 
     /// Add an entry; `full` gets what it completes. Nothing is added where it is too long.
     pub(super) fn push(&mut self, body: &[u8], full: &mut Vec<Part>) -> Result<(), TooLong> {
-        if body.len() > MAX_ENTRY || !layout::add_entry(&mut self.bundle, body) {
+        if body.len() > MAX_ENTRY {
             return Err(TooLong(body.len()));
         }
+        self.bundle.push(body.into());
         let size = self.edge.size() + 1;
         if size.is_multiple_of(WIDTH) {
-            let bundle = std::mem::take(&mut self.bundle);
+            let bundle = layout::bundle_of(&std::mem::take(&mut self.bundle));
             full.extend(Tile::entries(size / WIDTH - 1, size).map(|tile| (tile, bundle)));
         }
         let Ok(()) = self.edge.push::<Infallible>(tree::leaf(body), |level, index, row| {
@@ -66,7 +69,7 @@ impl Tip {
     /// What is not full yet: the bundle, then the tiles from the leaves up.
     pub(super) fn partial(&self) -> Vec<Part> {
         let size = self.size();
-        let bundle = Tile::entries(size / WIDTH, size).map(|tile| (tile, self.bundle.clone()));
+        let bundle = Tile::entries(size / WIDTH, size).map(|tile| (tile, layout::bundle_of(&self.bundle)));
         bundle.into_iter().chain(partial_tiles(&self.edge)).collect()
     }
 }

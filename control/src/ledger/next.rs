@@ -86,7 +86,7 @@ impl Next {
             reasons: head.reasons.iter().map(|r| bounded(r)).collect(),
             pack: head.pack,
             detail: dated(head.detail, call.source_time),
-            changes: changes.iter().map(logged).collect(),
+            changes: changes.iter().collect(),
         };
         // Only this one cannot be written; the next one can.
         let body = entry.to_bytes().map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
@@ -127,10 +127,6 @@ impl Next {
     }
 }
 
-fn logged(change: &Change) -> serde_json::Value {
-    serde_json::to_value(change).unwrap_or_default()
-}
-
 /// With the time by another clock than holmd's.
 fn dated(mut detail: serde_json::Value, source: Option<Timestamp>) -> serde_json::Value {
     let Some(time) = source else { return detail };
@@ -145,5 +141,6 @@ fn dated(mut detail: serde_json::Value, source: Option<Timestamp>) -> serde_json
 
 /// What strangers send reaches the log in part, never whole.
 fn bounded(text: &str) -> String {
-    text.chars().take(400).collect()
+    let end = text.char_indices().nth(400).map_or(text.len(), |(at, _)| at);
+    text.get(..end).unwrap_or_default().to_owned()
 }
