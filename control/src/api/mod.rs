@@ -27,6 +27,7 @@ mod jobs;
 mod keys;
 mod lock;
 mod machine;
+mod page;
 mod person;
 mod policy;
 mod project;

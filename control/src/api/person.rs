@@ -1,6 +1,6 @@
 //! People: who one is, who there is, and one-time codes.
 
-use super::{About, Asked, No, enrolment, parsed, slice, view};
+use super::{About, Asked, No, enrolment, page, parsed, slice, view};
 use crate::app::App;
 use crate::domain::login::{self, Login};
 use crate::domain::records::{Change, Person, Record, Revoked, Subject};
@@ -13,6 +13,7 @@ use holm_proto::ids::Name;
 use holm_proto::v1::person_service_server::PersonService;
 use holm_proto::v1::{self, invite_request::Subject as Invited};
 use serde_json::json;
+use std::ops::Bound;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -45,15 +46,17 @@ impl PersonService for People {
         &self,
         request: Request<v1::ListPeopleRequest>,
     ) -> Result<Response<v1::ListPeopleResponse>, Status> {
+        let message = request.get_ref().clone();
         Asked::new(&self.0, request.extensions(), Action::PersonRead, About::system())?
-            .list(|scene, may| {
+            .list(move |scene, may| {
+                let after = page::after::<Name>(&message.page_token)?;
+                let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let all = may(Action::PersonRead, Resource::System);
-                let seen = |p: &&crate::domain::records::Person| {
-                    all || may(Action::PersonRead, account(&p.name, p.roles.clone()))
-                };
-                let shown = |p| view::person(scene.state, p);
-                let people = scene.state.people.values().filter(seen).map(shown).collect();
-                Ok(v1::ListPeopleResponse { people })
+                let left = scene.state.people.range((begin, Bound::Unbounded)).map(|(_, person)| person);
+                let seen = left.filter(|p| all || may(Action::PersonRead, account(&p.name, p.roles.clone())));
+                let (people, last) = page::fill(message.page_size, seen, |p| view::person(scene.state, p));
+                let next_page_token = last.map(|p| p.name.to_string()).unwrap_or_default();
+                Ok(v1::ListPeopleResponse { people, next_page_token })
             })
             .await
     }

@@ -1,6 +1,6 @@
 //! Projects.
 
-use super::{About, Asked, Scene, Seen, declassify, parsed, register, slice, view};
+use super::{About, Asked, Scene, Seen, declassify, page, parsed, register, slice, view};
 use crate::app::App;
 use crate::domain::records::{Change, Hold, Project, Record};
 use crate::domain::register::Registration;
@@ -93,18 +93,18 @@ impl ProjectService for Projects {
         &self,
         request: Request<v1::ListProjectsRequest>,
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
+        let message = request.get_ref().clone();
         Asked::new(&self.0, request.extensions(), Action::ProjectRead, About::system())?
-            .list(|scene, may| {
-                let now = scene.seen();
-                let mut seen: Vec<&Project> = scene
-                    .state
-                    .projects
-                    .values()
-                    .filter(|p| may(Action::ProjectRead, view::project_resource(&now, p)))
-                    .collect();
-                seen.sort_by(|a, b| a.name.cmp(&b.name));
-                let shown = |p| view::project(&now, p);
-                Ok(v1::ListProjectsResponse { projects: seen.into_iter().map(shown).collect() })
+            .list(move |scene, may| {
+                let (now, after) = (scene.seen(), page::after::<Name>(&message.page_token)?);
+                let mut left: Vec<&Project> = scene.state.projects.values().collect();
+                left.retain(|p| after.as_ref().is_none_or(|after| p.name > *after));
+                left.sort_by(|a, b| a.name.cmp(&b.name));
+                let seen =
+                    left.into_iter().filter(|p| may(Action::ProjectRead, view::project_resource(&now, p)));
+                let (projects, last) = page::fill(message.page_size, seen, |p| view::project(&now, p));
+                let next_page_token = last.map(|p| p.name.to_string()).unwrap_or_default();
+                Ok(v1::ListProjectsResponse { projects, next_page_token })
             })
             .await
     }

@@ -1,8 +1,10 @@
 //! Slices.
 
 use super::backup::BackupKeeping;
+use super::page::Place;
 use super::{
-    About, Asked, RECHECK, Scene, Seen, answer, parsed, project, queue, shown, status, tunnel, usage, view,
+    About, Asked, RECHECK, Scene, Seen, answer, page, parsed, project, queue, shown, status, tunnel, usage,
+    view,
 };
 use crate::app::App;
 use crate::domain::backup::Wish;
@@ -167,20 +169,25 @@ impl SliceService for Slices {
         &self,
         request: Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
-        let project = request.get_ref().project.clone();
+        let v1::ListSlicesRequest { project, page_size, page_token } = request.get_ref().clone();
         let about = if project.is_empty() { About::system() } else { About::project(&project) };
         Asked::new(&self.0, request.extensions(), Action::SliceRead, about)?
             .list(move |scene, may| {
                 let only: Option<Name> = if project.is_empty() { None } else { Some(parsed(&project)?) };
                 let (state, now) = (scene.state, scene.seen());
+                let after = page::after::<Place>(&page_token)?;
+                let place = |s: &Slice| Place(s.requested, s.id);
                 let of_project = |s: &&Slice| {
                     let name = state.projects.get(&s.project).map(|p| &p.name);
                     only.as_ref().is_none_or(|only| Some(only) == name)
                 };
                 let seen =
                     |s: &&Slice| view::slice_resource(&now, s).is_some_and(|r| may(Action::SliceRead, r));
-                let mut slices: Vec<&Slice> = state.slices.values().filter(of_project).filter(seen).collect();
-                slices.sort_by_key(|s| (s.requested, s.id));
+                let mut left: Vec<&Slice> = state.slices.values().filter(of_project).collect();
+                left.retain(|s| after.is_none_or(|after| place(s) > after));
+                left.sort_by_key(|s| place(s));
+                let seen = left.into_iter().filter(seen);
+                let (slices, last) = page::fill(page_size, seen, |s| view::slice(scene.app, state, s));
                 if let Some(only) = only.as_ref().filter(|_| slices.is_empty()) {
                     let named = state.projects.values().find(|p| p.name == *only);
                     let sees = |p: &Project| may(Action::ProjectRead, view::project_resource(&now, p));
@@ -188,8 +195,8 @@ impl SliceService for Slices {
                         return Err(About::project(&project).missing);
                     }
                 }
-                let slices = slices.into_iter().map(|s| view::slice(scene.app, state, s)).collect();
-                Ok(v1::ListSlicesResponse { slices })
+                let next_page_token = last.map(|s| place(s).to_string()).unwrap_or_default();
+                Ok(v1::ListSlicesResponse { slices, next_page_token })
             })
             .await
     }

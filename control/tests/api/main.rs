@@ -30,6 +30,7 @@ mod machine;
 mod matrix;
 mod notify;
 mod oversight;
+mod pages;
 mod people;
 mod policy;
 mod quota;

@@ -151,7 +151,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
     match call {
         "PersonService/WhoAmI" => drop(people.who_am_i(v1::WhoAmIRequest {}).await?),
         "PersonService/ListPeople" => {
-            let all = people.list_people(v1::ListPeopleRequest {}).await?.into_inner();
+            let all = people.list_people(v1::ListPeopleRequest::default()).await?.into_inner();
             return Ok(Some(all.people.len()));
         }
         "PersonService/Invite person" => {
@@ -201,7 +201,7 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
             drop(projects.get_project(v1::GetProjectRequest { name: "heart".to_owned() }).await?);
         }
         "ProjectService/ListProjects" => {
-            let all = projects.list_projects(v1::ListProjectsRequest {}).await?.into_inner();
+            let all = projects.list_projects(v1::ListProjectsRequest::default()).await?.into_inner();
             return Ok(Some(all.projects.len()));
         }
         "PolicyService/GetPolicy" => drop(policies.get_policy(v1::GetPolicyRequest {}).await?),

@@ -30,7 +30,7 @@ async fn what_is_read_is_in_the_log_once_and_then_by_how_often() {
     let refused = world.get("rune", "heart/main").await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     for project in ["heart", "nothing"] {
-        let request = v1::ListSlicesRequest { project: project.to_owned() };
+        let request = v1::ListSlicesRequest { project: project.to_owned(), ..Default::default() };
         let refused = world.slices("rune").list_slices(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::NotFound, "{refused}");
     }

@@ -39,7 +39,8 @@ async fn an_officer_alone_makes_no_officer() {
     }
     let none = world.confirm("gustav", "rosa").await;
     no(&world, none, "gustav", "no code for `rosa` waits").await;
-    let people = world.person("gustav").list_people(v1::ListPeopleRequest {}).await.unwrap().into_inner();
+    let people =
+        world.person("gustav").list_people(v1::ListPeopleRequest::default()).await.unwrap().into_inner();
     let waiting: Vec<&str> =
         people.people.iter().filter(|p| p.waits.is_some()).map(|p| p.name.as_str()).collect();
     assert_eq!(waiting, ["gerda"]);

@@ -189,7 +189,8 @@ impl World {
     }
 
     pub async fn confirm(&self, by: &str, name: &str) -> Result<v1::Person, Status> {
-        let all = self.person("frida").list_people(v1::ListPeopleRequest {}).await?.into_inner().people;
+        let all =
+            self.person("frida").list_people(v1::ListPeopleRequest::default()).await?.into_inner().people;
         let waits = all.into_iter().find(|p| p.name == name).and_then(|p| p.waits);
         let id = waits.map(|code| code.id).unwrap_or_default();
         let request = v1::ConfirmInvitationRequest { person: name.to_owned(), dry_run: false, id };

@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod job;
 mod keys;
+mod lists;
 mod lock;
 mod person;
 mod pin;

@@ -11,7 +11,7 @@ use holm_proto::v1::invite_request::Subject;
 use holm_proto::v1::revoke_request::Subject as Revocable;
 use holm_proto::v1::{
     BeginLoginRequest, ConfirmInvitationRequest, FinishLoginRequest, Invitation, InviteRequest,
-    ListPeopleRequest, RevokeRequest, WhoAmIRequest,
+    RevokeRequest, WhoAmIRequest,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub(super) async fn run(session: &Session, verb: PersonVerb) -> Result<(), Failu
     let mut client = session.people().await?;
     match verb {
         PersonVerb::List => {
-            let all = session.ask(client.list_people(ListPeopleRequest {})).await?.people;
+            let all = session.all_people(&mut client).await?;
             let json = all.iter().map(view::person_json).collect::<Vec<_>>();
             session.output.list(&view::people(&all, &session.clock), &json!(json))
         }
         PersonVerb::Show { name } => {
-            let all = session.ask(client.list_people(ListPeopleRequest {})).await?.people;
+            let all = session.all_people(&mut client).await?;
             let person = all.iter().find(|p| p.name == name).ok_or_else(|| {
                 Failure::new(format!("there is no person `{name}`")).hint("holm person list")
             })?;

@@ -8,9 +8,7 @@ use holm_control::audit::{SigningKey, note};
 use holm_control::policy::{self, SIGNATURE};
 use holm_policies::{FILES, Pack, diff};
 use holm_proto::v1::explain_policy_request::Resource;
-use holm_proto::v1::{
-    ExplainPolicyRequest, GetPolicyRequest, ListProjectsRequest, LoadPolicyRequest, Policy, PolicyFile,
-};
+use holm_proto::v1::{ExplainPolicyRequest, GetPolicyRequest, LoadPolicyRequest, Policy, PolicyFile};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -99,8 +97,7 @@ async fn show(session: &Session, rules: bool, out: Option<&Path>) -> Result<(), 
 async fn compare(session: &Session, name: &str) -> Result<(), Failure> {
     let new = read(name)?;
     let (_, old) = in_force(session).await?;
-    let projects =
-        session.ask(session.projects().await?.list_projects(ListProjectsRequest {})).await?.projects;
+    let projects = session.all_projects(&mut session.projects().await?).await?;
     let difference = diff(&old, &new);
     let concerned: Vec<&str> = projects
         .iter()

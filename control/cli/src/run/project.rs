@@ -5,8 +5,8 @@ use crate::args::ProjectVerb;
 use crate::{Failure, view};
 use holm_proto::v1::{
     AddDataSetRequest, AddMemberRequest, DataSet, DecideDeclassificationRequest, DeclassifyRequest,
-    FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, ListProjectsRequest, Project,
-    SetQuotaRequest, WithdrawDeclassificationRequest,
+    FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, Project, SetQuotaRequest,
+    WithdrawDeclassificationRequest,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
     let output = &session.output;
     match verb {
         ProjectVerb::List => {
-            let all = session.ask(client.list_projects(ListProjectsRequest {})).await?.projects;
+            let all = session.all_projects(&mut client).await?;
             let current = session.place.memory()?.project;
             let json = all.iter().map(view::project_json).collect::<Vec<_>>();
             output.list(&view::projects(&all, current.as_deref(), &session.clock), &json!(json))
@@ -83,7 +83,7 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             output.sheet(&view::record(&record, &session.clock), &view::record_json(&record))
         }
         ProjectVerb::Register => {
-            let all = session.ask(client.list_projects(ListProjectsRequest {})).await?.projects;
+            let all = session.all_projects(&mut client).await?;
             let json = all.iter().map(|p| view::entry_json(p, &session.clock)).collect::<Vec<_>>();
             output.list(&view::register(&all, &session.clock), &json!(json))
         }

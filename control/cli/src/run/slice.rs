@@ -9,8 +9,8 @@ use crate::{Failure, view};
 use holm_control::audit::note;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{
-    DecideSliceRequest, GetProjectRequest, HoldSliceRequest, ListQueueRequest, ListSlicesRequest,
-    RequestSliceRequest, ResizeSliceRequest, Slice, SliceState, StartSliceRequest,
+    DecideSliceRequest, GetProjectRequest, HoldSliceRequest, ListQueueRequest, RequestSliceRequest,
+    ResizeSliceRequest, Slice, SliceState, StartSliceRequest,
 };
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -122,8 +122,7 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
 }
 
 async fn list(session: &Session, project: String) -> Result<(), Failure> {
-    let mut client = session.slices().await?;
-    let all = session.ask(client.list_slices(ListSlicesRequest { project })).await?.slices;
+    let all = session.all_slices(&mut session.slices().await?, &project).await?;
     let json = all.iter().map(view::slice_json).collect::<Vec<_>>();
     session.output.list(&view::slices(&all, &session.clock), &json!(json))
 }
@@ -170,8 +169,7 @@ async fn review(session: &Session, target: &Target) -> Result<(), Failure> {
     let slice = get(session, target).await?;
     let project = GetProjectRequest { name: slice.project.clone() };
     let project = session.ask(session.projects().await?.get_project(project)).await?;
-    let list = ListSlicesRequest { project: slice.project.clone() };
-    let all = session.ask(session.slices().await?.list_slices(list)).await?.slices;
+    let all = session.all_slices(&mut session.slices().await?, &slice.project).await?;
     let (_, pack) = super::policy::in_force(session).await?;
     session.output.sheet(
         &view::review(&slice, &project, &all, &pack, &session.clock),
