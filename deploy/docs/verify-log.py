@@ -128,8 +128,8 @@ def split(bundle):  # Each entry after its length, in 16 bits.
     return bodies
 def walk(directory, below=""):
     for item in os.scandir(os.path.join(directory, below)):
-        path = below + item.name
-        yield from walk(directory, path + "/") if item.is_dir(follow_symlinks=False) else [path]
+        need(not item.is_symlink(), below + item.name + " is a link")  # By links one file is at any number of places.
+        yield from walk(directory, below + item.name + "/") if item.is_dir() else [below + item.name]
 def check_older(directory, path, size):  # Else a file must be an earlier partial tile, as a kill leaves it.
     match = re.fullmatch(r"tile/(entries|[0-7])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?", path, re.ASCII)
     need(match, path + " is no part of the log")

@@ -188,7 +188,7 @@ impl SliceService for Slices {
                 left.sort_by_key(|s| place(s));
                 let seen = left.into_iter().filter(seen);
                 let (slices, last) = page::fill(page_size, seen, |s| view::slice(scene.app, state, s));
-                if let Some(only) = only.as_ref().filter(|_| slices.is_empty()) {
+                if let Some(only) = only.as_ref().filter(|_| slices.is_empty() && after.is_none()) {
                     let named = state.projects.values().find(|p| p.name == *only);
                     let sees = |p: &Project| may(Action::ProjectRead, view::project_resource(&now, p));
                     if !named.is_some_and(sees) {

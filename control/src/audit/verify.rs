@@ -202,6 +202,7 @@ pub fn directory_from<T: Send>(
         checker.begin_with(known)?;
     }
     let size = checker.head.size;
+    files.plain()?;
     let mut picked = Vec::new();
     bundle::in_order(&files, size, files.gone(size)?, &pick, |bundle| {
         checker.add(&bundle, |tile, hashes| files.compare(tile, &hashes.concat()))?;

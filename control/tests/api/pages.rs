@@ -40,6 +40,8 @@ async fn each_is_on_one_page_and_of_others_nothing_is_told() {
     // A token is a place, whoever has it, and opens nothing: `bee` is another lead's.
     let page = projects(&world, "dina", 2, "bee").await;
     assert_eq!(page.projects.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["cat", "elk"]);
+    // After the last there is nothing, and more than 1000 at once is not given.
+    assert_eq!(projects(&world, "dina", u32::MAX, "zebra").await, v1::ListProjectsResponse::default());
     // What is new moves nothing else.
     let first = projects(&world, "frida", 3, "").await;
     world.project("dina", "auk", "2").await.unwrap();
@@ -84,6 +86,20 @@ async fn each_is_on_one_page_and_of_others_nothing_is_told() {
             }
         }
         assert_eq!(found, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_page_may_be_empty_and_says_nothing_of_projects() {
+    let world = World::full().await;
+    world.request("dina", "heart/main", 1).await.unwrap();
+    // The end of time.
+    let place = format!("253402207200999999999/{}", world.get("dina", "heart/main").await.unwrap().id);
+    for (who, project) in [("dina", "heart"), ("olga", "heart"), ("rune", "heart"), ("rune", "nothing")] {
+        let (project, page_token) = (project.to_owned(), place.clone());
+        let request = v1::ListSlicesRequest { project, page_size: 0, page_token };
+        let page = world.slices(who).list_slices(request).await.unwrap().into_inner();
+        assert_eq!(page, v1::ListSlicesResponse::default());
     }
 }
 

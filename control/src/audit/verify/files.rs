@@ -30,6 +30,11 @@ impl<'a> Files<'a> {
         read(&self.dir.join(file), limit).map_err(|source| self.failed(file, source))
     }
 
+    /// Nothing but files and directories lies there: by links one file would be at as many places as anybody likes.
+    pub(super) fn plain(&self) -> Result<(), VerifyError> {
+        self.each_file(|_, _| Ok(()))
+    }
+
     /// How many entries are gone, of so many: bundles that are not there, from the first on. Over what is gone the hashes lie:
     /// where they do not, no further bundle is looked for, or a huge size that somebody signed would take years.
     pub(super) fn gone(&self, size: u64) -> Result<u64, VerifyError> {
@@ -98,6 +103,18 @@ impl<'a> Files<'a> {
 
     /// What was not read may be older forms of partial tiles, which a kill can leave, and nothing else.
     pub(super) fn rest(&self, size: u64) -> Result<(), VerifyError> {
+        self.each_file(|dir, file| match file {
+            CHECKPOINT | VKEY => Ok(()),
+            _ if dir == WITNESS => Ok(()),
+            _ => self.is_tile_of(file, size),
+        })
+    }
+
+    /// Every file, by its directory and its path below the copy.
+    fn each_file(
+        &self,
+        mut each: impl FnMut(&str, &str) -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
         let mut dirs = vec![String::new()];
         while let Some(dir) = dirs.pop() {
             self.each_in(&dir, |file, _, kind| {
@@ -108,11 +125,7 @@ impl<'a> Files<'a> {
                 if !kind.is_file() {
                     return Err(VerifyError::NoFile(file));
                 }
-                match file.as_str() {
-                    CHECKPOINT | VKEY => Ok(()),
-                    _ if dir == WITNESS => Ok(()),
-                    _ => self.is_tile_of(&file, size),
-                }
+                each(&dir, &file)
             })?;
         }
         Ok(())

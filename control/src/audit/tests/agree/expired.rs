@@ -73,6 +73,17 @@ fn both_accept_what_went_in_its_time_and_refuse_all_else() {
     let at = cases.bad("a file in its place", &gone);
     fs::remove_dir_all(at.join("tile/entries")).unwrap();
     fs::write(at.join("tile/entries"), "").unwrap();
+    // Whoever has the key signs any size, and by links there is a tile for each entry of it.
+    let note = checkpoint(&gone);
+    let (origin, rest) = note.split_once('\n').unwrap();
+    let root = rest.lines().nth(1).unwrap();
+    let huge = note::sign(&key(), ORIGIN, &format!("{origin}\n9223372036854775808\n{root}\n"));
+    let at = cases.bad("one file in every place", &with(&gone, "checkpoint", huge));
+    fs::remove_dir_all(at.join("tile/entries")).unwrap();
+    for number in 0..1000 {
+        fs::write(at.join(format!("tile/0/{number:03}")), "").unwrap();
+        std::os::unix::fs::symlink(".", at.join(format!("tile/0/x{number:03}"))).unwrap();
+    }
     assert!(cases.judge() >= 80);
 }
 
