@@ -40,7 +40,7 @@ async fn each_is_on_one_page_and_of_others_nothing_is_told() {
     // A token is a place, whoever has it, and opens nothing: `bee` is another lead's.
     let page = projects(&world, "dina", 2, "bee").await;
     assert_eq!(page.projects.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["cat", "elk"]);
-    // After the last there is nothing, and more than 1000 at once is not given.
+    // After the last there is nothing, however much is asked for.
     assert_eq!(projects(&world, "dina", u32::MAX, "zebra").await, v1::ListProjectsResponse::default());
     // What is new moves nothing else.
     let first = projects(&world, "frida", 3, "").await;
