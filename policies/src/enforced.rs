@@ -40,6 +40,8 @@ obligations! {
     LockedMemory = "locked_memory" by "hypervisor-agent/src/hypervisor, in each machine's definition",
     /// It reaches no network.
     NoNetwork = "no_network" by "hypervisor-agent/src/hypervisor, which gives no machine an interface",
+    /// Nobody else's GPU, core or memory is on the NUMA nodes that it is on; on a DGX-2, on its boards.
+    OwnNode = "own_node" by "control/src/placement, which gives them to nobody else while it has them",
     /// One of those who approve it is outside its project.
     OutsideApprover = "outside_approver" by "control/src/domain/slice, at the last approval",
     /// Its people have a terminal there and bring data in: over SSH no command without a terminal, nothing copied out, no

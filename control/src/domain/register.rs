@@ -232,6 +232,7 @@ pub fn said(obligation: Obligation) -> &'static str {
         Obligation::EncryptedVolume => "disks are encrypted, under keys of the project alone",
         Obligation::LockedMemory => "machines' memory is their own and never swapped",
         Obligation::NoNetwork => "machines reach no network",
+        Obligation::OwnNode => "nobody else's GPU, core or memory is on a NUMA node that a machine is on",
         Obligation::OutsideApprover => "one of who approves is outside the project",
         Obligation::TerminalOnly => "over SSH there is a terminal, and nothing is copied out by it",
         Obligation::Vtpm => "machines have a virtual TPM",

@@ -18,6 +18,12 @@
 //! So requests by the rule of so many vCPUs a GPU never strand a GPU for want of cores, and the host's own core
 //! costs everybody a little instead of the last one everything. Memory and cores come from the nodes of the
 //! GPUs, by the number of GPUs on each; what is not left there comes from the other nodes, farther away.
+//!
+//! # Alone
+//! A request may want its NUMA nodes for itself: no GPU, core or memory of a node that one of its GPUs is on is then
+//! anybody else's, nor has it any of another node. So it fits where nobody is on those nodes, and whoever is to come onto
+//! them waits until it is gone. On a DGX-2, whose boards have a node each, it is alone on its boards. A host that does not
+//! state its nodes, or shares its cores, has no place for it.
 
 use super::{PartitionTable, Refusal};
 use crate::domain::records::NumaShare;
@@ -90,28 +96,29 @@ impl Shapes {
         self.shapes.iter().filter(|s| s.mask & !free == 0).map(|s| s.size).max()
     }
 
-    /// The free partitions of this size: the one that spoils least first, of equals the one with the lowest id.
-    pub fn ranked(&self, free: u64, gpus: u32) -> Vec<(Spoiled, &Shape)> {
+    /// The free partitions of this size: the one that spoils least first, of equals the one with the lowest id. `reach` says
+    /// of its GPUs which nobody else can have then.
+    pub fn ranked(&self, free: u64, gpus: u32, reach: impl Fn(u64) -> u64) -> Vec<(Spoiled, &Shape)> {
         if free.count_ones() < gpus {
             return Vec::new();
         }
         let open: Vec<&Shape> = self.shapes.iter().filter(|s| s.mask & !free == 0).collect();
         let sized = open.iter().filter(|s| s.size == gpus);
-        let mut all: Vec<_> = sized.map(|shape| (spoiled(shape, &open), *shape)).collect();
+        let mut all: Vec<_> = sized.map(|shape| (spoiled(shape, reach(shape.mask), &open), *shape)).collect();
         all.sort_by_key(|(spoiled, shape)| (*spoiled, shape.id));
         all
     }
 
     /// The first of them.
     pub fn best(&self, free: u64, gpus: u32) -> Option<&Shape> {
-        self.ranked(free, gpus).first().map(|(_, shape)| *shape)
+        self.ranked(free, gpus, |mask| mask).first().map(|(_, shape)| *shape)
     }
 }
 
-/// How many of the free partitions share a GPU with this one, by size, the largest first.
-fn spoiled(taken: &Shape, open: &[&Shape]) -> Spoiled {
+/// How many of the free partitions have one of the GPUs that this one takes, by size, the largest first.
+fn spoiled(taken: &Shape, reach: u64, open: &[&Shape]) -> Spoiled {
     let mut counts = Spoiled::default();
-    for shape in open.iter().filter(|s| s.id != taken.id && s.mask & taken.mask != 0) {
+    for shape in open.iter().filter(|s| s.id != taken.id && s.mask & reach != 0) {
         if let Some(count) = counts.get_mut(shape.rank) {
             *count = count.saturating_add(1);
         }
@@ -130,6 +137,8 @@ pub struct Request {
     pub memory_mib: u64,
     /// GiB.
     pub disk_gib: u64,
+    /// Nobody else is on the NUMA nodes that it is on.
+    pub alone: bool,
 }
 
 /// What a host has for slices. What is not known is not judged by.
@@ -193,6 +202,8 @@ pub struct Tenant {
     pub disk_gib: u64,
     /// Its own cores and memory; none: shared with others.
     pub shares: Vec<NumaShare>,
+    /// Nobody else comes onto the NUMA nodes that it is on.
+    pub alone: bool,
 }
 
 /// Kept free for one who waits.
@@ -266,6 +277,10 @@ pub enum Short {
     Memory(u64),
     #[error("cores for {0} vCPUs are not free")]
     Cores(u32),
+    #[error("no {0} GPUs are free together on NUMA nodes that nobody else is on, which their level demands")]
+    Alone(u32),
+    #[error("the level demands NUMA nodes of its own, and the host gives no slice such")]
+    Nodes,
 }
 
 impl Host {
@@ -298,14 +313,16 @@ impl Host {
     }
 
     /// Somebody is on it.
-    pub fn occupy(&mut self, tenant: Tenant) {
+    pub fn occupy(&mut self, mut tenant: Tenant) {
+        if tenant.alone {
+            tenant.gpus = self.reach(tenant.gpus);
+        }
         self.free &= !tenant.gpus;
         self.memory_mib = self.memory_mib.map(|left| left.saturating_sub(tenant.memory_mib));
         self.disk_gib = self.disk_gib.map(|left| left.saturating_sub(tenant.disk_gib));
         if tenant.shares.is_empty() {
             // From before the host stated its nodes: by the nodes of its GPUs.
-            let want = Request { gpus: 0, vcpus: 0, memory_mib: tenant.memory_mib, disk_gib: 0 };
-            for (at, memory) in self.split(tenant.gpus, want.memory_mib).into_iter().enumerate() {
+            for (at, memory) in self.split(tenant.gpus, tenant.memory_mib).into_iter().enumerate() {
                 if let Some(node) = self.nodes.get_mut(at) {
                     node.memory_mib = node.memory_mib.saturating_sub(memory);
                 }
@@ -317,7 +334,46 @@ impl Host {
                 node.cores.retain(|core| !core.iter().any(|cpu| share.cpus.contains(cpu)));
             }
         }
+        if tenant.alone {
+            self.close_nodes(tenant.gpus);
+        }
         self.tenants.push(tenant);
+    }
+
+    /// What is left of the nodes of these GPUs is nobody's.
+    fn close_nodes(&mut self, gpus: u64) {
+        let of: Vec<u32> = self.nodes_of(gpus).collect();
+        for node in self.nodes.iter_mut().filter(|n| of.contains(&n.id)) {
+            self.memory_mib = self.memory_mib.map(|left| left.saturating_sub(node.memory_mib));
+            node.memory_mib = 0;
+            node.cores.clear();
+        }
+    }
+
+    fn nodes_of(&self, gpus: u64) -> impl Iterator<Item = u32> {
+        self.gpus.iter().filter(move |g| bit(g.physical_id) & gpus != 0).map(|g| g.node)
+    }
+
+    /// All GPUs of the nodes of these.
+    fn reach(&self, gpus: u64) -> u64 {
+        let of: Vec<u32> = self.nodes_of(gpus).collect();
+        let there = self.gpus.iter().filter(|g| of.contains(&g.node));
+        there.fold(gpus, |mask, g| mask | bit(g.physical_id))
+    }
+
+    /// Which nobody else can have when a request has these.
+    pub fn taken(&self, gpus: u64, want: &Request) -> u64 {
+        if want.alone { self.reach(gpus) } else { gpus }
+    }
+
+    /// Whether nobody is on the nodes of these GPUs, nor anything held for another.
+    fn empty_around(&self, gpus: u64) -> bool {
+        let of: Vec<u32> = self.nodes_of(gpus).collect();
+        let there = self.nodes.iter().filter(|n| of.contains(&n.id));
+        self.reach(gpus) & !(self.free | self.out) == 0
+            && there.fold(true, |empty, n| {
+                empty && n.cores.len() == n.whole.cores.len() && n.memory_mib == n.whole.memory_mib
+            })
     }
 
     /// The same with the request on it.
@@ -329,6 +385,7 @@ impl Host {
             memory_mib: want.memory_mib,
             disk_gib: want.disk_gib,
             shares: fit.shares.clone(),
+            alone: want.alone,
         });
     }
 
@@ -385,10 +442,13 @@ impl Host {
         &self.tenants
     }
 
-    /// Partitions of this size that are free some day: none of their GPUs is out, or held for another.
-    pub fn some_day(&self, gpus: u32) -> impl Iterator<Item = &Shape> {
+    /// Partitions for this request that are free some day: none of their GPUs is out, and nothing that it takes is held for
+    /// another.
+    pub fn some_day(&self, want: &Request) -> impl Iterator<Item = &Shape> {
         let held = self.holds.iter().fold(0, |mask, hold| mask | hold.gpus);
-        self.shapes.sized(gpus).filter(move |s| s.mask & (self.out | held) == 0)
+        self.shapes
+            .sized(want.gpus)
+            .filter(move |s| s.mask & self.out == 0 && self.taken(s.mask, want) & held == 0)
     }
 
     fn shut(&self, want: &Request) -> bool {
@@ -397,13 +457,15 @@ impl Host {
 
     /// Is there anything for this request, were nobody there?
     pub fn could(&self, want: &Request) -> bool {
-        !self.shut(want) && self.some_day(want.gpus).next().is_some() && self.whole().fit(want).is_ok()
+        !self.shut(want) && self.some_day(want).next().is_some() && self.whole().fit(want).is_ok()
     }
 
-    /// Whether memory, disk and cores are left, were the tenants of these GPUs gone.
+    /// Whether memory, disk and cores are left, were the tenants of these GPUs gone, and of those around them where the request
+    /// is alone.
     pub fn without(&self, gpus: u64, want: &Request) -> bool {
+        let around = self.taken(gpus, want);
         let mut rest = Self { tenants: Vec::new(), ..self.whole() };
-        for tenant in self.tenants.iter().filter(|t| t.gpus & gpus == 0) {
+        for tenant in self.tenants.iter().filter(|t| t.gpus & around == 0) {
             rest.occupy(tenant.clone());
         }
         rest.room(want).is_ok() && rest.shares(gpus, want).is_some()
@@ -430,6 +492,11 @@ impl Host {
         let mut rest = Self { holds: Vec::new(), ..self.clone() };
         for hold in &self.holds {
             rest.free &= !hold.gpus;
+            if hold.request.alone {
+                rest.close_nodes(hold.gpus);
+                rest.disk_gib = rest.disk_gib.map(|left| left.saturating_sub(hold.request.disk_gib));
+                continue;
+            }
             rest.memory_mib = rest.memory_mib.map(|left| left.saturating_sub(hold.request.memory_mib));
             rest.disk_gib = rest.disk_gib.map(|left| left.saturating_sub(hold.request.disk_gib));
             for share in rest.held(hold) {
@@ -443,7 +510,7 @@ impl Host {
     }
 
     fn fit_in(&self, want: &Request, good: &dyn Fn(&Spoiled) -> bool) -> Result<Option<Fit>, Short> {
-        let ranked = self.shapes.ranked(self.free, want.gpus);
+        let ranked = self.shapes.ranked(self.free, want.gpus, |mask| self.taken(mask, want));
         if ranked.is_empty() {
             let largest_free = self.shapes.largest(self.free);
             return Err(Short::Gpus { largest_free, asked: want.gpus });
@@ -467,7 +534,11 @@ impl Host {
                 return Ok(best);
             }
         }
-        Err(Short::Cores(want.vcpus))
+        Err(match want.alone {
+            true if self.nodes.is_empty() => Short::Nodes,
+            true => Short::Alone(want.gpus),
+            false => Short::Cores(want.vcpus),
+        })
     }
 
     /// Memory and disk of the whole host.
@@ -491,7 +562,8 @@ impl Host {
         };
         let shape = self.shapes.sized(want.gpus).any(|s| s.id == fit.partition && s.mask == fit.gpus);
         let gpus = shape && fit.gpus & !self.free == 0;
-        !self.shut(want) && gpus && self.room(want).is_ok() && fit.shares.iter().all(free)
+        let room = self.room(want).is_ok() && (!want.alone || self.empty_around(fit.gpus));
+        !self.shut(want) && gpus && room && fit.shares.iter().all(free)
     }
 
     /// An amount by the number of these GPUs on each node.
@@ -526,11 +598,14 @@ impl Host {
 
     /// Cores and memory for a request on these GPUs, and whether some of it is far from them.
     fn shares(&self, gpus: u64, want: &Request) -> Option<(bool, Vec<NumaShare>)> {
+        if want.alone && !self.empty_around(gpus) {
+            return None;
+        }
         if self.nodes.is_empty() {
-            return Some((false, Vec::new()));
+            return (!want.alone).then(|| (false, Vec::new()));
         }
         let (far, shares, whole) = self.most(gpus, want);
-        whole.then_some((far, shares))
+        (whole && !(far && want.alone)).then_some((far, shares))
     }
 
     /// What of a hold is there already.

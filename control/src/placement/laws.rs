@@ -59,16 +59,15 @@ fn wish(n: usize, department: &str, request: Request, since: i64) -> Wish {
 }
 
 fn small(gpus: u32) -> Request {
-    Request { gpus, vcpus: gpus * 6, memory_mib: u64::from(gpus) * 1_000, disk_gib: 10 }
+    Request { gpus, vcpus: gpus * 6, memory_mib: u64::from(gpus) * 1_000, disk_gib: 10, alone: false }
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
     let size = prop::sample::select(vec![1_u32, 1, 1, 2, 2, 4, 8, 16]);
-    (size, 1_u32..10, 0_u64..2_500, 1_u64..200).prop_map(|(gpus, vcpus, memory, disk_gib)| Request {
-        gpus,
-        vcpus: gpus * vcpus,
-        memory_mib: u64::from(gpus) * memory,
-        disk_gib,
+    let alone = prop::bool::weighted(0.15);
+    (size, 1_u32..10, 0_u64..2_500, 1_u64..200, alone).prop_map(|(gpus, vcpus, memory, disk_gib, alone)| {
+        let memory_mib = u64::from(gpus) * memory;
+        Request { gpus, vcpus: gpus * vcpus, memory_mib, disk_gib, alone }
     })
 }
 
@@ -107,20 +106,28 @@ fn partitions() -> Vec<(u32, u64)> {
     PartitionTable::dgx2().partitions().map(|p| (p.id(), bits(p))).collect()
 }
 
+/// GPUs of a node.
+fn of_node(node: u32) -> u64 {
+    (1..=16).filter(|g| node_of(*g) == node).fold(0, |mask, g| mask | bit(g))
+}
+
 /// Where the rules allow it on one host, straight from the text: partition, and whether from afar.
 fn brute(out: u64, there: &[Tenant], want: &Request) -> Option<u32> {
     let all = partitions();
-    let taken = there.iter().fold(out, |mask, t| mask | t.gpus);
-    let memory: u64 = there.iter().map(|t| t.memory_mib).sum();
+    let is_on = |t: &Tenant, node: u32| t.gpus & of_node(node) != 0;
+    let closed = |node: u32| there.iter().any(|t| t.alone && is_on(t, node));
+    let shut = [0, 1].into_iter().filter(|n| closed(*n)).fold(0, |mask, n| mask | of_node(n));
+    let taken = there.iter().fold(out | shut, |mask, t| mask | t.gpus);
     let disk: u64 = there.iter().map(|t| t.disk_gib).sum();
-    if 2 * MEMORY < memory + want.memory_mib || DISK < disk + want.disk_gib {
-        return None;
-    }
     let share = |node: u32, of: fn(&NumaShare) -> u64| -> u64 {
         there.iter().flat_map(|t| &t.shares).filter(|s| s.node == node).map(of).sum()
     };
-    let cores_left = [0, 1].map(|node| 23 - share(node, |s| s.cpus.len() as u64 / 2));
-    let memory_left = [0, 1].map(|node| MEMORY - share(node, |s| s.memory_mib));
+    let open = |node: u32, left: u64| if closed(node) { 0 } else { left };
+    let cores_left = [0, 1].map(|node| open(node, 23 - share(node, |s| s.cpus.len() as u64 / 2)));
+    let memory_left = [0, 1].map(|node| open(node, MEMORY - share(node, |s| s.memory_mib)));
+    if memory_left.iter().sum::<u64>() < want.memory_mib || DISK < disk + want.disk_gib {
+        return None;
+    }
     let left = |mask: u64| {
         [16, 8, 4, 2, 1].map(|size| {
             let open = |p: &&(u32, u64)| p.1.count_ones() == size && p.1 & (taken | mask) == 0;
@@ -149,14 +156,26 @@ fn brute(out: u64, there: &[Tenant], want: &Request) -> Option<u32> {
         let grain = [1024, 2, 1].into_iter().find(|mib| want.memory_mib.is_multiple_of(*mib)).unwrap();
         let memory = halves(want.memory_mib / grain).map(|part| part * grain);
         let near = (0..2).all(|n| cores[n] <= cores_left[n] && memory[n] <= memory_left[n]);
-        found.push((std::cmp::Reverse(left(*mask)), !near, *id));
+        let mut takes = *mask;
+        if want.alone {
+            let own: Vec<u32> = (0..2).filter(|node| mask & of_node(*node) != 0).collect();
+            let has = |t: &Tenant, node: u32| is_on(t, node) || t.shares.iter().any(|s| s.node == node);
+            if !near || own.iter().any(|node| there.iter().any(|t| has(t, *node))) {
+                continue;
+            }
+            takes = own.iter().fold(0, |mask, node| mask | of_node(*node));
+        }
+        found.push((std::cmp::Reverse(left(takes)), !near, *id));
     }
     found.into_iter().min().map(|(.., id)| id)
 }
 
 /// Whether the plainest allocator would place it: the first free partition by its id, if there is room for the rest.
 fn first_fit(host: &Host, want: &Request) -> bool {
-    let free = |p: &(u32, u64)| p.1.count_ones() == want.gpus && p.1 & !host.free() == 0;
+    let left = host.free() | host.out();
+    let free = |p: &(u32, u64)| {
+        p.1.count_ones() == want.gpus && p.1 & !host.free() == 0 && host.taken(p.1, want) & !left == 0
+    };
     // Nobody is on a free one, so nobody is gone.
     partitions().into_iter().filter(free).any(|p| host.without(p.1, want))
 }
@@ -183,8 +202,15 @@ proptest! {
         let mut cpus = BTreeSet::new();
         let mut memory = [0, 0];
         for tenant in &there {
-            prop_assert_eq!(gpus & tenant.gpus, 0);
+            // Around one who is alone what is out is nobody's anyway.
+            prop_assert_eq!(gpus & tenant.gpus & if tenant.alone { !out } else { u64::MAX }, 0);
             gpus |= tenant.gpus;
+            let own: BTreeSet<u32> = [0, 1].into_iter().filter(|n| tenant.gpus & of_node(*n) != 0).collect();
+            if tenant.alone {
+                let others = there.iter().filter(|t| *t != tenant);
+                prop_assert!(others.flat_map(|t| &t.shares).all(|s| !own.contains(&s.node)), "{:?}", there);
+                prop_assert!(tenant.shares.iter().all(|s| own.contains(&s.node)), "{:?}", tenant);
+            }
             prop_assert_eq!(tenant.shares.iter().map(|s| s.memory_mib).sum::<u64>(), tenant.memory_mib);
             for share in &tenant.shares {
                 memory[share.node as usize] += share.memory_mib;
@@ -275,8 +301,12 @@ impl Endless {
     }
 
     fn ask(&mut self, department: &str, gpus: u32, life: i64, now: i64) -> SliceId {
+        self.ask_for(department, small(gpus), life, now)
+    }
+
+    fn ask_for(&mut self, department: &str, request: Request, life: i64, now: i64) -> SliceId {
         self.made += 1;
-        self.waiting.push((wish(self.made, department, small(gpus), now), life));
+        self.waiting.push((wish(self.made, department, request, now), life));
         id(self.made)
     }
 
@@ -332,11 +362,22 @@ fn two_departments_that_never_have_enough_get_the_same() {
 
 #[test]
 fn nobody_starves() {
-    // Singles that never end to come, and one who wants the whole machine.
+    // Singles that never end to come, and one who wants the whole machine, or a board of it with nobody beside it.
+    for patient in [small(16), Request { alone: true, ..small(2) }] {
+        waits_no_longer_than_its_patience_and_a_life(patient);
+    }
+}
+
+fn waits_no_longer_than_its_patience_and_a_life(patient: Request) {
     const LIFE: i64 = 72;
     let rules = Rules { turn: SignedDuration::from_hours(24 * 10_000), ..RULES };
     let mut world = Endless::new();
-    let whole = world.ask("patient", 16, 24, 0);
+    // Both boards are in use when it comes.
+    for _ in 0..16 {
+        world.ask("busy", 1, 24 + (world.made as i64 * 31) % (LIFE - 23), 0);
+    }
+    world.hour(0, &rules);
+    let whole = world.ask_for("patient", patient, 24, 0);
     let patience = RULES.patience.as_hours();
     for now in 0.. {
         while world.waiting.len() < 12 {
@@ -358,7 +399,15 @@ fn what_is_held_is_nobody_elses_whatever_she_says_of_her_end() {
     for (partition, since, until) in [(5, 1, Some(at(800))), (2, 2, None)] {
         let gpus = PartitionTable::dgx2().get(partition).unwrap().mask();
         let shares = Vec::new();
-        used.occupy(Tenant { gpus, since: at(since), until, memory_mib: 1_000, disk_gib: 10, shares });
+        used.occupy(Tenant {
+            gpus,
+            since: at(since),
+            until,
+            memory_mib: 1_000,
+            disk_gib: 10,
+            shares,
+            alone: false,
+        });
     }
     let old = wish(1, "a", small(8), 0);
     let with = |other: Wish| {
@@ -449,7 +498,7 @@ fn numbers_that_no_host_can_have_are_no_end_of_holmd() {
     };
     let gpu = |id| Gpu { physical_id: id, node: node_of(id), state: GpuState::Free };
     let mut odd = Host::new("odd".parse().unwrap(), shapes, (1..=16).map(gpu).collect(), &capacity);
-    let much = Request { gpus: 16, vcpus: u32::MAX, memory_mib: u64::MAX, disk_gib: u64::MAX };
+    let much = Request { gpus: 16, vcpus: u32::MAX, memory_mib: u64::MAX, disk_gib: u64::MAX, alone: false };
     assert!(odd.fit(&much).is_err());
     odd.occupy(Tenant {
         gpus: u64::MAX,
@@ -458,6 +507,7 @@ fn numbers_that_no_host_can_have_are_no_end_of_holmd() {
         memory_mib: u64::MAX,
         disk_gib: u64::MAX,
         shares: Vec::new(),
+        alone: false,
     });
     assert!(odd.fit(&much).is_err() && !odd.without(u64::MAX, &much));
 }
@@ -489,6 +539,53 @@ fn of_two_hosts_the_one_in_which_least_is_spoiled() {
 }
 
 #[test]
+fn who_is_alone_has_her_nodes_for_herself() {
+    let alone = |gpus| Request { alone: true, ..small(gpus) };
+    let mut now = host(0, bit(3));
+    let fit = now.fit(&alone(2)).unwrap();
+    now.place(&fit, &alone(2), at(5), None);
+    let node = if fit.gpus & of_node(0) != 0 { 0 } else { 1 };
+    assert!(fit.shares.iter().all(|s| s.node == node));
+    // All else of her node is nobody's: neither its GPUs nor, for whoever is on the other, its memory.
+    assert_eq!(now.free() & of_node(node), 0);
+    assert_eq!(now.fit(&small(16)).unwrap_err(), Short::Gpus { largest_free: Some(8), asked: 16 });
+    let greedy = Request { memory_mib: MEMORY + 1, ..small(1) };
+    assert_eq!(now.fit(&greedy).unwrap_err(), Short::Memory(MEMORY + 1));
+    // Beside one who is not, another that wants to be has no place: it is told why, and when.
+    let lead = now.fit(&small(1)).unwrap();
+    now.occupy(Tenant { until: Some(at(30)), ..tenant_of(&lead, &small(1)) });
+    let short = now.fit(&alone(1)).unwrap_err();
+    assert_eq!(
+        short.to_string(),
+        "no 1 GPUs are free together on NUMA nodes that nobody else is on, which their level demands"
+    );
+    let waits = wish(1, "a", alone(1), 0);
+    let planned = plan(vec![now.clone()], std::slice::from_ref(&waits), Shares::default(), &RULES, at(10));
+    assert_eq!(explain(&planned, &waits, &RULES, at(10)).earliest, Some(at(48)));
+    // Once it is held for, nobody comes onto the node meanwhile.
+    let other = wish(2, "b", small(1), 1000);
+    let turns = plan(vec![now], &[waits.clone(), other], Shares::default(), &RULES, at(1000)).turns;
+    assert!(matches!(turns[0], (0, Verdict::Waits { holds: true, .. })), "{turns:?}");
+    assert!(matches!(turns[1], (1, Verdict::Waits { holds: false, .. })), "{turns:?}");
+    // A host that does not say what its nodes are has no place for it, whoever leaves.
+    let shapes = Arc::new(Shapes::of(PartitionTable::dgx2()));
+    let gpu = |id| Gpu { physical_id: id, node: node_of(id), state: GpuState::Free };
+    let vague = Host::new("v".parse().unwrap(), shapes, (1..=16).map(gpu).collect(), &Capacity::default());
+    assert_eq!(vague.fit(&alone(1)).unwrap_err(), Short::Nodes);
+    assert!(vague.fit(&small(1)).is_ok() && !vague.could(&alone(1)));
+    let planned = plan(vec![vague], std::slice::from_ref(&waits), Shares::default(), &RULES, at(10));
+    let said = explain(&planned, &waits, &RULES, at(10)).assumption;
+    assert_eq!(said, "its level demands NUMA nodes of its own, and no host gives a slice such");
+}
+
+/// Who has been placed there.
+fn tenant_of(fit: &Fit, want: &Request) -> Tenant {
+    let mut one = host(0, 0);
+    one.place(fit, want, at(0), None);
+    one.tenants()[0].clone()
+}
+
+#[test]
 fn what_was_placed_before_the_host_stated_its_nodes_counts() {
     let mut now = host(0, 0);
     let old = Tenant {
@@ -498,12 +595,13 @@ fn what_was_placed_before_the_host_stated_its_nodes_counts() {
         memory_mib: 9_500,
         disk_gib: 1,
         shares: Vec::new(),
+        alone: false,
     };
     now.occupy(old);
     // Its node has no room for another's memory, the other node has.
-    let fit = now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 2_000, disk_gib: 1 }).unwrap();
+    let fit = now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 2_000, disk_gib: 1, alone: false }).unwrap();
     assert_eq!(fit.shares.iter().map(|s| (s.node, s.memory_mib)).collect::<Vec<_>>(), [(0, 500), (1, 1_500)]);
-    assert!(now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 11_000, disk_gib: 1 }).is_err());
+    assert!(now.fit(&Request { gpus: 2, vcpus: 12, memory_mib: 11_000, disk_gib: 1, alone: false }).is_err());
 }
 
 /// Per decision it is shown above that nothing is refused that first fit would place. Over a year it cannot be so:

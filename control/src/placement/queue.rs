@@ -315,7 +315,8 @@ impl Round {
     fn keep(&mut self, wish: &Wish) -> bool {
         let Some(target) = target(&self.plan.hosts, wish) else { return false };
         if let Some(host) = self.plan.hosts.get_mut(target.host) {
-            host.hold(Hold { whose: wish.id, gpus: target.gpus, request: wish.request });
+            let gpus = host.taken(target.gpus, &wish.request);
+            host.hold(Hold { whose: wish.id, gpus, request: wish.request });
         }
         true
     }
@@ -337,8 +338,10 @@ fn target(hosts: &[Host], wish: &Wish) -> Option<Target> {
         .enumerate()
         .filter(|(_, host)| host.closed.is_none() && wish.may_be_on(host))
         .flat_map(|(at, host)| {
-            host.some_day(want.gpus)
-                .map(move |s| ((newest(host, s.mask), &host.name, s.id), at, host, s.mask))
+            host.some_day(want).map(move |s| {
+                let mask = host.taken(s.mask, want);
+                ((newest(host, mask), &host.name, s.id), at, host, s.mask)
+            })
         })
         .collect();
     candidates.sort_by_key(|(key, ..)| *key);
@@ -431,7 +434,7 @@ pub fn explain(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> Expla
         gpus,
         vcpus: (want.vcpus.saturating_mul(gpus) / want.gpus.max(1)).max(1),
         memory_mib: want.memory_mib.saturating_mul(gpus.into()) / u64::from(want.gpus.max(1)),
-        disk_gib: want.disk_gib,
+        ..*want
     };
     let smaller = smaller.filter(|n| search(&seen, &scaled(*n)).is_ok()).max();
     let (earliest, assumption) = outlook(plan, wish, rules, now);
@@ -465,7 +468,11 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
             Some(_) => (None, text("the host that has its disk is not in service")),
         };
     }
-    if !here().map(Host::whole).any(|h| h.fit(want).is_ok()) {
+    let empty: Vec<_> = here().map(|h| h.whole().fit(want)).collect();
+    if empty.iter().all(|fit| *fit == Err(Short::Nodes)) {
+        return (None, text("its level demands NUMA nodes of its own, and no host gives a slice such"));
+    }
+    if empty.iter().all(Result::is_err) {
         return (None, text("no host is large enough, whoever leaves"));
     }
     // What is held for it is not in its own way.
@@ -473,7 +480,7 @@ fn outlook(plan: &Plan, wish: &Wish, rules: &Rules, now: Timestamp) -> (Option<T
     let known = open().filter(|h| own(h)).flat_map(|h| {
         let shapes = h.shapes().sized(want.gpus).filter(|s| s.mask & h.out() == 0);
         shapes.filter_map(move |s| {
-            let gone = if h.without(s.mask, want) { s.mask } else { u64::MAX };
+            let gone = if h.without(s.mask, want) { h.taken(s.mask, want) } else { u64::MAX };
             ends(h, gone, now)
         })
     });

@@ -342,6 +342,7 @@ impl Year<'_> {
                     memory_mib: of(r.count).memory_mib,
                     disk_gib: of(r.count).disk_gib,
                     shares: Vec::new(),
+                    alone: false,
                 });
             }
             host
@@ -359,7 +360,7 @@ pub fn empty(name: Name, shapes: Arc<Shapes>) -> Host {
 
 /// By the site's rule of thumb.
 pub fn of(gpus: u32) -> Request {
-    Request { gpus, vcpus: gpus * 6, memory_mib: u64::from(gpus) * 92_160, disk_gib: 100 }
+    Request { gpus, vcpus: gpus * 6, memory_mib: u64::from(gpus) * 92_160, disk_gib: 100, alone: false }
 }
 
 fn names(hosts: u32) -> Vec<Name> {

@@ -11,6 +11,7 @@ use crate::ledger::{Call, Decided};
 use crate::placement::queue::{self, Plan, Reserved, Rules, Shares, Use, Verdict, Wish};
 use crate::placement::{Capacity, Fit, Gpu, GpuState, Host, Node, PartitionTable, Request, Shapes, Tenant};
 use crate::reconcile::register;
+use holm_policies::{Obligation, Pack};
 use holm_proto::ids::{Name, PciAddress, SliceId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,6 +226,7 @@ pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
     // What is wrong with a host today is not what it will be then.
     let view = Views::of(app, state, None);
     let hosts: Vec<Host> = state.hosts.keys().map(|name| view.host(name)).collect();
+    let pack = Arc::clone(&view.pack);
     let stands = |s: &Slice| match s.state {
         SliceState::Approved | SliceState::Failed => true,
         state => SliceState::WANTED.contains(&state),
@@ -233,9 +235,9 @@ pub fn reservable(app: &App, state: &State, new: &Slice) -> bool {
         .slices
         .values()
         .filter(|s| s.id != new.id && stands(s))
-        .filter_map(|s| Some(Reserved { request: request(s), from: reserved(s)?, until: s.until }))
+        .filter_map(|s| Some(Reserved { request: request(&pack, s), from: reserved(s)?, until: s.until }))
         .collect();
-    queue::reservable(&hosts, &known, &Reserved { request: request(new), from, until: new.until })
+    queue::reservable(&hosts, &known, &Reserved { request: request(&pack, new), from, until: new.until })
 }
 
 /// GiB that are promised to nobody on the host where a slice's disks are. `None`: its host does not say how many it
@@ -257,10 +259,15 @@ fn rules(config: &config::Placement) -> Rules {
     }
 }
 
-fn request(s: &Slice) -> Request {
+fn request(pack: &Pack, s: &Slice) -> Request {
     // One that is started again has its disk there, and it is counted.
     let disk_gib = if s.home().is_some() { 0 } else { s.disks_gib() };
-    Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib }
+    Request { gpus: s.gpus, vcpus: s.vcpus, memory_mib: s.memory_mib, disk_gib, alone: alone(pack, s) }
+}
+
+/// Its level wants its NUMA nodes for it alone.
+fn alone(pack: &Pack, s: &Slice) -> bool {
+    pack.demands(&s.level, Obligation::OwnNode)
 }
 
 fn department(state: &State, s: &Slice) -> String {
@@ -269,12 +276,13 @@ fn department(state: &State, s: &Slice) -> String {
 
 fn wishes(app: &App, state: &State, now: Timestamp) -> Vec<Wish> {
     let approved = state.slices.values().filter(|s| s.state == SliceState::Approved);
+    let pack = app.rules.of(state);
     approved
         .filter(|s| barred(app, state, s, now).is_none())
         .map(|s| Wish {
             id: s.id,
             department: department(state, s),
-            request: request(s),
+            request: request(&pack, s),
             asked: s.requested,
             // Not when its state changed: one that is placed again has not lost its turn. One that is started again
             // asks anew, and has begun: what it was asked for to begin and end at is past.
@@ -305,6 +313,7 @@ fn uses(state: &State) -> Vec<Use> {
 /// The state, by host.
 struct Views<'a> {
     app: &'a App,
+    pack: Arc<Pack>,
     /// By the alerts that there are now; `None`: by none.
     alerted: Option<Timestamp>,
     state: &'a State,
@@ -323,7 +332,8 @@ impl<'a> Views<'a> {
             }
         }
         let shapes = Arc::new(Shapes::of(app.partitions));
-        Self { app, alerted, state, table: app.partitions, shapes, config: &app.config.placement, here }
+        let (pack, table, config) = (app.rules.of(state), app.partitions, &app.config.placement);
+        Self { app, pack, alerted, state, table, shapes, config, here }
     }
 
     /// One host as it is now.
@@ -363,6 +373,7 @@ impl<'a> Views<'a> {
                 memory_mib: if has { s.memory_mib } else { 0 },
                 disk_gib: s.disks_gib(),
                 shares: if has { placement.nodes.clone() } else { Vec::new() },
+                alone: has && alone(&self.pack, s),
             });
         }
         host

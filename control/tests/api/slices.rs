@@ -1,6 +1,6 @@
 //! Connections to slices, and watching them.
 
-use crate::world::{Agent, SOON, World, decide, ready_slice, reference};
+use crate::world::{Agent, SOON, World, decide, hello, pack, ready_slice, reference};
 use holm_proto::{Bytes, v1};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -362,4 +362,55 @@ async fn a_department_is_one_that_the_site_lists() {
     assert_eq!(refused.message(), "no departments are listed here");
     assert!(crate::world::hint(&refused).contains("holmd.toml"), "{refused}");
     ask(" ").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_its_level_demands_it_a_slice_has_its_numa_nodes_for_itself() {
+    let rules = tempfile::tempdir().unwrap();
+    let name = pack(rules.path(), &[("\"no_network\"]", "\"no_network\", \"own_node\"]")]);
+    let world = World::full_of(|config| config.pack = name).await;
+    let mut hello = hello(0);
+    let inventory = hello.inventory.as_mut().unwrap();
+    for (at, device) in inventory.devices.iter_mut().enumerate() {
+        device.numa_node = i32::from(at >= 8);
+    }
+    for node in 0..2u32 {
+        let cores = (node * 24..(node + 1) * 24).map(|core| v1::Core { cpus: vec![core, core + 48] });
+        let huge_pages = vec![v1::HugePages { size_kib: 1_048_576, total: 640, free: 640 }];
+        let (cores, distances) = (cores.collect(), vec![10, 21]);
+        inventory.nodes.push(v1::NumaNode { id: node, cores, memory_mib: 786_432, huge_pages, distances });
+    }
+    let mut agent = Agent::dial(&world, "dgx", hello).await.unwrap();
+    agent.hear().await;
+    agent.observe(Vec::new()).await;
+    agent.clean(&world, "dgx").await;
+
+    let ask = async |slice: &str| {
+        world.request("dina", slice, 1).await.unwrap();
+        world.approve("frida", slice).await.unwrap();
+    };
+    let nodes = || {
+        let state = world.app.ledger.state();
+        let placed = state.slices.values().filter_map(|s| s.placement.as_ref());
+        let mut nodes: Vec<Vec<u32>> = placed.map(|p| p.nodes.iter().map(|n| n.node).collect()).collect();
+        nodes.sort();
+        nodes
+    };
+    let placed = |s: &v1::Slice| s.state != i32::from(v1::SliceState::Approved);
+    for slice in ["heart/one", "heart/two"] {
+        ask(slice).await;
+        world.until_it("dina", slice, placed).await;
+    }
+    assert_eq!(nodes(), [vec![0], vec![1]]);
+    // Fourteen GPUs are free, and none of them for anybody: not for a third of its level, nor for one of another.
+    ask("heart/three").await;
+    let waits = world.until_it("dina", "heart/three", |s| !s.reason.is_empty()).await;
+    assert_eq!(waits.reason, "queued: no GPU is free");
+    world.request("lars", "brain/main", 1).await.unwrap();
+    for officer in ["frida", "gustav"] {
+        world.approve(officer, "brain/main").await.unwrap();
+    }
+    let waits = world.until_it("lars", "brain/main", |s| !s.reason.is_empty()).await;
+    assert_eq!(waits.reason, "queued: no GPU is free");
+    assert_eq!(nodes().len(), 2);
 }
