@@ -369,11 +369,9 @@ impl Host {
     /// Whether nobody is on the nodes of these GPUs, nor anything held for another.
     fn empty_around(&self, gpus: u64) -> bool {
         let of: Vec<u32> = self.nodes_of(gpus).collect();
-        let there = self.nodes.iter().filter(|n| of.contains(&n.id));
+        let mut there = self.nodes.iter().filter(|n| of.contains(&n.id));
         self.reach(gpus) & !(self.free | self.out) == 0
-            && there.fold(true, |empty, n| {
-                empty && n.cores.len() == n.whole.cores.len() && n.memory_mib == n.whole.memory_mib
-            })
+            && there.all(|n| n.cores.len() == n.whole.cores.len() && n.memory_mib == n.whole.memory_mib)
     }
 
     /// The same with the request on it.
