@@ -74,6 +74,17 @@ impl Machine {
         demand(status.success(), format!("`{device}` cannot be unplugged"))
     }
 
+    /// What it has at an address, of its memory or of a device's.
+    pub fn memory(&self, address: u64, bytes: u64) -> Outcome<Vec<u8>> {
+        let file = self.dir.join("memory");
+        let status =
+            self.command("memory").args([address.to_string(), bytes.to_string()]).arg(&file).status()?;
+        demand(status.success(), format!("{bytes} bytes at {address:#x} cannot be read"))?;
+        let read = fs::read(&file)?;
+        fs::remove_file(file)?;
+        Ok(read)
+    }
+
     /// Its disk, as a sparse file of this machine.
     pub fn disk(&self) -> PathBuf {
         self.dir.join("disk.raw")

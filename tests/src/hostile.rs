@@ -21,16 +21,8 @@ const MEBIBYTES: f64 = 64.0;
 /// neighbour's slice.
 pub fn floods(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
     site.configure("sed -i 's/^silent_minutes = .*/silent_minutes = 6/' holmd.toml && grep -q '^silent_minutes = 6$' holmd.toml")?;
-    let machine = site.ground().machine().ok_or("a simulated guest has no port")?;
-    let config = "/var/lib/holm/agent.toml";
     site.kill(Daemon::Agent)?;
-    site.host(&format!(
-        "cp {config} {config}.sound
-         initrd=$(sed -n 's/^initrd = \"\\(.*\\)\"/\\1/p' {config})
-         {} \"$initrd\" /var/lib/holm/hostile.img
-         sed -i 's|^initrd = .*|initrd = \"/var/lib/holm/hostile.img\"|' {config}",
-        machine.tool("hostile").display()
-    ))?;
+    site.boot_by("hostile")?;
     site.start(Daemon::Agent)?;
     site.all_clean(OPERATOR)?;
     site.invite(OPERATOR, LEAD, Some("lead"))?;
@@ -41,7 +33,7 @@ pub fn floods(site: &Site, works: impl Fn() -> Outcome) -> Outcome {
     site.ok(LEAD, &["wait", SLICE, "ready", "--timeout", LIMIT])?;
     // Machines that boot from now on are sound.
     site.kill(Daemon::Agent)?;
-    site.host(&format!("mv {config}.sound {config} && rm /var/lib/holm/hostile.img"))?;
+    site.boot_by_itself()?;
     site.start(Daemon::Agent)?;
 
     let shown = until(site, (LEAD, SLICE), SEEN, |s| s["degraded"] == true)?;

@@ -184,6 +184,24 @@ impl Site {
             .map(drop)
     }
 
+    /// From its next start on the agent boots machines by what a tool makes of the image's initrd: `hostile` or `lean`.
+    pub fn boot_by(&self, tool: &str) -> Outcome {
+        let machine = self.plan.ground.machine().ok_or("a simulated machine boots nothing")?;
+        self.host(&format!(
+            "config=/var/lib/holm/agent.toml
+             cp $config $config.sound
+             {} \"$(sed -n 's/^initrd = \"\\(.*\\)\"/\\1/p' $config)\" /var/lib/holm/{tool}.img
+             sed -i 's|^initrd = .*|initrd = \"/var/lib/holm/{tool}.img\"|' $config",
+            machine.tool(tool).display()
+        ))
+        .map(drop)
+    }
+
+    /// After [`Self::boot_by`], from its next start on: by the image's own again.
+    pub fn boot_by_itself(&self) -> Outcome {
+        self.host("config=/var/lib/holm/agent.toml; mv $config.sound $config").map(drop)
+    }
+
     /// Its memory in use now, MiB.
     pub fn resident_mib(&self, daemon: Daemon) -> Outcome<f64> {
         let pid = format!("{}/{}.pid", self.plan.root.display(), daemon.name());

@@ -55,7 +55,7 @@ impl Limits {
             tries: 4,
             pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(30),
-            hear_booting: Duration::from_millis(100),
+            hear_booting: Duration::from_millis(500),
             hear_ready: Duration::from_secs(5),
             stop,
         }

@@ -1,6 +1,7 @@
 //! What a simulated DGX-2 has around its GPUs: switches, nodes and disks, where the real one has them.
 
 use holm_proto::v1;
+use std::sync::LazyLock;
 
 const SWITCH: &str = "10b5:9797";
 /// Where each of the four roots begins, and its node; the middle two have a baseboard's NVSwitches.
@@ -30,18 +31,16 @@ pub fn health() -> v1::Health {
 
 /// The port that a device's bus is behind.
 pub fn parent(bus: u8) -> String {
-    ports().into_iter().find(|port| port.below == Some(bus)).map(|port| port.at).unwrap_or_default()
+    PORTS.iter().find(|port| port.below == Some(bus)).map(|port| port.at.clone()).unwrap_or_default()
 }
 
 /// Every bridge, by address.
 pub fn bridges() -> Vec<v1::PciBridge> {
-    let mut ports = ports();
-    ports.sort_by(|a, b| a.at.cmp(&b.at));
-    let bridge = |(number, port): (u32, Port)| v1::PciBridge {
-        address: port.at,
+    let bridge = |(number, port): (u32, &Port)| v1::PciBridge {
+        address: port.at.clone(),
         id: if port.kind == v1::BridgeKind::RootPort { "8086:2030" } else { SWITCH }.to_owned(),
         kind: port.kind.into(),
-        parent: port.above,
+        parent: port.above.clone(),
         root: format!("pci0000:{:02x}", port.root),
         numa_node: port.node,
         iommu_group: Some(100 + number),
@@ -55,7 +54,7 @@ pub fn bridges() -> Vec<v1::PciBridge> {
             control: ACS_CONTROL,
         }),
     };
-    (0..).zip(ports).map(bridge).collect()
+    (0..).zip(PORTS.iter()).map(bridge).collect()
 }
 
 /// Two nodes of 24 cores with two threads each. No huge pages are set aside: there is no memory.
@@ -100,6 +99,9 @@ struct Port {
     below: Option<u8>,
 }
 
+/// By address, made once: they are asked for at each look at the machine.
+static PORTS: LazyLock<Vec<Port>> = LazyLock::new(ports);
+
 /// A root is a port with a switch of two disks, which holds a switch of two or three more: each with a pair of
 /// GPUs and the card between them, the third with the NVSwitches. Every switch takes two buses.
 fn ports() -> Vec<Port> {
@@ -127,6 +129,7 @@ fn ports() -> Vec<Port> {
             }
         }
     }
+    all.sort_by(|a: &Port, b| a.at.cmp(&b.at));
     all
 }
 
