@@ -26,6 +26,7 @@ use crate::ledger::{Call, Decided, Ledger};
 use crate::live::Live;
 use crate::login::Login;
 use crate::notify::Notify;
+use crate::once::Answers;
 use crate::oversight;
 use crate::placement::PartitionTable;
 use crate::policy::{self, Rules};
@@ -57,6 +58,8 @@ pub struct App {
     pub callers: Callers,
     /// What was read of late.
     pub reads: Reads,
+    /// To calls that are made once.
+    pub answers: Answers,
     /// Whether the clock can be gone by.
     pub clock: Clock,
     /// Wrapped keys.
@@ -232,6 +235,7 @@ impl App {
             live: Live::default(),
             callers: Callers::default(),
             reads: Reads::default(),
+            answers: Answers::default(),
             clock: Clock::default(),
             keys,
             index,

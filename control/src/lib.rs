@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod live;
 pub mod login;
 pub mod notify;
+pub mod once;
 pub mod oversight;
 pub mod placement;
 pub mod policy;

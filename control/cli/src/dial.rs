@@ -2,6 +2,7 @@
 //! is said by its name.
 
 use crate::Failure;
+use holm_control::once::KEY;
 use holm_proto::MAX_FRAME_BYTES;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -13,7 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use uuid::Uuid;
 
 /// For finding the name and connecting.
 const STEP: Duration = Duration::from_secs(10);
@@ -23,6 +28,22 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// holmd answers within 45 s, or says why not.
 pub const ANSWER: Duration = Duration::from_secs(60);
+
+/// Who makes calls.
+pub type Calls = InterceptedService<Channel, Keyed>;
+
+/// Each call says the key that its command line names, if it names one.
+#[derive(Debug, Clone, Default)]
+pub struct Keyed(pub Option<Uuid>);
+
+impl Interceptor for Keyed {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = self.0.and_then(|key| key.to_string().parse().ok()) {
+            request.metadata_mut().insert(KEY, value);
+        }
+        Ok(request)
+    }
+}
 
 /// HOST:PORT; an IPv6 address stands in brackets.
 pub fn split(server: &str, default_port: u16) -> Result<(String, u16), Failure> {

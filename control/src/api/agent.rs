@@ -532,7 +532,7 @@ impl Session {
         let later = matches!(&opened, Some(Err(failure)) if failure.unreachable);
         let wanted = request.clone();
         let handed = asked
-            .change(
+            .change_each(
                 move |state| find(state, &name),
                 move |scene, _| hand_out(scene, &host, session, &wanted, opened),
             )

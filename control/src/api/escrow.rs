@@ -82,10 +82,12 @@ impl KeyKeeping {
             }
         };
         let (app, id) = (Arc::clone(&self.0), asked.call.request);
+        let keyless = asked.keyless();
         let granted = asked
-            .change(
+            .change_each(
                 move |state| project::find(state, &name),
                 move |scene, project| {
+                    keyless?;
                     let by = scene.person()?.clone();
                     let recipients = recipients(scene.app, &to)?;
                     let opened = opened.unwrap_or_else(|| Err(again()))?;

@@ -108,7 +108,7 @@ impl IncidentService for Incidents {
         let asked = self.of(&request, Action::AuditRead, number)?;
         let again = asked.clone();
         let response = asked
-            .change(
+            .change_each(
                 |_| Ok(Some((Resource::Log, ()))),
                 move |scene, ()| {
                     let of =

@@ -51,10 +51,12 @@ impl KeyService for KeyKeeping {
             }
             None => Ok(()),
         };
+        let keyless = asked.keyless();
         let granted = asked
-            .change(
+            .change_each(
                 |_| Ok(Some((Resource::System, what))),
                 move |scene, what| {
+                    keyless?;
                     known(scene.app.keys.health().borrow().down.clone())?;
                     match what {
                         Some(What::Project(name)) => {

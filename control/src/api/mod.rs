@@ -45,9 +45,11 @@ pub use escrow::check as check_recipients;
 pub use serve::{Running, start};
 
 use crate::app::App;
+use crate::domain::records::Once;
 use crate::domain::{Refusal, RefusalKind, State, lock as locks, login, people};
 use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
+use crate::once::{self, Answers, Keyed};
 use crate::reads;
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
 use holm_proto::ids::{Name, RequestId};
@@ -183,6 +185,14 @@ struct Asked {
     action: Action,
     missing: Refusal,
     dry_run: bool,
+    /// It is made once, however often it is sent.
+    once: Option<Keyed>,
+}
+
+/// How an answer is kept, and found again.
+struct Kept<T> {
+    keep: fn(&Answers, &str, &T, Timestamp),
+    again: fn(&Answers, &Once) -> Result<T, Refusal>,
 }
 
 /// A refusal, and what the caller is told of it.
@@ -218,8 +228,10 @@ impl Asked {
             project: about.project,
             source_time: None,
         };
-        let app = Arc::clone(app);
-        Ok(Self { app, caller, certificate, until, call, action, missing: about.missing, dry_run: false })
+        // A host's session is many calls on one stream.
+        let once = extensions.get::<Keyed>().filter(|_| matches!(caller, Caller::Person(_))).cloned();
+        let (app, missing) = (Arc::clone(app), about.missing);
+        Ok(Self { app, caller, certificate, until, call, action, missing, dry_run: false, once })
     }
 
     /// Decide and say what would happen, change nothing.
@@ -228,21 +240,69 @@ impl Asked {
         self
     }
 
+    /// Its work is not done where it is decided: sent again it would be done again, so it takes no key.
+    fn keyless(&self) -> Result<(), Refusal> {
+        match &self.once {
+            None => Ok(()),
+            Some(_) => {
+                let text = "this is done as often as it is sent: it takes no key".to_owned();
+                Err(Refusal::new(RefusalKind::Invalid, text).hint("leave out --idempotency-key"))
+            }
+        }
+    }
+
     /// A change: `find` looks up what it is about, `act` decides it. Both see one state that nobody else
     /// changes meanwhile. `find` gives `None` for what is not there.
-    async fn change<F: 'static, T: Send + 'static>(
+    async fn change<F: 'static, T: prost::Message + Default + 'static>(
         self,
         find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
         act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
+        self.changed(find, act, Some(Kept { keep: Answers::keep, again: Answers::again })).await
+    }
+
+    /// The same, made as often as it is sent.
+    async fn change_each<F: 'static, T: Send + 'static>(
+        self,
+        find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        self.changed(find, act, None).await
+    }
+
+    async fn changed<F: 'static, T: Send + 'static>(
+        self,
+        find: impl FnOnce(&Seen<'_>) -> Result<Option<(Resource, F)>, Refusal> + Send + 'static,
+        act: impl FnOnce(&Scene<'_>, F) -> Result<Decided<T>, Refusal> + Send + 'static,
+        kept: Option<Kept<T>>,
+    ) -> Result<Response<T>, Status> {
         let id = self.call.request;
         let decided = blocking(move || {
-            let mut told = None;
+            let (mut told, mut again) = (None, None);
+            let once =
+                self.once.as_ref().filter(|_| !self.dry_run).map(|keyed| keyed.id(&self.caller)).zip(kept);
             let done = self.app.ledger.decide(&self.call, |state, now| {
                 let seen = self.at(state, now);
                 let pack = Arc::clone(&seen.pack);
                 let by = Some(pack.id().to_owned());
-                let decided = self.judged(&seen, find, true).and_then(|(rules, found)| {
+                let made = once.as_ref().and_then(|(id, _)| once::made(state, id, now));
+                let judged = self.judged(&seen, find, true).map_err(|no| match made {
+                    // That it was done she knows.
+                    Some(made) => No { told: Box::new(once::not_again(made)), ..no },
+                    None => no,
+                });
+                let decided = judged.and_then(|(rules, found)| {
+                    if let (Some(made), Some((_, kept))) = (made, &once) {
+                        let value = (kept.again)(&self.app.answers, made)?;
+                        again = Some(made.request);
+                        let detail = serde_json::json!({ "again": made.request });
+                        return Ok(Decided {
+                            detail,
+                            reasons: rules,
+                            pack: by.clone(),
+                            ..Decided::new(Vec::new(), value)
+                        });
+                    }
                     let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
                     decided.reasons = rules;
@@ -254,6 +314,10 @@ impl Asked {
                         decided.changes.clear();
                         decided.detail = serde_json::json!({ "dry_run": true });
                     }
+                    if let Some((id, kept)) = once.as_ref().filter(|_| !decided.changes.is_empty()) {
+                        decided.changes.extend(once::noted(state, id, self.call.request, now)?);
+                        (kept.keep)(&self.app.answers, id, &decided.value, now);
+                    }
                     Ok(decided)
                 });
                 decided.map_err(|no| {
@@ -261,10 +325,10 @@ impl Asked {
                     Refusal { pack: by, ..no.logged }
                 })
             });
-            (done, told)
+            (done, told, again)
         });
         // The disk is waited for without a thread: of those a slow one would soon have them all.
-        let (done, told) = decided.await?;
+        let (done, told, again) = decided.await?;
         let done = match done {
             Ok(pending) => pending.durable().await.map_err(|failure| match failure.kind {
                 // What is in no log was not decided.
@@ -273,7 +337,11 @@ impl Asked {
             }),
             Err(failure) => Err(failure),
         };
-        answer(done, id)
+        let mut answer = answer(done, id)?;
+        if let Some(first) = again.and_then(|first| first.to_string().parse().ok()) {
+            answer.metadata_mut().insert(once::AGAIN, first);
+        }
+        Ok(answer)
     }
 
     /// A read.

@@ -306,6 +306,8 @@ impl People {
     ) -> Result<(Name, Asked), Status> {
         let mut asked = Asked::new(&self.0, extensions, Action::CertificateRenew, About::system())?;
         asked.call.action = action;
+        // Every login is a new one, and has no message of its own.
+        asked.once = None;
         let Caller::Person(name) = asked.caller.clone() else {
             return Err(Status::permission_denied("a host has no account at the OpenID provider"));
         };

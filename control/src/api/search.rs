@@ -80,7 +80,7 @@ pub(super) async fn search(
         some if prove_in > 0 => some.min(PAGE_MOST / 2),
         some => some.min(PAGE_MOST),
     };
-    let noted = asked.change(
+    let noted = asked.change_each(
         |_| Ok(Some((Resource::Log, ()))),
         move |scene, ()| {
             let (mut query, said) = query(&wanted.filter.unwrap_or_default())?;
@@ -153,7 +153,7 @@ pub(super) async fn follow(
     let again = asked.clone();
     let filter = request.into_inner();
     let response = asked
-        .change(
+        .change_each(
             |_| Ok(Some((Resource::Log, ()))),
             move |scene, ()| {
                 let (query, said) = query(&filter)?;

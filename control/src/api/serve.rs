@@ -21,6 +21,7 @@ use crate::domain::people;
 use crate::identity::{Caller, Demand, Peer, Strangers, accept, tls};
 use crate::ledger::{Call, Decided};
 use crate::notify;
+use crate::once;
 use crate::reconcile;
 use crate::retention;
 use crate::review;
@@ -233,9 +234,9 @@ impl Service<http::Request<Body>> for Services {
             S::NAME
         }
         let path = request.uri().path();
-        let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default();
         let (app, peer, path) =
             (Arc::clone(&self.app), request.extensions().get::<Peer>().cloned(), path.to_owned());
+        let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default().to_owned();
         if let Some(say) = peer.as_ref().and_then(|peer| exhausted(&self.app, peer)) {
             return Box::pin(async move {
                 if let Some(n) = say {
@@ -250,7 +251,16 @@ impl Service<http::Request<Body>> for Services {
                 Ok(tonic::Status::resource_exhausted(EXHAUSTED).into_http())
             });
         }
-        let answer = match service {
+        let request = match once::heard(request) {
+            Ok(request) => request,
+            Err(status) => {
+                return Box::pin(async move {
+                    note(app, peer, path, status.message().to_owned()).await;
+                    Ok(status.into_http())
+                });
+            }
+        };
+        let answer = match service.as_str() {
             s if s == name(&self.people) => self.people.call(request),
             s if s == name(&self.projects) => self.projects.call(request),
             s if s == name(&self.slices) => self.slices.call(request),

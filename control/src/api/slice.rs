@@ -627,7 +627,7 @@ impl Slices {
         let asked = Asked::new(&self.0, extensions, Action::SliceConnect, about(&wanted))?;
         let opened = asked
             .clone()
-            .change(
+            .change_each(
                 move |state| find(state, &wanted),
                 move |scene, slice| {
                     ready(scene, &slice)?;

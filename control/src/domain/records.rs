@@ -12,7 +12,7 @@ use super::register::{Filed, Registration, Warned};
 use super::retention::Retention;
 use super::review::Review;
 use holm_policies::Pack;
-use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
+use holm_proto::ids::{Name, PciAddress, ProjectId, RequestId, RunId, SliceId, VolumeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,8 @@ pub enum Record {
     Image(Box<Image>),
     /// From where on the log is kept: there is one at most.
     Retention(Retention),
+    /// A call that is made once, however often it is sent.
+    Once(Once),
 }
 
 /// One change of one record.
@@ -84,6 +86,7 @@ impl Record {
             Self::Oversight(_) => "oversight".to_owned(),
             Self::Image(r) => format!("image/{}", r.id),
             Self::Retention(_) => "retention".to_owned(),
+            Self::Once(r) => format!("once/{}", r.id),
         }
     }
 }
@@ -104,6 +107,18 @@ pub struct Claims {
     /// The log has it as silent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub silent: bool,
+}
+
+/// A call that came with a key of its caller's, and changed something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Once {
+    /// `person/NAME/` and SHA-256 over key, method, message and caller, hexadecimal.
+    pub id: String,
+    /// As the log has it.
+    pub request: RequestId,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Which pack is in force.

@@ -5,7 +5,7 @@ use super::incident::Incident;
 use super::lock::Subject;
 use super::oversight::Oversight;
 use super::records::{
-    Change, Claims, Device, Host, Invitation, Lock, Person, Policy, Project, Record, Run, Slice,
+    Change, Claims, Device, Host, Invitation, Lock, Once, Person, Policy, Project, Record, Run, Slice,
 };
 use super::retention::Retention;
 use super::review::Review;
@@ -33,6 +33,7 @@ pub struct State {
     pub reviews: Table<u32, Review>,
     pub incidents: Table<u32, Incident>,
     pub images: Table<String, Image>,
+    pub once: Table<String, Once>,
     pub policy: Option<Policy>,
     pub oversight: Option<Oversight>,
     pub retention: Option<Retention>,
@@ -68,6 +69,7 @@ impl State {
         all.extend(self.reviews.values().cloned().map(Record::Review));
         all.extend(self.incidents.values().cloned().map(Record::Incident));
         all.extend(self.images.values().cloned().map(|image| Record::Image(Box::new(image))));
+        all.extend(self.once.values().cloned().map(Record::Once));
         all.extend(self.retention.iter().cloned().map(Record::Retention));
         all
     }
@@ -89,6 +91,7 @@ impl State {
             Record::Incident(r) => Record::Incident(self.incidents.get(&r.number)?.clone()),
             Record::Oversight(_) => Record::Oversight(self.oversight.clone()?),
             Record::Image(r) => Record::Image(Box::new(self.images.get(&r.id)?.clone())),
+            Record::Once(r) => Record::Once(self.once.get(&r.id)?.clone()),
             Record::Retention(_) => Record::Retention(self.retention.clone()?),
         })
     }
@@ -141,6 +144,7 @@ impl State {
             Record::Review(r) => drop(Arc::make_mut(&mut self.reviews).insert(r.number, r)),
             Record::Incident(r) => drop(Arc::make_mut(&mut self.incidents).insert(r.number, r)),
             Record::Image(r) => drop(Arc::make_mut(&mut self.images).insert(r.id.clone(), *r)),
+            Record::Once(r) => drop(Arc::make_mut(&mut self.once).insert(r.id.clone(), r)),
             Record::Oversight(r) => self.oversight = Some(r),
             Record::Policy(r) => self.policy = Some(r),
             Record::Retention(r) => self.retention = Some(r),
@@ -148,6 +152,10 @@ impl State {
     }
 
     fn delete(&mut self, key: &str) {
+        if let Some(id) = key.strip_prefix("once/") {
+            Arc::make_mut(&mut self.once).remove(id);
+            return;
+        }
         // Few kinds are ever deleted; looking through the table keeps keys in one place, `Record::key`.
         Arc::make_mut(&mut self.invitations).retain(|_, r| Record::Invitation(r.clone()).key() != key);
         Arc::make_mut(&mut self.runs).retain(|_, r| Record::Run(r.clone()).key() != key);

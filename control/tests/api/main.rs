@@ -29,6 +29,7 @@ mod login;
 mod machine;
 mod matrix;
 mod notify;
+mod once;
 mod oversight;
 mod pages;
 mod people;

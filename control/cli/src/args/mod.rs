@@ -84,6 +84,9 @@ pub struct Global {
         help = "Form of the answer: table, json or csv. JSON is one document; of a watch, one a line"
     )]
     pub format: Format,
+    /// For scripts: sent again with the same UUID within 24 h, the same change is made only once
+    #[arg(long, global = true, env = "HOLM_IDEMPOTENCY_KEY", hide_env_values = true, value_name = "UUID")]
+    pub idempotency_key: Option<uuid::Uuid>,
     /// Answers only: no remarks, no next commands, no progress
     #[arg(long, short, global = true)]
     pub quiet: bool,

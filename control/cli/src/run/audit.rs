@@ -13,6 +13,7 @@ mod witnesses;
 use super::Session;
 use super::pin::{Known, alarm};
 use crate::args::AuditVerb;
+use crate::dial::Calls;
 use crate::output::{Format, put};
 use crate::progress::Spinner;
 use crate::text::{json_pretty, plain_lines};
@@ -27,7 +28,6 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use witnesses::{Covers, Outside};
 
 /// Entries on their way to the disk.
@@ -35,7 +35,7 @@ const AHEAD: usize = 256;
 /// The spinner counts in steps of this.
 const COUNT: u64 = 1024;
 
-type Client = AuditServiceClient<Channel>;
+type Client = AuditServiceClient<Calls>;
 
 pub(super) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failure> {
     match verb {

@@ -2,6 +2,7 @@
 
 use super::{Session, disks, slice, watch};
 use crate::args::{BackUp, BackupVerb, How, Restore, Target, VolumeVerb};
+use crate::dial::Calls;
 use crate::progress::Spinner;
 use crate::{Exit, Failure, view};
 use holm_proto::MAX_MESSAGE_BYTES;
@@ -11,9 +12,8 @@ use holm_proto::v1::{
     SliceState,
 };
 use serde_json::json;
-use tonic::transport::Channel;
 
-type Client = BackupServiceClient<Channel>;
+type Client = BackupServiceClient<Calls>;
 
 async fn client(session: &Session) -> Result<Client, Failure> {
     Ok(BackupServiceClient::new(session.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))

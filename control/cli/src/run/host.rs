@@ -2,6 +2,7 @@
 
 use super::{Session, person};
 use crate::args::HostVerb;
+use crate::dial::Calls;
 use crate::output::Format;
 use crate::text::Clock;
 use crate::{Failure, view};
@@ -14,7 +15,6 @@ use holm_proto::v1::{
 };
 use serde_json::{Value, json};
 use std::path::Path;
-use tonic::transport::Channel;
 
 pub(super) async fn run(session: &Session, verb: HostVerb) -> Result<(), Failure> {
     match verb {
@@ -109,7 +109,7 @@ fn served(host: &Host, typed: Option<&str>) -> (String, Value) {
 }
 
 /// The only host there is.
-async fn only(session: &Session, mut client: HostServiceClient<Channel>) -> Result<Host, Failure> {
+async fn only(session: &Session, mut client: HostServiceClient<Calls>) -> Result<Host, Failure> {
     let all = session.ask(client.list_hosts(ListHostsRequest {})).await?.hosts;
     match all.as_slice() {
         [host] => Ok(host.clone()),
@@ -123,7 +123,7 @@ async fn only(session: &Session, mut client: HostServiceClient<Channel>) -> Resu
 /// A host by its name.
 pub(super) async fn get(
     session: &Session,
-    client: &mut HostServiceClient<Channel>,
+    client: &mut HostServiceClient<Calls>,
     name: &str,
 ) -> Result<Host, Failure> {
     session.ask(client.get_host(GetHostRequest { name: name.to_owned() })).await

@@ -2,16 +2,16 @@
 
 use super::Session;
 use crate::Failure;
+use crate::dial::Calls;
 use holm_proto::v1::person_service_client::PersonServiceClient;
 use holm_proto::v1::project_service_client::ProjectServiceClient;
 use holm_proto::v1::slice_service_client::SliceServiceClient;
 use holm_proto::v1::{ListPeopleRequest, ListProjectsRequest, ListSlicesRequest, Person, Project, Slice};
-use tonic::transport::Channel;
 
 impl Session {
     pub(super) async fn all_projects(
         &self,
-        client: &mut ProjectServiceClient<Channel>,
+        client: &mut ProjectServiceClient<Calls>,
     ) -> Result<Vec<Project>, Failure> {
         pages(async |page_token| {
             let wanted = ListProjectsRequest { page_token, page_size: 0 };
@@ -23,7 +23,7 @@ impl Session {
 
     pub(super) async fn all_people(
         &self,
-        client: &mut PersonServiceClient<Channel>,
+        client: &mut PersonServiceClient<Calls>,
     ) -> Result<Vec<Person>, Failure> {
         pages(async |page_token| {
             let page = self.ask(client.list_people(ListPeopleRequest { page_token, page_size: 0 })).await?;
@@ -35,7 +35,7 @@ impl Session {
     /// Of one project, or where it is empty of all.
     pub(super) async fn all_slices(
         &self,
-        client: &mut SliceServiceClient<Channel>,
+        client: &mut SliceServiceClient<Calls>,
         project: &str,
     ) -> Result<Vec<Slice>, Failure> {
         pages(async |page_token| {

@@ -27,13 +27,14 @@ mod wait;
 mod watch;
 
 use crate::args::{Cli, Command, InProject, ProfileVerb, ReportVerb};
-use crate::dial::{self, ANSWER};
+use crate::dial::{self, ANSWER, Calls, Keyed};
 use crate::output::{Cell, Output, Table, Tone};
 use crate::profile::{Place, Profiles};
 use crate::progress::patiently;
 use crate::text::{Clock, parse_when};
 use crate::{Failure, tls, view};
 use clap::CommandFactory;
+use holm_control::once::AGAIN;
 use holm_proto::MAX_MESSAGE_BYTES;
 use holm_proto::v1::SliceRef;
 use holm_proto::v1::audit_service_client::AuditServiceClient;
@@ -50,7 +51,6 @@ use holm_proto::v1::slice_service_client::SliceServiceClient;
 use jiff::Timestamp;
 use serde_json::json;
 use std::future::Future;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// Port of holmd's main listener, where none is said.
@@ -93,7 +93,8 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
     }
     let profiles = Profiles::find()?;
     let place = profiles.place(&cli.global.profile)?;
-    let session = Session { output: output.clone(), clock: Clock::system(), profiles, place };
+    let keyed = Keyed(cli.global.idempotency_key);
+    let session = Session { output: output.clone(), clock: Clock::system(), profiles, place, keyed };
     match cli.command {
         Command::Enrol(args) => enrol::run(&session, args).await.map(|()| 0),
         Command::Renew => enrol::renew(&session).await.map(|()| 0),
@@ -129,17 +130,30 @@ struct Session {
     clock: Clock,
     profiles: Profiles,
     place: Place,
+    keyed: Keyed,
 }
 
 impl Session {
     /// A moment to come, as it is typed.
     fn when(&self, text: &str) -> Result<prost_types::Timestamp, Failure> {
         let at = parse_when(text, &self.clock).map_err(Failure::usage)?;
+        self.same_again(text)?;
         Ok(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 })
     }
 
+    /// Under a key the same command is to say the same.
+    fn same_again(&self, time: &str) -> Result<(), Failure> {
+        if self.keyed.0.is_some() && !time.contains('-') {
+            let text = format!(
+                "with a key, write a date for `{time}`: from now on is another time when it is sent again"
+            );
+            return Err(Failure::usage(text));
+        }
+        Ok(())
+    }
+
     /// A connection to this profile's holmd.
-    async fn connect(&self) -> Result<Channel, Failure> {
+    async fn connect(&self) -> Result<Calls, Failure> {
         let profile = self.place.profile()?;
         let (from, until) = self.place.validity()?;
         if until <= self.clock.now {
@@ -155,7 +169,9 @@ impl Session {
         }
         let config = tls::mutual(&self.place.identity()?)?;
         let connected = dial::connect(&profile.server, PORT, config);
-        patiently(&self.output, &format!("connecting to {}", profile.server), connected).await
+        let channel =
+            patiently(&self.output, &format!("connecting to {}", profile.server), connected).await?;
+        Ok(Calls::new(channel, self.keyed.clone()))
     }
 
     /// The same without signs of life of its own, for who gives some already.
@@ -167,7 +183,15 @@ impl Session {
     async fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
         let limited = tokio::time::timeout(ANSWER, call);
         match patiently(&self.output, "waiting for holmd", limited).await {
-            Ok(answer) => Ok(answer?.into_inner()),
+            Ok(answer) => {
+                let answer = answer?;
+                if let Some(first) = answer.metadata().get(AGAIN).and_then(|id| id.to_str().ok()) {
+                    self.output.must_see(&format!(
+                        "this was done before, by the call {first}: nothing was done now"
+                    ));
+                }
+                Ok(answer.into_inner())
+            }
             Err(_) => {
                 let text = format!("holmd did not answer in {} s", ANSWER.as_secs());
                 Err(Failure::unreachable(text).hint("holm doctor"))
@@ -175,47 +199,47 @@ impl Session {
         }
     }
 
-    async fn people(&self) -> Result<PersonServiceClient<Channel>, Failure> {
+    async fn people(&self) -> Result<PersonServiceClient<Calls>, Failure> {
         Ok(PersonServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn projects(&self) -> Result<ProjectServiceClient<Channel>, Failure> {
+    async fn projects(&self) -> Result<ProjectServiceClient<Calls>, Failure> {
         Ok(ProjectServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn slices(&self) -> Result<SliceServiceClient<Channel>, Failure> {
+    async fn slices(&self) -> Result<SliceServiceClient<Calls>, Failure> {
         Ok(SliceServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn hosts(&self) -> Result<HostServiceClient<Channel>, Failure> {
+    async fn hosts(&self) -> Result<HostServiceClient<Calls>, Failure> {
         Ok(HostServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
+    async fn keys(&self) -> Result<KeyServiceClient<Calls>, Failure> {
         Ok(KeyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn locks(&self) -> Result<LockServiceClient<Channel>, Failure> {
+    async fn locks(&self) -> Result<LockServiceClient<Calls>, Failure> {
         Ok(LockServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn images(&self) -> Result<ImageServiceClient<Channel>, Failure> {
+    async fn images(&self) -> Result<ImageServiceClient<Calls>, Failure> {
         Ok(ImageServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn incidents(&self) -> Result<IncidentServiceClient<Channel>, Failure> {
+    async fn incidents(&self) -> Result<IncidentServiceClient<Calls>, Failure> {
         Ok(IncidentServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn reviews(&self) -> Result<ReviewServiceClient<Channel>, Failure> {
+    async fn reviews(&self) -> Result<ReviewServiceClient<Calls>, Failure> {
         Ok(ReviewServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn policies(&self) -> Result<PolicyServiceClient<Channel>, Failure> {
+    async fn policies(&self) -> Result<PolicyServiceClient<Calls>, Failure> {
         Ok(PolicyServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn log(&self) -> Result<AuditServiceClient<Channel>, Failure> {
+    async fn log(&self) -> Result<AuditServiceClient<Calls>, Failure> {
         Ok(AuditServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 

@@ -120,7 +120,13 @@ mod tests {
                 width: None,
             };
             let key = SigningKey::create(&dir.path().join("key")).unwrap();
-            let session = Session { output, clock: Clock::system(), profiles, place };
+            let session = Session {
+                output,
+                clock: Clock::system(),
+                profiles,
+                place,
+                keyed: crate::dial::Keyed::default(),
+            };
             Self { session, key, dir }
         }
 

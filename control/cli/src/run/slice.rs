@@ -4,6 +4,7 @@ use super::pin::alarm;
 use super::project::afterwards;
 use super::{Session, backup, copy, disks, queue as jobs, ssh, ssh_config, tunnel, watch};
 use crate::args::{Request, Size, SliceVerb, Target};
+use crate::dial::Calls;
 use crate::output::{Format, put};
 use crate::{Failure, view};
 use holm_control::audit::note;
@@ -15,7 +16,6 @@ use holm_proto::v1::{
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
-use tonic::transport::Channel;
 
 pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failure> {
     match verb {
@@ -273,7 +273,7 @@ fn told(session: &Session, slice: &Slice, sentence: String, dry_run: bool) -> Re
 }
 
 async fn call(
-    client: &mut SliceServiceClient<Channel>,
+    client: &mut SliceServiceClient<Calls>,
     verb: Verb,
     request: DecideSliceRequest,
 ) -> Result<tonic::Response<Slice>, tonic::Status> {

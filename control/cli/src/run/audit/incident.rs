@@ -31,6 +31,7 @@ pub(super) async fn run(session: &Session, verb: IncidentVerb) -> Result<(), Fai
             output.list(&view::incidents(&all, &session.clock), &json!(json))
         }
         IncidentVerb::Open { project, reason, aware, dry_run } => {
+            aware.as_deref().map(|text| session.same_again(text)).transpose()?;
             let aware =
                 aware.map(|text| parse_since(&text, &session.clock)).transpose().map_err(Failure::usage)?;
             let request = OpenIncidentRequest { project, reason, aware: aware.map(timestamp), dry_run };
