@@ -278,8 +278,7 @@ pub fn parse_since(text: &str, clock: &Clock) -> Result<Timestamp, String> {
     if let Ok(civil) = text.parse::<jiff::civil::DateTime>() {
         return civil.to_zoned(clock.zone.clone()).map(|z| z.timestamp()).map_err(|_| bad());
     }
-    let ago = days(text).map_or_else(|| text.parse::<SignedDuration>(), Ok).map_err(|_| bad())?;
-    clock.now.checked_sub(ago.abs()).map_err(|_| bad())
+    clock.now.checked_sub(span(text).ok_or_else(bad)?.abs()).map_err(|_| bad())
 }
 
 /// A moment to come: `2026-12-01`, `2026-12-01T08:00` (local), RFC 3339, or `36h` or `90d` (from now).
@@ -290,10 +289,15 @@ pub fn parse_when(text: &str, clock: &Clock) -> Result<Timestamp, String> {
             plain(text)
         )
     };
-    match days(text).map_or_else(|| text.parse::<SignedDuration>(), Ok) {
-        Ok(ahead) => clock.now.checked_add(ahead.abs()).map_err(|_| bad()),
-        Err(_) => parse_since(text, clock).map_err(|_| bad()),
+    match span(text) {
+        Some(ahead) => clock.now.checked_add(ahead.abs()).map_err(|_| bad()),
+        None => parse_since(text, clock).map_err(|_| bad()),
     }
+}
+
+/// `36h` or `90d`: a time by the clock, another one each time.
+pub fn span(text: &str) -> Option<SignedDuration> {
+    days(text).or_else(|| text.parse().ok())
 }
 
 /// `90d`.
@@ -306,6 +310,13 @@ fn days(text: &str) -> Option<SignedDuration> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_by_the_clock_and_what_is_a_moment() {
+        assert!(["36h", "-36h", "90d", "2h 30m", "PT2H"].iter().all(|text| span(text).is_some()));
+        let moments = ["2026-12-01", "2026-12-01T08:00", "2026-12-01T08:00:00Z", "", "never"];
+        assert!(moments.iter().all(|text| span(text).is_none()));
+    }
 
     fn clock() -> Clock {
         Clock { now: "2026-11-03T13:02:11Z".parse().unwrap(), zone: TimeZone::fixed(jiff::tz::offset(1)) }

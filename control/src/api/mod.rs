@@ -287,9 +287,11 @@ impl Asked {
                 let by = Some(pack.id().to_owned());
                 let made = once.as_ref().and_then(|(id, _)| once::made(state, id, now));
                 let judged = self.judged(&seen, find, true).map_err(|no| match made {
-                    // That it was done she knows.
-                    Some(made) => No { told: Box::new(once::not_again(made)), ..no },
-                    None => no,
+                    // That it was done she knows. What her certificate lacks, or that she is locked, is said as ever.
+                    Some(made) if self.known(state).is_ok() => {
+                        No { told: Box::new(once::not_again(made)), ..no }
+                    }
+                    _ => no,
                 });
                 let decided = judged.and_then(|(rules, found)| {
                     if let (Some(made), Some((_, kept))) = (made, &once) {

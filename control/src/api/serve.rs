@@ -236,7 +236,7 @@ impl Service<http::Request<Body>> for Services {
         let path = request.uri().path();
         let (app, peer, path) =
             (Arc::clone(&self.app), request.extensions().get::<Peer>().cloned(), path.to_owned());
-        let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default().to_owned();
+        let service = path.strip_prefix('/').and_then(|p| p.split('/').next()).unwrap_or_default();
         if let Some(say) = peer.as_ref().and_then(|peer| exhausted(&self.app, peer)) {
             return Box::pin(async move {
                 if let Some(n) = say {
@@ -260,7 +260,7 @@ impl Service<http::Request<Body>> for Services {
                 });
             }
         };
-        let answer = match service.as_str() {
+        let answer = match service {
             s if s == name(&self.people) => self.people.call(request),
             s if s == name(&self.projects) => self.projects.call(request),
             s if s == name(&self.slices) => self.slices.call(request),

@@ -84,6 +84,15 @@ async fn who_may_not_any_more_is_told_nothing_but_that_it_was_done() {
     assert!(refused.message().contains("is not done again") && !refused.message().contains(&first.id));
     let entry = world.logged(|e| e.action == "slice.request" && e.outcome == "refused").await;
     assert!(entry.reasons.iter().any(|reason| reason.contains("locked")), "{entry:?}");
+    // Of herself she hears what is wrong.
+    let lock = v1::SetLockRequest {
+        subject: "person/dina".to_owned(),
+        reason: "a doubt".to_owned(),
+        dry_run: false,
+    };
+    world.locks("frida").set_lock(lock).await.unwrap();
+    let refused = ask(&world, "dina", ONE, "heart/main").await.unwrap_err();
+    assert!(refused.message().contains("locked") && !refused.message().contains("done again"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ use crate::dial::{self, ANSWER, Calls, Keyed};
 use crate::output::{Cell, Output, Table, Tone};
 use crate::profile::{Place, Profiles};
 use crate::progress::patiently;
-use crate::text::{Clock, parse_when};
+use crate::text::{Clock, parse_when, span};
 use crate::{Failure, tls, view};
 use clap::CommandFactory;
 use holm_control::once::AGAIN;
@@ -143,7 +143,7 @@ impl Session {
 
     /// Under a key the same command is to say the same.
     fn same_again(&self, time: &str) -> Result<(), Failure> {
-        if self.keyed.0.is_some() && !time.contains('-') {
+        if self.keyed.0.is_some() && span(time).is_some() {
             let text = format!(
                 "with a key, write a date for `{time}`: from now on is another time when it is sent again"
             );
