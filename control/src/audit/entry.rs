@@ -2,7 +2,7 @@
 
 use super::json;
 use jiff::Timestamp;
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub const OUTCOMES: [&str; 3] = ["allowed", "refused", "observed"];
 
 /// What was asked, by whom, and what came of it. Its changes are read as JSON; written they are what they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(deserialize = "C: Deserialize<'de>"))]
 pub struct Entry<C = Value> {
     /// Version of this form: 1.
     pub v: u32,
@@ -58,6 +58,9 @@ pub struct Entry<C = Value> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<C>,
 }
+
+/// One whose changes nobody asks for: they are most of what an entry is.
+pub type Outline = Entry<IgnoredAny>;
 
 /// Why an entry cannot be logged.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +103,15 @@ impl<C: Serialize> Entry<C> {
 impl Entry {
     /// What bytes of the log mean.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        json::strict(bytes)?;
-        let entry: Self = serde_json::from_slice(bytes)?;
+        Self::read(bytes)
+    }
+}
+
+impl<C: DeserializeOwned> Entry<C> {
+    /// The same, where no more is wanted of its changes than `C`. What is no entry is none whatever that is.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let text = json::strict(bytes)?;
+        let entry: Self = serde_json::from_str(text)?;
         if entry.v == VERSION {
             return Ok(entry);
         }

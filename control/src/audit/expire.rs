@@ -55,7 +55,7 @@ pub(crate) struct Told {
 }
 
 /// Whether this entry says that those before another may be gone: holmd's own, of what was before it.
-pub(crate) fn told(entry: &Entry) -> Option<Told> {
+pub(crate) fn told<C>(entry: &Entry<C>) -> Option<Told> {
     let own = entry.actor == "holmd" && entry.action == EXPIRE && entry.outcome != "refused";
     let first = entry.detail.get("first").filter(|_| own).and_then(Value::as_u64)?;
     (first <= entry.index).then_some(Told { first, at: entry.time })

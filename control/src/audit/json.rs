@@ -11,11 +11,11 @@ use std::fmt;
 /// The seconds of 1970 to 9998: in these years all that reads times agrees.
 const YEARS: std::ops::Range<i64> = 0..253_370_764_800;
 
-/// Whether these bytes are such an object.
-pub(super) fn strict(bytes: &[u8]) -> Result<(), serde_json::Error> {
+/// These bytes as the text of such an object.
+pub(super) fn strict(bytes: &[u8]) -> Result<&str, serde_json::Error> {
     // Looked at once, and not once for each of its strings.
     let text = std::str::from_utf8(bytes).map_err(Error::custom)?;
-    serde_json::from_str(text).map(|Object| ())
+    serde_json::from_str(text).map(|Object| text)
 }
 
 /// A time as it would be written.

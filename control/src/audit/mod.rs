@@ -57,7 +57,7 @@ pub(crate) use self::disk::faults;
 
 pub use self::checkpoint::Checkpoint;
 pub use self::disk::DiskError;
-pub use self::entry::{Entry, EntryError, MAX_ENTRY, OUTCOMES};
+pub use self::entry::{Entry, EntryError, MAX_ENTRY, OUTCOMES, Outline};
 pub(crate) use self::expire::told;
 pub use self::expire::{CARRY, EXPIRE, Expire, Gone, SEGMENT};
 pub use self::key::{KeyError, SigningKey};

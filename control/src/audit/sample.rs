@@ -42,7 +42,7 @@ pub const ACCESSES: [&str; 10] = [
 ];
 
 /// Whether samples are drawn of it: what was only tried out gave nobody anything.
-pub fn is_access(entry: &Entry) -> bool {
+pub fn is_access<C>(entry: &Entry<C>) -> bool {
     ACCESSES.contains(&entry.action.as_str()) && entry.detail.get("dry_run").is_none()
 }
 
@@ -113,7 +113,7 @@ pub struct Drawn {
 }
 
 /// What this entry is to samples; `None`: nothing.
-pub fn step(entry: &Entry) -> Option<Step> {
+pub fn step<C>(entry: &Entry<C>) -> Option<Step> {
     // What somebody asks for under these names is refused, and ends nothing.
     let own = entry.actor == "holmd" && entry.outcome != "refused";
     match entry.action.as_str() {

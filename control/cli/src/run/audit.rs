@@ -21,7 +21,7 @@ use crate::{Exit, Failure};
 use holm_control::audit::export::Item;
 use holm_control::audit::sample::Redrawn;
 use holm_control::audit::verify::{self, Checker, Verified, VerifyError};
-use holm_control::audit::{Checkpoint, Entry, Hash, export, note};
+use holm_control::audit::{Checkpoint, Entry, Hash, Outline, export, note};
 use holm_proto::v1::audit_service_client::AuditServiceClient;
 use holm_proto::v1::{self, GetCheckpointRequest, ListEntriesRequest, LogEntry};
 use serde_json::{Value, json};
@@ -181,9 +181,14 @@ fn offline(
         return part::check(session, dir, &key);
     }
     let earlier = saved(earlier, &key)?;
-    let (verified, _) = verify::directory_from(dir, &key, &earlier, |_| None::<()>).map_err(|e| {
-        Failure::new(format!("`{}` is NOT the log that was signed: {}", dir.display(), holm_proto::chain(&e)))
-    })?;
+    let (verified, _) =
+        verify::directory_from(dir, &key, &earlier, |_: &Outline| None::<()>).map_err(|e| {
+            Failure::new(format!(
+                "`{}` is NOT the log that was signed: {}",
+                dir.display(),
+                holm_proto::chain(&e)
+            ))
+        })?;
     let covers = outside.offline(dir, &key)?;
     report(session, &verified, &key, None, &earlier, &covers)
 }

@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::profile::Profiles;
 use crate::text::Clock;
 use crate::view::{self, Deletion, NotADeletion};
-use holm_control::audit::{Checkpoint, note, verify};
+use holm_control::audit::{Checkpoint, Entry, note, verify};
 use serde_json::json;
 use std::path::Path;
 
@@ -116,7 +116,7 @@ fn logged(dir: &Path, key: &str, note: &str, deletion: &Deletion) -> Result<u64,
         ))
     };
     let head = Checkpoint::verify(deletion.checkpoint(), key).map_err(|e| wrong(&e))?;
-    let (_, found) = verify::directory_from(dir, key, std::slice::from_ref(&head), |entry| {
+    let (_, found) = verify::directory_from(dir, key, std::slice::from_ref(&head), |entry: &Entry| {
         let issues = |change: &serde_json::Value| {
             change.pointer("/of/certificate/note").and_then(|v| v.as_str()) == Some(note)
         };

@@ -9,7 +9,7 @@ mod notes;
 
 use super::tamper::{Files, bundle, copies, leaves};
 use super::*;
-use crate::audit::{Checkpoint, note, verify};
+use crate::audit::{Checkpoint, Outline, note, verify};
 use data_encoding::{BASE64, HEXLOWER};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -80,7 +80,7 @@ impl Cases {
         let judged = || {
             let heads: Result<Vec<_>, _> =
                 case.earlier.iter().map(|n| Checkpoint::verify(n, &case.key)).collect();
-            verify::directory_from(&self.place(number), &case.key, &heads?, |_| None::<()>)
+            verify::directory_from(&self.place(number), &case.key, &heads?, |_: &Outline| None::<()>)
         };
         match judged() {
             Ok((v, _)) => {

@@ -5,7 +5,7 @@ use super::*;
 use crate::audit::disk::faults::When;
 use crate::audit::export::{self, Item};
 use crate::audit::verify::{self, Checker, VerifyError};
-use crate::audit::{Checkpoint, EXPIRE, Gone, LogError};
+use crate::audit::{Checkpoint, EXPIRE, Gone, LogError, Outline};
 use serde_json::{Value, json};
 
 /// The entry that says that those before `first` may be gone.
@@ -93,8 +93,9 @@ fn what_is_before_the_first_goes_and_all_else_is_proven_still() {
     // What it was before, also where that is gone by now.
     for size in [1, 256, 700, 768, 1000] {
         let old = Checkpoint { size, root: log.root_at(size).unwrap(), ..head.clone() };
-        let judge =
-            |old: Checkpoint| verify::directory_from(&scratch.path(), &vkey(), &[old], |e| Some(e.index));
+        let judge = |old: Checkpoint| {
+            verify::directory_from(&scratch.path(), &vkey(), &[old], |e: &Outline| Some(e.index))
+        };
         assert_eq!(judge(old.clone()).unwrap().1, (768..1101).collect::<Vec<_>>());
         let other = Checkpoint { root: [7; 32], ..old };
         assert!(matches!(judge(other), Err(VerifyError::Rewritten(of)) if of == size));

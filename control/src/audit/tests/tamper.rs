@@ -259,7 +259,7 @@ fn a_copy_begins_with_what_was_signed_before() {
     lay_out(&at, &copies(300)[1]);
     let head = |size| Checkpoint::verify(&checkpoint(&copies(size)[0]), &vkey()).unwrap();
     let judge = |earlier: &Checkpoint| {
-        verify::directory_from(&at, &vkey(), std::slice::from_ref(earlier), |e| Some(e.index))
+        verify::directory_from(&at, &vkey(), std::slice::from_ref(earlier), |e: &Entry| Some(e.index))
             .map(|(_, seen)| seen)
             .map_err(|e| e.to_string())
     };

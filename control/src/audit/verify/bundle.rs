@@ -9,6 +9,7 @@ use crate::audit::layout::{self, Tile};
 use crate::audit::sample::{self, Step};
 use crate::audit::tree::{self, Hash};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use std::sync::mpsc;
 use std::{iter, thread};
 
@@ -33,11 +34,11 @@ pub(super) struct Bundle<T> {
 }
 
 /// Judge the bundles of a log of `size` entries, of which the first `gone` are hashes alone, and `take` them.
-pub(super) fn in_order<T: Send>(
+pub(super) fn in_order<T: Send, C: DeserializeOwned>(
     files: &Files<'_>,
     size: u64,
     gone: u64,
-    pick: &(impl Fn(&Entry) -> Option<T> + Sync),
+    pick: &(impl Fn(&Entry<C>) -> Option<T> + Sync),
     mut take: impl FnMut(Bundle<T>) -> Result<(), VerifyError>,
 ) -> Result<(), VerifyError> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -64,11 +65,11 @@ pub(super) fn in_order<T: Send>(
     })
 }
 
-fn judge<T>(
+fn judge<T, C: DeserializeOwned>(
     files: &Files<'_>,
     gone: u64,
     tile: Tile,
-    pick: &impl Fn(&Entry) -> Option<T>,
+    pick: &impl Fn(&Entry<C>) -> Option<T>,
 ) -> Result<Bundle<T>, VerifyError> {
     if tile.entry(0) < gone {
         return judge_hashes(files, tile.over_entries());

@@ -5,7 +5,7 @@ use crate::Failure;
 use crate::output::{Cell, Sheet, Table, Tone};
 use crate::run::pin::alarm;
 use crate::view::{time_json, when};
-use holm_control::audit::{Checkpoint, verify};
+use holm_control::audit::{Checkpoint, Outline, verify};
 use holm_control::witness::cosignature::WitnessKey;
 use holm_control::witness::coverage::{Coverage, Head, NotCovered};
 use holm_proto::ids::Name;
@@ -142,7 +142,7 @@ impl Outside {
         heads.sort_by_key(|head| std::cmp::Reverse((head.size, head.at)));
         for head in heads {
             let head_of = std::slice::from_ref(head.checkpoint());
-            verify::directory_from(dir, log, head_of, |_| None::<()>).map_err(|e| {
+            verify::directory_from(dir, log, head_of, |_: &Outline| None::<()>).map_err(|e| {
                 let why = holm_proto::chain(&e);
                 alarm(format!("{} cosigned another history of it on {}: {why}", head.witness, head.at))
             })?;
