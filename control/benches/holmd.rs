@@ -38,6 +38,7 @@ fn decision(c: &mut Criterion) {
             level: "3".to_owned(),
             lead: name("ada"),
             members: (0..50).map(|n| name(&format!("researcher-{n}"))).collect(),
+            readers: Vec::new(),
             requested_by: name("ada"),
             approved_by: vec![name("gustav")],
             held_by: Vec::new(),

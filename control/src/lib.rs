@@ -28,6 +28,7 @@ pub mod search;
 pub mod setup;
 pub mod store;
 pub mod stream;
+pub mod tag;
 pub mod usage;
 pub mod watch;
 pub mod witness;

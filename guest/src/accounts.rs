@@ -4,6 +4,7 @@ use crate::{
     disks::PROJECT_GROUP,
     failed::{Failed, Of as _, Outcome},
     files::{self, Owner, ROOT},
+    readers::READERS_GROUP,
     seed::User,
 };
 use std::{collections::BTreeSet, fs, io, ops::Range, os::unix::fs::chown, path::Path};
@@ -31,7 +32,9 @@ struct Tables {
 impl Tables {
     /// With these people in the place of those who were there, of whom what becomes is `gone`.
     fn with(&self, people: &[User], gone: Gone) -> Outcome<Self> {
-        let of_people = |id: &str| id.parse().is_ok_and(|id| PEOPLE.contains(&id) || id == PROJECT_GROUP);
+        let of_people = |id: &str| {
+            id.parse().is_ok_and(|id| PEOPLE.contains(&id) || [PROJECT_GROUP, READERS_GROUP].contains(&id))
+        };
         let keep = |text: &str| -> Vec<String> {
             let lines = text.lines().filter(|line| !line.split(':').nth(2).is_some_and(of_people));
             lines.map(str::to_owned).collect()
@@ -44,7 +47,7 @@ impl Tables {
             let locked = line.strip_prefix("root:").and_then(|rest| rest.split_once(':'));
             shadow.push(locked.map_or_else(|| line.to_owned(), |(_, rest)| format!("root:!*:{rest}")));
         }
-        for User { name, uid } in people {
+        for User { name, uid, .. } in people {
             if system.contains(name) {
                 return Err(Failed(format!("the name {name} belongs to the system")));
             }
@@ -52,15 +55,19 @@ impl Tables {
             group.push(format!("{name}:x:{uid}:"));
             shadow.push(format!("{name}:*:1:0:99999:7:::"));
         }
-        let names: Vec<&str> = people.iter().map(|user| user.name.as_str()).collect();
-        for User { name, uid } in self.people().iter().filter(|_| gone == Gone::Locked) {
+        let names = |those: &dyn Fn(&User) -> bool| {
+            let those = people.iter().filter(|user| those(user));
+            those.map(|user| user.name.as_str()).collect::<Vec<_>>().join(",")
+        };
+        for User { name, uid, .. } in self.people().iter().filter(|_| gone == Gone::Locked) {
             if !people.iter().any(|user| user.name == *name || user.uid == *uid) {
                 passwd.push(format!("{name}:x:{uid}:{uid}::/home/{name}:/usr/sbin/nologin"));
                 group.push(format!("{name}:x:{uid}:"));
                 shadow.push(format!("{name}:!*:1:0:99999:7:::"));
             }
         }
-        group.push(format!("project:x:{PROJECT_GROUP}:{}", names.join(",")));
+        group.push(format!("project:x:{PROJECT_GROUP}:{}", names(&|_| true)));
+        group.push(format!("readers:x:{READERS_GROUP}:{}", names(&|user| user.read_only)));
         let text = |lines: Vec<String>| lines.into_iter().map(|line| line + "\n").collect();
         Ok(Self { passwd: text(passwd), group: text(group), shadow: text(shadow) })
     }
@@ -70,7 +77,7 @@ impl Tables {
         let user = |line: &str| {
             let mut fields = line.split(':');
             let (name, uid) = (fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?);
-            PEOPLE.contains(&uid).then_some(User { name, uid })
+            PEOPLE.contains(&uid).then_some(User { name, uid, read_only: false })
         };
         self.passwd.lines().filter_map(user).collect()
     }
@@ -107,7 +114,7 @@ pub fn make(people: &[User], gone: Gone) -> Outcome {
         files::write(path, &ranges, 0o644, ROOT).of(path)?;
     }
     files::directory("/project", 0o2770, (0, PROJECT_GROUP)).of("/project")?;
-    for User { name, uid } in people {
+    for User { name, uid, .. } in people {
         // A full disk keeps nobody else out, and her neither: she begins in "/".
         if let Err(error) = home(Path::new("/home"), name, (*uid, *uid), Path::new("/etc/skel")) {
             eprintln!("no home for {name}: {error}");
@@ -116,11 +123,20 @@ pub fn make(people: &[User], gone: Gone) -> Outcome {
     Ok(())
 }
 
+/// From there on ids are somebody's to be in containers that she builds, so many each.
+const FIRST: u32 = 1_000_000;
+const EACH: u32 = 1 << 16;
+
 /// The ids that are hers to be in containers that she builds, and nobody else's.
-fn range(User { name, uid }: &User) -> String {
-    const EACH: u32 = 1 << 16;
-    let first = 1_000_000 + uid.saturating_sub(PEOPLE.start).min(PEOPLE.end - PEOPLE.start) * EACH;
+fn range(User { name, uid, .. }: &User) -> String {
+    let first = FIRST + uid.saturating_sub(PEOPLE.start).min(PEOPLE.end - PEOPLE.start) * EACH;
     format!("{name}:{first}:{EACH}")
+}
+
+/// Whose a user id is, of a person's own and of those that are hers to be.
+pub fn person(uid: u32) -> Option<u32> {
+    let whose = uid.checked_sub(FIRST).map_or(uid, |beyond| PEOPLE.start + beyond / EACH);
+    PEOPLE.contains(&whose).then_some(whose)
 }
 
 /// Where there is none yet.
@@ -149,12 +165,14 @@ mod tests {
     #[test]
     fn nobody_shares_the_ids_of_her_containers() {
         let first = |uid| -> u64 {
-            let line = range(&User { name: "ida".to_owned(), uid });
+            let line = range(&user("ida", uid));
             line.split(':').nth(1).unwrap().parse().unwrap()
         };
-        assert_eq!(range(&User { name: "ida".to_owned(), uid: 1001 }), "ida:1065536:65536");
+        assert_eq!(range(&user("ida", 1001)), "ida:1065536:65536");
         for uid in PEOPLE.start..PEOPLE.end - 1 {
             assert_eq!(first(uid) + 65_536, first(uid + 1));
+            let hers = u32::try_from(first(uid)).unwrap();
+            assert_eq!([uid, hers, hers + 65_535].map(person), [Some(uid); 3]);
         }
         assert!(first(PEOPLE.end - 1) + 65_536 < u64::from(u32::MAX));
     }
@@ -172,7 +190,7 @@ mod tests {
     }
 
     fn user(name: &str, uid: u32) -> User {
-        User { name: name.to_owned(), uid }
+        User { name: name.to_owned(), uid, read_only: false }
     }
 
     #[test]
@@ -186,7 +204,7 @@ mod tests {
                     ida:x:10001:10001::/home/ida:/bin/bash\nfrida:x:10002:10002::/home/frida:/bin/bash\n"
                     .to_owned(),
                 group: "root:x:0:\nshadow:x:42:\nmunge:x:103:\nslurm:x:64030:\nida:x:10001:\nfrida:x:10002:\n\
-                    project:x:60000:ida,frida\n"
+                    project:x:60000:ida,frida\nreaders:x:60001:\n"
                     .to_owned(),
                 shadow: "root:!*:19000:0:99999:7:::\nmunge:!:19000::::::\nida:*:1:0:99999:7:::\nfrida:*:1:0:99999:7:::\n"
                     .to_owned(),
@@ -202,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn who_only_reads_is_of_one_more_group() {
+        let reads = User { read_only: true, ..user("frida", 10_002) };
+        let made = before().with(&[user("ida", 10_001), reads], Gone::Removed).unwrap();
+        assert!(
+            made.group.ends_with("\nproject:x:60000:ida,frida\nreaders:x:60001:frida\n"),
+            "{}",
+            made.group
+        );
+        let changes = made.with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Locked).unwrap();
+        assert!(changes.group.ends_with("\nproject:x:60000:ida,frida\nreaders:x:60001:\n"));
+    }
+
+    #[test]
     fn of_who_goes_the_account_is_locked_and_then_removed_and_she_may_come_back() {
         let (ida, frida) = (user("ida", 10_001), user("frida", 10_002));
         let both = before().with(&[ida.clone(), frida.clone()], Gone::Removed).unwrap();
@@ -209,7 +240,7 @@ mod tests {
         let locked = both.with(std::slice::from_ref(&ida), Gone::Locked).unwrap();
         assert!(locked.passwd.ends_with("\nfrida:x:10002:10002::/home/frida:/usr/sbin/nologin\n"));
         assert!(locked.shadow.ends_with("\nfrida:!*:1:0:99999:7:::\n"));
-        assert!(locked.group.ends_with("\nfrida:x:10002:\nproject:x:60000:ida\n"));
+        assert!(locked.group.ends_with("\nfrida:x:10002:\nproject:x:60000:ida\nreaders:x:60001:\n"));
         assert_eq!(locked.with(std::slice::from_ref(&ida), Gone::Removed).unwrap(), one);
         for before in [locked, one] {
             assert_eq!(before.with(&[ida.clone(), frida.clone()], Gone::Locked).unwrap(), both);

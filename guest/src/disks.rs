@@ -19,7 +19,7 @@ pub const DATA: &str = "/run/holm/data";
 const RESERVE: u64 = 64 << 20;
 /// The group slurm, which the kernel is told by its number, as it is in every image (`deploy/guest-image/build` looks).
 const SLURM: u32 = 64_030;
-const SCRATCH: &str = "/raid";
+pub const SCRATCH: &str = "/raid";
 /// Where people look for them on the shared clusters that they come from.
 const LIBRARY: &str = "/user/share/singularity/images";
 

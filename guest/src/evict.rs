@@ -1,10 +1,11 @@
 //! Ends what runs here of who is nobody here: processes, and jobs of Slurm.
 
 use crate::{
-    accounts::PEOPLE,
+    accounts::person,
     command::run,
     failed::{Of as _, Outcome},
     files,
+    readers::TREE,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -16,6 +17,26 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+/// Who may have something that runs here.
+#[derive(Debug)]
+pub struct Here {
+    pub people: BTreeSet<u32>,
+    /// Those of them who only read: nothing of theirs runs but in their tree.
+    pub readers: BTreeSet<u32>,
+}
+
+impl Here {
+    /// Whose a user id is, where she is none of these.
+    fn gone(&self, uid: u32) -> Option<u32> {
+        person(uid).filter(|who| !self.people.contains(who))
+    }
+
+    /// Whose it is, where she only reads.
+    fn reads(&self, uid: u32) -> Option<u32> {
+        person(uid).filter(|who| self.readers.contains(who))
+    }
+}
+
 /// Programs that are under way, and are not waited for.
 #[derive(Debug, Default)]
 pub struct Evictions {
@@ -23,10 +44,11 @@ pub struct Evictions {
 }
 
 impl Evictions {
-    /// Ends what there is of people who are none of these; true where nothing was found. `slurm`: there is one to be asked.
-    pub fn pass(&mut self, people: &BTreeSet<u32>, slurm: bool) -> Outcome<bool> {
+    /// Ends what there is of people who are none of these, or where they may do more than they should; true where nothing was
+    /// found. `slurm`: there is one to be asked.
+    pub fn pass(&mut self, here: &Here, slurm: bool) -> Outcome<bool> {
         self.helpers.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
-        let found = processes(Path::new("/proc"), people)?;
+        let found = processes(Path::new("/proc"), here)?;
         let who: BTreeSet<u32> = found.iter().map(|(_, uid)| *uid).collect();
         for uid in who {
             self.end_at_once(uid);
@@ -37,7 +59,7 @@ impl Evictions {
         }
         // After their processes: where there was none, none has handed in a job since it was looked.
         let jobs = if slurm {
-            jobs(&run(&["squeue", "--noheader", "--format=%A %U %T"])?, people)
+            jobs(&run(&["squeue", "--noheader", "--format=%A %U %T"])?, here)
         } else {
             Vec::new()
         };
@@ -60,19 +82,19 @@ impl Evictions {
     }
 }
 
-/// A person, and none of these.
-fn is_stranger(uid: u32, people: &BTreeSet<u32>) -> bool {
-    PEOPLE.contains(&uid) && !people.contains(&uid)
-}
-
-/// Processes of strangers that have not ended, and whose each is.
-fn processes(proc: &Path, people: &BTreeSet<u32>) -> Outcome<Vec<(Pid, u32)>> {
+/// Processes of strangers, and of readers that run elsewhere than in their tree, that have not ended; and whose each is.
+fn processes(proc: &Path, here: &Here) -> Outcome<Vec<(Pid, u32)>> {
     let mut found = Vec::new();
     for name in files::names(proc).of(proc.display())? {
         let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
-        let path = proc.join(name).join("status");
+        let path = proc.join(&name).join("status");
         match fs::read_to_string(&path) {
-            Ok(status) => found.extend(stranger(&status, people).map(|uid| (pid, uid))),
+            Ok(status) => {
+                // What has ended meanwhile has none.
+                let in_tree =
+                    || fs::read_link(proc.join(&name).join("root")).is_ok_and(|root| root == Path::new(TREE));
+                found.extend(stranger(&status, here, in_tree).map(|uid| (pid, uid)));
+            }
             // It has ended meanwhile, and says so in one of two ways.
             Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => {}
             Err(error) => return Err(error).of(path.display()),
@@ -83,22 +105,26 @@ fn processes(proc: &Path, people: &BTreeSet<u32>) -> Outcome<Vec<(Pid, u32)>> {
 
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
-/// Whose a process is, of what the kernel says of it: by any of its user ids.
-fn stranger(status: &str, people: &BTreeSet<u32>) -> Option<u32> {
+/// Whose a process is that may not be, of what the kernel says of it: by any of its user ids; of a reader by its own.
+fn stranger(status: &str, here: &Here, in_tree: impl Fn() -> bool) -> Option<u32> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     // One that has ended, and that nobody has asked after yet, does nothing more.
     if field("State:")?.trim_start().starts_with(['Z', 'X']) {
         return None;
     }
-    field("Uid:")?.split_whitespace().filter_map(|uid| uid.parse().ok()).find(|uid| is_stranger(*uid, people))
+    let ids: Vec<u32> = field("Uid:")?.split_whitespace().filter_map(|uid| uid.parse().ok()).collect();
+    let gone = ids.iter().find_map(|uid| here.gone(*uid));
+    // What is root's and is her for a moment, as sshd is while she comes in, is not hers.
+    gone.or_else(|| ids.first().and_then(|uid| here.reads(*uid)).filter(|_| !in_tree()))
 }
 
-/// Jobs of strangers in Slurm's queue, but for those that have only to be cleared away.
-fn jobs(queue: &str, people: &BTreeSet<u32>) -> Vec<String> {
+/// Jobs of strangers, and of readers, in Slurm's queue, but for those that have only to be cleared away.
+fn jobs(queue: &str, here: &Here) -> Vec<String> {
     let theirs = |line: &str| {
         let mut words = line.split_whitespace();
         let (job, uid, state) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        (is_stranger(uid, people) && state != "COMPLETING").then(|| job.to_owned())
+        let ends = here.gone(uid).or_else(|| here.reads(uid)).is_some() && state != "COMPLETING";
+        ends.then(|| job.to_owned())
     };
     queue.lines().filter_map(theirs).collect()
 }
@@ -110,36 +136,59 @@ mod tests {
     #[test]
     fn strangers_are_found_by_any_of_their_ids_and_nobody_else_is() {
         let place = tempfile::tempdir().unwrap();
-        let people = BTreeSet::from([10_001]);
-        for (pid, state, uids) in [
-            ("1", "S (sleeping)", "0\t0\t0\t0"),
-            ("20", "S (sleeping)", "10001\t10001\t10001\t10001"),
-            ("21", "T (stopped)", "10002\t10002\t10002\t10002"),
-            ("22", "R (running)", "10002\t0\t0\t0"),
-            ("23", "R (running)", "10001\t10001\t10002\t10001"),
-            ("24", "Z (zombie)", "10002\t10002\t10002\t10002"),
-            ("25", "S (sleeping)", "64030\t64030\t64030\t64030"),
-            ("26", "S (sleeping)", "999\t999\t999\t999"),
-            ("self", "R (running)", "10002\t10002\t10002\t10002"),
+        let here = Here { people: BTreeSet::from([10_001, 10_003]), readers: BTreeSet::from([10_003]) };
+        for (pid, state, uids, root) in [
+            ("1", "S (sleeping)", "0\t0\t0\t0", "/"),
+            ("20", "S (sleeping)", "10001\t10001\t10001\t10001", "/"),
+            ("21", "T (stopped)", "10002\t10002\t10002\t10002", "/"),
+            ("22", "R (running)", "10002\t0\t0\t0", "/"),
+            ("23", "R (running)", "10001\t10001\t10002\t10001", "/"),
+            ("24", "Z (zombie)", "10002\t10002\t10002\t10002", "/"),
+            ("25", "S (sleeping)", "64030\t64030\t64030\t64030", "/"),
+            ("26", "S (sleeping)", "999\t999\t999\t999", "/"),
+            // Of the ids that are 10002's to be, and of 10001's.
+            ("28", "S (sleeping)", "590955073\t590955073\t590955073\t590955073", "/"),
+            ("29", "S (sleeping)", "590889537\t590889537\t590889537\t590889537", "/"),
+            // 10003 only reads.
+            ("30", "S (sleeping)", "10003\t10003\t10003\t10003", "/"),
+            ("31", "S (sleeping)", "10003\t0\t0\t0", "/"),
+            ("32", "S (sleeping)", "0\t10003\t0\t10003", "/"),
+            ("33", "S (sleeping)", "10003\t10003\t10003\t10003", TREE),
+            ("34", "Z (zombie)", "10003\t10003\t10003\t10003", "/"),
+            ("35", "S (sleeping)", "10002\t10002\t10002\t10002", TREE),
+            ("self", "R (running)", "10002\t10002\t10002\t10002", "/"),
         ] {
             fs::create_dir(place.path().join(pid)).unwrap();
             let status = format!(
                 "Name:\tx\nUmask:\t0022\nState:\t{state}\nPid:\t{pid}\nUid:\t{uids}\nGid:\t0\t0\t0\t0\n"
             );
             fs::write(place.path().join(pid).join("status"), status).unwrap();
+            std::os::unix::fs::symlink(root, place.path().join(pid).join("root")).unwrap();
         }
         // One that has just ended.
         fs::create_dir(place.path().join("27")).unwrap();
-        let found = processes(place.path(), &people).unwrap();
+        let found = processes(place.path(), &here).unwrap();
         let found: Vec<(i32, u32)> = found.iter().map(|(pid, uid)| (pid.as_raw_pid(), *uid)).collect();
-        assert_eq!(found, [(21, 10_002), (22, 10_002), (23, 10_002)]);
-        assert!(processes(Path::new("/nonexistent"), &people).unwrap().is_empty());
+        assert_eq!(
+            found,
+            [
+                (21, 10_002),
+                (22, 10_002),
+                (23, 10_002),
+                (28, 10_002),
+                (30, 10_003),
+                (31, 10_003),
+                (35, 10_002),
+            ]
+        );
+        assert!(processes(Path::new("/nonexistent"), &here).unwrap().is_empty());
     }
 
     #[test]
     fn jobs_of_strangers_are_found() {
-        let queue = "7 10001 RUNNING\n8 10002 PENDING\n9 10002 COMPLETING\n10 10002 RUNNING\n11 0 RUNNING\nnonsense\n";
-        assert_eq!(jobs(queue, &BTreeSet::from([10_001])), ["8", "10"]);
-        assert!(jobs("", &BTreeSet::new()).is_empty());
+        let here = Here { people: BTreeSet::from([10_001, 10_003]), readers: BTreeSet::from([10_003]) };
+        let queue = "7 10001 RUNNING\n8 10002 PENDING\n9 10002 COMPLETING\n10 10002 RUNNING\n11 0 RUNNING\n12 10003 PENDING\nnonsense\n";
+        assert_eq!(jobs(queue, &here), ["8", "10", "12"]);
+        assert!(jobs("", &here).is_empty());
     }
 }

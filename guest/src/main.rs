@@ -50,6 +50,7 @@ mod members;
 mod meter;
 mod notices;
 mod port;
+mod readers;
 mod scheduler;
 mod seed;
 mod series;
@@ -187,7 +188,7 @@ struct Slice {
 
 fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value> {
     let told = seed::read()?;
-    let seeded = || People { of: told.people.clone(), users: told.users.clone() };
+    let seeded = || People::new(told.people.clone(), told.users.clone(), told.readers.clone());
     let people = People::told_since(run)?.unwrap_or_else(seeded);
     if let Some(port) = port {
         port.know(&people.users);
@@ -205,6 +206,7 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     // Containers are mounted by those who run them. There is no udev here that would say so.
     let fuse = "/dev/fuse";
     rustix::fs::chmod(fuse, rustix::fs::Mode::from_raw_mode(0o666)).of(fuse)?;
+    readers::tree()?;
     let key = ssh::open(&told)?;
     let settings = Settings::told_since(run, told.scheduler.as_ref());
     scheduler::notice(run, settings.drain, false)?;
@@ -220,7 +222,8 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
 fn line(run: PathBuf, member: &str) -> Outcome {
     let line = std::io::stdin().as_fd().try_clone_to_owned().of("standard input")?;
     let port = Port::new(line, &run)?;
-    port.know(&[seed::User { name: member.to_owned(), uid: rustix::process::getuid().as_raw() }]);
+    let uid = rustix::process::getuid().as_raw();
+    port.know(&[seed::User { name: member.to_owned(), uid, read_only: false }]);
     port.say_state(event::boot()).of("the port")?;
     port.answer(drop).of("the port")
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     accounts::{self, Gone},
-    evict::Evictions,
+    evict::{Evictions, Here},
     failed::{Failed, Of as _, Outcome},
     files,
     port::Port,
@@ -11,22 +11,50 @@ use crate::{
     slurm,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Until it is looked again whether anything is left of who has gone.
 const AGAIN: Duration = Duration::from_millis(250);
-/// The same where it could not be found out.
+/// How often it is looked whether something of who only reads runs where things may be changed.
+const OF_READERS: Duration = Duration::from_secs(5);
+/// Until it is looked again where it could not be found out.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// As the host says it.
+/// Who is to be here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Said")]
 pub struct People {
     /// What the host calls these people.
     pub of: String,
     pub users: Vec<User>,
 }
 
+/// As the host says it.
+#[derive(Deserialize)]
+struct Said {
+    of: String,
+    users: Vec<User>,
+    #[serde(default)]
+    readers: Vec<User>,
+}
+
+impl From<Said> for People {
+    fn from(Said { of, users, readers }: Said) -> Self {
+        Self::new(of, users, readers)
+    }
+}
+
 impl People {
+    /// `readers` only read.
+    pub fn new(of: String, mut users: Vec<User>, readers: Vec<User>) -> Self {
+        users.extend(readers.into_iter().map(|user| User { read_only: true, ..user }));
+        Self { of, users }
+    }
+
     /// Those whom the host told last in this run of the machine, if it told any: what the seed says is older.
     pub fn told_since(run: &Path) -> Outcome<Option<Self>> {
         let path = run.join("people");
@@ -35,6 +63,12 @@ impl People {
         } else {
             Ok(None)
         }
+    }
+
+    /// Who may have what runs here.
+    pub fn here(&self) -> Here {
+        let readers = self.users.iter().filter(|user| user.read_only).map(|user| user.uid).collect();
+        Here { people: self.ids(), readers }
     }
 
     /// By what a person goes by here.
@@ -55,12 +89,21 @@ pub struct Members {
     /// Nothing was left, and the host was told so.
     said: bool,
     evictions: Evictions,
+    looked: Instant,
 }
 
 impl Members {
     /// Whose accounts were made when the machine came up, Slurm's as well. Of somebody who was here before them jobs may be left.
     pub fn new(project: String, people: People) -> Self {
-        Self { people, project, known: true, due: true, said: false, evictions: Evictions::default() }
+        Self {
+            people,
+            project,
+            known: true,
+            due: true,
+            said: false,
+            evictions: Evictions::default(),
+            looked: Instant::now(),
+        }
     }
 
     /// The host wants these.
@@ -82,13 +125,15 @@ impl Members {
 
     /// Goes on with it; when it is to be called again.
     pub fn turn(&mut self, port: &Port, slurm: bool) -> Option<Duration> {
-        if !self.due {
-            return None;
+        let rest = self.again().map(|every| every.saturating_sub(self.looked.elapsed()));
+        if !self.due && rest.is_none_or(|rest| !rest.is_zero()) {
+            return rest;
         }
+        self.looked = Instant::now();
         match self.pass(port, slurm) {
             Ok(nothing_left) => {
                 self.due = !nothing_left;
-                self.due.then_some(AGAIN)
+                self.due.then_some(AGAIN).or_else(|| self.again())
             }
             Err(Failed(why)) => {
                 eprintln!("people: {why}");
@@ -97,14 +142,28 @@ impl Members {
         }
     }
 
+    fn tell_slurm(&mut self) -> Outcome {
+        slurm::know(&self.project, &self.people.users)?;
+        self.known = true;
+        Ok(())
+    }
+
+    /// Where somebody only reads it is looked more often.
+    fn again(&self) -> Option<Duration> {
+        self.people.users.iter().any(|user| user.read_only).then_some(OF_READERS)
+    }
+
     fn pass(&mut self, port: &Port, slurm: bool) -> Outcome<bool> {
+        // Before it is looked: what she hands in after that waits, and is looked for.
+        if slurm && !self.known && self.again().is_some() {
+            self.tell_slurm()?;
+        }
         // Once nothing was left nobody can hand in a job.
-        let nothing_left = self.evictions.pass(&self.people.ids(), slurm && !self.said)?;
+        let nothing_left = self.evictions.pass(&self.people.here(), slurm && !self.said)?;
         if nothing_left && !self.said {
             accounts::make(&self.people.users, Gone::Removed)?;
             if slurm && !self.known {
-                slurm::know(&self.project, &self.people.users)?;
-                self.known = true;
+                self.tell_slurm()?;
             }
             port.say_people(&self.people.of).of("the port")?;
             self.said = true;

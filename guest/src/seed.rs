@@ -36,6 +36,9 @@ pub struct Told {
     #[serde(default)]
     pub ssh: Option<String>,
     pub users: Vec<User>,
+    /// Those who only read. Where nothing knows of them they are nobody.
+    #[serde(default)]
+    pub readers: Vec<User>,
     /// What the host calls these people.
     #[serde(default)]
     pub people: String,
@@ -52,6 +55,9 @@ pub struct Told {
 pub struct User {
     pub name: String,
     pub uid: u32,
+    /// She changes nothing of the project's.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A disk beside the root disk, by the serial number that the host gave it.
@@ -132,7 +138,7 @@ mod tests {
         let user_data = seed.split("---\n").nth(3).unwrap();
         let told: Told = serde_json::from_slice(&told(disk(user_data)).unwrap()).unwrap();
         assert_eq!((told.project.as_str(), told.gpus), ("heart-study", 2));
-        assert_eq!(told.users, [User { name: "ida".to_owned(), uid: 10_001 }]);
+        assert_eq!(told.users, [User { name: "ida".to_owned(), uid: 10_001, read_only: false }]);
         assert_eq!((told.gpu_pci_ids, told.disks.len()), (vec!["1af4:1110".to_owned()], 0));
     }
 

@@ -44,7 +44,7 @@ impl Order {
     }
 }
 
-/// `people {"of":"0123456789abcdef","users":[{"name":"ida","uid":10001}]}`; `None` also where two would be one.
+/// `people {"of":"0123456789abcdef","readers":[],"users":[{"name":"ida","uid":10001}]}`; `None` also where two would be one.
 fn people(line: &[u8]) -> Option<People> {
     let people: People = serde_json::from_slice(line.strip_prefix(b"people ")?).ok()?;
     let names: BTreeSet<&str> = people.users.iter().map(|user| user.name.as_str()).collect();
@@ -104,6 +104,12 @@ mod tests {
             panic!("no order")
         };
         assert_eq!((people.of.as_str(), people.ids()), ("0f", BTreeSet::from([10_001, 10_002])));
+        let reads = br#"people {"of":"0f","readers":[{"name":"rosa","uid":10003}],"users":[{"name":"ida","uid":10001}]}"#;
+        let Some(Order::People(people)) = Order::parse(reads, BOOT) else { panic!("no order") };
+        let who: Vec<_> = people.users.iter().map(|user| (user.uid, user.read_only)).collect();
+        assert_eq!(who, [(10_001, false), (10_003, true)]);
+        // As it is kept for whoever begins anew.
+        assert_eq!(serde_json::from_slice::<People>(&serde_json::to_vec(&people).unwrap()).unwrap(), people);
         assert_eq!(told(""), Some(Order::People(People { of: "0f".to_owned(), users: Vec::new() })));
         for users in [
             r#"{"name":"root","uid":0}"#,

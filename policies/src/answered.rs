@@ -84,11 +84,12 @@ fn bytes_of(request: &Request) -> usize {
         Identity::Host { name } => text(name.as_str()),
     };
     let what = match &request.resource {
-        Resource::Project { name, level, lead, members, held_by, missing, lapsed } => {
+        Resource::Project { name, level, lead, members, readers, held_by, missing, lapsed } => {
             text(name.as_str())
                 + text(level)
                 + text(lead.as_str())
                 + names(members)
+                + names(readers)
                 + names(held_by)
                 + texts(missing)
                 + names(lapsed)
@@ -99,6 +100,7 @@ fn bytes_of(request: &Request) -> usize {
             level,
             lead,
             members,
+            readers,
             requested_by,
             approved_by,
             held_by,
@@ -110,6 +112,7 @@ fn bytes_of(request: &Request) -> usize {
             one.iter().map(|name| text(name.as_str())).sum::<usize>()
                 + text(level)
                 + names(members)
+                + names(readers)
                 + names(approved_by)
                 + names(held_by)
                 + texts(missing)

@@ -154,23 +154,24 @@ impl Pack {
             Resource::System | Resource::Log => entities.push(Entity::with_uid(this)),
             Resource::Host { .. } if this == principal => {}
             Resource::Host { .. } => entities.push(Entity::with_uid(this)),
-            Resource::Project { level: id, lead, members, held_by, missing, lapsed, .. } => {
-                entities.push(entity(
+            Resource::Project { level: id, lead, members, readers, held_by, missing, lapsed, .. } => entities
+                .push(entity(
                     this,
                     [
                         ("level", level(id)),
                         ("lead", person(lead)),
                         ("members", people(members)),
+                        ("readers", people(readers)),
                         ("held_by", people(held_by)),
                         ("missing", texts(missing)),
                         ("lapsed", people(lapsed)),
                     ],
-                )?)
-            }
+                )?),
             Resource::Slice {
                 level: id,
                 lead,
                 members,
+                readers,
                 requested_by,
                 approved_by,
                 held_by,
@@ -184,6 +185,7 @@ impl Pack {
                     ("level", level(id)),
                     ("lead", person(lead)),
                     ("members", people(members)),
+                    ("readers", people(readers)),
                     ("requested_by", person(requested_by)),
                     ("approved_by", people(approved_by)),
                     ("held_by", people(held_by)),

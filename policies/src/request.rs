@@ -54,6 +54,8 @@ pub enum Resource {
         lead: Name,
         /// Who is in it.
         members: Vec<Name>,
+        /// Those of them who change nothing.
+        readers: Vec<Name>,
         /// Who has put it on hold.
         held_by: Vec<Name>,
         /// What its level demands and it has not filed, or what of that has run out, in words for its lead.
@@ -73,6 +75,8 @@ pub enum Resource {
         lead: Name,
         /// Of the project.
         members: Vec<Name>,
+        /// Of the project: members who change nothing.
+        readers: Vec<Name>,
         /// Who asked for it; where a longer lease is asked for, who asked for that.
         requested_by: Name,
         /// Who has approved it so far.
@@ -130,8 +134,10 @@ actions! {
     ProjectCreate = "project.create";
     /// See that a project exists, and what it is.
     ProjectRead = "project.read";
-    /// Add a person to a project.
+    /// Add a person to a project, or say whether she changes anything there.
     ProjectAddMember = "project.add-member";
+    /// Take a person out of a project.
+    ProjectRemoveMember = "project.remove-member";
     /// File what a project's level demands.
     ProjectFile = "project.file";
     /// Say what data a project works with.
@@ -320,6 +326,7 @@ impl Resource {
                 level: level.clone(),
                 lead: name.clone(),
                 members: members.clone(),
+                readers: Vec::new(),
                 held_by: Vec::new(),
                 missing: Vec::new(),
                 lapsed: Vec::new(),
@@ -330,6 +337,7 @@ impl Resource {
                 level,
                 lead: name.clone(),
                 members,
+                readers: Vec::new(),
                 requested_by: name.clone(),
                 approved_by: Vec::new(),
                 held_by: Vec::new(),

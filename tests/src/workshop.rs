@@ -13,6 +13,7 @@ use std::time::Instant;
 
 /// As the workshop calls them.
 const LEAD: &str = "ida";
+const MEMBER: &str = "rosa";
 const SLICE: &str = "heart/main";
 const LIMIT: &str = "30m";
 /// Of the benchmark, open at the same time; so many of them log in at once.
@@ -28,6 +29,7 @@ pub fn run(site: &Site, stages: &mut Stages) -> Outcome {
     begin(site)?;
     stages.time("the workshop, by a researcher", || workshop(site))?;
     stages.time("its lead's queue, jobs from outside", || queue(site))?;
+    stages.time("a member comes, reads, and goes", || member(site))?;
     let before = on(site, JOBS)?;
     stages.time("stopped, started, its first job", || again(site, &before).map(drop))?;
     stages.time("a neighbour floods", || hostile::floods(site, || neighbour(site)))?;
@@ -187,6 +189,42 @@ fn queue(site: &Site) -> Outcome {
     demand(hours("gpu_hours_jobs") <= hours("gpu_hours_held"), format!("its use is {used}"))?;
     show::seen(
         "its lead's classes of jobs hold in it, jobs come from outside, and how its GPUs were used is known",
+    );
+    Ok(())
+}
+
+/// Somebody joins who only reads, and is taken out while she sits there.
+fn member(site: &Site) -> Outcome {
+    site.invite(OPERATOR, MEMBER, Some("researcher"))?;
+    on(site, "umask 077; echo ours >/project/table")?;
+    site.ok(LEAD, &["project", "add-member", "heart", MEMBER, "--read-only"])?;
+    let seen = |what: &str| -> Outcome {
+        let command =
+            format!("for i in $(seq 3000); do if {what}; then exec echo it is; fi; sleep 0.2; done");
+        demand(on(site, &command)?.contains("it is"), format!("in the slice, never: {what}"))
+    };
+    seen(&format!("getent group readers | grep -qw {MEMBER}"))?;
+    let says = "cat /project/table; (: >/project/mine) 2>/dev/null || echo cannot; nohup sleep 36000 >/dev/null 2>&1 &";
+    let said = site.ok(MEMBER, &["ssh", SLICE, "--", says])?;
+    demand(said == "ours\ncannot\n", format!("who only reads in the project sees `{said}`"))?;
+    let refused = site.refused(MEMBER, &["slice", "stop", SLICE])?;
+    demand(refused.contains("only reads in"), format!("she would stop it, and holm said: {refused}"))?;
+    let mut open = site
+        .command(MEMBER, &["--quiet", "ssh", SLICE, "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    self::said(&mut open, "in")?;
+    site.ok(LEAD, &["project", "remove-member", "heart", MEMBER])?;
+    demand(!open.wait()?.success(), "who is taken out sits there still")?;
+    seen(&format!("! pgrep -f 'sleep 3600[0]' >/dev/null && ! getent passwd {MEMBER} >/dev/null"))?;
+    site.refused(MEMBER, &["ssh", SLICE, "--", "true"])?;
+    let log = ["audit", "log", "--action", "project.remove-member"];
+    let log = site.json(OFFICERS[0], &log)?;
+    demand(log[0]["detail"]["person"] == MEMBER, format!("the log says {log}"))?;
+    show::seen(
+        "a member who only reads reads, and who is taken out is out: her session, what she ran, her account",
     );
     Ok(())
 }

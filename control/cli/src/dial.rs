@@ -3,6 +3,7 @@
 
 use crate::Failure;
 use holm_control::once::KEY;
+use holm_control::tag::IF_MATCH;
 use holm_proto::MAX_FRAME_BYTES;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -32,14 +33,22 @@ pub const ANSWER: Duration = Duration::from_secs(60);
 /// Who makes calls.
 pub type Calls = InterceptedService<Channel, Keyed>;
 
-/// Each call says the key that its command line names, if it names one.
+/// Each call says the key and the tag that its command line names, if it names one.
 #[derive(Debug, Clone, Default)]
-pub struct Keyed(pub Option<Uuid>);
+pub struct Keyed {
+    /// Under which it is made once.
+    pub key: Option<Uuid>,
+    /// Of what it is to change.
+    pub if_match: Option<String>,
+}
 
 impl Interceptor for Keyed {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = self.0.and_then(|key| key.to_string().parse().ok()) {
+        if let Some(value) = self.key.and_then(|key| key.to_string().parse().ok()) {
             request.metadata_mut().insert(KEY, value);
+        }
+        if let Some(value) = self.if_match.as_ref().and_then(|tag| tag.parse().ok()) {
+            request.metadata_mut().insert(IF_MATCH, value);
         }
         Ok(request)
     }

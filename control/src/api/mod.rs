@@ -51,6 +51,7 @@ use crate::identity::{Caller, Peer};
 use crate::ledger::{Call, Decided};
 use crate::once::{self, Answers, Keyed};
 use crate::reads;
+use crate::tag::Expected;
 use holm_policies::{Action, Identity, Pack, Principal, Resource};
 use holm_proto::ids::{Name, RequestId};
 use jiff::Timestamp;
@@ -187,6 +188,8 @@ struct Asked {
     dry_run: bool,
     /// It is made once, however often it is sent.
     once: Option<Keyed>,
+    /// It is made where what it is about still is what the caller saw.
+    expected: Option<Expected>,
 }
 
 /// How an answer is kept, and found again.
@@ -230,8 +233,9 @@ impl Asked {
         };
         // A host's session is many calls on one stream.
         let once = extensions.get::<Keyed>().filter(|_| matches!(caller, Caller::Person(_))).cloned();
+        let expected = extensions.get::<Expected>().cloned();
         let (app, missing) = (Arc::clone(app), about.missing);
-        Ok(Self { app, caller, certificate, until, call, action, missing, dry_run: false, once })
+        Ok(Self { app, caller, certificate, until, call, action, missing, dry_run: false, once, expected })
     }
 
     /// Decide and say what would happen, change nothing.
@@ -286,6 +290,14 @@ impl Asked {
                 let pack = Arc::clone(&seen.pack);
                 let by = Some(pack.id().to_owned());
                 let made = once.as_ref().and_then(|(id, _)| once::made(state, id, now));
+                let mut unchanged = Ok(());
+                let find = |seen: &Seen<'_>| {
+                    let found = find(seen)?;
+                    if let (Some(expected), Some((resource, _))) = (&self.expected, &found) {
+                        unchanged = expected.holds(state, resource);
+                    }
+                    Ok(found)
+                };
                 let judged = self.judged(&seen, find, true).map_err(|no| match made {
                     // That it was done she knows. What her certificate lacks, or that she is locked, is said as ever.
                     Some(made) if self.known(state).is_ok() => {
@@ -305,6 +317,7 @@ impl Asked {
                             ..Decided::new(Vec::new(), value)
                         });
                     }
+                    unchanged?;
                     let scene = Scene { app: &self.app, state, caller: &self.caller, request: id, now, pack };
                     let mut decided = act(&scene, found)?;
                     decided.reasons = rules;

@@ -2,6 +2,7 @@
 
 use super::{About, Asked, Scene, Seen, declassify, page, parsed, register, slice, view};
 use crate::app::App;
+use crate::domain::project::Membership;
 use crate::domain::records::{Change, Hold, Project, Record};
 use crate::domain::register::Registration;
 use crate::domain::{self, Refusal, RefusalKind, project, quota};
@@ -11,7 +12,7 @@ use holm_policies::{Action, Resource};
 use holm_proto::ids::{Name, ProjectId};
 use holm_proto::v1;
 use holm_proto::v1::project_service_server::ProjectService;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -56,6 +57,7 @@ impl ProjectService for Projects {
                         purpose: message.purpose,
                         lead: lead.clone(),
                         members: vec![lead],
+                        readers: BTreeSet::new(),
                         created: scene.now,
                         pack: scene.pack.id().to_owned(),
                         department,
@@ -120,11 +122,37 @@ impl ProjectService for Projects {
                     let person: Name = parsed(&message.person)?;
                     let found = find(state, &message.project)?;
                     let agreement = message.external_agreement.map(register::paper).transpose()?;
-                    Ok(found.map(|(resource, project)| (resource, (project, person, agreement))))
+                    let how = Membership { read_only: message.read_only, agreement };
+                    Ok(found.map(|(resource, project)| (resource, (project, person, how))))
                 },
-                |scene, (project, person, agreement)| {
-                    let detail = serde_json::json!({ "person": person, "agreement": agreement });
-                    let changes = project::add_member(scene.state, &project, &person, agreement, scene.now)?;
+                |scene, (project, person, how)| {
+                    let Membership { read_only, agreement } = &how;
+                    let detail =
+                        serde_json::json!({ "person": person, "agreement": agreement, "read_only": read_only });
+                    let changes = project::add_member(scene.state, &project, &person, how, scene.now)?;
+                    Ok(Decided { detail, ..decided(scene, changes)? })
+                },
+            )
+            .await
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let message = request.get_ref().clone();
+        let about = About::project(&message.project);
+        Asked::new(&self.0, request.extensions(), Action::ProjectRemoveMember, about)?
+            .dry_run(message.dry_run)
+            .change(
+                move |state| {
+                    let person: Name = parsed(&message.person)?;
+                    let found = find(state, &message.project)?;
+                    Ok(found.map(|(resource, project)| (resource, (project, person))))
+                },
+                |scene, (project, person)| {
+                    let detail = serde_json::json!({ "person": person });
+                    let changes = project::remove_member(scene.state, &project, &person)?;
                     Ok(Decided { detail, ..decided(scene, changes)? })
                 },
             )
@@ -266,6 +294,7 @@ fn new(name: &Name, lead: &Name, level: &str) -> Resource {
         level: level.to_owned(),
         lead: lead.clone(),
         members: vec![lead.clone()],
+        readers: Vec::new(),
         held_by: Vec::new(),
         missing: Vec::new(),
         lapsed: Vec::new(),

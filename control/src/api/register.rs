@@ -47,7 +47,7 @@ pub(super) fn shown(seen: &Seen<'_>, p: &Project, whole: v1::Project) -> v1::Pro
         registration: Some(registration(&p.registration)),
         missing: seen.missing(p, &p.level),
         warnings: register::ending(terms, seen.now),
-        agreements: p.agreements.iter().map(agreement).collect(),
+        agreements: register::agreements(p).map(agreement).collect(),
         ..whole
     }
 }

@@ -25,6 +25,7 @@ use crate::once;
 use crate::reconcile;
 use crate::retention;
 use crate::review;
+use crate::tag::Expected;
 use crate::{search, stream, watch, witness};
 use holm_proto::ids::RequestId;
 use holm_proto::v1::agent_service_server::AgentServiceServer;
@@ -251,7 +252,14 @@ impl Service<http::Request<Body>> for Services {
                 Ok(tonic::Status::resource_exhausted(EXHAUSTED).into_http())
             });
         }
-        let request = match once::heard(request) {
+        let expected = Expected::of(request.headers());
+        let heard = once::heard(request).and_then(|mut request| {
+            if let Some(expected) = expected? {
+                request.extensions_mut().insert(expected);
+            }
+            Ok(request)
+        });
+        let request = match heard {
             Ok(request) => request,
             Err(status) => {
                 return Box::pin(async move {

@@ -17,6 +17,7 @@ use crate::domain::register::lapsed;
 use crate::domain::unapprove;
 use crate::live::{Live, Moment};
 use crate::reconcile::{jobs, place};
+use crate::tag;
 use holm_policies::Resource;
 use holm_proto::ids::Name;
 use holm_proto::v1;
@@ -72,6 +73,8 @@ pub(super) fn project(seen: &Seen<'_>, p: &Project) -> v1::Project {
         purpose: p.purpose.clone(),
         lead: p.lead.to_string(),
         members: p.members.iter().map(ToString::to_string).collect(),
+        readers: p.readers.iter().map(ToString::to_string).collect(),
+        etag: tag::of(p),
         created: Some(time(p.created)),
         pack: p.pack.clone(),
         department: p.department.clone(),
@@ -95,6 +98,7 @@ fn hold(h: &Hold, of_project: bool) -> v1::Hold {
 
 /// A slice, with what its host reports of it now.
 pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
+    let etag = tag::of(s);
     let s = &unapprove::slice(state, s);
     let report = s
         .placement
@@ -124,6 +128,7 @@ pub(super) fn slice(app: &App, state: &State, s: &Slice) -> v1::Slice {
     });
     v1::Slice {
         id: s.id.into_untyped_uuid().to_string(),
+        etag,
         project: state.projects.get(&s.project).map(|p| p.name.to_string()).unwrap_or_default(),
         name: s.name.to_string(),
         level: s.level.clone(),
@@ -411,6 +416,7 @@ pub(super) fn project_resource(seen: &Seen<'_>, p: &Project) -> Resource {
         level: p.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        readers: p.readers.iter().cloned().collect(),
         held_by: p.hold.iter().map(|h| h.by.clone()).collect(),
         missing: seen.missing(p, &p.level),
         lapsed: lapsed(p, seen.now),
@@ -428,6 +434,7 @@ pub(super) fn slice_resource(seen: &Seen<'_>, s: &Slice) -> Option<Resource> {
         level: s.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        readers: p.readers.iter().cloned().collect(),
         requested_by: s.extension.as_ref().map_or(&s.requested_by, |asked| &asked.by).clone(),
         approved_by: approvals.iter().map(|a| a.by.clone()).collect(),
         held_by: s.hold.iter().map(|h| h.by.clone()).collect(),

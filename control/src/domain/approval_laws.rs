@@ -2,6 +2,7 @@
 //!
 //! The pack is asked first and the domain then, as the service does it; who calls may have any roles.
 
+use super::project::Membership;
 use super::records::{Approval, Change, Project, Record, Slice, SliceState};
 use super::slice::{self, Demands};
 use super::tests::{heart, person, requested};
@@ -22,6 +23,7 @@ enum Act {
     Reject,
     Withdraw,
     AddMember(usize),
+    RemoveMember(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -31,6 +33,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Reject),
         1 => Just(Act::Withdraw),
         2 => (0..PEOPLE.len()).prop_map(Act::AddMember),
+        1 => (0..PEOPLE.len()).prop_map(Act::RemoveMember),
     ]
 }
 
@@ -58,6 +61,7 @@ fn of_project(p: &Project) -> Resource {
         level: p.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        readers: p.readers.iter().cloned().collect(),
         held_by: Vec::new(),
         missing: Vec::new(),
         lapsed: Vec::new(),
@@ -71,6 +75,7 @@ fn of_slice(p: &Project, s: &Slice) -> Resource {
         level: s.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        readers: p.readers.iter().cloned().collect(),
         requested_by: s.requested_by.clone(),
         approved_by: s.approvals.iter().map(|a| a.by.clone()).collect(),
         held_by: Vec::new(),
@@ -119,7 +124,10 @@ fn called(
             let (mut known, member) = (state.clone(), of(*at));
             let roles: Vec<&str> = member.1.iter().map(String::as_str).collect();
             known.apply(&[Change::Put(Record::Person(person(member.0, &roles)))]);
-            project::add_member(&known, p, &name(member.0), None, now)
+            project::add_member(&known, p, &name(member.0), Membership::default(), now)
+        }
+        (Act::RemoveMember(at), _) if may(pack, who, Action::ProjectRemoveMember, of_project(p)) => {
+            project::remove_member(state, p, &name(of(*at).0))
         }
         _ => Ok(Vec::new()),
     };

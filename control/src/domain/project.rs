@@ -5,6 +5,7 @@ use super::register::{self, Filed};
 use super::{Refusal, RefusalKind, State};
 use holm_proto::ids::Name;
 use jiff::Timestamp;
+use serde::Serialize;
 
 /// Projects of one lead: each is kept for good, and looked at in every round.
 const LED_MAX: usize = 100;
@@ -65,13 +66,22 @@ pub fn lift(project: &Project) -> Result<Vec<Change>, Refusal> {
     Ok(vec![Change::Put(Record::Project(Project { hold: None, ..project.clone() }))])
 }
 
-/// Add a person to a project; one from outside under an agreement. One who is in it stays in it, under the agreement
-/// that she has or a new one.
+/// How somebody is to be in a project.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Membership {
+    /// She changes nothing there; `None`: as it was, and who joins changes things.
+    pub read_only: Option<bool>,
+    /// Of a person from outside, under which she works; `None`: as it was.
+    pub agreement: Option<Filed>,
+}
+
+/// Add a person to a project; one from outside under an agreement. One who is in it stays in it, as she was in all that is
+/// not said.
 pub fn add_member(
     state: &State,
     project: &Project,
     person: &Name,
-    agreement: Option<Filed>,
+    how: Membership,
     now: Timestamp,
 ) -> Result<Vec<Change>, Refusal> {
     let is = |roles: &[&str]| {
@@ -88,8 +98,49 @@ pub fn add_member(
     if !project.members.contains(person) {
         project.members.push(person.clone());
     }
-    if let Some(filed) = agreement {
+    match how.read_only {
+        Some(true) if *person == project.lead => {
+            let text = format!("`{person}` leads `{}`, and who leads changes things there", project.name);
+            return Err(Refusal::new(RefusalKind::Invalid, text).hint("leave out --read-only"));
+        }
+        Some(true) => {
+            project.readers.insert(person.clone());
+        }
+        Some(false) => {
+            project.readers.remove(person);
+        }
+        None => {}
+    }
+    if let Some(filed) = how.agreement {
         register::agreement(&mut project, person, filed, now)?;
     }
     Ok(vec![Change::Put(Record::Project(register::fits(project)?))])
+}
+
+/// Take a person out of a project: nothing of hers runs there any more, and what she has left there stays. So does the
+/// agreement of one from outside: whoever adds her again does not thereby forget that it ends.
+pub fn remove_member(state: &State, project: &Project, person: &Name) -> Result<Vec<Change>, Refusal> {
+    let of = &project.name;
+    if *person == project.lead {
+        let text = format!("`{person}` leads `{of}`, and a project has a lead");
+        return Err(Refusal::new(RefusalKind::Invalid, text)
+            .hint("what she has open is closed by an officer, with `holm lock set`"));
+    }
+    if !project.members.contains(person) {
+        let text = format!("no `{person}` is a member of `{of}`");
+        return Err(Refusal::new(RefusalKind::NotFound, text).hint(format!("who is: holm project show {of}")));
+    }
+    // Whoever decides on projects decides nothing on one that she was of.
+    let decides = ["officer", "operator", "auditor"];
+    if state.people.get(person).is_some_and(|p| p.roles.iter().any(|role| decides.contains(&role.as_str()))) {
+        let text = format!(
+            "`{person}` has become one who decides on projects or runs hosts: that she was of `{of}` stays known"
+        );
+        return Err(Refusal::new(RefusalKind::State, text)
+            .hint("she enters none of its slices; an officer can lock her, with `holm lock set`"));
+    }
+    let mut project = project.clone();
+    project.members.retain(|member| member != person);
+    project.readers.remove(person);
+    Ok(vec![Change::Put(Record::Project(project))])
 }

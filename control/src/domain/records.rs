@@ -272,6 +272,9 @@ pub struct Project {
     pub lead: Name,
     /// Who may use its slices, the lead among them.
     pub members: Vec<Name>,
+    /// Those of them who change nothing: neither its data nor whether its slices run.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub readers: BTreeSet<Name>,
     /// When registered.
     pub created: Timestamp,
     /// The pack it was judged by, NAME/VERSION.

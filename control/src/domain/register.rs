@@ -189,7 +189,12 @@ pub fn missing(project: &Project, must: &BTreeSet<Evidence>, now: Timestamp) -> 
 /// Members from outside whose agreement has ended.
 pub fn lapsed(project: &Project, now: Timestamp) -> Vec<Name> {
     let ended = |filed: &Filed| filed.expires.is_some_and(|expires| now >= expires);
-    project.agreements.iter().filter(|(_, filed)| ended(filed)).map(|(name, _)| name.clone()).collect()
+    agreements(project).filter(|(_, filed)| ended(filed)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Of members from outside. Those of who has left are there still, for when she comes back.
+pub fn agreements(project: &Project) -> impl Iterator<Item = (&Name, &Filed)> {
+    project.agreements.iter().filter(|(name, _)| project.members.contains(name))
 }
 
 /// What the record of processing lacks (GDPR, article 30), in words for the project's lead. Empty: it is whole.
@@ -301,8 +306,7 @@ fn terms(project: &Project, must: &BTreeSet<Evidence>) -> Vec<(String, Timestamp
         (Evidence::EndDate, "the project", of.ends),
     ];
     let demanded = demanded.into_iter().filter(|(evidence, ..)| must.contains(evidence));
-    let agreements =
-        project.agreements.iter().map(|(name, filed)| (format!("the agreement of {name}"), filed));
+    let agreements = agreements(project).map(|(name, filed)| (format!("the agreement of {name}"), filed));
     demanded
         .filter_map(|(_, what, ends)| Some((what.to_owned(), ends?)))
         .chain(agreements.filter_map(|(what, filed)| Some((what, filed.expires?))))

@@ -2,12 +2,14 @@
 //! a good holmd and agent would have it, half as nobody should.
 
 use super::device::{self, Report};
+use super::project::Membership;
 use super::records::{
     Certificate, Change, Device, DeviceState, Evidence, Guest, Hold, Invitation, OtherVolume, Person,
     Placement, Project, Record, Run, Slice, SliceState, Subject, VolumeEvidence, VolumeKind,
 };
+use super::register::Filed;
 use super::slice::{self, Phase, Sighting};
-use super::{Refusal, RefusalKind, State, people, project};
+use super::{Refusal, RefusalKind, State, people, project, register};
 use holm_proto::ids::{Name, PciAddress, ProjectId, RunId, SliceId, VolumeId};
 use jiff::{SignedDuration, Timestamp};
 use newtype_uuid::GenericUuid;
@@ -35,6 +37,7 @@ pub(super) fn heart(level: &str) -> Project {
         purpose: "beats".to_owned(),
         lead: name("ada"),
         members: vec![name("ada")],
+        readers: BTreeSet::new(),
         created: now(0),
         pack: "aau-2018/1".to_owned(),
         department: String::new(),
@@ -1120,17 +1123,68 @@ fn only_those_who_work_with_data_join_a_project() {
     assert_eq!(project::create(&state, heart.clone()).unwrap_err().kind, RefusalKind::Exists);
     state.apply(&[Change::Put(Record::Person(person("otto", &["officer", "researcher"])))]);
     // Who is known, and as what, is not told.
-    let unknown = project::add_member(&state, &heart, &name("nobody"), None, now(1)).unwrap_err();
+    let unknown =
+        project::add_member(&state, &heart, &name("nobody"), Membership::default(), now(1)).unwrap_err();
     assert_eq!(unknown.kind, RefusalKind::NotFound);
     for stranger in ["olga", "oscar", "otto"] {
-        let refused = project::add_member(&state, &heart, &name(stranger), None, now(1)).unwrap_err();
+        let refused =
+            project::add_member(&state, &heart, &name(stranger), Membership::default(), now(1)).unwrap_err();
         assert_eq!(refused.to_string().replace(stranger, "nobody"), unknown.to_string());
     }
     for _ in 0..2 {
         let heart = state.project(&name("heart")).unwrap();
-        state.apply(&project::add_member(&state, heart, &name("rita"), None, now(1)).unwrap());
+        state.apply(
+            &project::add_member(&state, heart, &name("rita"), Membership::default(), now(1)).unwrap(),
+        );
         assert_eq!(state.project(&name("heart")).unwrap().members, [name("ada"), name("rita")]);
     }
+}
+
+/// ```text
+///   none ──add──▶ reads and writes ◀──add --read-only, --read-write──▶ reads ; remove ──▶ none
+/// ```
+#[test]
+fn a_member_reads_or_writes_and_goes_and_the_lead_does_neither() {
+    let mut state = State::default();
+    for (name, role) in [("ada", "lead"), ("rita", "researcher")] {
+        state.apply(&[Change::Put(Record::Person(person(name, &[role])))]);
+    }
+    state.apply(&project::create(&state, heart("2")).unwrap());
+    let (ada, rita) = (name("ada"), name("rita"));
+    let heart = |state: &State| state.project(&name("heart")).unwrap().clone();
+    let filed = Filed { reference: "AAU-7".to_owned(), expires: Some(now(100)) };
+    for (read_only, agreement, reads) in [
+        (None, None, false),
+        (Some(true), Some(filed.clone()), true),
+        (None, None, true),
+        (Some(false), None, false),
+        (Some(true), None, true),
+    ] {
+        let how = Membership { read_only, agreement };
+        state.apply(&project::add_member(&state, &heart(&state), &rita, how, now(1)).unwrap());
+        assert_eq!(heart(&state).readers.contains(&rita), reads);
+        assert_eq!(heart(&state).members, [ada.clone(), rita.clone()]);
+    }
+    assert_eq!(heart(&state).agreements.get(&rita), Some(&filed));
+    let reads = Membership { read_only: Some(true), agreement: None };
+    let refused = project::add_member(&state, &heart(&state), &ada, reads, now(1)).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Invalid);
+    assert_eq!(project::remove_member(&state, &heart(&state), &ada).unwrap_err().kind, RefusalKind::Invalid);
+    state.apply(&project::remove_member(&state, &heart(&state), &rita).unwrap());
+    let left = heart(&state);
+    assert_eq!((&left.members[..], left.readers.len()), (&[ada][..], 0));
+    // Added again she is one whose agreement ends, and who is gone is warned of to nobody.
+    assert_eq!(left.agreements.get(&rita), Some(&filed));
+    assert!(register::lapsed(&left, now(200)).is_empty());
+    assert_eq!(project::remove_member(&state, &left, &rita).unwrap_err().kind, RefusalKind::NotFound);
+    // She begins anew, as one who writes.
+    state.apply(&project::add_member(&state, &left, &rita, Membership::default(), now(1)).unwrap());
+    assert!(heart(&state).readers.is_empty());
+    assert_eq!(register::lapsed(&heart(&state), now(200)), std::slice::from_ref(&rita));
+    // One who decides by now stays of the project, for all that it keeps her from.
+    state.apply(&[Change::Put(Record::Person(person("rita", &["researcher", "officer"])))]);
+    let refused = project::remove_member(&state, &heart(&state), &rita).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::State);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// What people change for as long as there is any room at all: it stops, ends, takes away, lets them in to do so, or makes
 /// room.
-const GOES_ON: [Action; 14] = [
+const GOES_ON: [Action; 15] = [
     Action::CertificateRenew,
     Action::HoldSet,
     Action::HostMaintain,
@@ -18,6 +18,7 @@ const GOES_ON: [Action; 14] = [
     Action::LockSet,
     Action::PersonRenew,
     Action::PersonRevoke,
+    Action::ProjectRemoveMember,
     Action::SliceClose,
     Action::SliceDrain,
     Action::SliceReject,

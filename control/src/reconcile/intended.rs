@@ -1,6 +1,6 @@
 //! What holmd wants of one host, as a whole, each time.
 
-use crate::domain::records::{NewDisks, OtherVolume, Slice, SliceState, VolumeKind};
+use crate::domain::records::{NewDisks, OtherVolume, Person, Slice, SliceState, VolumeKind};
 use crate::domain::{State, image};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
@@ -55,7 +55,8 @@ pub fn intended(state: &State, pack: &Pack, host: &Name, trusted: Trusted<'_>) -
                 devices: placement.devices.iter().filter(|_| has).map(ToString::to_string).collect(),
                 partition: placement.partition,
                 volume_id: s.volume.into_untyped_uuid().to_string(),
-                users: users(state, s),
+                users: users(state, s, false),
+                readers: users(state, s, true),
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: if terminal_only { nobody() } else { trusted.whole.to_owned() },
@@ -136,10 +137,10 @@ fn goal(slice: &Slice) -> Option<v1::Goal> {
     }
 }
 
-fn users(state: &State, slice: &Slice) -> Vec<v1::GuestUser> {
-    let members = state.projects.get(&slice.project).into_iter().flat_map(|p| &p.members);
-    members
-        .filter_map(|name| state.people.get(name))
-        .map(|p| v1::GuestUser { name: p.name.to_string(), uid: p.uid })
-        .collect()
+/// Those who only read, or the others.
+fn users(state: &State, slice: &Slice, read_only: bool) -> Vec<v1::GuestUser> {
+    let Some(project) = state.projects.get(&slice.project) else { return Vec::new() };
+    let those = project.members.iter().filter(|name| project.readers.contains(*name) == read_only);
+    let user = |p: &Person| v1::GuestUser { name: p.name.to_string(), uid: p.uid, read_only };
+    those.filter_map(|name| state.people.get(name)).map(user).collect()
 }

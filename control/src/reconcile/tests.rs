@@ -70,6 +70,7 @@ impl Ground {
             purpose: "a study".to_owned(),
             lead: lead.clone(),
             members: vec![lead],
+            readers: BTreeSet::new(),
             created: at(0),
             pack: "aau-2018/1".to_owned(),
             department: String::new(),

@@ -31,7 +31,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 91] = [
+pub const CALLS: [&str; 92] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -50,6 +50,7 @@ pub const CALLS: [&str; 91] = [
     "ProjectService/GetProject",
     "ProjectService/ListProjects",
     "ProjectService/AddMember",
+    "ProjectService/RemoveMember",
     "ProjectService/FileProject",
     "ProjectService/GetProcessingRecord",
     "ProjectService/AddDataSet",
@@ -222,8 +223,17 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
                 project: "heart".to_owned(),
                 person: "rosa".to_owned(),
                 external_agreement: None,
+                read_only: None,
             };
             drop(projects.add_member(request).await?);
+        }
+        "ProjectService/RemoveMember" => {
+            let request = v1::RemoveMemberRequest {
+                project: "heart".to_owned(),
+                person: "rosa".to_owned(),
+                dry_run: true,
+            };
+            drop(projects.remove_member(request).await?);
         }
         "ProjectService/FileProject" => {
             let request = v1::FileProjectRequest {

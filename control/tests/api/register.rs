@@ -240,6 +240,7 @@ async fn who_is_not_named_in_the_project_is_refused_and_so_is_one_whose_agreemen
         project: "heart".to_owned(),
         person: "rosa".to_owned(),
         external_agreement: Some(v1::Filed { reference: "AAU-7".to_owned(), expires }),
+        read_only: None,
     };
     let endless = world.projects("dina").add_member(under(None)).await.unwrap_err();
     assert_eq!(
@@ -320,7 +321,7 @@ async fn a_record_of_processing_is_whole_or_refused() {
     assert_eq!(whole.legal_bases, ["article 6(1)(e)", "article 9(2)(j)"]);
     assert!(whole.measures.contains(&"machines reach no network".to_owned()), "{:?}", whole.measures);
     assert_eq!(whole.measures.last().map(String::as_str), Some("names are replaced"));
-    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/5");
+    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/6");
     record("frida").await.unwrap();
     let entry = world.logged(|e| e.action == "project.record" && e.outcome == "allowed").await;
     assert_eq!(entry.actor, "person/frida", "what an officer reads is in the log");

@@ -205,6 +205,7 @@ async fn one_whose_agreement_has_ended_has_no_copy_made() {
             reference: "AAU-7".to_owned(),
             expires: Some(crate::world::ahead(jiff::SignedDuration::from_secs(2))),
         }),
+        read_only: None,
     };
     world.projects("dina").add_member(under).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;

@@ -365,6 +365,7 @@ impl World {
             project: project.to_owned(),
             person: person.to_owned(),
             external_agreement: None,
+            read_only: None,
         };
         self.projects(who).add_member(request).await.map(tonic::Response::into_inner)
     }

@@ -32,10 +32,16 @@ pub fn new(classes: &[Class]) -> String {
     format!("add qos {}\n", names(classes))
 }
 
-/// Its people.
+/// Its people. Who only reads has no job: it would run where everything may be changed.
 pub fn people(project: &str, users: &[User]) -> String {
-    let line = |user: &User| format!("add user {} account={project} cluster=slice", user.name);
-    text(&users.iter().map(line).collect::<Vec<_>>())
+    let lines = |user: &User| {
+        let (name, jobs) = (&user.name, if user.read_only { "0" } else { "-1" });
+        [
+            format!("add user {name} account={project} cluster=slice"),
+            format!("modify user where name={name} set MaxJobs={jobs} MaxSubmitJobs={jobs}"),
+        ]
+    };
+    text(&users.iter().flat_map(lines).collect::<Vec<_>>())
 }
 
 /// What the classes may have of that many GPUs. What a class no longer limits is said as well: it is kept from one boot to the
@@ -115,7 +121,11 @@ mod tests {
 
     #[test]
     fn of_two_people_and_four_gpus() {
-        let users = [("ida", 10_001), ("bo", 10_002)].map(|(name, uid)| User { name: name.to_owned(), uid });
+        let users = [("ida", 10_001), ("bo", 10_002)].map(|(name, uid)| User {
+            name: name.to_owned(),
+            uid,
+            read_only: uid == 10_002,
+        });
         let classes = Settings::usual().classes;
         let words = account("heart-study", &classes) + &people("heart-study", &users) + &limits(&classes, 4);
         insta::with_settings!({ snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true }, {

@@ -118,6 +118,11 @@ impl Intention {
     }
 }
 
+/// One of those who only read.
+fn reads(user: v1::GuestUser) -> v1::GuestUser {
+    v1::GuestUser { read_only: true, ..user }
+}
+
 impl Want {
     fn read(mut slice: v1::IntendedSlice) -> Self {
         let goal = slice.goal();
@@ -169,7 +174,7 @@ impl Spec {
             disk_gib: slice.disk_gib,
             used: slice.volume_used,
             partition: slice.partition,
-            users: slice.users,
+            users: slice.users.into_iter().chain(slice.readers.into_iter().map(reads)).collect(),
             scheduler: slice.scheduler.filter(jobs::is_scheduler),
             image: match slice.image {
                 id if id.is_empty() || image::is_digest(&id) => id,

@@ -314,8 +314,9 @@ mod tests {
     #[test]
     fn a_guest_is_told_its_people_whole_or_anew() {
         let Fixture { channels, slice, _directory } = fixture();
-        let users: Vec<GuestUser> =
-            (0..1000).map(|n| GuestUser { name: format!("user-{n}"), uid: 1000 + n }).collect();
+        let users: Vec<GuestUser> = (0..1000)
+            .map(|n| GuestUser { name: format!("user-{n}"), uid: 1000 + n, read_only: false })
+            .collect();
         assert!(!channels.tell_people(slice, &users).unwrap(), "nobody listens");
         let guest = UnixListener::bind(channels.path(slice)).unwrap();
         assert!(channels.tell_people(slice, &users).unwrap());

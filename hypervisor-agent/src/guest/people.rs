@@ -17,17 +17,20 @@ const UIDS: std::ops::RangeInclusive<u32> = 1000..=59_999;
 
 /// What these people are called together: the same in whatever order they are named.
 pub fn digest_of(users: &[GuestUser]) -> String {
-    let mut lines: Vec<String> = users.iter().map(|user| format!("{} {}\n", user.uid, user.name)).collect();
+    let reads = |user: &GuestUser| if user.read_only { " reads" } else { "" };
+    let line = |user: &GuestUser| format!("{} {}{}\n", user.uid, user.name, reads(user));
+    let mut lines: Vec<String> = users.iter().map(line).collect();
     lines.sort();
     let mut text = HEXLOWER.encode(digest(&SHA256, lines.concat().as_bytes()).as_ref());
     text.truncate(TOLD_DIGITS);
     text
 }
 
-/// Their accounts, as a seed and a message have them.
-pub fn accounts(slice: SliceId, users: &[GuestUser]) -> Result<Value> {
+/// Their accounts, as a seed and a message have them: of those who change things, and of those who only read. A guest that
+/// knows nothing of the latter has none for them.
+pub fn accounts(slice: SliceId, users: &[GuestUser]) -> Result<[Value; 2]> {
     let refused = |error| EdgeError::because(format!("the accounts of slice `{slice}` are refused"), error);
-    let mut accounts = Vec::new();
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
     for user in users {
         let name: Name = user.name.parse().map_err(refused)?;
         if !UIDS.contains(&user.uid) {
@@ -38,14 +41,16 @@ pub fn accounts(slice: SliceId, users: &[GuestUser]) -> Result<Value> {
                 UIDS.end()
             )));
         }
+        let accounts = if user.read_only { &mut readers } else { &mut writers };
         accounts.push(json!({ "name": name, "uid": user.uid }));
     }
-    Ok(accounts.into())
+    Ok([writers.into(), readers.into()])
 }
 
 /// The line that tells a guest.
 pub fn line(slice: SliceId, users: &[GuestUser]) -> Result<String> {
-    let told = json!({ "of": digest_of(users), "users": accounts(slice, users)? });
+    let [writers, readers] = accounts(slice, users)?;
+    let told = json!({ "of": digest_of(users), "readers": readers, "users": writers });
     let line = format!("people {told}\n");
     if line.len() > MAX_LINE_BYTES {
         let count = users.len();
@@ -62,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn user(name: &str, uid: u32) -> GuestUser {
-        GuestUser { name: name.to_owned(), uid }
+        GuestUser { name: name.to_owned(), uid, read_only: false }
     }
 
     fn slice() -> SliceId {
@@ -71,12 +76,15 @@ mod tests {
 
     #[test]
     fn they_are_told_in_one_line() {
-        let users = [user("ida", 10_001), user("frida", 10_002)];
+        let reads = GuestUser { read_only: true, ..user("rosa", 10_003) };
+        let users = [user("ida", 10_001), reads.clone(), user("frida", 10_002)];
         let of = digest_of(&users);
         let told = format!(
-            "people {{\"of\":\"{of}\",\"users\":[{{\"name\":\"ida\",\"uid\":10001}},{{\"name\":\"frida\",\"uid\":10002}}]}}\n"
+            "people {{\"of\":\"{of}\",\"readers\":[{{\"name\":\"rosa\",\"uid\":10003}}],\"users\":[{{\"name\":\"ida\",\"uid\":10001}},{{\"name\":\"frida\",\"uid\":10002}}]}}\n"
         );
         assert_eq!(line(slice(), &users).unwrap(), told);
+        let writes = [user("ida", 10_001), user("rosa", 10_003), user("frida", 10_002)];
+        assert_ne!(digest_of(&writes), of);
         let many: Vec<GuestUser> = (0..3000).map(|n| user(&format!("user-{n}"), 1000 + n)).collect();
         assert!(line(slice(), &many).unwrap_err().chain().contains("3000 accounts"));
         assert!(line(slice(), &many[..1000]).is_ok());

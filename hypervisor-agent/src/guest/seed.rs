@@ -113,6 +113,7 @@ impl Seeds {
                 "the seed of slice `{slice}` is refused: its SSH authority is no ed25519 key"
             ))
         })?;
+        let [writers, readers] = people::accounts(slice, &seed.users)?;
         let mut told = json!({
             "slice": slice.to_string(),
             "project": project,
@@ -121,7 +122,8 @@ impl Seeds {
             "gpus": seed.gpus,
             "gpu_pci_ids": self.gpus.iter().map(PciId::as_str).collect::<Vec<_>>(),
             "ssh_ca": ssh_ca,
-            "users": people::accounts(slice, &seed.users)?,
+            "users": writers,
+            "readers": readers,
             "people": people::digest_of(&seed.users),
             "disks": disks,
         });
@@ -193,7 +195,7 @@ mod tests {
             level: "3".to_owned(),
             level_name: "Følsomme".to_owned(),
             gpus: 2,
-            users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001 }],
+            users: vec![GuestUser { name: "ida".to_owned(), uid: 10_001, read_only: false }],
             ssh_ca: format!("{CA} holm"),
             terminal_only: false,
             ssh_terminal_ca: String::new(),
@@ -297,7 +299,7 @@ mod tests {
     fn nonsense_is_refused_and_writes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let seeds = seeds(directory.path());
-        let user = |name: &str, uid| vec![GuestUser { name: name.to_owned(), uid }];
+        let user = |name: &str, uid| vec![GuestUser { name: name.to_owned(), uid, read_only: false }];
         for bad in [
             Seed { users: user("root;", 1000), ..seed() },
             Seed { users: user("../x", 1000), ..seed() },
@@ -316,7 +318,9 @@ mod tests {
     fn many_accounts_fit() {
         let directory = tempfile::tempdir().unwrap();
         let seeds = seeds(directory.path());
-        let users = (0..20_000).map(|n| GuestUser { name: format!("user-{n}"), uid: 1000 + n }).collect();
+        let users = (0..20_000)
+            .map(|n| GuestUser { name: format!("user-{n}"), uid: 1000 + n, read_only: false })
+            .collect();
         seeds.write(&Seed { users, ..seed() }).unwrap();
         assert_eq!(told(&read(&seeds, seed().slice)[1])["users"].as_array().unwrap().len(), 20_000);
     }

@@ -32,12 +32,12 @@ fn any_missing() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn any_slice() -> impl Strategy<Value = Resource> {
-    let people = (any_name(), any_names(), any_name(), any_names(), any_names(), any_names());
+    let people = (any_name(), any_names(), any_names(), any_name(), any_names(), any_names(), any_names());
     (any_name(), any_level(), people, any_missing(), any::<bool>()).prop_map(
         |(
             project,
             level,
-            (lead, members, requested_by, approved_by, held_by, lapsed),
+            (lead, members, readers, requested_by, approved_by, held_by, lapsed),
             missing,
             lease_over,
         )| {
@@ -47,6 +47,7 @@ fn any_slice() -> impl Strategy<Value = Resource> {
                 level,
                 lead,
                 members,
+                readers,
                 requested_by,
                 approved_by,
                 held_by,
@@ -64,17 +65,16 @@ fn any_resource() -> impl Strategy<Value = Resource> {
         Just(Resource::Log),
         any_name().prop_map(|name| Resource::Host { name }),
         (any_name(), any_roles()).prop_map(|(name, roles)| Resource::Person { name, roles }),
-        (any_name(), any_level(), any_name(), any_names(), any_names(), any_missing(), any_names()).prop_map(
-            |(name, level, lead, members, held_by, missing, lapsed)| Resource::Project {
-                name,
-                level,
-                lead,
-                members,
-                held_by,
-                missing,
-                lapsed,
-            }
-        ),
+        (
+            any_name(),
+            any_level(),
+            any_name(),
+            [any_names(), any_names(), any_names(), any_names()],
+            any_missing()
+        )
+            .prop_map(|(name, level, lead, [members, readers, held_by, lapsed], missing)| {
+                Resource::Project { name, level, lead, members, readers, held_by, missing, lapsed }
+            }),
         any_slice(),
     ]
 }
@@ -173,6 +173,18 @@ proptest! {
             prop_assert!(!has(&who, "operator") && !has(&who, "officer"));
             prop_assert!(has(&who, "lead") || has(&who, "researcher"));
         }
+    }
+
+    #[test]
+    fn who_only_reads_runs_nothing(
+        who in any_principal(),
+        action in select(vec![Action::SliceStop, Action::SliceDrain, Action::SliceStart, Action::SliceBackup,
+                              Action::SliceDrill]),
+        what in any_slice(),
+    ) {
+        let decision = ask(&PACK, &who, action, &what);
+        let Resource::Slice { readers, .. } = &what else { unreachable!() };
+        prop_assert!(!(decision.allow && readers.contains(who.identity.name())));
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn resources() -> Vec<(String, Resource)> {
         level: "3".to_owned(),
         lead: name("lars"),
         members: names(&["lars"]),
+        readers: Vec::new(),
         requested_by: name("otto"),
         approved_by: names(&[]),
         held_by: names(&[]),
@@ -55,10 +56,15 @@ fn resources() -> Vec<(String, Resource)> {
     if let Resource::Slice { lease_over, .. } = &mut over {
         *lease_over = true;
     }
+    let mut reads = slice("3");
+    if let Resource::Slice { readers, .. } = &mut reads {
+        *readers = names(&["ravn"]);
+    }
     all.push(("project at `3` without a DPIA".to_owned(), but(project("3"), &["a DPIA (--dpia)"], &[])));
     all.push(("slice at `3` without a DPIA".to_owned(), but(slice("3"), &["a DPIA (--dpia)"], &[])));
     all.push(("slice at `3`, its member's agreement ended".to_owned(), but(slice("3"), &[], &["ravn"])));
     all.push(("slice at `3`, its time over".to_owned(), over));
+    all.push(("slice at `3` in which ravn only reads".to_owned(), reads));
     all.push(("slice at `3` of lars that otto asked for".to_owned(), by_officer));
     all.push(("system".to_owned(), Resource::System));
     all.push(("log".to_owned(), Resource::Log));
@@ -161,7 +167,7 @@ fn a_lead_is_told_who_must_approve() {
             "nobody decides on what they asked for: an officer other than `lina` must do it (rule slice.own-request)"
         ]
     );
-    assert_eq!(decision.pack, "aau-2018/5");
+    assert_eq!(decision.pack, "aau-2018/6");
 }
 
 #[test]
@@ -177,7 +183,7 @@ fn public_and_internal_data_are_pointed_to_the_shared_cluster() {
 #[test]
 fn levels_are_what_the_pack_says() {
     let pack = pack();
-    assert_eq!(pack.id(), "aau-2018/5");
+    assert_eq!(pack.id(), "aau-2018/6");
     let of = |id: &str| pack.level(id).map(|l| (l.name.as_str(), l.runs_here, l.approvals));
     assert_eq!(of("0"), Some(("public", false, 0)));
     assert_eq!(of("1"), Some(("internal", false, 0)));

@@ -35,6 +35,7 @@ fn project(level: &str) -> Resource {
         level: level.to_owned(),
         lead: name("lina"),
         members: names(&["lina", "ravn", "opal", "mona"]),
+        readers: Vec::new(),
         held_by: names(&["olga"]),
         missing: Vec::new(),
         lapsed: Vec::new(),
@@ -49,6 +50,7 @@ fn slice(level: &str) -> Resource {
         level: level.to_owned(),
         lead: name("lina"),
         members: names(&["lina", "ravn", "opal", "mona"]),
+        readers: Vec::new(),
         requested_by: name("lina"),
         approved_by: names(&["olga"]),
         held_by: names(&["olga"]),
@@ -85,7 +87,9 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
     let (pack, ravn) = (pack(), person("ravn", &["researcher"]));
     let may = |who: &Principal, resource: &Resource| ask(&pack, who, Action::SliceStart, resource);
     let without = |gone: &str| match slice("2") {
-        Resource::Slice { project, name, level, lead, mut members, requested_by, lapsed, .. } => {
+        Resource::Slice {
+            project, name, level, lead, mut members, readers, requested_by, lapsed, ..
+        } => {
             members.retain(|member| member.as_str() != gone);
             let (approved_by, held_by, missing) = (Vec::new(), Vec::new(), Vec::new());
             let lease_over = false;
@@ -95,6 +99,7 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
                 level,
                 lead,
                 members,
+                readers,
                 requested_by,
                 approved_by,
                 held_by,
@@ -104,6 +109,12 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
             }
         }
         other => other,
+    };
+    let reads = |mut resource: Resource| {
+        if let Resource::Slice { readers, .. } = &mut resource {
+            *readers = names(&["ravn"]);
+        }
+        resource
     };
     let over = |mut resource: Resource| {
         if let Resource::Slice { lease_over, .. } = &mut resource {
@@ -115,13 +126,14 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
         assert!(may(&ravn, &without("nobody")).allow);
         assert!(!may(&ravn, &without("ravn")).allow);
         assert!(!may(&ravn, &over(without("nobody"))).allow);
+        assert!(!may(&ravn, &reads(without("nobody"))).allow);
         assert!(!may(&ravn, &but(without("nobody"), &[], &["ravn"])).allow);
         assert!(!may(&person("ravn", &["lead", "officer"]), &without("nobody")).allow);
         assert!(!may(&Principal { known: false, ..ravn.clone() }, &without("nobody")).allow);
         assert!(!ask(&pack, &ravn, Action::SliceApprove, &without("nobody")).allow);
         // Another pack, another answer.
         let other = Pack::builtin("aau-2026").unwrap();
-        assert_eq!(ask(&other, &ravn, Action::SliceStart, &without("nobody")).pack, "aau-2026/4");
+        assert_eq!(ask(&other, &ravn, Action::SliceStart, &without("nobody")).pack, "aau-2026/5");
     }
 }
 
@@ -135,6 +147,7 @@ fn what_is_forgotten_is_answered_again() {
         level: level.to_owned(),
         lead: name("lina"),
         members: members.to_vec(),
+        readers: Vec::new(),
         held_by: Vec::new(),
         missing: Vec::new(),
         lapsed: Vec::new(),

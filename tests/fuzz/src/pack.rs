@@ -86,6 +86,7 @@ fn nothing_elsewhere(pack: &Pack) {
                     level: level.clone(),
                     lead: name("ada"),
                     members: vec![name("ada")],
+                    readers: Vec::new(),
                     held_by: Vec::new(),
                     missing: Vec::new(),
                     lapsed: Vec::new(),

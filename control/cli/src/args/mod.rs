@@ -87,6 +87,9 @@ pub struct Global {
     /// For scripts: sent again with the same UUID within 24 h, the same change is made only once
     #[arg(long, global = true, env = "HOLM_IDEMPOTENCY_KEY", hide_env_values = true, value_name = "UUID")]
     pub idempotency_key: Option<uuid::Uuid>,
+    /// Change a project or a slice only where its `etag` (of --format json) is this one still
+    #[arg(long, global = true, value_name = "ETAG", value_parser = etag)]
+    pub if_match: Option<String>,
     /// Answers only: no remarks, no next commands, no progress
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -167,4 +170,9 @@ pub enum Command {
     },
     /// The version of this command line
     Version,
+}
+
+fn etag(text: &str) -> Result<String, String> {
+    let no = || "that is no etag: 16 of 0-9a-f, as `holm slice show --format json` says it".to_owned();
+    holm_control::tag::is_tag(text).then(|| text.to_owned()).ok_or_else(no)
 }

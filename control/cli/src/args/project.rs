@@ -98,7 +98,7 @@ pub enum ProjectVerb {
     },
     /// Projects as a public register has them, present and past: of those that you may see
     Register,
-    /// Let a person use the project's slices
+    /// Let a person use the project's slices; of who is a member, say how
     AddMember {
         /// The project's name
         project: String,
@@ -110,6 +110,22 @@ pub enum ProjectVerb {
         /// When it ends; from then on she does not get in
         #[arg(long, value_name = "DATE", requires = "external_agreement")]
         agreement_expires: Option<String>,
+        /// She logs in and sees /project, changes nothing but her own home, and runs no jobs
+        #[arg(long, conflicts_with = "read_write")]
+        read_only: bool,
+        /// She changes things again
+        #[arg(long)]
+        read_write: bool,
+    },
+    /// Take a person out of the project: her logins and jobs end within seconds, her files stay
+    RemoveMember {
+        /// The project's name
+        project: String,
+        /// The person's name
+        person: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Put all of its slices on hold, for a security officer: their keys and disks are not destroyed, also where they are
     /// closed

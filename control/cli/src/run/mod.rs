@@ -93,7 +93,7 @@ async fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
     }
     let profiles = Profiles::find()?;
     let place = profiles.place(&cli.global.profile)?;
-    let keyed = Keyed(cli.global.idempotency_key);
+    let keyed = Keyed { key: cli.global.idempotency_key, if_match: cli.global.if_match };
     let session = Session { output: output.clone(), clock: Clock::system(), profiles, place, keyed };
     match cli.command {
         Command::Enrol(args) => enrol::run(&session, args).await.map(|()| 0),
@@ -143,7 +143,7 @@ impl Session {
 
     /// Under a key the same command is to say the same.
     fn same_again(&self, time: &str) -> Result<(), Failure> {
-        if self.keyed.0.is_some() && span(time).is_some() {
+        if self.keyed.key.is_some() && span(time).is_some() {
             let text = format!(
                 "with a key, write a date for `{time}`: from now on is another time when it is sent again"
             );

@@ -5,8 +5,8 @@ use crate::args::ProjectVerb;
 use crate::{Failure, view};
 use holm_proto::v1::{
     AddDataSetRequest, AddMemberRequest, DataSet, DecideDeclassificationRequest, DeclassifyRequest,
-    FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, Project, SetQuotaRequest,
-    WithdrawDeclassificationRequest,
+    FileProjectRequest, Filed, GetProjectRequest, HoldProjectRequest, Project, RemoveMemberRequest,
+    SetQuotaRequest, WithdrawDeclassificationRequest,
 };
 use serde_json::json;
 
@@ -87,14 +87,28 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             let json = all.iter().map(|p| view::entry_json(p, &session.clock)).collect::<Vec<_>>();
             output.list(&view::register(&all, &session.clock), &json!(json))
         }
-        ProjectVerb::AddMember { project, person, external_agreement, agreement_expires } => {
+        ProjectVerb::AddMember {
+            project,
+            person,
+            external_agreement,
+            agreement_expires,
+            read_only,
+            read_write,
+        } => {
             let expires = agreement_expires.as_deref().map(|text| session.when(text)).transpose()?;
             let external_agreement = external_agreement.map(|reference| Filed { reference, expires });
-            let request = AddMemberRequest { project, person: person.clone(), external_agreement };
+            let read_only = (read_only || read_write).then_some(read_only);
+            let request = AddMemberRequest { project, person: person.clone(), external_agreement, read_only };
             let project = session.ask(client.add_member(request)).await?;
-            let sentence =
-                format!("{person} is a member of {}: {}", project.name, project.members.join(", "));
+            let sentence = format!("{person} is a member of {}: {}", project.name, view::members(&project));
             output.done(&sentence, &view::project_json(&project))
+        }
+        ProjectVerb::RemoveMember { project, person, dry_run } => {
+            let request = RemoveMemberRequest { project, person: person.clone(), dry_run };
+            let project = session.ask(client.remove_member(request)).await?;
+            let sentence =
+                format!("{person} is no member of {} any more: {}", project.name, view::members(&project));
+            output.done(&afterwards(dry_run, sentence), &view::project_json(&project))
         }
         ProjectVerb::Hold { name, reason, dry_run } => {
             let request = HoldProjectRequest { project: name, reason, dry_run };

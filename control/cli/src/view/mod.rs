@@ -50,7 +50,7 @@ pub use slice::{
 };
 pub use svg::svg;
 pub use things::{
-    invitation_json, people, person, person_json, project, project_json, projects, short_identity,
+    invitation_json, members, people, person, person_json, project, project_json, projects, short_identity,
 };
 pub use topology::{Branch, Topology, health_word, paths, paths_json};
 

@@ -68,7 +68,7 @@ pub fn review(s: &Slice, p: &Project, all: &[Slice], pack: &Pack, clock: &Clock)
     let none = so_far.is_empty().then(|| "nobody so far".into());
     several(&mut sheet, "approved by", so_far.iter().map(|a| approval(a, clock).into()).chain(none));
     sheet.line("purpose", p.purpose.as_str()).line("lead", p.lead.as_str());
-    sheet.line("members", p.members.join(", ")).line("department", p.department.as_str());
+    sheet.line("members", super::members(p)).line("department", p.department.as_str());
     lines(&mut sheet, p, clock);
     let earlier: Vec<&Slice> = earlier(s, all);
     let more = earlier.len().saturating_sub(EARLIER_MAX);

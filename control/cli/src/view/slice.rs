@@ -565,6 +565,7 @@ pub fn slice_json(s: &Slice) -> Value {
     if let Some(all) = all.as_object_mut() {
         // The macro takes no more at once.
         all.insert("lease".to_owned(), lease_json(s));
+        all.insert("etag".to_owned(), s.etag.clone().into());
         let next = s.resized.as_ref().map(size_json);
         all.insert(
             "resize".to_owned(),

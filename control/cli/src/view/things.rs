@@ -102,6 +102,13 @@ fn filed(p: &Project) -> Cell {
     }
 }
 
+/// Its members, and which of them only read.
+pub fn members(p: &Project) -> String {
+    let reads = |name: &String| if p.readers.contains(name) { " (reads only)" } else { "" };
+    let all: Vec<String> = p.members.iter().map(|name| format!("{name}{}", reads(name))).collect();
+    all.join(", ")
+}
+
 /// One project.
 pub fn project(p: &Project, clock: &Clock) -> Sheet {
     let mut sheet = Sheet::new(&p.name);
@@ -110,7 +117,7 @@ pub fn project(p: &Project, clock: &Clock) -> Sheet {
         .line("purpose", p.purpose.as_str())
         .line("lead", p.lead.as_str())
         .line("department", p.department.as_str())
-        .line("members", p.members.join(", "))
+        .line("members", members(p))
         .line("disks", p.quota.as_ref().map(super::quota).unwrap_or_default())
         .line("on hold", p.hold.as_ref().map(|h| super::slice::hold(h, clock)).unwrap_or_default())
         .line("locked", bad(locked(p.lock.as_ref(), clock)))
@@ -131,6 +138,8 @@ pub fn project_json(p: &Project) -> Value {
         "purpose": p.purpose,
         "lead": p.lead,
         "members": p.members,
+        "readers": p.readers,
+        "etag": p.etag,
         "created": time_json(p.created.as_ref()),
         "pack": p.pack,
         "department": p.department,

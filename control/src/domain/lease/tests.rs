@@ -107,6 +107,7 @@ fn may(state: &State, pack: &Pack, action: Action, now: Timestamp) -> bool {
         level: s.level.clone(),
         lead: p.lead.clone(),
         members: p.members.clone(),
+        readers: p.readers.iter().cloned().collect(),
         requested_by: s.requested_by.clone(),
         approved_by: Vec::new(),
         held_by: Vec::new(),

@@ -19,8 +19,9 @@ fn project() -> Project {
         purpose: "beats".to_owned(),
         lead: lead.clone(),
         members: vec![lead],
+        readers: BTreeSet::new(),
         created: at(0),
-        pack: "aau-2018/5".to_owned(),
+        pack: "aau-2018/6".to_owned(),
         department: String::new(),
         hold: None,
         disk_gib: None,
@@ -147,6 +148,9 @@ fn the_agreement_of_a_member_from_outside_ends() {
     let refused = agreement(&mut project, &rita, paper(None), at(0)).unwrap_err();
     assert_eq!(refused.hint, "--agreement-expires DATE");
     agreement(&mut project, &rita, paper(Some(10)), at(0)).unwrap();
+    // She is no member yet.
+    assert_eq!(lapsed(&project, at(10)), []);
+    project.members.push(rita.clone());
     assert_eq!((lapsed(&project, at(9)), lapsed(&project, at(10))), (vec![], vec![rita]));
     assert_eq!(
         ending(terms(&project, &all()), at(9)),

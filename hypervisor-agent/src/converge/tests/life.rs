@@ -826,6 +826,7 @@ impl Life {
             purpose: String::new(),
             lead: lead.clone(),
             members: Vec::new(),
+            readers: BTreeSet::new(),
             created: self.at(),
             pack: String::new(),
             department: String::new(),

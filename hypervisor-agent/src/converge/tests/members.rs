@@ -6,7 +6,7 @@ use holm_proto::v1::{GuestScheduler, GuestUser, JobClass};
 use std::time::Duration;
 
 fn user(name: &str, uid: u32) -> GuestUser {
-    GuestUser { name: name.to_owned(), uid }
+    GuestUser { name: name.to_owned(), uid, read_only: false }
 }
 
 /// Seconds until the guest has said that these are its people.

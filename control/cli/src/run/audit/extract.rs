@@ -94,6 +94,9 @@ impl Extract {
                     "project.add-member" if text("person") == Some(name) => {
                         Some(("she was made a member", None))
                     }
+                    "project.remove-member" if text("person") == Some(name) => {
+                        Some(("she was taken out", None))
+                    }
                     "person.read" if entry.resource == her => {
                         Some(("her record was read", Some("administration of accounts")))
                     }
@@ -170,7 +173,8 @@ pub(super) async fn extract(session: &Session, whom: Whom) -> Result<(), Failure
                 ..EntryFilter::default()
             };
             let projects = EntryFilter { action: "project".to_owned(), ..EntryFilter::default() };
-            let searches = vec![projects, about, named("audit.read"), named("project.add-member")];
+            let searches = ["audit.read", "project.add-member", "project.remove-member"].map(named);
+            let searches = [projects, about].into_iter().chain(searches).collect();
             (Subject::Person(person), searches)
         }
     };

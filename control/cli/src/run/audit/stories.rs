@@ -222,6 +222,9 @@ impl Did {
     }
 }
 
+/// What names a person in its detail alone.
+const MEMBERSHIP: [&str; 2] = ["project.add-member", "project.remove-member"];
+
 pub(super) async fn access(
     session: &Session,
     person: String,
@@ -237,17 +240,17 @@ pub(super) async fn access(
     }
     // What others did that made her somebody, or nobody.
     let about = EntryFilter { actor: String::new(), resource: format!("person/{person}"), ..wanted.clone() };
-    let joined = EntryFilter {
+    let [joined, left] = MEMBERSHIP.map(|action| EntryFilter {
         actor: String::new(),
-        action: "project.add-member".to_owned(),
+        action: action.to_owned(),
         text: person.clone(),
-        ..wanted
-    };
+        ..wanted.clone()
+    });
     let mut made: Vec<Logged> = Vec::new();
-    for wanted in [about, joined] {
+    for wanted in [about, joined, left] {
         let mut search = Search::new(session, wanted, true, PAGE).await?;
         while let Some((entry, _)) = search.next().await? {
-            let hers = entry.action != "project.add-member"
+            let hers = !MEMBERSHIP.contains(&entry.action.as_str())
                 || entry.detail.get("person").and_then(Value::as_str) == Some(&person);
             if hers && !entry.changes.is_empty() && entry.actor != format!("person/{person}") {
                 made.push(entry);
