@@ -107,8 +107,9 @@ pub fn make(people: &[User], gone: Gone) -> Outcome {
     let Tables { passwd, group, shadow } = tables.with(people, gone)?;
     let keeper = (0, number(&group, "shadow")?);
     files::write("/etc/shadow", shadow, 0o640, keeper).of("/etc/shadow")?;
-    files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
+    // Before she is there it is said where sshd puts her.
     files::write("/etc/group", group, 0o644, ROOT).of("/etc/group")?;
+    files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
     let ranges: String = people.iter().map(|user| range(user) + "\n").collect();
     for path in ["/etc/subuid", "/etc/subgid"] {
         files::write(path, &ranges, 0o644, ROOT).of(path)?;

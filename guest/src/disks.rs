@@ -78,6 +78,8 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
                     mount_bind(from.as_str(), to.as_str()).of(&to)?;
                 }
             }
+            // Here both are one mount, and what is linked from one into the other is in both.
+            files::directory(&at, 0o700, files::ROOT).of(&at)?;
         } else {
             files::directory(&at, 0o2770, (0, PROJECT_GROUP)).of(&at)?;
         }

@@ -23,17 +23,24 @@ pub struct Here {
     pub people: BTreeSet<u32>,
     /// Those of them who only read: nothing of theirs runs but in their tree.
     pub readers: BTreeSet<u32>,
+    /// Those whose processes are from before they became what they are, wherever they run.
+    pub changed: BTreeSet<u32>,
 }
 
 impl Here {
-    /// Whose a user id is, where she is none of these.
-    fn gone(&self, uid: u32) -> Option<u32> {
-        person(uid).filter(|who| !self.people.contains(who))
+    /// The id of somebody who is none of these.
+    fn is_gone(&self, uid: u32) -> bool {
+        person(uid).is_some_and(|who| !self.people.contains(&who))
     }
 
-    /// Whose it is, where she only reads.
-    fn reads(&self, uid: u32) -> Option<u32> {
-        person(uid).filter(|who| self.readers.contains(who))
+    /// Of one who only reads.
+    fn reads(&self, uid: u32) -> bool {
+        person(uid).is_some_and(|who| self.readers.contains(&who))
+    }
+
+    /// Of one who has become something else.
+    fn has_changed(&self, uid: u32) -> bool {
+        person(uid).is_some_and(|who| self.changed.contains(&who))
     }
 }
 
@@ -70,6 +77,11 @@ impl Evictions {
         Ok(jobs.is_empty() && found.is_empty())
     }
 
+    /// Ends what there is under these ids, found or not: what forks without end may be nowhere when it is looked for.
+    pub fn end_all(&mut self, uids: &BTreeSet<u32>) {
+        uids.iter().for_each(|uid| self.end_at_once(*uid));
+    }
+
     /// Ends all processes of somebody in one step of the kernel's, which what forks without end does not outrun. Whoever does
     /// that is one of them, and may be stopped by another: it is not waited for, and ends with the rest.
     fn end_at_once(&mut self, uid: u32) {
@@ -90,9 +102,7 @@ fn processes(proc: &Path, here: &Here) -> Outcome<Vec<(Pid, u32)>> {
         let path = proc.join(&name).join("status");
         match fs::read_to_string(&path) {
             Ok(status) => {
-                // What has ended meanwhile has none.
-                let in_tree =
-                    || fs::read_link(proc.join(&name).join("root")).is_ok_and(|root| root == Path::new(TREE));
+                let in_tree = || in_tree(&proc.join(&name));
                 found.extend(stranger(&status, here, in_tree).map(|uid| (pid, uid)));
             }
             // It has ended meanwhile, and says so in one of two ways.
@@ -103,19 +113,30 @@ fn processes(proc: &Path, here: &Here) -> Outcome<Vec<(Pid, u32)>> {
     Ok(found)
 }
 
+/// Whether a process is in the readers' tree: there, and not in a user namespace in which anything may be made to look so. What has
+/// ended is not.
+fn in_tree(process: &Path) -> bool {
+    let link = |name: &str| fs::read_link(process.join(name));
+    let own = || fs::read_link("/proc/self/ns/user");
+    link("root").is_ok_and(|root| root == Path::new(TREE))
+        && link("ns/user").is_ok_and(|namespace| own().is_ok_and(|own| own == namespace))
+}
+
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// Whose a process is that may not be, of what the kernel says of it: by any of its user ids; of a reader by its own.
 fn stranger(status: &str, here: &Here, in_tree: impl Fn() -> bool) -> Option<u32> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    // One that has ended, and that nobody has asked after yet, does nothing more.
-    if field("State:")?.trim_start().starts_with(['Z', 'X']) {
+    // One that has ended, and that nobody has asked after yet, does nothing more; but others of its threads may.
+    let alone = field("Threads:").is_none_or(|threads| matches!(threads.trim(), "0" | "1"));
+    if alone && field("State:")?.trim_start().starts_with(['Z', 'X']) {
         return None;
     }
     let ids: Vec<u32> = field("Uid:")?.split_whitespace().filter_map(|uid| uid.parse().ok()).collect();
-    let gone = ids.iter().find_map(|uid| here.gone(*uid));
+    let gone = ids.iter().copied().find(|uid| here.is_gone(*uid));
     // What is root's and is her for a moment, as sshd is while she comes in, is not hers.
-    gone.or_else(|| ids.first().and_then(|uid| here.reads(*uid)).filter(|_| !in_tree()))
+    let own = ids.first().copied();
+    gone.or_else(|| own.filter(|uid| here.has_changed(*uid) || here.reads(*uid) && !in_tree()))
 }
 
 /// Jobs of strangers, and of readers, in Slurm's queue, but for those that have only to be cleared away.
@@ -123,7 +144,7 @@ fn jobs(queue: &str, here: &Here) -> Vec<String> {
     let theirs = |line: &str| {
         let mut words = line.split_whitespace();
         let (job, uid, state) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        let ends = here.gone(uid).or_else(|| here.reads(uid)).is_some() && state != "COMPLETING";
+        let ends = (here.is_gone(uid) || here.reads(uid)) && state != "COMPLETING";
         ends.then(|| job.to_owned())
     };
     queue.lines().filter_map(theirs).collect()
@@ -132,11 +153,16 @@ fn jobs(queue: &str, here: &Here) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn strangers_are_found_by_any_of_their_ids_and_nobody_else_is() {
         let place = tempfile::tempdir().unwrap();
-        let here = Here { people: BTreeSet::from([10_001, 10_003]), readers: BTreeSet::from([10_003]) };
+        let here = Here {
+            people: BTreeSet::from([10_001, 10_003, 10_004]),
+            readers: BTreeSet::from([10_003]),
+            changed: BTreeSet::from([10_004]),
+        };
         for (pid, state, uids, root) in [
             ("1", "S (sleeping)", "0\t0\t0\t0", "/"),
             ("20", "S (sleeping)", "10001\t10001\t10001\t10001", "/"),
@@ -156,6 +182,11 @@ mod tests {
             ("33", "S (sleeping)", "10003\t10003\t10003\t10003", TREE),
             ("34", "Z (zombie)", "10003\t10003\t10003\t10003", "/"),
             ("35", "S (sleeping)", "10002\t10002\t10002\t10002", TREE),
+            // 10004 has become what she is.
+            ("36", "S (sleeping)", "10004\t10004\t10004\t10004", TREE),
+            // One of whose threads the first has ended; and one who made it look as if it were in the tree.
+            ("37", "Z (zombie)\nThreads:\t2", "10002\t10002\t10002\t10002", "/"),
+            ("38", "S (in a namespace)", "10003\t10003\t10003\t10003", TREE),
             ("self", "R (running)", "10002\t10002\t10002\t10002", "/"),
         ] {
             fs::create_dir(place.path().join(pid)).unwrap();
@@ -163,7 +194,13 @@ mod tests {
                 "Name:\tx\nUmask:\t0022\nState:\t{state}\nPid:\t{pid}\nUid:\t{uids}\nGid:\t0\t0\t0\t0\n"
             );
             fs::write(place.path().join(pid).join("status"), status).unwrap();
-            std::os::unix::fs::symlink(root, place.path().join(pid).join("root")).unwrap();
+            symlink(root, place.path().join(pid).join("root")).unwrap();
+            fs::create_dir(place.path().join(pid).join("ns")).unwrap();
+            let namespace = match state.contains("namespace") {
+                true => Path::new("user:[1]").to_owned(),
+                false => fs::read_link("/proc/self/ns/user").unwrap(),
+            };
+            symlink(namespace, place.path().join(pid).join("ns/user")).unwrap();
         }
         // One that has just ended.
         fs::create_dir(place.path().join("27")).unwrap();
@@ -175,10 +212,13 @@ mod tests {
                 (21, 10_002),
                 (22, 10_002),
                 (23, 10_002),
-                (28, 10_002),
+                (28, 590_955_073),
                 (30, 10_003),
                 (31, 10_003),
                 (35, 10_002),
+                (36, 10_004),
+                (37, 10_002),
+                (38, 10_003),
             ]
         );
         assert!(processes(Path::new("/nonexistent"), &here).unwrap().is_empty());
@@ -186,7 +226,11 @@ mod tests {
 
     #[test]
     fn jobs_of_strangers_are_found() {
-        let here = Here { people: BTreeSet::from([10_001, 10_003]), readers: BTreeSet::from([10_003]) };
+        let here = Here {
+            people: BTreeSet::from([10_001, 10_003]),
+            readers: BTreeSet::from([10_003]),
+            changed: BTreeSet::new(),
+        };
         let queue = "7 10001 RUNNING\n8 10002 PENDING\n9 10002 COMPLETING\n10 10002 RUNNING\n11 0 RUNNING\n12 10003 PENDING\nnonsense\n";
         assert_eq!(jobs(queue, &here), ["8", "10", "12"]);
         assert!(jobs("", &here).is_empty());

@@ -68,7 +68,7 @@ impl People {
     /// Who may have what runs here.
     pub fn here(&self) -> Here {
         let readers = self.users.iter().filter(|user| user.read_only).map(|user| user.uid).collect();
-        Here { people: self.ids(), readers }
+        Here { people: self.ids(), readers, changed: BTreeSet::new() }
     }
 
     /// By what a person goes by here.
@@ -90,11 +90,15 @@ pub struct Members {
     said: bool,
     evictions: Evictions,
     looked: Instant,
+    /// Those whose processes are from before they became what they are.
+    changed: BTreeSet<u32>,
 }
 
 impl Members {
     /// Whose accounts were made when the machine came up, Slurm's as well. Of somebody who was here before them jobs may be left.
     pub fn new(project: String, people: People) -> Self {
+        // Of readers nobody knows any more what they were.
+        let changed = people.here().readers;
         Self {
             people,
             project,
@@ -103,6 +107,7 @@ impl Members {
             said: false,
             evictions: Evictions::default(),
             looked: Instant::now(),
+            changed,
         }
     }
 
@@ -114,6 +119,15 @@ impl Members {
         files::write(&path, text, 0o600, files::ROOT).of(path.display())?;
         accounts::make(&people.users, Gone::Locked)?;
         port.know(&people.users);
+        let (before, after) = (self.people.here(), people.here());
+        self.changed.extend(before.readers.symmetric_difference(&after.readers));
+        self.changed.retain(|uid| after.people.contains(uid));
+        self.evictions.end_all(&(&before.people - &after.people));
+        self.evictions.end_all(&self.changed);
+        // Who is on her way in was looked up before.
+        if let Ok((sshd, _)) = accounts::system("sshd") {
+            self.evictions.end_all(&BTreeSet::from([sshd]));
+        }
         (self.people, self.known, self.due, self.said) = (people, false, true, false);
         Ok(())
     }
@@ -154,12 +168,17 @@ impl Members {
     }
 
     fn pass(&mut self, port: &Port, slurm: bool) -> Outcome<bool> {
-        // Before it is looked: what she hands in after that waits, and is looked for.
-        if slurm && !self.known && self.again().is_some() {
-            self.tell_slurm()?;
-        }
+        let here = Here { changed: self.changed.clone(), ..self.people.here() };
+        self.evictions.pass(&here, false)?;
+        // Before jobs are looked for: what a reader hands in after that is refused. Where it fails the rest is done all the same.
+        let readers_first = slurm && !self.known && self.again().is_some();
+        let told = if readers_first { self.tell_slurm() } else { Ok(()) };
         // Once nothing was left nobody can hand in a job.
-        let nothing_left = self.evictions.pass(&self.people.here(), slurm && !self.said)?;
+        let nothing_left = self.evictions.pass(&here, slurm && !self.said)?;
+        told?;
+        if nothing_left {
+            self.changed.clear();
+        }
         if nothing_left && !self.said {
             accounts::make(&self.people.users, Gone::Removed)?;
             if slurm && !self.known {

@@ -22,10 +22,14 @@ pub const TREE: &str = "/run/holm/readers";
 pub fn tree() -> Outcome {
     fs::create_dir_all(TREE).of(TREE)?;
     if !files::is_mounted(TREE) {
+        if !files::is_mounted("/project") {
+            // A mount of its own: nothing is linked from there into a home, where it could be written.
+            mount_bind("/project", "/project").of("/project")?;
+        }
         mount_bind_recursive("/", TREE).of(TREE)?;
-        let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change(TREE, alone).of(TREE)?;
     }
+    let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(TREE, alone).of(TREE)?;
     // The disk with `/project` is in two places.
     for path in ["/project", SCRATCH, DATA] {
         let there = format!("{TREE}{path}");

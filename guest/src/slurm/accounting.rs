@@ -35,10 +35,11 @@ pub fn new(classes: &[Class]) -> String {
 /// Its people. Who only reads has no job: it would run where everything may be changed.
 pub fn people(project: &str, users: &[User]) -> String {
     let lines = |user: &User| {
-        let (name, jobs) = (&user.name, if user.read_only { "0" } else { "-1" });
+        let jobs = if user.read_only { "0" } else { "-1" };
+        let (name, most) = (&user.name, format!("MaxJobs={jobs} MaxSubmitJobs={jobs}"));
         [
-            format!("add user {name} account={project} cluster=slice"),
-            format!("modify user where name={name} set MaxJobs={jobs} MaxSubmitJobs={jobs}"),
+            format!("add user {name} account={project} cluster=slice {most}"),
+            format!("modify user where name={name} set {most}"),
         ]
     };
     text(&users.iter().flat_map(lines).collect::<Vec<_>>())

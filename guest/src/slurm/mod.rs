@@ -79,7 +79,7 @@ fn account(project: &str, settings: &Settings, gone: Option<&str>) -> String {
 
 /// From now on these may run jobs. Of who has gone its accounting keeps what she used.
 pub fn know(project: &str, users: &[User]) -> Outcome {
-    accounting::tell(&accounting::people(project, users), LIMIT)
+    accounting::tell(&accounting::people(project, users), LIMIT_LIVE)
 }
 
 /// From now on jobs are of these classes and start or do not. What a class may have is said before anybody may use it.
