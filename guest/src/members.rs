@@ -169,10 +169,13 @@ impl Members {
 
     fn pass(&mut self, port: &Port, slurm: bool) -> Outcome<bool> {
         let here = Here { changed: self.changed.clone(), ..self.people.here() };
-        self.evictions.pass(&here, false)?;
-        // Before jobs are looked for: what a reader hands in after that is refused. Where it fails the rest is done all the same.
-        let readers_first = slurm && !self.known && self.again().is_some();
-        let told = if readers_first { self.tell_slurm() } else { Ok(()) };
+        let mut told = Ok(());
+        if slurm && !self.known && self.again().is_some() {
+            // Before jobs are looked for, and after processes: what a reader hands in then is refused. Where it fails the rest is
+            // done all the same.
+            self.evictions.pass(&here, false)?;
+            told = self.tell_slurm();
+        }
         // Once nothing was left nobody can hand in a job.
         let nothing_left = self.evictions.pass(&here, slurm && !self.said)?;
         told?;
