@@ -137,7 +137,7 @@ fn project(n: u32, created: Timestamp) -> Project {
         members,
         readers: Default::default(),
         created,
-        pack: "aau-2018/6".to_owned(),
+        pack: "aau-2018/7".to_owned(),
         department: "health".to_owned(),
         hold: None,
         disk_gib: None,

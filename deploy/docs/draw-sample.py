@@ -7,7 +7,7 @@ whose period began with entries that are gone."""
 import hashlib, json, os, sys
 
 ACCESSES = """guest.login guest.sudo guest.transfer keys.escrow project.add-member slice.backup slice.connect slice.drill
-slice.restore slice.start""".split()
+slice.recordings slice.restore slice.start""".split()
 def sha256(data):
     return hashlib.sha256(data).digest()
 def merge(stack):  # RFC 6962, section 2.1: subtrees from left to right, each a height and its hash.

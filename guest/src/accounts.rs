@@ -5,12 +5,33 @@ use crate::{
     failed::{Failed, Of as _, Outcome},
     files::{self, Owner, ROOT},
     readers::READERS_GROUP,
+    recordings,
     seed::User,
 };
 use std::{collections::BTreeSet, fs, io, ops::Range, os::unix::fs::chown, path::Path};
 
 /// Whose user ids are people's.
 pub const PEOPLE: Range<u32> = 1000..60_000;
+/// Where terminals are recorded, people come by doors, each with an id so much larger: what runs between a connection and the
+/// recorder runs as nobody who runs anything else.
+const DOOR: u32 = 100_000;
+const DOORS: Range<u32> = DOOR + PEOPLE.start..DOOR + PEOPLE.end;
+/// Who may use sudo then.
+pub const DOORS_GROUP: u32 = 60_002;
+const SUDOERS: &str = "/etc/sudoers.d/holm";
+
+/// The name that somebody comes by. No person's name has a `_`.
+fn door(name: &str) -> String {
+    format!("_{name}")
+}
+
+/// Which door leads to whom, and to nothing but a terminal that is recorded, or to what there is without one.
+fn sudoers(people: &[User]) -> String {
+    let line = |User { name, .. }: &User| {
+        format!("{} ALL=({name}) /usr/lib/holm/terminal \"\", /usr/lib/holm/unrecorded \"\"\n", door(name))
+    };
+    people.iter().map(line).collect()
+}
 
 /// What becomes of the account of who is nobody here any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +52,10 @@ struct Tables {
 
 impl Tables {
     /// With these people in the place of those who were there, of whom what becomes is `gone`.
-    fn with(&self, people: &[User], gone: Gone) -> Outcome<Self> {
+    fn with(&self, people: &[User], gone: Gone, doors: bool) -> Outcome<Self> {
+        let groups = [PROJECT_GROUP, READERS_GROUP, DOORS_GROUP];
         let of_people = |id: &str| {
-            id.parse().is_ok_and(|id| PEOPLE.contains(&id) || [PROJECT_GROUP, READERS_GROUP].contains(&id))
+            id.parse().is_ok_and(|id| PEOPLE.contains(&id) || DOORS.contains(&id) || groups.contains(&id))
         };
         let keep = |text: &str| -> Vec<String> {
             let lines = text.lines().filter(|line| !line.split(':').nth(2).is_some_and(of_people));
@@ -55,10 +77,13 @@ impl Tables {
             group.push(format!("{name}:x:{uid}:"));
             shadow.push(format!("{name}:*:1:0:99999:7:::"));
         }
-        let names = |those: &dyn Fn(&User) -> bool| {
-            let those = people.iter().filter(|user| those(user));
-            those.map(|user| user.name.as_str()).collect::<Vec<_>>().join(",")
-        };
+        for User { name, uid, .. } in people.iter().filter(|_| doors) {
+            let (name, uid) = (door(name), DOOR + uid);
+            passwd.push(format!("{name}:x:{uid}:{uid}::/usr/lib/holm:/bin/sh"));
+            group.push(format!("{name}:x:{uid}:"));
+            shadow.push(format!("{name}:*:1:0:99999:7:::"));
+        }
+        let all: Vec<&str> = people.iter().map(|user| user.name.as_str()).collect();
         for User { name, uid, .. } in self.people().iter().filter(|_| gone == Gone::Locked) {
             if !people.iter().any(|user| user.name == *name || user.uid == *uid) {
                 passwd.push(format!("{name}:x:{uid}:{uid}::/home/{name}:/usr/sbin/nologin"));
@@ -66,8 +91,17 @@ impl Tables {
                 shadow.push(format!("{name}:!*:1:0:99999:7:::"));
             }
         }
-        group.push(format!("project:x:{PROJECT_GROUP}:{}", names(&|_| true)));
-        group.push(format!("readers:x:{READERS_GROUP}:{}", names(&|user| user.read_only)));
+        group.push(format!("project:x:{PROJECT_GROUP}:{}", all.join(",")));
+        // Also by her door she comes to where she changes nothing.
+        let readers = people.iter().filter(|user| user.read_only);
+        let readers = readers.flat_map(|User { name, .. }| {
+            [Some(name.clone()), doors.then(|| door(name))].into_iter().flatten()
+        });
+        group.push(format!("readers:x:{READERS_GROUP}:{}", readers.collect::<Vec<_>>().join(",")));
+        if doors {
+            let doors: Vec<String> = people.iter().map(|user| door(&user.name)).collect();
+            group.push(format!("holm_doors:x:{DOORS_GROUP}:{}", doors.join(",")));
+        }
         let text = |lines: Vec<String>| lines.into_iter().map(|line| line + "\n").collect();
         Ok(Self { passwd: text(passwd), group: text(group), shadow: text(shadow) })
     }
@@ -104,12 +138,16 @@ pub fn make(people: &[User], gone: Gone) -> Outcome {
         group: files::read("/etc/group")?,
         shadow: files::read("/etc/shadow")?,
     };
-    let Tables { passwd, group, shadow } = tables.with(people, gone)?;
+    let doors = recordings::are_made();
+    let Tables { passwd, group, shadow } = tables.with(people, gone, doors)?;
     let keeper = (0, number(&group, "shadow")?);
     files::write("/etc/shadow", shadow, 0o640, keeper).of("/etc/shadow")?;
     // Before she is there it is said where sshd puts her.
     files::write("/etc/group", group, 0o644, ROOT).of("/etc/group")?;
     files::write("/etc/passwd", passwd, 0o644, ROOT).of("/etc/passwd")?;
+    if doors {
+        files::write(SUDOERS, sudoers(people), 0o440, ROOT).of(SUDOERS)?;
+    }
     let ranges: String = people.iter().map(|user| range(user) + "\n").collect();
     for path in ["/etc/subuid", "/etc/subgid"] {
         files::write(path, &ranges, 0o644, ROOT).of(path)?;
@@ -134,9 +172,10 @@ fn range(User { name, uid, .. }: &User) -> String {
     format!("{name}:{first}:{EACH}")
 }
 
-/// Whose a user id is, of a person's own and of those that are hers to be.
+/// Whose a user id is, of a person's own, of her door and of those that are hers to be.
 pub fn person(uid: u32) -> Option<u32> {
-    let whose = uid.checked_sub(FIRST).map_or(uid, |beyond| PEOPLE.start + beyond / EACH);
+    let own = if DOORS.contains(&uid) { uid - DOOR } else { uid };
+    let whose = uid.checked_sub(FIRST).map_or(own, |beyond| PEOPLE.start + beyond / EACH);
     PEOPLE.contains(&whose).then_some(whose)
 }
 
@@ -196,7 +235,8 @@ mod tests {
 
     #[test]
     fn the_people_of_the_seed_and_no_others() {
-        let made = before().with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Removed).unwrap();
+        let made =
+            before().with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Removed, false).unwrap();
         assert_eq!(
             made,
             Tables {
@@ -212,7 +252,7 @@ mod tests {
             }
         );
         for name in ["root", "munge", "slurm", "shadow"] {
-            let failed = before().with(&[user(name, 10_001)], Gone::Locked).unwrap_err();
+            let failed = before().with(&[user(name, 10_001)], Gone::Locked, false).unwrap_err();
             assert_eq!(failed.0, format!("the name {name} belongs to the system"));
         }
         assert_eq!(number(&made.group, "shadow"), Ok(42));
@@ -223,28 +263,52 @@ mod tests {
     #[test]
     fn who_only_reads_is_of_one_more_group() {
         let reads = User { read_only: true, ..user("frida", 10_002) };
-        let made = before().with(&[user("ida", 10_001), reads], Gone::Removed).unwrap();
+        let made = before().with(&[user("ida", 10_001), reads], Gone::Removed, false).unwrap();
         assert!(
             made.group.ends_with("\nproject:x:60000:ida,frida\nreaders:x:60001:frida\n"),
             "{}",
             made.group
         );
-        let changes = made.with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Locked).unwrap();
+        let changes = made.with(&[user("ida", 10_001), user("frida", 10_002)], Gone::Locked, false).unwrap();
         assert!(changes.group.ends_with("\nproject:x:60000:ida,frida\nreaders:x:60001:\n"));
+    }
+
+    #[test]
+    fn where_it_is_recorded_each_comes_by_a_door_of_her_own_that_leads_to_her_alone() {
+        let reads = User { read_only: true, ..user("frida", 10_002) };
+        let people = [user("ida", 10_001), reads];
+        let made = before().with(&people, Gone::Removed, true).unwrap();
+        assert!(made.passwd.ends_with(
+            "\n_ida:x:110001:110001::/usr/lib/holm:/bin/sh\n_frida:x:110002:110002::/usr/lib/holm:/bin/sh\n"
+        ));
+        let groups =
+            "\nproject:x:60000:ida,frida\nreaders:x:60001:frida,_frida\nholm_doors:x:60002:_ida,_frida\n";
+        assert!(made.group.ends_with(groups), "{}", made.group);
+        assert!(made.shadow.ends_with("\n_ida:*:1:0:99999:7:::\n_frida:*:1:0:99999:7:::\n"));
+        assert_eq!([110_001, 110_002, 100_000, 60_002].map(person), [Some(10_001), Some(10_002), None, None]);
+        assert_eq!(
+            sudoers(&people[..1]),
+            "_ida ALL=(ida) /usr/lib/holm/terminal \"\", /usr/lib/holm/unrecorded \"\"\n"
+        );
+        // Where it is recorded no more, there are none.
+        assert_eq!(
+            made.with(&people, Gone::Removed, false).unwrap(),
+            before().with(&people, Gone::Removed, false).unwrap()
+        );
     }
 
     #[test]
     fn of_who_goes_the_account_is_locked_and_then_removed_and_she_may_come_back() {
         let (ida, frida) = (user("ida", 10_001), user("frida", 10_002));
-        let both = before().with(&[ida.clone(), frida.clone()], Gone::Removed).unwrap();
-        let one = both.with(std::slice::from_ref(&ida), Gone::Removed).unwrap();
-        let locked = both.with(std::slice::from_ref(&ida), Gone::Locked).unwrap();
+        let both = before().with(&[ida.clone(), frida.clone()], Gone::Removed, false).unwrap();
+        let one = both.with(std::slice::from_ref(&ida), Gone::Removed, false).unwrap();
+        let locked = both.with(std::slice::from_ref(&ida), Gone::Locked, false).unwrap();
         assert!(locked.passwd.ends_with("\nfrida:x:10002:10002::/home/frida:/usr/sbin/nologin\n"));
         assert!(locked.shadow.ends_with("\nfrida:!*:1:0:99999:7:::\n"));
         assert!(locked.group.ends_with("\nfrida:x:10002:\nproject:x:60000:ida\nreaders:x:60001:\n"));
-        assert_eq!(locked.with(std::slice::from_ref(&ida), Gone::Removed).unwrap(), one);
+        assert_eq!(locked.with(std::slice::from_ref(&ida), Gone::Removed, false).unwrap(), one);
         for before in [locked, one] {
-            assert_eq!(before.with(&[ida.clone(), frida.clone()], Gone::Locked).unwrap(), both);
+            assert_eq!(before.with(&[ida.clone(), frida.clone()], Gone::Locked, false).unwrap(), both);
         }
     }
 
@@ -269,10 +333,10 @@ mod tests {
         fn whoever_came_and_went_before(some in proptest::collection::btree_map("[a-z]{4,9}", PEOPLE, 0..9), more in any::<bool>()) {
             let people: Vec<User> = some.iter().map(|(name, uid)| user(name, *uid)).collect();
             let others = if more { vec![user("somebody-else", 2000)] } else { Vec::new() };
-            if let Ok(made) = before().with(&people, Gone::Removed) {
-                let later = before().with(&others, Gone::Locked).unwrap().with(&people, Gone::Removed).unwrap();
+            if let Ok(made) = before().with(&people, Gone::Removed, false) {
+                let later = before().with(&others, Gone::Locked, false).unwrap().with(&people, Gone::Removed, false).unwrap();
                 prop_assert_eq!(&made, &later);
-                prop_assert_eq!(made.with(&people, Gone::Locked).unwrap(), later);
+                prop_assert_eq!(made.with(&people, Gone::Locked, false).unwrap(), later);
             }
         }
     }

@@ -110,6 +110,10 @@ impl Claims {
         self.kept.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     fn bound(&mut self) {
         self.kept.drain(..self.kept.len().saturating_sub(KEPT));
     }
@@ -228,6 +232,16 @@ mod tests {
         ] {
             claims.add(What::parse(line).unwrap());
         }
+        let mut recorded = What::new(
+            "recorded",
+            &[
+                ("user", "ida"),
+                ("recording", "20261128-180102-ida-x9ZkQ0"),
+                ("sha256", "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"),
+            ],
+        );
+        recorded.fields.insert("bytes".to_owned(), 4096.into());
+        claims.add(recorded);
         let (said, last) = claims.due().unwrap();
         let timeless = |text: &str| -> Vec<Value> {
             let read = |line: &str| {
@@ -238,7 +252,7 @@ mod tests {
             text.lines().map(read).collect()
         };
         assert_eq!(timeless(&String::from_utf8(said).unwrap()), timeless(GOLDEN));
-        assert_eq!(last, 8);
+        assert_eq!(last, 9);
     }
 
     #[test]

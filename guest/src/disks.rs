@@ -8,7 +8,7 @@ use crate::{
     files,
     seed::Disk,
 };
-use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 /// The group of all of the project's people.
@@ -86,6 +86,19 @@ pub fn prepare(disks: &[Disk]) -> Outcome<Vec<Mounted>> {
         mounted.push(Mounted { name: serial.clone(), at });
     }
     Ok(mounted)
+}
+
+/// What people leave where everybody writes runs as who runs it, and never as its owner.
+pub fn shared() -> Outcome {
+    for path in ["/tmp", "/var/tmp"] {
+        let without = || mount_remount(path, MountFlags::BIND | MountFlags::NOSUID, "");
+        if without().is_err() {
+            // It is no mount of its own yet.
+            mount_bind(path, path).of(path)?;
+            without().of(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the host's images of containers, where it gives any. That it does not is no reason to serve nobody.

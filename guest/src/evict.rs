@@ -187,6 +187,9 @@ mod tests {
             // One of whose threads the first has ended; and one who made it look as if it were in the tree.
             ("37", "Z (zombie)\nThreads:\t2", "10002\t10002\t10002\t10002", "/"),
             ("38", "S (in a namespace)", "10003\t10003\t10003\t10003", TREE),
+            // 10002's door, and 10001's.
+            ("39", "S (sleeping)", "110002\t110002\t110002\t110002", "/"),
+            ("40", "S (sleeping)", "110001\t110001\t110001\t110001", "/"),
             ("self", "R (running)", "10002\t10002\t10002\t10002", "/"),
         ] {
             fs::create_dir(place.path().join(pid)).unwrap();
@@ -219,6 +222,7 @@ mod tests {
                 (36, 10_004),
                 (37, 10_002),
                 (38, 10_003),
+                (39, 110_002),
             ]
         );
         assert!(processes(Path::new("/nonexistent"), &here).unwrap().is_empty());

@@ -51,6 +51,7 @@ mod meter;
 mod notices;
 mod port;
 mod readers;
+mod recordings;
 mod scheduler;
 mod seed;
 mod series;
@@ -141,6 +142,9 @@ fn live() -> Outcome {
         slice.mounted.iter().for_each(disks::grow);
         rustix::fs::sync();
     }
+    if let Some(port) = port.clone().filter(|_| slice.recorded) {
+        thread::spawn(move || recordings::for_ever(&port));
+    }
     let (drains, draining) = mpsc::channel();
     if slice.serves {
         let (port, idle) = (port.clone(), slice.idle);
@@ -182,6 +186,8 @@ struct Slice {
     idle: Duration,
     /// What Slurm was told to do.
     settings: Option<Settings>,
+    /// What terminals show is kept.
+    recorded: bool,
     /// Slurm runs.
     serves: bool,
 }
@@ -194,11 +200,14 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
         port.know(&people.users);
     }
     slice.mounted = disks::prepare(&told.disks)?;
+    disks::shared()?;
     disks::library();
     if let Some(port) = port {
         let names = slice.mounted.iter().map(|mounted| mounted.name.as_str());
         port.claim_mounts(["root"].into_iter().chain(names)).of("the port")?;
     }
+    // Before the readers' tree, which has it as it is here: who only reads is recorded as well.
+    recordings::prepare(told.recorded())?;
     accounts::make(&people.users, accounts::Gone::Removed)?;
     slice.project.clone_from(&told.project);
     let users = people.users.clone();
@@ -208,6 +217,7 @@ fn prepare(port: Option<&Port>, run: &Path, slice: &mut Slice) -> Outcome<Value>
     rustix::fs::chmod(fuse, rustix::fs::Mode::from_raw_mode(0o666)).of(fuse)?;
     readers::tree()?;
     let key = ssh::open(&told)?;
+    slice.recorded = told.recorded();
     let settings = Settings::told_since(run, told.scheduler.as_ref());
     scheduler::notice(run, settings.drain, false)?;
     // Before any job starts.

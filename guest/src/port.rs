@@ -154,6 +154,19 @@ impl Port {
         self.say_claims(&mut saying)
     }
 
+    /// What happened here.
+    pub fn claim(&self, what: What) {
+        let mut saying = self.saying();
+        saying.claims.add(what);
+        // What cannot be said now is said again.
+        let _ = self.say_claims(&mut saying);
+    }
+
+    /// How much of what was claimed is not in the log, as far as is known here.
+    pub fn claims_that_wait(&self) -> usize {
+        self.saying().claims.len()
+    }
+
     fn say(&self, saying: &mut Saying, event: &Value) -> io::Result<()> {
         if saying.owed {
             return self.say_all(saying);

@@ -32,7 +32,10 @@ pub struct Told {
     /// Trusted in its place where only a terminal is allowed.
     #[serde(default)]
     pub ssh_terminal_ca: Option<String>,
-    /// What its level allows over SSH, where that is not all: `terminal`.
+    /// Trusted in its place where what a terminal shows is recorded.
+    #[serde(default)]
+    pub ssh_recorded_ca: Option<String>,
+    /// What its level allows over SSH, where that is not all: `terminal`; `recorded`, what that shows is kept as well.
     #[serde(default)]
     pub ssh: Option<String>,
     pub users: Vec<User>,
@@ -48,6 +51,13 @@ pub struct Told {
     pub scheduler: Option<serde_json::Value>,
     /// After so many a job that has GPUs and uses none is idle.
     pub idle_minutes: Option<u64>,
+}
+
+impl Told {
+    /// What its terminals show is kept.
+    pub fn recorded(&self) -> bool {
+        self.ssh.as_deref() == Some("recorded")
+    }
 }
 
 /// Somebody who has an account.

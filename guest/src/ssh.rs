@@ -17,17 +17,22 @@ const WHOLE: &str = "DisableForwarding no\nAllowTcpForwarding local\n";
 /// elsewhere.
 const TERMINAL: &str = "ForceCommand /usr/lib/holm/terminal\nSetEnv HOME=/usr/lib/holm\n";
 
+/// The same, and what a terminal shows is kept.
+const RECORDED: &str = "ForceCommand /usr/lib/holm/recorded\nSetEnv HOME=/usr/lib/holm\n";
+
 /// What was not told is not restricted; what is not understood is, as far as can be.
 fn level(ssh: Option<&str>) -> &'static str {
     match ssh {
         None => WHOLE,
+        Some("recorded") => RECORDED,
         Some(_) => TERMINAL,
     }
 }
 
-/// Who signs the certificates of those who may come in.
+/// Who signs the certificates of those who may come in. Where one is not told, `ssh_ca` is nobody's.
 fn trusted(told: &Told) -> &str {
-    told.ssh_terminal_ca.as_deref().filter(|_| told.ssh.is_some()).unwrap_or(&told.ssh_ca)
+    let own = if told.recorded() { &told.ssh_recorded_ca } else { &told.ssh_terminal_ca };
+    own.as_deref().filter(|_| told.ssh.is_some()).unwrap_or(&told.ssh_ca)
 }
 
 /// Opens it; its key.
@@ -35,7 +40,10 @@ pub fn open(told: &Told) -> Outcome<String> {
     let write = |path: &str, text: &str, mode| files::write(path, text, mode, ROOT).of(path);
     write("/etc/ssh/holm_ca.pub", &format!("{}\n", trusted(told)), 0o644)?;
     write("/etc/ssh/holm_level.conf", level(told.ssh.as_deref()), 0o644)?;
-    let notice = format!("Project {}. Level {}: {}.\n", told.project, told.level, told.level_name);
+    let mut notice = format!("Project {}. Level {}: {}.\n", told.project, told.level, told.level_name);
+    if told.recorded() {
+        notice += "What your terminal shows here is recorded, and security officers may look at it.\n";
+    }
     write(
         "/etc/issue.net",
         &format!("{notice}What you do here is governed by that level's rules.\n"),
@@ -70,6 +78,7 @@ mod tests {
     #[test]
     fn only_what_is_not_restricted_is_open() {
         assert_eq!(level(None), WHOLE);
+        assert_eq!(level(Some("recorded")), RECORDED);
         for told in ["terminal", "", "something that comes later"] {
             assert_eq!(level(Some(told)), TERMINAL, "{told}");
         }

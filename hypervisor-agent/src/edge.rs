@@ -218,6 +218,8 @@ pub struct Seed {
     pub terminal_only: bool,
     /// OpenSSH form of the key that signs people's certificates then.
     pub ssh_terminal_ca: String,
+    /// The same where what a terminal shows is recorded as well; empty: it is not.
+    pub ssh_recorded_ca: String,
     /// Its other disks.
     pub others: Vec<OtherVolume>,
 }

@@ -675,6 +675,7 @@ mod tests {
                 .to_owned(),
             terminal_only: false,
             ssh_terminal_ca: String::new(),
+            ssh_recorded_ca: String::new(),
         };
         let began = Instant::now();
         let after = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());

@@ -262,7 +262,12 @@ fn never(request: &Request) -> Option<&'static str> {
         return Some("nobody is officer and operator at once");
     }
     let decides = matches!(request.action, Action::SliceApprove | Action::SliceReject);
+    let plays = request.action == Action::SliceRecordings;
     match &request.resource {
+        Resource::Slice { lead, members, .. } if plays && (lead == name || members.contains(name)) => {
+            Some("nobody plays recordings of their own project")
+        }
+        _ if plays && !is("officer") => Some("only an officer plays recordings"),
         Resource::Slice { requested_by, .. } if decides && requested_by == name => {
             Some("nobody decides on what they asked for")
         }

@@ -44,6 +44,8 @@ obligations! {
     OwnNode = "own_node" by "control/src/placement, which gives them to nobody else while it has them",
     /// One of those who approve it is outside its project.
     OutsideApprover = "outside_approver" by "control/src/domain/slice, at the last approval",
+    /// What its terminals show is kept in it, and officers play it.
+    RecordedTerminals = "recorded_terminals" by "guest/src/recordings, and the forced command of its sshd, which opens no terminal without",
     /// Its people have a terminal there and bring data in: over SSH no command without a terminal, nothing copied out, no
     /// port forwarded.
     TerminalOnly = "terminal_only" by "control/src/identity/ssh, in each SSH certificate, and guest/src/ssh, in its sshd",

@@ -408,6 +408,18 @@ fn check_level(level: &FileLevel, shared_cluster: &str) -> Result<Level, (Range<
             return fail(obligation.span(), format!("level `{id}` has this obligation twice"));
         }
     }
+    // A command without a terminal, a copy, a forwarded port would be a way in that nothing records.
+    let recorded = Obligation::RecordedTerminals.text();
+    if let Some(recorded) = level.obligations.iter().find(|there| there.as_ref() == recorded)
+        && !obligations.contains(&Obligation::TerminalOnly)
+    {
+        let problem = format!(
+            "level `{id}`: `{}` takes `{}`, or there are ways in that are not recorded",
+            recorded.as_ref(),
+            Obligation::TerminalOnly.text()
+        );
+        return fail(recorded.span(), problem);
+    }
     let mut must_file = BTreeSet::new();
     for evidence in &level.must_file {
         if !must_file.insert(*evidence.as_ref()) {

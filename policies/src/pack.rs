@@ -130,7 +130,7 @@ impl Pack {
         self.vocabulary.roles()
     }
 
-    /// NAME/VERSION, "aau-2018/6".
+    /// NAME/VERSION, "aau-2018/7".
     pub fn id(&self) -> &str {
         &self.manifest.id
     }

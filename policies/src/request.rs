@@ -204,6 +204,8 @@ actions! {
     ImagePromote = "image.promote";
     /// Log in to a slice: a signed SSH key, a tunnel.
     SliceConnect = "slice.connect";
+    /// Play what terminals of a slice showed.
+    SliceRecordings = "slice.recordings";
     /// Read a slice's deletion certificate.
     SliceCertificate = "slice.certificate";
     /// Invite a person who has no certificate, is no officer, and will be none.

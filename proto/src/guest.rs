@@ -21,6 +21,14 @@ const MOST_FILES: u64 = 1 << 40;
 /// What a guest refuses by its level.
 const REFUSED: [&str; 3] = ["command", "copy-out", "job-output"];
 
+/// Of a recording's name: a time, whose it is, and six characters.
+const MOST_OF_NAME: usize = 80;
+
+/// What a recording of a terminal may be called.
+pub fn is_recording(text: &str) -> bool {
+    (1..=MOST_OF_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
 /// What a guest calls one run of itself.
 pub fn is_boot(text: &str) -> bool {
     text.len() == BOOT_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -49,6 +57,11 @@ pub fn is_plausible(claim: &GuestClaim) -> bool {
         Some(What::Transfer(of)) => {
             let sane = |files: u64, bytes: u64| files <= MOST_FILES && bytes <= MOST_BYTES;
             name(&of.user) && sane(of.files_out, of.bytes_out) && sane(of.files_in, of.bytes_in)
+        }
+        Some(What::Recorded(of)) => {
+            let hash =
+                of.sha256.len() == 64 && of.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            name(&of.user) && is_recording(&of.recording) && of.bytes <= MOST_BYTES && hash
         }
         Some(What::Refused(of)) => name(&of.user) && REFUSED.contains(&of.what.as_str()),
     };

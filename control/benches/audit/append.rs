@@ -187,7 +187,7 @@ fn change(ledger: &Ledger, n: u32) -> Pending<()> {
     let decide = |_: &_, _| {
         let changes = vec![Change::Put(Record::Person(person))];
         let reasons = vec!["leads-and-operators-invite".to_owned()];
-        Ok(Decided { reasons, pack: Some("aau-2018/6".to_owned()), ..Decided::new(changes, ()) })
+        Ok(Decided { reasons, pack: Some("aau-2018/7".to_owned()), ..Decided::new(changes, ()) })
     };
     ledger.decide(&call, decide).unwrap()
 }

@@ -162,13 +162,13 @@ pub fn entry(index: u64) -> String {
     let head = format!(r#"{{"v":1,"index":{index},"time":"{time}","request":"{id}","#);
     match index % 3 {
         0 => format!(
-            r#"{head}"actor":"person/p{n}","peer":"192.0.2.{host}:{port}","action":"slice.connect","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"refused","reasons":["members-connect","the agreement of `p{n}` ended on 2026-10-01: file a new one with `holm project add {project} p{n} --agreement`"],"pack":"aau-2026/5","detail":{{"level":"3","second_factor":null,"sessions":{n}}}}}"#,
+            r#"{head}"actor":"person/p{n}","peer":"192.0.2.{host}:{port}","action":"slice.connect","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"refused","reasons":["members-connect","the agreement of `p{n}` ended on 2026-10-01: file a new one with `holm project add {project} p{n} --agreement`"],"pack":"aau-2026/6","detail":{{"level":"3","second_factor":null,"sessions":{n}}}}}"#,
             n = index % 5003,
             host = index % 250,
             port = 1024 + index % 60_000,
         ),
         1 => format!(
-            r#"{head}"actor":"person/frida","peer":"192.0.2.9:{port}","action":"slice.approve","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"allowed","reasons":["officers-approve","another-than-who-asked"],"pack":"aau-2026/5","detail":{{"approvals":2,"of":2,"comment":"read what was filed; the DPIA covers it"}},"changes":[{{"op":"put","of":{{"kind":"slice","id":"{id}","project":"{project}","name":"{slice}","level":"3","gpus":4,"cores":24,"memory_gib":360,"disks":[{{"name":"root","gib":64}},{{"name":"data","gib":2048}}],"asked":"{time}","by":"person/lead{n}","approvals":["person/frida","person/gustav"],"state":"approved","until":"2027-02-24T12:00:00Z"}}}}]}}"#,
+            r#"{head}"actor":"person/frida","peer":"192.0.2.9:{port}","action":"slice.approve","resource":"slice/{project}/{slice}","project":"{project}","level":"{level}","outcome":"allowed","reasons":["officers-approve","another-than-who-asked"],"pack":"aau-2026/6","detail":{{"approvals":2,"of":2,"comment":"read what was filed; the DPIA covers it"}},"changes":[{{"op":"put","of":{{"kind":"slice","id":"{id}","project":"{project}","name":"{slice}","level":"3","gpus":4,"cores":24,"memory_gib":360,"disks":[{{"name":"root","gib":64}},{{"name":"data","gib":2048}}],"asked":"{time}","by":"person/lead{n}","approvals":["person/frida","person/gustav"],"state":"approved","until":"2027-02-24T12:00:00Z"}}}}]}}"#,
             n = index % 997,
             port = 1024 + index % 60_000,
         ),

@@ -56,7 +56,7 @@ impl SliceService for Pretended {
         let host_key = std::fs::read_to_string(self.sshd.as_ref().unwrap().join("host.pub")).unwrap();
         Ok(Response::new(SshCertificate {
             certificate: signed.text,
-            user: self.user.clone(),
+            user: signed.account,
             host_key,
             expires: None,
         }))
@@ -107,7 +107,10 @@ impl SliceService for Pretended {
             let mut buffer = vec![0; 32 * 1024];
             while let Ok(count @ 1..) = read.read(&mut buffer).await {
                 if send
-                    .send(Ok(ConnectFrame { slice: None, data: Bytes::copy_from_slice(&buffer[..count]) }))
+                    .send(Ok(ConnectFrame {
+                        data: Bytes::copy_from_slice(&buffer[..count]),
+                        ..Default::default()
+                    }))
                     .await
                     .is_err()
                 {
@@ -351,6 +354,7 @@ impl Slurm {
         let trusted = match reach {
             SshReach::Whole => authority.ssh_ca(),
             SshReach::Terminal => authority.ssh_terminal_ca(),
+            SshReach::Recorded | SshReach::Recordings => authority.ssh_recorded_ca(),
         };
         sshd(&dir, trusted);
         let config = dir.join("config");
@@ -761,4 +765,63 @@ fn plain_ssh_reaches_a_slice_by_its_configuration() {
     assert!(forwarding.wait().unwrap().success());
     let back = ["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "heart.main.holm", "true"];
     assert_eq!(ssh(&back).output().unwrap().status.code(), Some(255));
+}
+
+/// What stands in for ssh: says what it was asked, and answers as a slice does.
+const RECORDER: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+echo "$*" >>"$here/asked"
+for last; do :; done
+case $last in
+  list) printf '20261128-180302-bo-AAAAAA\t1795889000\t17\topen\n20261128-180102-ida-x9ZkQ0\t1795888984\t4096\tdone\n\033]0;x\a\n' ;;
+  "text 20261128-180102-ida-x9ZkQ0 0") printf 'shown \033[31m42\033[0m\r\n' ;;
+  "play "*) echo played ;;
+  *) echo 'holm: there is no recording' >&2; exit 1 ;;
+esac
+"#;
+
+#[test]
+fn recordings_are_listed_printed_and_played_each_with_a_reason() {
+    let holmd = Holmd::with_people();
+    let (dir, bin) = (holmd.dir.path().join("sshd"), holmd.dir.path().join("bin"));
+    for dir in [&dir, &bin] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    std::fs::write(dir.join("host.pub"), holmd.app().authority.ssh_ca()).unwrap();
+    std::fs::write(bin.join("ssh"), RECORDER).unwrap();
+    common::mode(&bin.join("ssh"), 0o755);
+    holmd.pretend(
+        "olga",
+        Pretended { app: holmd.app(), user: "olga".to_owned(), sshd: Some(dir), reach: SshReach::Recordings },
+    );
+    let ask = |arguments: &[&str]| {
+        let all: Vec<&str> = ["slice", "recordings", "heart/main"].iter().chain(arguments).copied().collect();
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let output = holmd.command("olga", &all).env("PATH", path).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, err) = ask(&["--reason", "complaint 17", "--format", "json"]);
+    assert!(code == Some(0), "{out} {err}");
+    let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let told: Vec<_> = listed.as_array().unwrap().iter().map(|one| (&one["user"], &one["open"])).collect();
+    assert_eq!(told, [(&"ida".into(), &false.into()), (&"bo".into(), &true.into())]);
+    let asked = std::fs::read_to_string(bin.join("asked")).unwrap();
+    for wanted in ["User=holm_recordings", "'tunnel' '--recordings'", "IdentityAgent=none", "BatchMode=yes"] {
+        assert!(asked.contains(wanted), "{wanted}: {asked}");
+    }
+    let one = "20261128-180102-ida-x9ZkQ0";
+    let (code, out, _) = ask(&[one, "--reason", "complaint 17", "--text"]);
+    assert_eq!((code, out.as_str()), (Some(0), "shown 42\n"));
+    let (code, out, _) = ask(&[one, "--reason", "complaint 17", "--speed", "4"]);
+    assert_eq!((code, out.as_str()), (Some(0), "played\n"));
+    assert!(
+        std::fs::read_to_string(bin.join("asked")).unwrap().trim_end().ends_with(&format!("play {one} 4"))
+    );
+    let (code, _, err) = ask(&["20261128-180102-bo-AAAAAA", "--reason", "complaint 17", "--text"]);
+    assert!(code == Some(1) && err.contains("there is no recording"), "{err}");
+    for bad in [&["--reason", " "][..], &["../../etc", "--reason", "x"], &[], &["--reason", "x", "--text"]] {
+        let (code, _, err) = ask(bad);
+        assert!(code == Some(2), "{bad:?}: {err}");
+    }
 }

@@ -36,7 +36,7 @@ fn tables() {
         reasons: vec![
             "only a security officer approves or rejects a slice: ask one (rule slice.decide)".to_owned(),
         ],
-        pack: "aau-2018/6".to_owned(),
+        pack: "aau-2018/7".to_owned(),
         roles: vec!["officer".to_owned()],
     };
     insta::assert_snapshot!("explanation", view::explanation("slice.approve", &answer).text(false));

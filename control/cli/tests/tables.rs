@@ -440,7 +440,7 @@ fn people_and_projects() {
         readers: vec!["rosa".to_owned()],
         etag: "0123456789abcdef".to_owned(),
         created: at("2026-10-02T08:00:00Z"),
-        pack: "aau-2018/6".to_owned(),
+        pack: "aau-2018/7".to_owned(),
         department: "health".to_owned(),
         hold: Some(hold(false)),
         quota: Some(Quota {
@@ -523,7 +523,7 @@ fn people_and_projects() {
         level_name: "sensitive".to_owned(),
         registration: project.registration.clone(),
         written: at("2026-11-03T13:02:11Z"),
-        pack: "aau-2018/6".to_owned(),
+        pack: "aau-2018/7".to_owned(),
     };
     insta::assert_snapshot!("project_record", view::record(&record, &clock()).text(false));
     insta::assert_json_snapshot!("project_record_json", view::record_json(&record));

@@ -380,8 +380,11 @@ impl Session {
 
     /// Say what is intended, where it is not what was said last.
     async fn intend(&mut self, app: &App, generation: u64) -> Result<(), Gone> {
-        let (whole, terminal) = (app.authority.ssh_ca(), app.authority.ssh_terminal_ca());
-        let trusted = reconcile::Trusted { whole, terminal };
+        let trusted = reconcile::Trusted {
+            whole: app.authority.ssh_ca(),
+            terminal: app.authority.ssh_terminal_ca(),
+            recorded: app.authority.ssh_recorded_ca(),
+        };
         let wanted = reconcile::intended(&app.ledger.state(), &app.pack(), &self.host, trusted);
         if self.sent.as_ref() == Some(&wanted) {
             return Ok(());

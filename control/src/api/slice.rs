@@ -108,6 +108,7 @@ impl SliceService for Slices {
                 },
                 move |scene, (project, name, message)| {
                     let slice = wanted(scene, &project, name, &message)?;
+                    keeps_recordings(scene, &slice)?;
                     let site_gib = scene.app.config.defaults.project_disk_gib;
                     quota::demand(scene.state, &project, site_gib, slice.disks_gib())?;
                     if !reconcile::place::reservable(scene.app, scene.state, &slice) {
@@ -290,6 +291,9 @@ impl SliceService for Slices {
         request: Request<v1::StartSliceRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         fn begin(scene: &Scene<'_>, s: &Slice, rebuild: Option<VolumeId>) -> Result<Vec<Change>, Refusal> {
+            if rebuild.is_some() {
+                keeps_recordings(scene, s)?;
+            }
             let days = scene.pack.level(&s.level).map_or(0, |level| level.restore_drill_days);
             let changes = slice::start(scene.state, s, rebuild, scene.now)?;
             let Some(why) = backup::drill_due(s, days, scene.now) else { return Ok(changes) };
@@ -553,10 +557,18 @@ impl SliceService for Slices {
     ) -> Result<Response<v1::SshCertificate>, Status> {
         let message = request.get_ref().clone();
         let wanted = message.slice.unwrap_or_default();
-        Asked::new(&self.0, request.extensions(), Action::SliceConnect, about(&wanted))?
+        let why = message.recordings_reason;
+        let action = if why.is_empty() { Action::SliceConnect } else { Action::SliceRecordings };
+        Asked::new(&self.0, request.extensions(), action, about(&wanted))?
             .change(
                 move |state| find(state, &wanted),
                 move |scene, slice| {
+                    let recorded = scene.pack.demands(&slice.level, Obligation::RecordedTerminals);
+                    let plays = action == Action::SliceRecordings;
+                    if plays {
+                        are_recorded(scene, &slice)?;
+                    }
+                    let why = if plays { reason(&why)? } else { String::new() };
                     let guest = ready(scene, &slice)?;
                     if let Some(host) = simulated(scene.state, &slice) {
                         let label = scene.state.slice_label(&slice);
@@ -568,6 +580,8 @@ impl SliceService for Slices {
                     let person = scene.person()?;
                     // By the pack in force, whatever it was when the machine started.
                     let reach = match scene.pack.demands(&slice.level, Obligation::TerminalOnly) {
+                        _ if plays => SshReach::Recordings,
+                        _ if recorded => SshReach::Recorded,
                         true => SshReach::Terminal,
                         false => SshReach::Whole,
                     };
@@ -576,14 +590,19 @@ impl SliceService for Slices {
                         .authority
                         .ssh_certificate(&message.public_key, person, scene.request, scene.now, reach)
                         .map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
-                    let detail = json!({
+                    let mut detail = json!({
                         "ssh_certificate": signed.serial.to_string(),
                         "expires": signed.expires,
-                        "terminal_only": reach == SshReach::Terminal,
+                        "terminal_only": reach != SshReach::Whole,
                     });
+                    let of_recordings = [("recorded", json!(recorded)), ("reason", json!(why))];
+                    if let Some(fields) = detail.as_object_mut().filter(|_| recorded) {
+                        let said = of_recordings.into_iter().take(1 + usize::from(plays));
+                        fields.extend(said.map(|(name, value)| (name.to_owned(), value)));
+                    }
                     let value = v1::SshCertificate {
                         certificate: signed.text,
-                        user: person.to_string(),
+                        user: signed.account,
                         host_key: guest,
                         expires: Some(view::time(signed.expires)),
                     };
@@ -601,7 +620,8 @@ impl SliceService for Slices {
         let first = tunnel::first(&mut frames).await?;
         let wanted = first.slice.clone().unwrap_or_default();
         let tunnel = TunnelId::new_v4();
-        let (asked, id, host) = self.may_connect(&extensions, wanted, tunnel).await?;
+        let action = if first.recordings { Action::SliceRecordings } else { Action::SliceConnect };
+        let (asked, id, host) = self.may_connect(&extensions, action, wanted, tunnel).await?;
         let end = match tunnel::open(&self.0, &host, id, tunnel).await {
             Ok(end) => end,
             Err(refusal) => {
@@ -621,15 +641,19 @@ impl Slices {
     async fn may_connect(
         &self,
         extensions: &Extensions,
+        action: Action,
         wanted: v1::SliceRef,
         tunnel: TunnelId,
     ) -> Result<(Asked, SliceId, Name), Status> {
-        let asked = Asked::new(&self.0, extensions, Action::SliceConnect, about(&wanted))?;
+        let asked = Asked::new(&self.0, extensions, action, about(&wanted))?;
         let opened = asked
             .clone()
             .change_each(
                 move |state| find(state, &wanted),
                 move |scene, slice| {
+                    if action == Action::SliceRecordings {
+                        are_recorded(scene, &slice)?;
+                    }
                     ready(scene, &slice)?;
                     let host = slice.placement.map(|p| p.host);
                     let host = host.ok_or_else(|| Refusal::new(RefusalKind::State, "it is on no host"))?;
@@ -641,6 +665,18 @@ impl Slices {
         let (id, host) = opened.into_inner();
         Ok((asked, id, host))
     }
+}
+
+/// Whether there is anything for an officer to look at.
+fn are_recorded(scene: &Scene<'_>, slice: &Slice) -> Result<(), Refusal> {
+    let recorded = Obligation::RecordedTerminals;
+    if scene.pack.demands(&slice.level, recorded) {
+        return Ok(());
+    }
+    let (label, level) = (scene.state.slice_label(slice), &slice.level);
+    let text =
+        format!("nothing is recorded in `{label}`: level {level} does not demand `{}`", recorded.text());
+    Err(Refusal::new(RefusalKind::State, text).hint("holm audit search tells who was there, and when"))
 }
 
 /// Who decides decides on what she has read.
@@ -871,6 +907,17 @@ fn others(message: &v1::RequestSliceRequest, rule: &crate::config::Defaults) -> 
         key: None,
     };
     sizes.into_iter().filter(|(_, size)| *size > 0).map(volume).collect()
+}
+
+/// What is recorded outlasts a root disk.
+fn keeps_recordings(scene: &Scene<'_>, slice: &Slice) -> Result<(), Refusal> {
+    let has = slice.others.iter().any(|other| other.kind == VolumeKind::Data);
+    if has || !scene.pack.demands(&slice.level, Obligation::RecordedTerminals) {
+        return Ok(());
+    }
+    let text =
+        format!("level {} has terminals recorded, and recordings are kept on the disk of /home", slice.level);
+    Err(Refusal::new(RefusalKind::Invalid, text).hint("ask for a slice with one: --home SIZE"))
 }
 
 /// A time as it was sent; whole seconds, so that it reads as it was typed.

@@ -139,7 +139,7 @@ async fn down(
     loop {
         if !data.is_empty() {
             count.fetch_add(data.len() as u64, Ordering::Relaxed);
-            if out.send(Ok(v1::ConnectFrame { slice: None, data })).await.is_err() {
+            if out.send(Ok(v1::ConnectFrame { data, ..Default::default() })).await.is_err() {
                 return "the caller left".to_owned();
             }
         }

@@ -28,7 +28,7 @@ pub const CLOSE: &str = "review.close";
 pub const DRAW: &str = "review.draw";
 
 /// What brings a person to a project's data, or data to her: what samples are drawn of, whatever came of it.
-pub const ACCESSES: [&str; 10] = [
+pub const ACCESSES: [&str; 11] = [
     "guest.login",
     "guest.sudo",
     "guest.transfer",
@@ -37,6 +37,7 @@ pub const ACCESSES: [&str; 10] = [
     "slice.backup",
     "slice.connect",
     "slice.drill",
+    "slice.recordings",
     "slice.restore",
     "slice.start",
 ];

@@ -116,6 +116,10 @@ fn told(what: &What) -> (&'static str, Value) {
                 "bytes_in": of.bytes_in,
             }),
         ),
+        What::Recorded(of) => (
+            "guest.recorded",
+            json!({ "user": of.user, "recording": of.recording, "bytes": of.bytes, "sha256": of.sha256 }),
+        ),
         What::Refused(of) => ("guest.refused", json!({ "user": of.user, "what": of.what })),
     }
 }

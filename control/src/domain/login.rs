@@ -17,8 +17,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What opens data of a level, decides on it, or destroys it.
-const OF_A_LEVEL: [Action; 16] = [
+const OF_A_LEVEL: [Action; 17] = [
     Action::SliceConnect,
+    Action::SliceRecordings,
     Action::SliceStart,
     Action::SliceRebuild,
     Action::SliceRestore,

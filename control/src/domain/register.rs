@@ -239,6 +239,7 @@ pub fn said(obligation: Obligation) -> &'static str {
         Obligation::NoNetwork => "machines reach no network",
         Obligation::OwnNode => "nobody else's GPU, core or memory is on a NUMA node that a machine is on",
         Obligation::OutsideApprover => "one of who approves is outside the project",
+        Obligation::RecordedTerminals => "what terminals show is recorded",
         Obligation::TerminalOnly => "over SSH there is a terminal, and nothing is copied out by it",
         Obligation::Vtpm => "machines have a virtual TPM",
     }

@@ -4,7 +4,8 @@
 //! ```text
 //!   DIR/ca.pem      the authority's certificate, for everyone
 //!   DIR/ca.key      its key, 0600
-//!   DIR/ssh_ca      the key for SSH certificates, 0600; that for slices whose level allows a terminal alone follows from it
+//!   DIR/ssh_ca      the key for SSH certificates, 0600; those for slices whose level allows a terminal alone, or has it recorded,
+//!                   follow from it
 //! ```
 //!
 //! holmd's own certificate is made anew at each start and now and then while it runs, with a key that stays
@@ -130,6 +131,7 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     ssh: SshAuthority,
     ssh_terminal: SshAuthority,
+    ssh_recorded: SshAuthority,
 }
 
 impl Authority {
@@ -175,7 +177,8 @@ impl Authority {
         let path = dir.join("ssh_ca");
         let ssh = SshAuthority::load(&path)?;
         let ssh_terminal = ssh.for_terminals(&path)?;
-        Ok(Self { pem, der, issuer, ssh, ssh_terminal })
+        let ssh_recorded = ssh.for_recorded(&path)?;
+        Ok(Self { pem, der, issuer, ssh, ssh_terminal, ssh_recorded })
     }
 
     /// The authority's own certificate.
@@ -201,6 +204,11 @@ impl Authority {
     /// The key that slices trust instead whose level allows a terminal alone: what was signed for one where more is allowed gets nobody in.
     pub fn ssh_terminal_ca(&self) -> &str {
         self.ssh_terminal.public()
+    }
+
+    /// The same where what a terminal shows is recorded.
+    pub fn ssh_recorded_ca(&self) -> &str {
+        self.ssh_recorded.public()
     }
 
     /// A certificate of this caller for the public key in a signing request. Nothing else in the request
@@ -268,7 +276,7 @@ impl Authority {
         Ok((chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))))
     }
 
-    /// An SSH certificate for a person's own account.
+    /// An SSH certificate for a person's own account, or for what she reaches.
     pub fn ssh_certificate(
         &self,
         public_key: &str,
@@ -280,6 +288,7 @@ impl Authority {
         let authority = match reach {
             super::SshReach::Whole => &self.ssh,
             super::SshReach::Terminal => &self.ssh_terminal,
+            super::SshReach::Recorded | super::SshReach::Recordings => &self.ssh_recorded,
         };
         authority.sign(public_key, person, request, now, reach)
     }
@@ -429,7 +438,9 @@ mod tests {
         let again = Authority::load(&path).unwrap();
         assert_eq!((again.hash(), again.ssh_ca()), (authority.hash(), authority.ssh_ca()));
         assert_eq!(again.ssh_terminal_ca(), authority.ssh_terminal_ca());
-        assert_ne!(again.ssh_terminal_ca(), authority.ssh_ca());
+        assert_eq!(again.ssh_recorded_ca(), authority.ssh_recorded_ca());
+        let all = [again.ssh_ca(), again.ssh_terminal_ca(), again.ssh_recorded_ca()];
+        assert_eq!(std::collections::BTreeSet::from(all).len(), 3);
         assert!(Authority::create(&path, Timestamp::now()).is_err());
         for secret in ["ca.key", "ssh_ca"] {
             let file = path.join(secret);

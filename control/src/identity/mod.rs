@@ -23,5 +23,5 @@ pub use authority::{Authority, IdentityError, Issued, Usage, Wanted};
 pub use caller::{Caller, NoIdentity, Peer};
 pub use code::{Code, ca_hash};
 pub use listener::{Connection, Demand, accept};
-pub use ssh::{SshCertificate, SshReach};
+pub use ssh::{DOOR, RECORDINGS_ACCOUNT, SshCertificate, SshReach};
 pub use strangers::{Stranger, Strangers};

@@ -20,14 +20,29 @@ const KEY_MAX: usize = 1024;
 /// read before is the slice's own sshd's to see to; one that does not know of it trusts none of these certificates.
 const TERMINAL: &str = "/usr/lib/holm/terminal";
 
-/// What a certificate is good for. Each has an authority of its own, and a slice trusts one of them, so that what was signed for
-/// a slice where more is allowed is worth nothing in one where less is.
+/// The same where what the terminal shows is recorded.
+const RECORDED: &str = "/usr/lib/holm/recorded";
+/// What an officer gets instead: a list of recordings, and one of them played.
+const RECORDINGS: &str = "/usr/lib/holm/recordings";
+/// Whose account officers come to, which is no person's: people's names have no `_`.
+pub const RECORDINGS_ACCOUNT: &str = "holm_recordings";
+/// By what a member comes there whose terminal is recorded: a user of hers that runs nothing but what records (`guest/src/accounts`).
+pub const DOOR: char = '_';
+/// From the moment that an officer asks for recordings until she has connected.
+const RECORDINGS_LIFE: SignedDuration = SignedDuration::from_mins(5);
+
+/// What a certificate is good for. Each level's way in has an authority of its own, and a slice trusts one of them, so that what was
+/// signed for a slice where more is allowed is worth nothing in one where less is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SshReach {
     /// Terminals, commands, files both ways, and ports of the slice that are forwarded to who connects.
     Whole,
     /// A terminal, and files in.
     Terminal,
+    /// The same, and what the terminal shows is recorded.
+    Recorded,
+    /// What terminals have shown there.
+    Recordings,
 }
 
 /// A signed key.
@@ -35,6 +50,8 @@ pub enum SshReach {
 pub struct SshCertificate {
     /// OpenSSH form.
     pub text: String,
+    /// For whose account there it is.
+    pub account: String,
     /// Its serial number, for the log.
     pub serial: u64,
     /// Not good for new connections from then on.
@@ -62,15 +79,25 @@ impl SshAuthority {
         Ok(Self { key, public })
     }
 
-    /// The one for slices whose level allows a terminal alone. It follows from this one, so that there is no file more to make, to
-    /// lose or to restore; nobody who has its key learns this one's.
+    /// The one for slices whose level allows a terminal alone.
     pub(super) fn for_terminals(&self, path: &Path) -> Result<Self, IdentityError> {
+        self.derived(path, b"holm SSH certificates for terminals")
+    }
+
+    /// The one for those where what it shows is recorded.
+    pub(super) fn for_recorded(&self, path: &Path) -> Result<Self, IdentityError> {
+        self.derived(path, b"holm SSH certificates for recorded terminals")
+    }
+
+    /// Another that follows from this one, so that there is no file more to make, to lose or to restore; nobody who has its key
+    /// learns this one's.
+    fn derived(&self, path: &Path, words: &[u8]) -> Result<Self, IdentityError> {
         let damaged =
             |e: ssh_key::Error| IdentityError::Damaged { path: path.to_path_buf(), problem: e.to_string() };
         let own = self.key.key_data().ed25519().ok_or(ssh_key::Error::AlgorithmUnknown).map_err(damaged)?;
         let secret = hmac::Key::new(hmac::HMAC_SHA256, own.private.as_ref());
         let mut seed = Zeroizing::new([0; 32]);
-        seed.copy_from_slice(hmac::sign(&secret, b"holm SSH certificates for terminals").as_ref());
+        seed.copy_from_slice(hmac::sign(&secret, words).as_ref());
         let key = PrivateKey::from(Ed25519Keypair::from_seed(&seed));
         let public = key.public_key().to_openssh().map_err(damaged)?;
         Ok(Self { key, public })
@@ -91,23 +118,31 @@ impl SshAuthority {
         let key = ed25519(public_key)?;
         let seconds = |at: Timestamp| u64::try_from(at.as_second()).map_err(sign_error);
         let from = seconds(now.checked_sub(BACKDATE).unwrap_or(now))?;
-        let expires = now.checked_add(LIFE).unwrap_or(now);
+        let (life, account) = match reach {
+            SshReach::Recordings => (RECORDINGS_LIFE, RECORDINGS_ACCOUNT.to_owned()),
+            SshReach::Recorded => (LIFE, format!("{DOOR}{person}")),
+            SshReach::Whole | SshReach::Terminal => (LIFE, person.to_string()),
+        };
+        let expires = now.checked_add(life).unwrap_or(now);
         let serial = u64::from_be_bytes(random()?);
         let mut builder = Builder::new(random::<16>()?, key, from, seconds(expires)?).map_err(sign_error)?;
         builder
             .serial(serial)
             .and_then(|b| b.cert_type(CertType::User))
             .and_then(|b| b.key_id(format!("person/{person} request/{request}")))
-            .and_then(|b| b.valid_principal(person.as_str()))
+            .and_then(|b| b.valid_principal(account.clone()))
             // Neither agents nor X11 are forwarded, whatever the level.
             .and_then(|b| b.extension("permit-pty", ""))
             .and_then(|b| match reach {
                 SshReach::Whole => b.extension("permit-port-forwarding", ""),
                 SshReach::Terminal => b.critical_option("force-command", TERMINAL),
+                SshReach::Recorded => b.critical_option("force-command", RECORDED),
+                SshReach::Recordings => b.critical_option("force-command", RECORDINGS),
             })
             .map_err(sign_error)?;
         let certificate = builder.sign(&self.key).map_err(sign_error)?;
-        Ok(SshCertificate { text: certificate.to_openssh().map_err(sign_error)?, serial, expires })
+        let text = certificate.to_openssh().map_err(sign_error)?;
+        Ok(SshCertificate { text, account, serial, expires })
     }
 }
 
@@ -150,6 +185,15 @@ mod tests {
         assert_eq!(read.extensions().keys().collect::<Vec<_>>(), ["permit-pty"]);
         assert_eq!(read.critical_options().get("force-command").map(String::as_str), Some(TERMINAL));
         assert_eq!(read.critical_options().len(), 1);
+        let recorded = sign(SshReach::Recorded);
+        assert_eq!(recorded.critical_options().get("force-command").map(String::as_str), Some(RECORDED));
+        assert_eq!(recorded.valid_principals(), ["_ada"]);
+        let plays = sign(SshReach::Recordings);
+        assert_eq!(plays.critical_options().get("force-command").map(String::as_str), Some(RECORDINGS));
+        assert_eq!(plays.valid_principals(), [RECORDINGS_ACCOUNT]);
+        assert!(RECORDINGS_ACCOUNT.parse::<Name>().is_err(), "no person is called so");
+        assert!(plays.key_id().contains("person/ada"));
+        assert_eq!(plays.valid_before() - u64::try_from(now.as_second()).unwrap(), 300);
         let whole = sign(SshReach::Whole);
         assert_eq!(whole.extensions().keys().collect::<Vec<_>>(), ["permit-port-forwarding", "permit-pty"]);
         assert!(whole.critical_options().is_empty());

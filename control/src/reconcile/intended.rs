@@ -17,6 +17,8 @@ pub struct Trusted<'a> {
     pub whole: &'a str,
     /// For those whose level allows a terminal alone.
     pub terminal: &'a str,
+    /// For those where what a terminal shows is recorded.
+    pub recorded: &'a str,
 }
 
 /// A key that signs nothing, for its other half is nobody's: what it is, is the hash of these words.
@@ -41,6 +43,7 @@ pub fn intended(state: &State, pack: &Pack, host: &Name, trusted: Trusted<'_>) -
             // What was released may be another slice's by now.
             let has = s.holds_devices();
             let terminal_only = pack.demands(&s.level, Obligation::TerminalOnly);
+            let recorded = pack.demands(&s.level, Obligation::RecordedTerminals);
             Some(v1::IntendedSlice {
                 slice_id: s.id.into_untyped_uuid().to_string(),
                 generation: s.generation,
@@ -60,7 +63,12 @@ pub fn intended(state: &State, pack: &Pack, host: &Name, trusted: Trusted<'_>) -
                 volume_used: s.used,
                 volumes: s.others.iter().map(|other| volume(s, other)).collect(),
                 ssh_ca: if terminal_only { nobody() } else { trusted.whole.to_owned() },
-                ssh_terminal_ca: if terminal_only { trusted.terminal.to_owned() } else { String::new() },
+                ssh_terminal_ca: match terminal_only {
+                    true if recorded => nobody(),
+                    true => trusted.terminal.to_owned(),
+                    false => String::new(),
+                },
+                ssh_recorded_ca: if recorded { trusted.recorded.to_owned() } else { String::new() },
                 scheduler: Some(scheduler(s)),
                 image: image.clone(),
                 terminal_only,

@@ -27,7 +27,8 @@ struct Ground {
 }
 
 /// Keys for SSH certificates.
-const CAS: crate::reconcile::Trusted<'_> = crate::reconcile::Trusted { whole: "ca", terminal: "terminal ca" };
+const CAS: crate::reconcile::Trusted<'_> =
+    crate::reconcile::Trusted { whole: "ca", terminal: "terminal ca", recorded: "recorded ca" };
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

@@ -78,7 +78,7 @@ fn kind(action: &str) -> ((u32, u32), u32) {
         "observe" => (API_ACTIVITY, 2),
         "login" => (AUTHENTICATION, 1),
         "certificate" if begins(&["renew", "use"]) => (AUTHENTICATION, 1),
-        _ if verb == "enrol" || action == "slice.connect" => (AUTHENTICATION, 1),
+        _ if verb == "enrol" || matches!(action, "slice.connect" | "slice.recordings") => (AUTHENTICATION, 1),
         _ if begins(&["read", "watch", "record", "certificate"]) => (API_ACTIVITY, 2),
         _ if begins(&["create", "invite", "request", "make", "add", "set", "backup"]) => (API_ACTIVITY, 1),
         _ if begins(&["destroy", "remove", "revoke", "lift", "withdraw", "close"]) => (API_ACTIVITY, 4),

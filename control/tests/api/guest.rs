@@ -70,6 +70,12 @@ async fn what_a_guest_claims_is_an_entry_each_once_and_marked_as_the_guests() {
             ..Default::default()
         }),
         What::Refused(v1::GuestRefused { user: "rosa".to_owned(), what: "copy-out".to_owned() }),
+        What::Recorded(v1::GuestRecorded {
+            user: "rosa".to_owned(),
+            recording: "20261128-180102-rosa-x9ZkQ0".to_owned(),
+            bytes: 4096,
+            sha256: "0".repeat(64),
+        }),
         What::Sudo(v1::GuestSudo {
             user: "rosa".to_owned(),
             target: "root".to_owned(),
@@ -81,7 +87,7 @@ async fn what_a_guest_claims_is_an_entry_each_once_and_marked_as_the_guests() {
         .zip(all)
         .map(|(seq, what)| v1::GuestClaim { seq, time: 1_796_000_000, what: Some(what) })
         .collect();
-    assert_eq!(says(&mut agent, claims(&slice, BOOT, all.clone())).await.seq, 8);
+    assert_eq!(says(&mut agent, claims(&slice, BOOT, all.clone())).await.seq, 9);
     let logged = guests(&world);
     let actions: Vec<&str> = logged.iter().map(|entry| entry.action.as_str()).collect();
     assert_eq!(
@@ -94,6 +100,7 @@ async fn what_a_guest_claims_is_an_entry_each_once_and_marked_as_the_guests() {
             "guest.job-end",
             "guest.transfer",
             "guest.refused",
+            "guest.recorded",
             "guest.sudo",
             "guest.logout"
         ]
@@ -115,28 +122,28 @@ async fn what_a_guest_claims_is_an_entry_each_once_and_marked_as_the_guests() {
     assert_eq!((&logged[4].detail["exit_code"], &logged[4].detail["signal"]), (&json!(0), &unknown));
 
     // Said again, also to a holmd that has begun anew, and by an agent that has: nothing.
-    assert_eq!(says(&mut agent, claims(&slice, BOOT, all.clone())).await.seq, 8);
+    assert_eq!(says(&mut agent, claims(&slice, BOOT, all.clone())).await.seq, 9);
     drop(agent);
     let world = world.restart().await;
     let mut agent = Agent::dial(&world, "dgx", crate::world::hello(0)).await.unwrap();
     agent.slice(v1::Goal::Run).await;
     agent.observe(vec![observed(&slice, v1::Phase::Ready)]).await;
-    assert_eq!(says(&mut agent, claims(&slice, BOOT, all)).await.seq, 8);
+    assert_eq!(says(&mut agent, claims(&slice, BOOT, all)).await.seq, 9);
     // A number that was had does not become another claim's.
-    assert_eq!(says(&mut agent, claims(&slice, BOOT, vec![login(3, "frida")])).await.seq, 8);
-    assert_eq!(guests(&world).len(), 9);
+    assert_eq!(says(&mut agent, claims(&slice, BOOT, vec![login(3, "frida")])).await.seq, 9);
+    assert_eq!(guests(&world).len(), 10);
 
     // What is missing shows, and so does a guest that was started anew.
-    assert_eq!(says(&mut agent, claims(&slice, BOOT, vec![login(10, "rosa")])).await.seq, 10);
+    assert_eq!(says(&mut agent, claims(&slice, BOOT, vec![login(11, "rosa")])).await.seq, 11);
     assert_eq!(says(&mut agent, claims(&slice, NEXT_BOOT, vec![login(1, "rosa")])).await.seq, 1);
     let logged = guests(&world);
-    let actions: Vec<&str> = logged[9..].iter().map(|entry| entry.action.as_str()).collect();
+    let actions: Vec<&str> = logged[10..].iter().map(|entry| entry.action.as_str()).collect();
     assert_eq!(actions, ["guest.gap", "guest.login", "guest.boot", "guest.login"]);
     let gap = json!({
-        "claimed_by_guest": true, "boot": BOOT, "from": 9, "to": 9, "missing": 1, "source_time": "2027-01-15T08:00:00Z",
+        "claimed_by_guest": true, "boot": BOOT, "from": 10, "to": 10, "missing": 1, "source_time": "2027-01-15T08:00:00Z",
     });
-    assert_eq!(logged[9].detail, gap);
-    assert_eq!(logged[11].detail["before"], json!({ "boot": BOOT, "seq": 10 }));
+    assert_eq!(logged[10].detail, gap);
+    assert_eq!(logged[12].detail["before"], json!({ "boot": BOOT, "seq": 11 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,7 +160,7 @@ async fn what_is_of_no_level_and_what_is_done_to_all_of_a_project_take_the_stric
         world.person("frida").confirm_invitation(confirm).await.unwrap_err(),
         world.person("frida").invite(officer).await.unwrap_err(),
     ] {
-        assert!(status.message().contains("aau-2018/6 demands a second factor"), "{status}");
+        assert!(status.message().contains("aau-2018/7 demands a second factor"), "{status}");
     }
     // `brain` is of level 3, which demands none here; `heart` of 2, which does.
     world.member("lars", "brain", "rune").await.unwrap();
@@ -199,7 +199,7 @@ async fn a_pack_that_demands_what_nobody_configured_is_not_put_in_force() {
     let mut config = Config::load(&file).unwrap();
     config.pack = pack(held.path(), &DEMANDED);
     let error = App::open(config.clone()).err().unwrap().to_string();
-    assert!(error.contains("level 2 of aau-2018/6 demands a second factor"), "{error}");
+    assert!(error.contains("level 2 of aau-2018/7 demands a second factor"), "{error}");
     config.login = Some(LoginConfig { issuer: "http://idp".to_owned(), ..away(held.path()) });
     assert!(App::open(config.clone()).err().unwrap().to_string().contains("say https://HOST/PATH"));
     config.login = Some(LoginConfig { amr: Vec::new(), ..away(held.path()) });

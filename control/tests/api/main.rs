@@ -37,6 +37,7 @@ mod people;
 mod policy;
 mod quota;
 mod reads;
+mod recordings;
 mod register;
 mod rest;
 mod retention;

@@ -31,7 +31,7 @@ pub const ACTORS: [(&str, &str); 12] = [
 ];
 
 /// Every call, on things that are there, with a request that is in order.
-pub const CALLS: [&str; 92] = [
+pub const CALLS: [&str; 94] = [
     "PersonService/WhoAmI",
     "PersonService/ListPeople",
     "PersonService/Invite person",
@@ -86,7 +86,9 @@ pub const CALLS: [&str; 92] = [
     "SliceService/WatchSlice",
     "SliceService/GetCertificate",
     "SliceService/SignSshKey",
+    "SliceService/SignSshKey recordings",
     "SliceService/Connect",
+    "SliceService/Connect recordings",
     "HostService/ListHosts",
     "HostService/GetHost",
     "HostService/ReleaseDevice",
@@ -378,7 +380,25 @@ pub async fn call(world: &World, who: &str, call: &str) -> Result<Option<usize>,
             // Of a slice on a simulated host: whether one may is decided first.
             let public_key =
                 "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ".to_owned();
-            drop(slices.sign_ssh_key(v1::SignSshKeyRequest { slice: Some(main()), public_key }).await?);
+            drop(
+                slices
+                    .sign_ssh_key(v1::SignSshKeyRequest {
+                        slice: Some(main()),
+                        public_key,
+                        ..Default::default()
+                    })
+                    .await?,
+            );
+        }
+        "SliceService/SignSshKey recordings" => {
+            // Of a slice whose level has nothing recorded: whether one may is decided first.
+            let recordings_reason = "a complaint".to_owned();
+            let asks = v1::SignSshKeyRequest { slice: Some(main()), recordings_reason, ..Default::default() };
+            drop(slices.sign_ssh_key(asks).await?);
+        }
+        "SliceService/Connect recordings" => {
+            let frame = v1::ConnectFrame { slice: Some(main()), recordings: true, ..Default::default() };
+            drop(slices.connect(one(frame)).await?);
         }
         "SliceService/Connect" => {
             // Of a slice that is not ready: whether one may is decided first.

@@ -131,7 +131,8 @@ async fn at_level_3_a_certificate_is_good_for_a_terminal_alone_and_the_host_is_t
     world.pretend_real("dgx");
     let public_key =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ".to_owned();
-    let sign = v1::SignSshKeyRequest { slice: Some(reference("brain/main")), public_key };
+    let sign =
+        v1::SignSshKeyRequest { slice: Some(reference("brain/main")), public_key, ..Default::default() };
     let signed = world.slices("lars").sign_ssh_key(sign).await.unwrap().into_inner();
     let certificate = ssh_key::Certificate::from_openssh(&signed.certificate).unwrap();
     assert!(certificate.critical_options().contains_key("force-command"));
@@ -145,7 +146,11 @@ async fn operators_have_no_way_to_data_or_log_and_officers_reads_are_entries() {
     let world = World::full().await;
     let (_agent, _) = crate::world::ready_slice(&world, "heart/main", 2).await;
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ".to_owned();
-    let sign = || v1::SignSshKeyRequest { slice: Some(reference("heart/main")), public_key: key.clone() };
+    let sign = || v1::SignSshKeyRequest {
+        slice: Some(reference("heart/main")),
+        public_key: key.clone(),
+        ..Default::default()
+    };
     for who in ["olga", "frida"] {
         let failure = world.slices(who).sign_ssh_key(sign()).await.unwrap_err();
         assert_eq!(failure.code(), Code::PermissionDenied, "{who}");

@@ -30,7 +30,7 @@ async fn world(keys: &Path) -> (World, SigningKey) {
 fn changed(change: impl Fn(String) -> String) -> Pack {
     let whole = Pack::builtin("aau-2018").unwrap();
     let [manifest, schema, policies] = whole.texts();
-    let newer = manifest.replace("version = 6\n", "version = 7\n");
+    let newer = manifest.replace("version = 7\n", "version = 8\n");
     Pack::from_texts([&change(newer), schema, policies]).unwrap()
 }
 
@@ -71,7 +71,7 @@ async fn a_signed_pack_is_in_force_at_once_and_after_a_restart() {
     let keys = tempfile::tempdir().unwrap();
     let (world, key) = world(keys.path()).await;
     world.request("dina", "heart/waits", 2).await.unwrap();
-    assert_eq!(id(&world).await, "aau-2018/6");
+    assert_eq!(id(&world).await, "aau-2018/7");
 
     let stricter = changed(|text| text.replace("approvals = 1", "approvals = 2"));
     let signature = policy::sign(&stricter, &key, SIGNER);
@@ -80,18 +80,18 @@ async fn a_signed_pack_is_in_force_at_once_and_after_a_restart() {
     let would = load(&world, "frida", dry).await.unwrap();
     assert_eq!(would.changes, ["level 2: approvals: 2 instead of 1"]);
     assert_eq!(would.projects, ["heart"]);
-    assert_eq!(id(&world).await, "aau-2018/6", "a dry run changes nothing");
+    assert_eq!(id(&world).await, "aau-2018/7", "a dry run changes nothing");
 
     let done = load(&world, "frida", request(&stricter, signature.clone())).await.unwrap().policy.unwrap();
     assert_eq!(
         (done.id.as_str(), done.loaded_by.as_str(), done.signer.as_str()),
-        ("aau-2018/7", "frida", SIGNER)
+        ("aau-2018/8", "frida", SIGNER)
     );
-    assert_eq!(id(&world).await, "aau-2018/7");
+    assert_eq!(id(&world).await, "aau-2018/8");
     let entry =
         world.logged(|e| e.action == "policy.load" && e.outcome == "allowed" && !e.changes.is_empty()).await;
     // It was decided by the pack before, and says by which key and whom it concerns.
-    assert_eq!((entry.pack.as_deref(), entry.actor.as_str()), (Some("aau-2018/6"), "person/frida"));
+    assert_eq!((entry.pack.as_deref(), entry.actor.as_str()), (Some("aau-2018/7"), "person/frida"));
     assert_eq!(entry.detail["signer"], SIGNER);
     assert_eq!(entry.detail["projects"], serde_json::json!(["heart"]));
     let again = load(&world, "frida", request(&stricter, signature)).await.unwrap_err();
@@ -101,7 +101,7 @@ async fn a_signed_pack_is_in_force_at_once_and_after_a_restart() {
     let one = world.approve("frida", "heart/waits").await.unwrap();
     assert_eq!((one.state(), one.approvals_needed), (v1::SliceState::Requested, 2));
     let entry = world.logged(|e| e.action == "slice.approve").await;
-    assert_eq!(entry.pack.as_deref(), Some("aau-2018/7"), "each decision says by which pack");
+    assert_eq!(entry.pack.as_deref(), Some("aau-2018/8"), "each decision says by which pack");
     let two = world.approve("gustav", "heart/waits").await.unwrap();
     assert_eq!(two.state(), v1::SliceState::Approved);
 
@@ -109,7 +109,7 @@ async fn a_signed_pack_is_in_force_at_once_and_after_a_restart() {
     let config = Config::load(&dir.path().join("holmd/holmd.toml")).unwrap();
     // The key's being trusted no more does not undo what was accepted.
     let app = App::open(config.clone()).unwrap();
-    assert_eq!(app.pack().id(), "aau-2018/7");
+    assert_eq!(app.pack().id(), "aau-2018/8");
     drop(app);
     // A byte of it changed where it lies: that is no pack that anybody accepted.
     let place = config.data.join("policies").join(policy::digest(&stricter)).join("policies.cedar");
@@ -152,7 +152,7 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         (request(&newer, policy::sign(&newer, &other, SIGNER)), Code::PermissionDenied, "is not signed by"),
         (request(&newer, policy::sign(&newer, &key, "another")), Code::PermissionDenied, "is not signed by"),
         (request(&softer, good.clone()), Code::PermissionDenied, "of other files"),
-        (signed(&same), Code::FailedPrecondition, "aau-2018/6 was in force"),
+        (signed(&same), Code::FailedPrecondition, "aau-2018/7 was in force"),
         (signed(&older), Code::AlreadyExists, "in force already"),
         (without("policies.cedar"), Code::InvalidArgument, "`policies.cedar` is missing"),
         (twice, Code::InvalidArgument, "is there twice"),
@@ -166,7 +166,7 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         assert!(refused.message().contains(text), "{text}: {refused}");
         let entry = world.logged(|e| e.action == "policy.load" && e.outcome == "refused").await;
         assert!(entry.changes.is_empty());
-        assert_eq!(entry.pack.as_deref(), Some("aau-2018/6"), "a refusal, too, says by which pack");
+        assert_eq!(entry.pack.as_deref(), Some("aau-2018/7"), "a refusal, too, says by which pack");
     }
     // Whoever has a role that there is not, would be refused everything; and so would she who loads it.
     let roles = texts(&newer, |text| text.replace("\"officer\"", "\"guard\""));
@@ -179,7 +179,7 @@ async fn a_pack_that_is_not_signed_not_newer_or_not_whole_is_refused_and_logged(
         let refused = load(&world, who, request(&newer, good.clone())).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{who}");
     }
-    assert_eq!(id(&world).await, "aau-2018/6");
+    assert_eq!(id(&world).await, "aau-2018/7");
     assert!(!world.app.config.data.join("policies").exists(), "nothing of it was stored");
 
     // A level that slices are at cannot be taken from under them.
@@ -215,7 +215,7 @@ async fn what_was_in_force_before_does_not_come_back() {
     let signed = |pack: &Pack| request(pack, policy::sign(pack, &key, SIGNER));
     let version = |name: &str, version: u32| {
         let (from, to) = ("name = \"aau-2018\"", format!("name = \"{name}\""));
-        changed(|text| text.replace(from, &to).replace("version = 7", &format!("version = {version}")))
+        changed(|text| text.replace(from, &to).replace("version = 8", &format!("version = {version}")))
     };
     // By way of another name.
     for pack in [version("mine", 1), version("mine", 2), version("other", 1)] {
@@ -259,7 +259,7 @@ async fn what_the_pack_would_answer_is_told_to_who_may_see_it() {
 
     let own = explain(&world, "dina", "slice.approve", slice(), "").await.unwrap();
     assert!(!own.allowed && own.reasons[0].contains("nobody decides on what they asked for"), "{own:?}");
-    assert_eq!((own.pack.as_str(), &own.roles[..]), ("aau-2018/6", &["officer".to_owned()][..]));
+    assert_eq!((own.pack.as_str(), &own.roles[..]), ("aau-2018/7", &["officer".to_owned()][..]));
     assert!(explain(&world, "frida", "slice.approve", slice(), "").await.unwrap().allowed);
     // Nothing was done, and that she asked is in the log.
     assert_eq!(world.get("dina", "heart/main").await.unwrap().state(), v1::SliceState::Requested);

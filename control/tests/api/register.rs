@@ -31,7 +31,11 @@ async fn show(world: &World, who: &str, name: &str) -> v1::Project {
 }
 
 pub async fn log_in(world: &World, who: &str, slice: &str) -> Result<(), Status> {
-    let request = v1::SignSshKeyRequest { slice: Some(reference(slice)), public_key: KEY.to_owned() };
+    let request = v1::SignSshKeyRequest {
+        slice: Some(reference(slice)),
+        public_key: KEY.to_owned(),
+        ..Default::default()
+    };
     world.slices(who).sign_ssh_key(request).await.map(drop)
 }
 
@@ -321,7 +325,7 @@ async fn a_record_of_processing_is_whole_or_refused() {
     assert_eq!(whole.legal_bases, ["article 6(1)(e)", "article 9(2)(j)"]);
     assert!(whole.measures.contains(&"machines reach no network".to_owned()), "{:?}", whole.measures);
     assert_eq!(whole.measures.last().map(String::as_str), Some("names are replaced"));
-    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/6");
+    assert!(whole.erased_after.is_some() && whole.special_categories && whole.pack == "aau-2018/7");
     record("frida").await.unwrap();
     let entry = world.logged(|e| e.action == "project.record" && e.outcome == "allowed").await;
     assert_eq!(entry.actor, "person/frida", "what an officer reads is in the log");

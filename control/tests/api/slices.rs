@@ -8,11 +8,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
 pub fn first(slice: &str, data: &[u8]) -> v1::ConnectFrame {
-    v1::ConnectFrame { slice: Some(reference(slice)), data: Bytes::copy_from_slice(data) }
+    v1::ConnectFrame {
+        slice: Some(reference(slice)),
+        data: Bytes::copy_from_slice(data),
+        ..Default::default()
+    }
 }
 
 fn data(data: &[u8]) -> v1::ConnectFrame {
-    v1::ConnectFrame { slice: None, data: Bytes::copy_from_slice(data) }
+    v1::ConnectFrame { data: Bytes::copy_from_slice(data), ..Default::default() }
 }
 
 pub type Connection = (mpsc::Sender<v1::ConnectFrame>, Streaming<v1::ConnectFrame>);

@@ -136,7 +136,11 @@ async fn officers_and_operators_join_no_project_and_who_is_known_is_not_told() {
     let _agent = Agent::ready(&world, "dgx").await;
     world.request("lea", "mine/main", 1).await.unwrap();
     world.approve("gustav", "mine/main").await.unwrap();
-    let key = v1::SignSshKeyRequest { slice: Some(reference("mine/main")), public_key: String::new() };
+    let key = v1::SignSshKeyRequest {
+        slice: Some(reference("mine/main")),
+        public_key: String::new(),
+        ..Default::default()
+    };
     let refused = world.slices("lea").sign_ssh_key(key).await.unwrap_err();
     assert!(
         refused.message().contains("officers and operators have no way into a project's data"),

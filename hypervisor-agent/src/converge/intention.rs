@@ -85,6 +85,8 @@ pub struct Spec {
     pub terminal_only: bool,
     /// OpenSSH form of the key that signs people's certificates then.
     pub ssh_terminal_ca: String,
+    /// The same where what a terminal shows is recorded as well; empty: it is not.
+    pub ssh_recorded_ca: String,
 }
 
 impl Intention {
@@ -183,6 +185,7 @@ impl Spec {
             ssh_ca: slice.ssh_ca,
             terminal_only: slice.terminal_only,
             ssh_terminal_ca: slice.ssh_terminal_ca,
+            ssh_recorded_ca: slice.ssh_recorded_ca,
         })
     }
 }

@@ -597,6 +597,7 @@ pub(super) fn seed(kept: &Kept, spec: &Spec) -> Seed {
         scheduler: spec.scheduler.clone(),
         terminal_only: spec.terminal_only,
         ssh_terminal_ca: spec.ssh_terminal_ca.clone(),
+        ssh_recorded_ca: spec.ssh_recorded_ca.clone(),
         others: others(kept, spec),
     }
 }

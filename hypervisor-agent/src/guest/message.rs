@@ -95,6 +95,7 @@ enum What {
     Mount { disk: String },
     Transfer { user: String, files_out: u64, bytes_out: u64, files_in: u64, bytes_in: u64 },
     Refused { user: String, what: String },
+    Recorded { user: String, recording: String, bytes: u64, sha256: String },
 }
 
 impl From<What> for v1::guest_claim::What {
@@ -112,6 +113,9 @@ impl From<What> for v1::guest_claim::What {
             What::Mount { disk } => Self::Mount(v1::GuestMount { disk }),
             What::Transfer { user, files_out, bytes_out, files_in, bytes_in } => {
                 Self::Transfer(v1::GuestTransfer { user, files_out, bytes_out, files_in, bytes_in })
+            }
+            What::Recorded { user, recording, bytes, sha256 } => {
+                Self::Recorded(v1::GuestRecorded { user, recording, bytes, sha256 })
             }
             What::Refused { user, what } => Self::Refused(v1::GuestRefused { user, what }),
         }

@@ -136,6 +136,12 @@ impl Seeds {
             if let Some(ca) = key::plain(&seed.ssh_terminal_ca) {
                 told.insert("ssh_terminal_ca".to_owned(), ca.into());
             }
+            if !seed.ssh_recorded_ca.is_empty() {
+                told.insert("ssh".to_owned(), "recorded".into());
+                if let Some(ca) = key::plain(&seed.ssh_recorded_ca) {
+                    told.insert("ssh_recorded_ca".to_owned(), ca.into());
+                }
+            }
         }
         let config = json!({
             "write_files": [{
@@ -199,6 +205,7 @@ mod tests {
             ssh_ca: format!("{CA} holm"),
             terminal_only: false,
             ssh_terminal_ca: String::new(),
+            ssh_recorded_ca: String::new(),
             others: Vec::new(),
             scheduler: Some(v1::GuestScheduler {
                 classes: vec![
@@ -255,6 +262,14 @@ mod tests {
             told(&seeds.user_data(&Seed { terminal_only, ..seed() }).unwrap()).get("ssh").cloned()
         };
         assert_eq!((ssh(true), ssh(false)), (Some("terminal".into()), None));
+        let recorded = |terminal_only| {
+            let ssh_recorded_ca = CA.to_owned();
+            told(&seeds.user_data(&Seed { terminal_only, ssh_recorded_ca, ..seed() }).unwrap())
+        };
+        assert_eq!(
+            (recorded(true).get("ssh"), recorded(true)["ssh_recorded_ca"].as_str()),
+            (Some(&"recorded".into()), Some(CA))
+        );
     }
 
     #[test]

@@ -764,6 +764,7 @@ mod tests {
             scheduler: None,
             terminal_only: false,
             ssh_terminal_ca: String::new(),
+            ssh_recorded_ca: String::new(),
             others: Vec::new(),
         }
     }

@@ -44,7 +44,7 @@ fn breaks(file: &str, from: &str, to: &str, said: &[&str]) {
 
 #[test]
 fn unchanged_it_loads() {
-    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/6");
+    assert_eq!(with("", str::to_owned).unwrap().id(), "aau-2018/7");
     let error = Pack::builtin("../aau-2018").unwrap_err().to_string();
     assert_eq!(error, "../aau-2018: no pack of this name comes with Holm: there is aau-2018, aau-2026");
 }
@@ -52,13 +52,13 @@ fn unchanged_it_loads() {
 #[test]
 fn a_manifest_is_read_strictly() {
     let f = "pack.toml";
-    breaks(f, "version = 6", "version = 3\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
+    breaks(f, "version = 7", "version = 3\nmoat = \"red\"", &["pack.toml:5", "unknown field `moat`"]);
     breaks(f, "colour = \"red\"", "colour = \"pink\"", &["unknown variant `pink`"]);
     breaks(f, "name = \"public\"", "name = \"public\"\nsecret = true", &["unknown field `secret`"]);
-    breaks(f, "version = 6", "version = \"1\"", &["pack.toml:4"]);
-    breaks(f, "version = 6", "version = 0", &["versions count from 1"]);
-    breaks(f, "version = 6", "version = -1", &["pack.toml:4"]);
-    breaks(f, "version = 6", "version = 1 1", &["pack.toml:4"]);
+    breaks(f, "version = 7", "version = \"1\"", &["pack.toml:4"]);
+    breaks(f, "version = 7", "version = 0", &["versions count from 1"]);
+    breaks(f, "version = 7", "version = -1", &["pack.toml:4"]);
+    breaks(f, "version = 7", "version = 1 1", &["pack.toml:4"]);
     breaks(f, "aau-2018", "../aau", &["`../aau` is no name"]);
     breaks(f, "aau-2018", "", &["is no name"]);
     breaks(f, "id = \"1\"", "id = \"0\"", &["two levels `0`"]);
@@ -138,6 +138,12 @@ fn a_rule_of_the_site_points_at_what_there_is() {
         "\"obligation/no_network\", \"obligation/terminal_only\"]\nmissing",
         "\"obligation/moat\"]\nmissing",
         &["nothing in Holm enforces `moat`"],
+    );
+    breaks(
+        f,
+        "\"encrypted_volume\", \"locked_memory\", \"no_network\"]",
+        "\"encrypted_volume\", \"locked_memory\", \"no_network\", \"recorded_terminals\"]",
+        &["level `2`: `recorded_terminals` takes `terminal_only`"],
     );
     breaks(f, "\"must_file/research\"", "\"must_file/oath\"", &["`must_file/oath`: there is legal_basis"]);
     breaks(
@@ -413,5 +419,5 @@ fn what_is_as_deep_as_may_be_is_read_by_a_thread_of_holmd() {
     // As large as the stacks of its threads.
     let stack = std::thread::Builder::new().stack_size(2 << 20);
     let id = std::thread::scope(|all| stack.spawn_scoped(all, read).unwrap().join().unwrap());
-    assert_eq!(id.unwrap(), "aau-2018/6");
+    assert_eq!(id.unwrap(), "aau-2018/7");
 }

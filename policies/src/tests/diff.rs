@@ -8,7 +8,7 @@ use crate::{Action, Pack, Principal, Resource, diff};
 fn a_pack_is_not_different_from_itself() {
     assert!(diff(&pack(), &pack()).is_empty());
     // Its name and version are no difference.
-    let renamed = with_each(|_, text| text.replace("version = 6\n", "version = 7\n")).unwrap();
+    let renamed = with_each(|_, text| text.replace("version = 7\n", "version = 8\n")).unwrap();
     assert!(diff(&pack(), &renamed).is_empty());
 }
 

@@ -228,6 +228,15 @@ proptest! {
     }
 
     #[test]
+    fn nobody_looks_at_recordings_of_her_own_project(who in any_person(), what in any_resource()) {
+        if ask(&PACK, &who, Action::SliceRecordings, &what).allow {
+            let Resource::Slice { lead, members, .. } = &what else { panic!("{what:?}") };
+            let name = who.identity.name();
+            prop_assert!(has(&who, "officer") && !has(&who, "operator") && lead != name && !members.contains(name));
+        }
+    }
+
+    #[test]
     fn a_host_speaks_for_itself_alone(name in any_name(), what in any_resource()) {
         let who = Principal { identity: Identity::Host { name: name.clone() }, known: true };
         let its_own = Resource::Host { name };

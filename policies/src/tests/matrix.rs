@@ -167,7 +167,7 @@ fn a_lead_is_told_who_must_approve() {
             "nobody decides on what they asked for: an officer other than `lina` must do it (rule slice.own-request)"
         ]
     );
-    assert_eq!(decision.pack, "aau-2018/6");
+    assert_eq!(decision.pack, "aau-2018/7");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn public_and_internal_data_are_pointed_to_the_shared_cluster() {
 #[test]
 fn levels_are_what_the_pack_says() {
     let pack = pack();
-    assert_eq!(pack.id(), "aau-2018/6");
+    assert_eq!(pack.id(), "aau-2018/7");
     let of = |id: &str| pack.level(id).map(|l| (l.name.as_str(), l.runs_here, l.approvals));
     assert_eq!(of("0"), Some(("public", false, 0)));
     assert_eq!(of("1"), Some(("internal", false, 0)));

@@ -133,7 +133,7 @@ fn what_was_answered_is_not_taken_for_an_answer_to_something_else() {
         assert!(!ask(&pack, &ravn, Action::SliceApprove, &without("nobody")).allow);
         // Another pack, another answer.
         let other = Pack::builtin("aau-2026").unwrap();
-        assert_eq!(ask(&other, &ravn, Action::SliceStart, &without("nobody")).pack, "aau-2026/5");
+        assert_eq!(ask(&other, &ravn, Action::SliceStart, &without("nobody")).pack, "aau-2026/6");
     }
 }
 

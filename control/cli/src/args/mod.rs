@@ -21,7 +21,7 @@ pub use nouns::{
 pub use policy::{Explain, PolicyVerb};
 pub use project::{Create, Filing, ProjectVerb};
 pub use queue::{By, Drain, Report, ReportVerb, Scheduler, Usage};
-pub use slice::{Copy, InProject, Request, Size, Sizes, SliceVerb, Ssh, Target};
+pub use slice::{Copy, InProject, Recordings, Request, Size, Sizes, SliceVerb, Ssh, Target};
 
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};

@@ -1,7 +1,7 @@
 //! Projects, and what they file.
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// `holm project`.
@@ -16,8 +16,9 @@ pub enum ProjectVerb {
     },
     /// Register a project; you become its lead
     #[command(
-        after_help = "What its level demands can be filed with it, or afterwards: holm project file. `holm project form` \
-        prints a form for all of it; --dry-run says what would be missing still."
+        after_help = "Where its name, level or purpose is not said, and no form, all of it is asked, step by step. What its level demands can be \
+        filed with it, or afterwards: holm project file. `holm project form` prints a form for all of it; --dry-run says what \
+        would be missing still."
     )]
     Create(Box<Create>),
     /// Print a form to fill in, for `holm project create --file`
@@ -180,13 +181,12 @@ pub enum ProjectVerb {
 #[derive(Debug, Args)]
 pub struct Create {
     /// 1 to 32 lower-case letters, digits and hyphens
-    #[arg(required_unless_present = "file")]
     pub name: Option<String>,
     /// How sensitive its data is, as the site's rules number it
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long)]
     pub level: Option<String>,
     /// What it is for, in one sentence
-    #[arg(long, value_name = "TEXT", required_unless_present = "file")]
+    #[arg(long, value_name = "TEXT")]
     pub purpose: Option<String>,
     /// Whose it is, of those that the site lists: the use of the hosts is shared among departments
     #[arg(long, value_name = "NAME")]
@@ -202,7 +202,7 @@ pub struct Create {
 }
 
 /// What a project files, as it is typed or stands in a form.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[derive(Debug, Clone, Default, Args, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "What is filed")]
 pub struct Filing {

@@ -233,8 +233,24 @@ pub enum SliceVerb {
     },
     /// Log in, or run a command
     Ssh(Ssh),
+    /// What terminals of the slice showed, where its level has that recorded: a list, or one of them played
+    #[command(
+        after_help = "For security officers outside the project; each look is in the log, with its reason. While it plays: space \
+        stops it and goes on, < and > change its speed, Enter goes to the next output; at its end it waits for a key. A recording is \
+        played as it was: what a \
+        member showed can also be what your terminal obeys. With --text it cannot.\n\n  \
+        holm slice recordings heart-study/main --reason 'complaint 17'\n  \
+        holm slice recordings heart-study/main 20261128-180102-ida-x9ZkQ0 --reason 'complaint 17'"
+    )]
+    Recordings(Recordings),
     /// Standard input and output to the slice's SSH server, as a ProxyCommand
-    Tunnel(Target),
+    Tunnel {
+        #[command(flatten)]
+        target: Target,
+        /// To recordings
+        #[arg(long, hide = true)]
+        recordings: bool,
+    },
     /// Print what ~/.ssh/config needs for ssh, scp, rsync and VS Code to reach the slice by themselves
     #[command(
         after_help = "It is included before what else is there: of each option ssh takes the first. Before each connection ssh has \
@@ -354,6 +370,25 @@ pub struct Ssh {
     /// A command to run there instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `holm slice recordings`.
+#[derive(Debug, Args)]
+pub struct Recordings {
+    #[command(flatten)]
+    pub target: Target,
+    /// Which of them to play
+    #[arg(value_name = "RECORDING")]
+    pub recording: Option<String>,
+    /// Why you look, for the log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// So many times as fast
+    #[arg(long, value_name = "N", requires = "recording", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub speed: Option<u16>,
+    /// Print what it showed, all at once and without what a terminal obeys
+    #[arg(long, requires = "recording", conflicts_with = "speed")]
+    pub text: bool,
 }
 
 /// `holm slice copy`.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod asking;
 mod audit;
 mod backup;
 mod certificate;
@@ -18,6 +19,7 @@ mod pin;
 mod policy;
 mod project;
 mod queue;
+mod recordings;
 mod registration;
 mod slice;
 mod ssh;

@@ -28,9 +28,15 @@ pub(super) async fn run(session: &Session, verb: ProjectVerb) -> Result<(), Fail
             output.sheet(&view::project(&project, &session.clock), &view::project_json(&project))
         }
         ProjectVerb::Create(args) => {
-            let request = registration::request(session, *args)?;
+            let (request, answers) = registration::request(session, *args).await?;
             let dry_run = request.dry_run;
-            let project = session.ask(client.create_project(request)).await?;
+            let created = session.ask(client.create_project(request)).await;
+            let project = created.map_err(|failure| match answers.as_ref().and_then(registration::keep) {
+                Some(file) => failure.hint(format!(
+                    "what you answered is in {file}: mend it, and: holm project create --file {file}"
+                )),
+                None => failure,
+            })?;
             shown(session, &project, dry_run)
         }
         // Done above, without a connection.

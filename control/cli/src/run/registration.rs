@@ -1,13 +1,19 @@
 //! What a project files: from the command line, or from a form.
 
 use super::Session;
+use super::asking::{self, Answers};
 use crate::Failure;
 use crate::args::{Create, Filing};
-use holm_proto::v1::{CreateProjectRequest, Filed, Registration};
+use holm_policies::{FILES, Pack};
+use holm_proto::ids::Name;
+use holm_proto::v1::{CreateProjectRequest, Filed, GetPolicyRequest, Registration};
 use serde::Deserialize;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-const FORM: &str = include_str!("form.toml");
+pub(super) const FORM: &str = include_str!("form.toml");
 
 /// A form that was filled in.
 #[derive(Debug, Default, Deserialize)]
@@ -33,19 +39,71 @@ pub(super) fn form(level: &str) -> String {
     FORM.replace("\"{level}\"", &level)
 }
 
-/// What is asked for: by a form, and by what is typed before it.
-pub(super) fn request(session: &Session, args: Create) -> Result<CreateProjectRequest, Failure> {
-    let form = args.file.as_deref().map(read).transpose()?.unwrap_or_default();
+/// What is asked for: by a form, or step by step, and by what is typed before it. What was answered, where it was asked.
+pub(super) async fn request(
+    session: &Session,
+    args: Create,
+) -> Result<(CreateProjectRequest, Option<Answers>), Failure> {
+    let (form, asked) = match args.file.as_deref() {
+        Some(file) => (read(file)?, None),
+        None if [&args.name, &args.level, &args.purpose].into_iter().any(Option::is_none) => {
+            let answers = answers(session, &args).await?;
+            (parse(&asking::filled(&answers)).map_err(Failure::new)?, Some(answers))
+        }
+        None => (Form::default(), None),
+    };
     let both = |typed: Option<String>, written: String| typed.unwrap_or(written);
     let registration = registration(session, args.filing.or(form.filed))?;
-    Ok(CreateProjectRequest {
+    let request = CreateProjectRequest {
         name: both(args.name, form.project.name),
         level: both(args.level, form.project.level),
         purpose: both(args.purpose, form.project.purpose),
         department: both(args.department, form.project.department),
         dry_run: args.dry_run,
         registration: Some(registration),
-    })
+    };
+    Ok((request, asked))
+}
+
+/// Of who is at the terminal, but for what she has said on the command line.
+async fn answers(session: &Session, args: &Create) -> Result<Answers, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::usage(
+            "a project has a NAME, a --level and a --purpose, and nobody is here to ask",
+        )
+        .hint("holm project form --level N >FORM, fill it in, and: holm project create --file FORM"));
+    }
+    let Create { name, level, purpose, department, filing, .. } = args;
+    let mut known: Answers =
+        [("name", name), ("level", level), ("purpose", purpose), ("department", department)]
+            .into_iter()
+            .filter_map(|(key, said)| Some((key.to_owned(), said.clone()?)))
+            .collect();
+    let filed = toml::Table::try_from(filing).map_err(|e| Failure::of(&e))?;
+    known.extend(filed.into_iter().filter_map(|(key, said)| Some((key, said.as_str()?.to_owned()))));
+    let policy = session.ask(session.policies().await?.get_policy(GetPolicyRequest {})).await?;
+    let text =
+        |name: &str| policy.files.iter().find(|file| file.name == name).map_or("", |file| file.text.as_str());
+    let pack = Pack::from_texts(FILES.map(text))
+        .map_err(|e| Failure::new(format!("holmd's rules cannot be read: {e}")))?;
+    let clock = session.clock.clone();
+    let levels = pack.levels().to_vec();
+    let asked = tokio::task::spawn_blocking(move || {
+        asking::ask(&mut io::stdin().lock(), &mut io::stderr().lock(), &levels, &clock, known)
+    });
+    let asked = asked.await.map_err(|e| Failure::of(&e))?;
+    asked
+        .map_err(|e| Failure::new(format!("cannot ask: {e}")))?
+        .ok_or_else(|| Failure::new("nothing was created"))
+}
+
+/// What was typed is not lost with what came of it.
+pub(super) fn keep(answers: &Answers) -> Option<String> {
+    let name = answers.get("name").filter(|name| name.parse::<Name>().is_ok())?;
+    let file = format!("{name}.toml");
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).ok()?;
+    out.write_all(asking::filled(answers).as_bytes()).ok()?;
+    Some(file)
 }
 
 fn read(file: &Path) -> Result<Form, Failure> {

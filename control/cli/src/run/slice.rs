@@ -2,7 +2,7 @@
 
 use super::pin::alarm;
 use super::project::afterwards;
-use super::{Session, backup, copy, disks, queue as jobs, ssh, ssh_config, tunnel, watch};
+use super::{Session, backup, copy, disks, queue as jobs, recordings, ssh, ssh_config, tunnel, watch};
 use crate::args::{Request, Size, SliceVerb, Target};
 use crate::dial::Calls;
 use crate::output::{Format, put};
@@ -115,7 +115,8 @@ pub(super) async fn run(session: &Session, verb: SliceVerb) -> Result<u8, Failur
             certificate(session, &target, out.as_deref(), html.as_deref()).await?;
         }
         SliceVerb::Ssh(args) => return ssh::run(session, args).await,
-        SliceVerb::Tunnel(target) => tunnel::run(session, &target).await?,
+        SliceVerb::Recordings(args) => return recordings::run(session, args).await,
+        SliceVerb::Tunnel { target, recordings } => tunnel::run(session, &target, recordings).await?,
         SliceVerb::Copy(args) => return copy::run(session, args).await,
     }
     Ok(0)

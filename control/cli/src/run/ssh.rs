@@ -6,6 +6,7 @@ use super::Session;
 use crate::Failure;
 use crate::args::Ssh;
 use crate::text::plain;
+use holm_control::identity::{DOOR, RECORDINGS_ACCOUNT};
 use holm_proto::ids::Name;
 use holm_proto::v1::{SignSshKeyRequest, SliceRef, SshCertificate};
 use ssh_key::rand_core::OsRng;
@@ -63,9 +64,23 @@ pub(super) struct Prepared {
 
 impl Prepared {
     pub(super) async fn new(session: &Session, slice: &SliceRef) -> Result<Self, Failure> {
+        Self::with(session, slice, "").await
+    }
+
+    /// To what terminals showed there.
+    pub(super) async fn to_recordings(
+        session: &Session,
+        slice: &SliceRef,
+        reason: &str,
+    ) -> Result<Self, Failure> {
+        Self::with(session, slice, reason).await
+    }
+
+    async fn with(session: &Session, slice: &SliceRef, recordings_reason: &str) -> Result<Self, Failure> {
         let key = new_key()?;
-        let signed = sign(session, slice, &key).await?;
-        let (user, certificate, known) = checked(&signed)?;
+        let recordings = !recordings_reason.is_empty();
+        let signed = sign(session, slice, &key, recordings_reason).await?;
+        let (user, certificate, known) = checked(&signed, recordings)?;
         let terminal_only = is_terminal_only(&certificate);
 
         let dir = directory()?;
@@ -82,13 +97,14 @@ impl Prepared {
                 .and_then(|mut out| out.write_all(text.as_bytes()));
             written.map_err(|e| Failure::file("write", &path, &e))?;
         }
-        let proxy = proxy(&this_program()?, session.place.name.as_deref(), slice)?;
+        let verb: &[&str] = if recordings { &["tunnel", "--recordings"] } else { &["tunnel"] };
+        let proxy = this(&this_program()?, session.place.name.as_deref(), verb, slice)?;
         Ok(Self { dir, user, proxy, terminal_only })
     }
 
-    /// Whose account it is there.
+    /// Who she is there, by whatever door she comes.
     pub(super) fn user(&self) -> &str {
-        &self.user
+        self.user.trim_start_matches(DOOR)
     }
 
     /// Beside the key.
@@ -147,10 +163,13 @@ pub(super) async fn sign(
     session: &Session,
     slice: &SliceRef,
     key: &PrivateKey,
+    recordings_reason: &str,
 ) -> Result<SshCertificate, Failure> {
     let public_key = key.public_key().to_openssh().map_err(unusable)?;
     let mut client = session.slices().await?;
-    session.ask(client.sign_ssh_key(SignSshKeyRequest { slice: Some(slice.clone()), public_key })).await
+    let recordings_reason = recordings_reason.to_owned();
+    let request = SignSshKeyRequest { slice: Some(slice.clone()), public_key, recordings_reason };
+    session.ask(client.sign_ssh_key(request)).await
 }
 
 pub(super) fn this_program() -> Result<PathBuf, Failure> {
@@ -164,16 +183,27 @@ fn is_terminal_only(certificate: &str) -> bool {
 }
 
 /// What holmd sent, read and written anew: nothing of it is a line that ssh would read as another.
-pub(super) fn checked(signed: &SshCertificate) -> Result<(String, String, String), Failure> {
+pub(super) fn checked(
+    signed: &SshCertificate,
+    recordings: bool,
+) -> Result<(String, String, String), Failure> {
     let bad = |what: &str| Failure::new(format!("holmd sent {what} that cannot be used")).hint("holm doctor");
-    let user: Name = signed.user.parse().map_err(|_| bad("an account"))?;
+    let user = match recordings {
+        true if signed.user == RECORDINGS_ACCOUNT => signed.user.clone(),
+        true => return Err(bad("an account")),
+        false => {
+            let name = signed.user.strip_prefix(DOOR).unwrap_or(&signed.user);
+            name.parse::<Name>().map_err(|_| bad("an account"))?;
+            signed.user.clone()
+        }
+    };
     // What follows a key is a comment, and may be anything.
     let words = |text: String| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
     let certificate = Certificate::from_openssh(signed.certificate.trim()).and_then(|c| c.to_openssh());
     let host_key = PublicKey::from_openssh(signed.host_key.trim()).and_then(|key| key.to_openssh());
     let certificate = certificate.map_err(|_| bad("an SSH certificate"))?;
     let host_key = host_key.map_err(|_| bad("a host key"))?;
-    Ok((user.to_string(), format!("{}\n", words(certificate)), format!("{ALIAS} {}\n", words(host_key))))
+    Ok((user, format!("{}\n", words(certificate)), format!("{ALIAS} {}\n", words(host_key))))
 }
 
 /// In memory where the system has a place for that.
@@ -185,22 +215,18 @@ fn directory() -> Result<TempDir, Failure> {
     made.map_err(|e| Failure::new(format!("no directory can be made for the key: {e}")))
 }
 
-/// `holm --profile … slice tunnel …`, for the shell that ssh gives it to.
-pub(super) fn proxy(exe: &Path, profile: Option<&str>, slice: &SliceRef) -> Result<OsString, Failure> {
-    this(exe, profile, "tunnel", slice)
-}
-
-/// The same for another verb.
+/// `holm --profile … slice tunnel …`, for the shell that ssh gives it to; or another verb.
 pub(super) fn this(
     exe: &Path,
     profile: Option<&str>,
-    verb: &str,
+    verb: &[&str],
     slice: &SliceRef,
 ) -> Result<OsString, Failure> {
     let target = format!("{}/{}", slice.project, slice.name);
     // ssh puts an `exec` before it.
     let mut line = quoted(exe.as_os_str());
-    for word in ["--quiet", "--profile", profile.unwrap_or("default"), "slice", verb, "--", &target] {
+    let before = ["--quiet", "--profile", profile.unwrap_or("default"), "slice"];
+    for word in before.iter().chain(verb).chain(&["--", target.as_str()]) {
         line.push(" ");
         line.push(quoted(OsStr::new(word)));
     }
@@ -292,22 +318,30 @@ mod tests {
     #[test]
     fn nothing_of_the_server_becomes_a_line_of_its_own() {
         let good = signed();
-        let (user, certificate, known) = checked(&good).unwrap();
+        let (user, certificate, known) = checked(&good, false).unwrap();
         assert_eq!(user, "ada");
         assert_eq!((certificate.lines().count(), known.lines().count()), (1, 1));
         assert!(known.starts_with("slice ssh-ed25519 ") && known.split(' ').count() == 3, "{known}");
         let spoil = |act: fn(&mut SshCertificate)| {
             let mut bad = good.clone();
             act(&mut bad);
-            checked(&bad)
+            checked(&bad, false)
         };
         assert!(spoil(|c| c.user = "-oProxyCommand=x".to_owned()).is_err());
         assert!(spoil(|c| c.user = "root ".to_owned()).is_err());
+        assert!(
+            spoil(|c| c.user = "__ada".to_owned()).is_err() && spoil(|c| c.user = "_".to_owned()).is_err()
+        );
+        let recorded = SshCertificate { user: "_ada".to_owned(), ..good.clone() };
+        assert_eq!(checked(&recorded, false).unwrap().0, "_ada");
+        assert!(spoil(|c| c.user = RECORDINGS_ACCOUNT.to_owned()).is_err(), "who asked for herself");
+        let plays = SshCertificate { user: RECORDINGS_ACCOUNT.to_owned(), ..good.clone() };
+        assert!(checked(&plays, true).is_ok() && checked(&good, true).is_err());
         for comment in ["\n* ssh-ed25519 AAAA", "\n@cert-authority * ssh-ed25519 AAAA"] {
             let mut spoilt = good.clone();
             spoilt.host_key.push_str(comment);
             spoilt.certificate.push_str(comment);
-            if let Ok((_, certificate, known)) = checked(&spoilt) {
+            if let Ok((_, certificate, known)) = checked(&spoilt, false) {
                 assert_eq!((certificate.lines().count(), known.lines().count()), (1, 1));
             }
         }
@@ -317,12 +351,12 @@ mod tests {
     #[test]
     fn the_shell_gets_the_words_that_were_meant() {
         let slice = SliceRef { project: "a'b".to_owned(), name: "$(id)%h".to_owned() };
-        let line = proxy(Path::new("/opt/my holm/holm"), Some("ada"), &slice).unwrap();
+        let line = this(Path::new("/opt/my holm/holm"), Some("ada"), &["tunnel"], &slice).unwrap();
         assert_eq!(
             line.to_str().unwrap(),
             r"'/opt/my holm/holm' '--quiet' '--profile' 'ada' 'slice' 'tunnel' '--' 'a'\''b/$(id)%%h'"
         );
         let slice = SliceRef { project: "a\nb".to_owned(), ..slice };
-        assert!(proxy(Path::new("holm"), None, &slice).is_err());
+        assert!(this(Path::new("holm"), None, &["tunnel"], &slice).is_err());
     }
 }

@@ -51,7 +51,7 @@ fn stanza(session: &Session, slice: &SliceRef, user: &Name) -> Result<String, Fa
             line.push(ssh::percent(&ssh::quoted(&word)));
             line.push(" ");
         }
-        line.push(ssh::this(&exe, profile, verb, slice)?);
+        line.push(ssh::this(&exe, profile, &[verb], slice)?);
         one_line(line)
     };
     let file = |name: &str| one_line(ssh::percent(dir.join(name).as_os_str()));
@@ -61,6 +61,7 @@ fn stanza(session: &Session, slice: &SliceRef, user: &Name) -> Result<String, Fa
 Host {host}
 Match originalhost {host} exec \"{renew}\"
     ProxyCommand {tunnel}
+    Include \"{account}\"
     User {user}
     IdentityFile \"{key}\"
     CertificateFile \"{certificate}\"
@@ -80,6 +81,8 @@ Host {host}
 ",
         renew = line("ssh-cert")?,
         tunnel = line("tunnel")?,
+        // Where terminals are recorded she comes by another name.
+        account = file("account")?,
         key = file("key")?,
         certificate = file("key-cert.pub")?,
         known = file("known_hosts")?,
@@ -132,8 +135,9 @@ pub(super) async fn renew(session: &Session, target: &Target) -> Result<(), Fail
             key
         }
     };
-    let signed = ssh::sign(session, &slice, &key).await?;
-    let (_, certificate, known) = ssh::checked(&signed)?;
+    let signed = ssh::sign(session, &slice, &key, "").await?;
+    let (account, certificate, known) = ssh::checked(&signed, false)?;
+    write(&dir, "account", &format!("User {account}\n"))?;
     write(&dir, "known_hosts", &known)?;
     write(&dir, "key-cert.pub", &certificate)?;
     drop(lock);
@@ -147,7 +151,7 @@ fn is_good(dir: &Path, key: &PrivateKey, now: u64) -> bool {
         read.public_key() == key.public_key().key_data()
             && read.valid_after() <= now
             && now.saturating_add(LEFT) < read.valid_before()
-            && dir.join("known_hosts").exists()
+            && ["known_hosts", "account"].iter().all(|file| dir.join(file).exists())
     })
 }
 

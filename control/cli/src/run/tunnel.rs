@@ -20,11 +20,11 @@ use tokio_stream::wrappers::ReceiverStream;
 const FRAME: usize = 64 * 1024;
 const AHEAD: usize = 4;
 
-pub(super) async fn run(session: &Session, target: &Target) -> Result<(), Failure> {
+pub(super) async fn run(session: &Session, target: &Target, recordings: bool) -> Result<(), Failure> {
     let slice = session.slice(&target.slice, &target.project)?;
     let mut client = session.slices().await?;
     let (send, receive) = mpsc::channel(AHEAD);
-    let first = ConnectFrame { slice: Some(slice), data: Bytes::new() };
+    let first = ConnectFrame { slice: Some(slice), recordings, ..Default::default() };
     send.send(first).await.map_err(|_| Failure::new("the connection ended before it began"))?;
     let mut from = session.ask(client.connect(ReceiverStream::new(receive))).await?;
     // When there is no more to say, `send` goes with the thread: the slice hears that, and may still have much
@@ -70,7 +70,7 @@ fn up(input: &mut impl Read, send: &mpsc::Sender<ConnectFrame>) {
             Ok(count) => count,
         };
         let data = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-        if send.blocking_send(ConnectFrame { slice: None, data }).is_err() {
+        if send.blocking_send(ConnectFrame { data, ..Default::default() }).is_err() {
             return;
         }
     }

@@ -14,6 +14,7 @@ mod keys;
 mod lock;
 mod policy;
 mod queue;
+mod recording;
 mod registration;
 mod review;
 mod sample;
@@ -41,6 +42,7 @@ pub use policy::{
     policy_remark, site_rules,
 };
 pub use queue::{explained, explained_json, queue, queue_json};
+pub use recording::{Recording, parse_recordings, recording_json, recordings, shown};
 pub use registration::{entry_json, record, record_json, register};
 pub use review::{review, review_json};
 pub use sample::{sample, sample_json, samples};

@@ -21,7 +21,7 @@ fn project() -> Project {
         members: vec![lead],
         readers: BTreeSet::new(),
         created: at(0),
-        pack: "aau-2018/6".to_owned(),
+        pack: "aau-2018/7".to_owned(),
         department: String::new(),
         hold: None,
         disk_gib: None,

@@ -543,7 +543,7 @@ impl Life {
             &self.state,
             &PACK,
             &self.name,
-            reconcile::Trusted { whole: "ca", terminal: "ca" },
+            reconcile::Trusted { whole: "ca", terminal: "ca", recorded: "ca" },
         );
         let Some(talk) = self.talk.as_mut().filter(|_| self.commits > 0) else { return };
         if talk.told.as_ref() != Some(&wanted) {

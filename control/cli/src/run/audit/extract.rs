@@ -144,6 +144,7 @@ impl Extract {
 fn access(action: &str) -> &'static str {
     match action {
         "slice.connect" | "guest.login" | "guest.sudo" => "staff worked with the data",
+        "slice.recordings" => "recordings of terminals were looked at",
         "guest.transfer" => "data was copied in or out",
         "project.add-member" => "somebody was given access",
         "keys.escrow" => "keys of the data were given to a keeper",

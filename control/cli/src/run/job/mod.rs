@@ -6,7 +6,7 @@
 //! ```
 
 mod logs;
-mod remote;
+pub(super) mod remote;
 mod slurm;
 mod stat;
 mod submit;

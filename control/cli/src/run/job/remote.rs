@@ -27,7 +27,7 @@ const NO_CONNECTION: u8 = 255;
 
 /// What a command said.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(in crate::run) struct Said {
     pub code: u8,
     pub out: Vec<u8>,
     pub err: String,
@@ -35,14 +35,14 @@ pub(super) struct Said {
 
 /// Words as one line that the shell over there takes apart into these and no others: ssh joins what it is given with spaces,
 /// and knows no words.
-pub(super) fn line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
+pub(in crate::run) fn line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
     let words =
         words.into_iter().map(|word| ssh::quoted(OsStr::new(word.as_ref())).to_string_lossy().into_owned());
     words.collect::<Vec<_>>().join(" ")
 }
 
 /// The way into a slice.
-pub(super) struct Remote<'a> {
+pub(in crate::run) struct Remote<'a> {
     session: &'a Session,
     prepared: ssh::Prepared,
     /// `PROJECT/NAME`.
@@ -52,23 +52,28 @@ pub(super) struct Remote<'a> {
 }
 
 impl<'a> Remote<'a> {
-    pub(super) async fn new(session: &'a Session, slice: &SliceRef) -> Result<Self, Failure> {
+    pub(in crate::run) async fn new(session: &'a Session, slice: &SliceRef) -> Result<Self, Failure> {
         let prepared = ssh::Prepared::new(session, slice).await?;
-        Ok(Self { session, prepared, label: format!("{}/{}", slice.project, slice.name), master: None })
+        Ok(Self::by(session, prepared, &format!("{}/{}", slice.project, slice.name)))
+    }
+
+    /// With what was prepared for it.
+    pub(in crate::run) fn by(session: &'a Session, prepared: ssh::Prepared, label: &str) -> Self {
+        Self { session, prepared, label: label.to_owned(), master: None }
     }
 
     /// Its level allows no more than a terminal.
-    pub(super) fn is_terminal_only(&self) -> bool {
+    pub(in crate::run) fn is_terminal_only(&self) -> bool {
         self.prepared.terminal_only
     }
 
     /// Whose account it is there.
-    pub(super) fn user(&self) -> &str {
+    pub(in crate::run) fn user(&self) -> &str {
         self.prepared.user()
     }
 
     /// One connection for all that is asked from now on.
-    pub(super) async fn kept(mut self) -> Result<Self, Failure> {
+    pub(in crate::run) async fn kept(mut self) -> Result<Self, Failure> {
         let Some(socket) = self.socket() else { return Ok(self) };
         let mut command = self.ssh();
         command.args(["-o", "ControlMaster=yes", "-o", "ServerAliveInterval=30", "-N", "--", ssh::ALIAS]);
@@ -94,12 +99,17 @@ impl<'a> Remote<'a> {
     }
 
     /// Whether what is asked costs no connection.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(in crate::run) fn is_kept(&self) -> bool {
         self.master.is_some()
     }
 
     /// Runs it there. More than `most` bytes of an answer are none.
-    pub(super) async fn ask(&self, line: &str, input: Option<&[u8]>, most: usize) -> Result<Said, Failure> {
+    pub(in crate::run) async fn ask(
+        &self,
+        line: &str,
+        input: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Said, Failure> {
         let failed = |e: std::io::Error| Failure::of(&e);
         let mut command = self.ssh();
         if self.master.is_some() {
