@@ -34,22 +34,15 @@ pub fn new(classes: &[Class]) -> String {
 
 /// Its people. Who only reads has no job: it would run where everything may be changed.
 pub fn people(project: &str, users: &[User]) -> String {
-    let most = |reads| if reads { "MaxJobs=0 MaxSubmitJobs=0" } else { "MaxJobs=-1 MaxSubmitJobs=-1" };
-    let mut lines: Vec<String> = users
-        .iter()
-        .map(|User { name, read_only, .. }| {
-            format!("add user {name} account={project} cluster=slice {}", most(*read_only))
-        })
-        .collect();
-    // Who was there already may have been what she is no more.
-    for reads in [false, true] {
-        let names: Vec<&str> =
-            users.iter().filter(|user| user.read_only == reads).map(|user| user.name.as_str()).collect();
-        if !names.is_empty() {
-            lines.push(format!("modify user where name={} set {}", names.join(","), most(reads)));
-        }
-    }
-    text(&lines)
+    let lines = |user: &User| {
+        let jobs = if user.read_only { "0" } else { "-1" };
+        let (name, most) = (&user.name, format!("MaxJobs={jobs} MaxSubmitJobs={jobs}"));
+        [
+            format!("add user {name} account={project} cluster=slice {most}"),
+            format!("modify user where name={name} set {most}"),
+        ]
+    };
+    text(&users.iter().flat_map(lines).collect::<Vec<_>>())
 }
 
 /// What the classes may have of that many GPUs. What a class no longer limits is said as well: it is kept from one boot to the
@@ -113,7 +106,8 @@ pub fn tell(words: &str, limit: Duration) -> Outcome {
         }
         pause();
     }
-    // That something is so already it calls a failure, in its status, and sometimes an error.
+    // That something is so already it calls a failure, in its status, and of some things an error: hence a line for each person,
+    // for of several in one it then changes none.
     let said = run_with(
         &["sh", "-c", "timeout --kill-after=5 100 sacctmgr --immediate --quiet 2>&1 || [ $? -lt 124 ]"],
         words,
