@@ -118,7 +118,8 @@ fn what_happens_in_a_guest_is_claimed() {
     guest.script("session", &LOGIN);
     let (boot, first, login) = runs.claim();
     assert_eq!((first, login), (1, json!({ "login": session })));
-    guest.script("session", &[LOGIN[0], ("PAM_TYPE", "close_session"), LOGIN[2]]);
+    // By her door she is she.
+    guest.script("session", &[LOGIN[0], ("PAM_TYPE", "close_session"), ("PAM_USER", "_ida")]);
     assert_eq!(runs.claim(), (boot.clone(), 2, json!({ "logout": session })));
     guest.script("session", &[("PAM_SERVICE", "su-l"), LOGIN[1], ("PAM_RUSER", "ida"), ("PAM_USER", "_apt")]);
     let sudo = json!({ "sudo": { "user": "ida", "target": "unknown", "service": "su-l" } });
