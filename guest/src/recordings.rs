@@ -93,9 +93,14 @@ pub fn for_ever(port: &Port) {
 }
 
 fn look(at: &Path, port: &Port, claimed: &mut BTreeSet<PathBuf>) -> Outcome {
-    // What a machine that is cut off has shown shall be there.
-    let disk = File::open(at).of(at.display())?;
-    rustix::fs::syncfs(disk).of(at.display())?;
+    for recording in all(at).of(at.display())? {
+        // What a machine that is cut off has shown shall be there. Of the disk nothing else is waited for: jobs write to it.
+        if is_written(&recording.join("timing"))
+            && let Err(error) = sync(&recording)
+        {
+            eprintln!("recordings: {}: {error}", recording.display());
+        }
+    }
     let waiting = port.claims_that_wait();
     if waiting == 0 {
         for recording in std::mem::take(claimed) {
@@ -117,6 +122,13 @@ fn look(at: &Path, port: &Port, claimed: &mut BTreeSet<PathBuf>) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn sync(recording: &Path) -> std::io::Result<()> {
+    for file in files::names(recording)? {
+        File::open(recording.join(file))?.sync_all()?;
+    }
+    File::open(recording)?.sync_all()
 }
 
 fn all(at: &Path) -> std::io::Result<Vec<PathBuf>> {

@@ -563,12 +563,11 @@ impl SliceService for Slices {
             .change(
                 move |state| find(state, &wanted),
                 move |scene, slice| {
-                    let recorded = scene.pack.demands(&slice.level, Obligation::RecordedTerminals);
                     let plays = action == Action::SliceRecordings;
-                    if plays {
-                        are_recorded(scene, &slice)?;
-                    }
-                    let why = if plays { reason(&why)? } else { String::new() };
+                    let why = match plays {
+                        true => are_recorded(scene, &slice).and_then(|()| reason(&why))?,
+                        false => String::new(),
+                    };
                     let guest = ready(scene, &slice)?;
                     if let Some(host) = simulated(scene.state, &slice) {
                         let label = scene.state.slice_label(&slice);
@@ -579,11 +578,15 @@ impl SliceService for Slices {
                     }
                     let person = scene.person()?;
                     // By the pack in force, whatever it was when the machine started.
-                    let reach = match scene.pack.demands(&slice.level, Obligation::TerminalOnly) {
-                        _ if plays => SshReach::Recordings,
-                        _ if recorded => SshReach::Recorded,
-                        true => SshReach::Terminal,
-                        false => SshReach::Whole,
+                    let demands = |obligation| scene.pack.demands(&slice.level, obligation);
+                    let reach = if plays {
+                        SshReach::Recordings
+                    } else if demands(Obligation::RecordedTerminals) {
+                        SshReach::Recorded
+                    } else if demands(Obligation::TerminalOnly) {
+                        SshReach::Terminal
+                    } else {
+                        SshReach::Whole
                     };
                     let signed = scene
                         .app
@@ -595,10 +598,13 @@ impl SliceService for Slices {
                         "expires": signed.expires,
                         "terminal_only": reach != SshReach::Whole,
                     });
-                    let of_recordings = [("recorded", json!(recorded)), ("reason", json!(why))];
-                    if let Some(fields) = detail.as_object_mut().filter(|_| recorded) {
-                        let said = of_recordings.into_iter().take(1 + usize::from(plays));
-                        fields.extend(said.map(|(name, value)| (name.to_owned(), value)));
+                    if let Some(fields) = detail.as_object_mut() {
+                        if matches!(reach, SshReach::Recorded | SshReach::Recordings) {
+                            fields.insert("recorded".to_owned(), true.into());
+                        }
+                        if plays {
+                            fields.insert("reason".to_owned(), why.into());
+                        }
                     }
                     let value = v1::SshCertificate {
                         certificate: signed.text,

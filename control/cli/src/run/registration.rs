@@ -1,12 +1,11 @@
 //! What a project files: from the command line, or from a form.
 
-use super::Session;
 use super::asking::{self, Answers};
+use super::{Session, policy};
 use crate::Failure;
 use crate::args::{Create, Filing};
-use holm_policies::{FILES, Pack};
 use holm_proto::ids::Name;
-use holm_proto::v1::{CreateProjectRequest, Filed, GetPolicyRequest, Registration};
+use holm_proto::v1::{CreateProjectRequest, Filed, Registration};
 use serde::Deserialize;
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -81,11 +80,7 @@ async fn answers(session: &Session, args: &Create) -> Result<Answers, Failure> {
             .collect();
     let filed = toml::Table::try_from(filing).map_err(|e| Failure::of(&e))?;
     known.extend(filed.into_iter().filter_map(|(key, said)| Some((key, said.as_str()?.to_owned()))));
-    let policy = session.ask(session.policies().await?.get_policy(GetPolicyRequest {})).await?;
-    let text =
-        |name: &str| policy.files.iter().find(|file| file.name == name).map_or("", |file| file.text.as_str());
-    let pack = Pack::from_texts(FILES.map(text))
-        .map_err(|e| Failure::new(format!("holmd's rules cannot be read: {e}")))?;
+    let (_, pack) = policy::in_force(session).await?;
     let clock = session.clock.clone();
     let levels = pack.levels().to_vec();
     let asked = tokio::task::spawn_blocking(move || {
